@@ -1,0 +1,1 @@
+"""jaxdiff: what depth does to diffusion models, in JAX and Flax. Nothing is imported here on purpose."""
