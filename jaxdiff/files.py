@@ -1,0 +1,67 @@
+"""Bytes on disk: atomic writes and checksums. Local paths and whatever etils.epath knows; no JAX."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable
+
+from etils import epath
+
+
+def write(path: epath.PathLike, data: bytes | str) -> None:
+    """Write through a temporary name in the same folder, then rename: readers see the old file or the new one.
+
+    Raises OSError where the folder cannot be made or written.
+    """
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        temporary.write_bytes(data if isinstance(data, bytes) else data.encode())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: epath.PathLike, value: object) -> None:
+    """The same bytes for equal values: sorted keys, no NaN, a final newline."""
+    write(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: epath.PathLike) -> dict:
+    """The object in a JSON file. Raises ValueError naming the file where it holds something else."""
+    try:
+        value = json.loads(epath.Path(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON file ({error}); delete it or write it again") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__} where a JSON object was expected")
+    return value
+
+
+def sha256(path: epath.PathLike) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with epath.Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(value: object) -> str:
+    """SHA-256 of a JSON-like value: equal values, equal fingerprints."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def checksums(folder: epath.PathLike, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of each named file, and of each file below each named folder, keyed by path inside `folder`."""
+    folder = epath.Path(folder)
+    found: dict[str, str] = {}
+    for name in names:
+        path = folder / name
+        if path.is_dir():
+            found |= checksums(folder, sorted(f"{name}/{child.name}" for child in path.iterdir()))
+        else:
+            found[name] = sha256(path)
+    return found
