@@ -239,16 +239,16 @@ def parameters(tree: PyTree) -> Params:
     return {".".join(map(str, path)): leaf.get_value() for path, leaf in flat}
 
 
+def bind(module: nnx.Module, params: Params) -> nnx.Module:
+    """The module (it may be abstract) with these parameters. Raises KeyError where one is missing."""
+    graphdef, state = nnx.split(module, nnx.Param)
+    flat = [(path, nnx.Param(params[".".join(map(str, path))])) for path, _ in nnx.to_flat_state(state)]
+    return nnx.merge(graphdef, nnx.from_flat_state(flat))
+
+
 def functional(module: nnx.Module) -> Callable[..., Array]:
     """`apply(params, *inputs)`, a pure function of the flat dict of parameters; `module` may be abstract."""
-    graphdef, state = nnx.split(module, nnx.Param)
-    paths = [path for path, _ in nnx.to_flat_state(state)]
-
-    def apply(params: Params, *inputs: Array) -> Array:
-        flat = [(path, nnx.Param(params[".".join(map(str, path))])) for path in paths]
-        return nnx.merge(graphdef, nnx.from_flat_state(flat))(*inputs)
-
-    return apply
+    return lambda params, *inputs: bind(module, params)(*inputs)
 
 
 def abstract(config: UNetConfig) -> UNet:

@@ -4,9 +4,11 @@ digits.npz holds 5,000 images of MNIST (LeCun et al. 1998), 500 a class: those t
 (BSD 3-clause, digits.LICENSE), re-packed and otherwise unchanged.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib.resources
+import io
 import os
 
 import numpy as np
@@ -39,13 +41,8 @@ def pool(name: str) -> Int[np.ndarray, " n"]:
     """Indices of the embedded images that belong to a pool; the assignment is fixed."""
     labels = embedded()[1]
     first = sum(list(POOLS.values())[: list(POOLS).index(name)])
-    return mixture_slice(labels, first, POOLS[name])
-
-
-def mixture_slice(labels: Int[np.ndarray, " n"], first: int, count: int) -> Int[np.ndarray, " n"]:
-    """`count` indices a class, from the `first` on, of one fixed shuffle of each class."""
     shuffled = [np.random.default_rng([20, c]).permutation(np.flatnonzero(labels == c)) for c in range(NUM_CLASSES)]
-    return np.concatenate([order[first : first + count] for order in shuffled])
+    return np.concatenate([order[first : first + POOLS[name]] for order in shuffled])
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -104,8 +101,9 @@ def load(
     name = "-".join([*(f"{c}x{n}" for c, n in counts.items()), f"part{part}of{parts}", f"seed{seed}"])
     config = DigitMixture(name=name, counts=counts, part=part, parts=parts, seed=seed)
     builder = Digits(config=config, data_dir=os.fspath(data_dir), file_format="array_record")
-    tfds.disable_progress_bar()
-    builder.download_and_prepare()
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself there
+        tfds.disable_progress_bar()
+        builder.download_and_prepare()
     return {split: _read(builder, split, size, channels) for split in builder.info.splits}
 
 

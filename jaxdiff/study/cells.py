@@ -1,0 +1,106 @@
+"""A study is a grid of cells: model x proportion x N x seed, each one trained network."""
+
+import dataclasses
+import fnmatch
+import itertools
+from typing import Any
+
+import ml_collections
+
+from jaxdiff.datasets import digits
+from jaxdiff.datasets.mixtures import exact_counts
+from jaxdiff.study.config import check
+from jaxdiff.unet import TABLE_A, UNetConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One trained model of a study. settings: all that its result depends on, as JSON holds it."""
+
+    name: str
+    model: str
+    unet: UNetConfig
+    proportions: tuple[float, ...]
+    n: int
+    seed: int
+    majority: int
+    minority: int
+    counts: dict[int, int]
+    settings: dict[str, Any]
+
+
+def unet_config(config: ml_collections.ConfigDict, model: str) -> UNetConfig:
+    """The U-Net that config.models names `model`. Raises ValueError for an unknown row or field."""
+    entry = config.models[model]
+    changes = {"row": entry} if isinstance(entry, str) else dict(entry)
+    row = changes.pop("row", None)
+    if row not in TABLE_A:
+        raise ValueError(f"model {row!r} is not known (config.models, {model!r}); choose one of {', '.join(TABLE_A)}")
+    fields = {field.name for field in dataclasses.fields(UNetConfig)}
+    for unknown in set(changes) - fields:
+        raise ValueError(f"config.models.{model} sets {unknown!r}; a UNetConfig has {', '.join(sorted(fields))}")
+    changes = {key: tuple(v) if isinstance(v, list | tuple) else v for key, v in changes.items()}
+    channels = {"in_channels": config.data.channels, "out_channels": config.data.channels}
+    unet = dataclasses.replace(TABLE_A[row].widened(config.width), **channels | changes)
+    if not all(1 <= level <= unet.depth for level in unet.attention):
+        raise ValueError(f"config.models.{model} has attention at {unet.attention}; its levels are 1 to {unet.depth}")
+    unet.check_image_size(config.data.size)
+    return unet
+
+
+def expand(config: ml_collections.ConfigDict) -> list[Cell]:
+    """All cells of a study, in order: seeds, then N, proportions and models within. Raises ValueError on bad values."""
+    check(config)
+    axes = (config.seeds, config.data.n, config.data.proportions, config.models)
+    return [_cell(config, *place) for place in itertools.product(*axes)]
+
+
+def _cell(config: ml_collections.ConfigDict, seed: int, n: int, proportions: tuple, model: str) -> Cell:
+    proportions = tuple(proportions) if isinstance(proportions, list | tuple) else (proportions,)
+    if len(proportions) != len(config.data.classes):
+        raise ValueError(f"config.data.proportions holds {proportions}; one share for each of the two classes is expected")
+    if list(proportions) != sorted(proportions, reverse=True):
+        raise ValueError(f"config.data.proportions holds {proportions}; write the majority first")
+    counts = exact_counts(n, proportions)
+    most = digits.most(proportions, config.data.parts)
+    if n > most:
+        raise ValueError(
+            f"config.data.n is {n} and the {config.data.source} have too few images for it at {proportions}: "
+            f"at most {most} can be had (the generator's pool holds {digits.POOLS['generator']} a class, "
+            f"in {config.data.parts} part{'s' * (config.data.parts > 1)})"
+        )
+    classes = tuple(config.data.classes)
+    if config.data.alternate and seed % 2:
+        classes = classes[::-1]
+    unet = unet_config(config, model)
+    shares = "_".join(f"{100 * p:g}" for p in proportions)
+    own = {"model": model, "unet": dataclasses.asdict(unet), "proportions": list(proportions), "n": n, "seed": seed}
+    common = config.to_dict()
+    data = {k: v for k, v in common["data"].items() if k not in ("proportions", "n")}
+    sections = {k: common[k] for k in ("diffusion", "train", "sample", "classifier")}
+    settings = _plain(own | sections | {"data": data, "majority": classes[0], "minority": classes[1]})
+    return Cell(
+        name=f"{model}-{shares}-n{n}-s{seed}", model=model, unet=unet, proportions=proportions, n=n, seed=seed,
+        majority=classes[0], minority=classes[1], counts=dict(zip(classes, counts, strict=True)), settings=settings,
+    )  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """Tuples become lists, as they do in JSON."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def select(cells: list[Cell], pattern: str = "*", shard: str = "1/1") -> list[Cell]:
+    """The cells whose name matches a glob, then every n-th from the i-th on ("i/n"). Raises ValueError on an empty choice."""
+    try:
+        i, n = (int(part) for part in shard.split("/"))
+    except ValueError:
+        i, n = 0, 0
+    if not 1 <= i <= n:
+        raise ValueError(f"--shard is {shard!r}; write i/n with 1 <= i <= n, as 2/4")
+    matching = [cell for cell in cells if fnmatch.fnmatch(cell.name, pattern)]
+    if not matching:
+        raise ValueError(f"--cells {pattern!r} matches no cell; the cells are {', '.join(cell.name for cell in cells)}")
+    return matching[i - 1 :: n]

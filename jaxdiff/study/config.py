@@ -1,0 +1,118 @@
+"""Every setting of a study, its default and its meaning, in one table; and the checks of their values. No JAX."""
+
+import difflib
+import math
+
+import ml_collections
+
+# key                        default                  what it is
+TABLE: tuple[tuple[str, object, str], ...] = (
+    ("name",                 "study",                 "names the default workdir, runs/NAME"),
+    ("seeds",                (0,),                    "one trained model a seed; even seeds give the majority to the first class"),
+    ("width",                1.0,                     "multiplies the channels and the groups of every model"),
+    ("models",               {"2": "2"},              "name -> a row of TABLE_A, or {row: ..., field of UNetConfig: ...}"),
+    ("data.source",          "digits",                "the dataset: digits (5,000 embedded MNIST digits)"),
+    ("data.classes",         (6, 9),                  "the two classes"),
+    ("data.proportions",     ((0.8, 0.2),),           "shares of the classes in the training data, the majority first"),
+    ("data.n",               (300,),                  "training images of a model, the same at every proportion"),
+    ("data.size",            16,                      "pixels on a side"),
+    ("data.channels",        1,                       "1 grey, 3 RGB"),
+    ("data.alternate",       True,                    "odd seeds give the majority to the second class"),
+    ("data.parts",           1,                       "disjoint parts of the pool, which the seeds take in turn"),
+    ("diffusion.schedule",   "linear",                "linear (the paper's), scaled_linear or cosine"),
+    ("diffusion.steps",      1000,                    "T, the number of noise levels"),
+    ("diffusion.prediction", "eps",                   "what the network predicts: eps (the paper's), v or x0"),
+    ("train.steps",          1000,                    "optimizer steps"),
+    ("train.batch",          32,                      "images a step, over all devices"),
+    ("train.learning_rate",  2e-3,                    "AdamW's peak rate; it then falls as a cosine"),
+    ("train.warmup",         0.05,                    "fraction of the steps over which the rate rises"),
+    ("train.weight_decay",   0.01,                    "AdamW's decoupled weight decay"),
+    ("train.clip",           1.0,                     "largest global norm of a gradient"),
+    ("train.ema",            0.999,                   "decay of the weights' moving average, which is what is sampled"),
+    ("train.checkpoint_every", 500,                   "steps between checkpoints"),
+    ("train.steps_per_call", 0,                       "K steps in one compiled call; 0 chooses 1 on a CPU and 32 elsewhere"),
+    ("train.log_every",      10,                      "steps between lines of metrics.jsonl"),
+    ("sample.num",           256,                     "samples of a model"),
+    ("sample.method",        "ddim",                  "ddim, or ddpm (the paper's)"),
+    ("sample.steps",         50,                      "sampling steps"),
+    ("sample.eta",           0.0,                     "randomness of ddim, 0 to 1"),
+    ("sample.clip",          True,                    "clip the predicted image to [-1, 1] at every step"),
+    ("sample.batch",         64,                      "samples computed at once"),
+    ("classifier.steps",     2000,                    "optimizer steps of the classifier"),
+)  # fmt: skip
+AXES = ("seeds", "models", "data.proportions", "data.n")  # what may grow in a study that has begun
+NUMBERS = {  # key: (lowest, highest)
+    "width": (0, math.inf), "data.size": (1, math.inf), "data.parts": (1, math.inf), "diffusion.steps": (2, math.inf),
+    "train.steps": (1, math.inf), "train.batch": (1, math.inf), "train.learning_rate": (0, math.inf),
+    "train.warmup": (0, 1), "train.weight_decay": (0, math.inf), "train.clip": (0, math.inf), "train.ema": (0, 1),
+    "train.checkpoint_every": (1, math.inf), "train.steps_per_call": (0, math.inf), "train.log_every": (1, math.inf),
+    "sample.num": (1, math.inf), "sample.steps": (1, math.inf), "sample.eta": (0, 1), "sample.batch": (1, math.inf),
+    "classifier.steps": (1, math.inf),
+}  # fmt: skip
+CHOICES = {
+    "data.source": ("digits",), "data.channels": (1, 3), "diffusion.schedule": ("linear", "scaled_linear", "cosine"),
+    "diffusion.prediction": ("eps", "v", "x0"), "sample.method": ("ddim", "ddpm"),
+}  # fmt: skip
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """A new ConfigDict with every default of TABLE."""
+    config = ml_collections.ConfigDict()
+    for key, value, _ in TABLE:
+        *sections, leaf = key.split(".")
+        place = config
+        for section in sections:
+            if section not in place:
+                place[section] = ml_collections.ConfigDict()
+            place = place[section]
+        place[leaf] = ml_collections.ConfigDict(value) if isinstance(value, dict) else value
+    return config
+
+
+def explain() -> str:
+    """The table as text, for --help."""
+    return "\n".join(f"  --config.{key}={value!s:<14} {meaning}" for key, value, meaning in TABLE)
+
+
+def nearest_key(key: str) -> str | None:
+    """The setting whose name is most like `key`, None where `key` is one."""
+    keys = [name for name, _, _ in TABLE]
+    if key in keys or key in {name.split(".")[0] for name in keys} or key.startswith("models."):
+        return None
+    by_leaf = {name.split(".")[-1]: name for name in keys}
+    return (difflib.get_close_matches(key, keys, 1, 0.0) + [by_leaf.get(key.split(".")[-1], "")])[
+        1 if key.split(".")[-1] in by_leaf else 0
+    ]
+
+
+def get(config: ml_collections.ConfigDict, key: str) -> object:
+    """The value of a dotted key."""
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raise ValueError, naming key, value and what was expected, for the first value that cannot be used."""
+    for key, (low, high) in NUMBERS.items():
+        value = get(config, key)
+        if not isinstance(value, int | float) or not low <= value <= high or (low == 0 == value and key == "width"):
+            bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+            raise ValueError(f"config.{key} is {value!r}; it must be a number, {bounds}")
+    for key, allowed in CHOICES.items():
+        if get(config, key) not in allowed:
+            raise ValueError(f"config.{key} is {get(config, key)!r}; choose one of {', '.join(map(str, allowed))}")
+    for key in AXES:
+        if not len(get(config, key)):
+            raise ValueError(f"config.{key} is empty; a study needs at least one entry")
+    for key in ("seeds", "data.n", "data.classes"):
+        for value in get(config, key):
+            if not isinstance(value, int) or value < (1 if key == "data.n" else 0):
+                raise ValueError(f"config.{key} holds {value!r}; whole numbers that are not negative are expected")
+    classes = tuple(config.data.classes)
+    if len(classes) != 2 or classes[0] == classes[1] or max(classes) > 9:
+        raise ValueError(f"config.data.classes is {classes}; two different digits of 0 to 9 are expected")
+    if config.sample.steps > config.diffusion.steps:
+        raise ValueError(
+            f"config.sample.steps is {config.sample.steps}; there are only {config.diffusion.steps} noise levels"
+        )
