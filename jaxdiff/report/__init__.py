@@ -1,0 +1,5 @@
+"""The report of a study, drawn from its results alone: figures (SVG), tables (CSV) and one self-contained page."""
+
+from jaxdiff.report.page import write
+
+__all__ = ["write"]

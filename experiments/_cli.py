@@ -1,0 +1,120 @@
+"""What the commands share: the environment a process must start with, flags, progress, and errors in one sentence."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+def prepare_environment() -> None:
+    """One single-threaded CPU device a core, the batch split between them: the fastest way that XLA has on a CPU.
+
+    Must run before JAX is imported. Flags that the user has set are left alone.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    devices = 1 << (min(cores, 8).bit_length() - 1)  # a power of two divides the usual batches
+    given = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" not in given:
+        ours = f"--xla_force_host_platform_device_count={devices} --xla_cpu_multi_thread_eigen=false"
+        os.environ["XLA_FLAGS"] = f"{given} {ours}".strip()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+
+
+def run(main: Callable[[], None], description: str) -> None:
+    """Parse the flags and call `main`; a ValueError or an OSError becomes one sentence and exit status 1.
+
+    JAXDIFF_TRACEBACK=1 shows where it was raised.
+    """
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS(argv)
+        except Exception as error:  # ml_collections raises whatever a config file raises
+            fail(_sentence(argv, error))
+        if len(rest) > 1:
+            fail(f"unexpected argument {rest[1]!r}; every option starts with --")
+        return rest
+
+    def guarded(argv: Sequence[str]) -> None:
+        try:
+            main()
+        except (ValueError, OSError) as error:
+            if os.environ.get("JAXDIFF_TRACEBACK"):
+                traceback.print_exc()
+            fail(_in_words(error))
+        except KeyboardInterrupt:
+            fail("interrupted; the same command goes on from the last checkpoint")
+
+    sys.modules["__main__"].__doc__ = description
+    app.run(guarded, flags_parser=parse)
+
+
+def fail(sentence: str) -> None:
+    """Print one sentence and leave with status 1."""
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(error).split())
+
+
+def _sentence(argv: Sequence[str], error: Exception) -> str:
+    """Why the flags could not be read: an unknown key is named with the one nearest to it."""
+    from jaxdiff.study.config import TABLE, default_config, get, nearest_key
+
+    config_file = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
+    if config_file is None and "--config" in argv[:-1]:
+        config_file = argv[list(argv).index("--config") + 1]
+    if config_file and not os.path.exists(config_file.split(":")[0]):
+        return f"there is no config file {config_file}; see configs/ for those that exist"
+    kinds = {name: type(get(default_config(), name)).__name__ for name, _, _ in TABLE}
+    for argument in argv:
+        if argument.startswith("--config."):
+            key, _, value = argument.removeprefix("--config.").partition("=")
+            if near := nearest_key(key):
+                return f"config.{key} does not exist; did you mean config.{near}? --help lists every key"
+            if isinstance(error, flags.IllegalFlagValueError | TypeError) and f"config.{key}" in str(error):
+                return f"config.{key} cannot be {value!r}; a value of type {kinds.get(key, 'the default')} is expected"
+    return _in_words(error)
+
+
+class Reporter:
+    """Progress of long work: a live bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, every: float = 10.0):
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+                   TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
+        self._live = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._tasks: dict[str, int] = {}
+        self._every, self._printed, self._begun = every, 0.0, {}  # type: ignore[var-annotated]
+        self.prefix = ""
+
+    def __enter__(self) -> "Reporter":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        name, now = f"{self.prefix} {what}".strip(), time.time()
+        if name not in self._tasks:
+            self._tasks[name] = self._live.add_task(name, total=total, note=note)
+            self._begun[name] = (done, now)
+        self._live.update(self._tasks[name], completed=done, total=total, note=note, visible=done < total)
+        if not console.is_terminal and (done in (0, total) or now - self._printed > self._every):
+            first, begun = self._begun[name]
+            left = (now - begun) / max(done - first, 1) * (total - done)
+            remaining = f", about {left:.0f} s left" if done > first and done < total else ""
+            console.print(f"{name}: {done}/{total} {note}{remaining}".rstrip())
+            self._printed = now

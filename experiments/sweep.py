@@ -1,0 +1,88 @@
+"""Run a study: train every cell, sample it, measure it, and draw the report.
+
+  python -m experiments.sweep --config configs/quickstart.py
+  python -m experiments.sweep --config configs/quickstart.py --config.train.steps=2000 --workdir runs/longer
+  python -m experiments.sweep --config configs/paper_mnist.py --dry_run
+
+Running the same command again resumes. Several machines share a study by --shard 1/4, 2/4, ... and one workdir.
+"""
+
+from experiments import _cli
+
+_cli.prepare_environment()
+
+import jax  # noqa: E402
+from absl import flags  # noqa: E402
+from etils import epath  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from jaxdiff import files, report, results  # noqa: E402
+from jaxdiff.study import cells, stages  # noqa: E402
+from jaxdiff.study.config import AXES, explain  # noqa: E402
+
+config_flags.DEFINE_config_file("config", None, "The study, a file of configs/; --config.KEY=VALUE changes one setting.")
+flags.DEFINE_string("workdir", None, "Where everything is written; runs/NAME by default.")
+flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, as '2-*-s0'.")
+flags.DEFINE_string("shard", "1/1", "i/n: only every n-th cell, from the i-th on, for n machines that share a study.")
+flags.DEFINE_bool("dry_run", False, "Print cells, parameters, images, estimated time and disk; run nothing.")
+flags.DEFINE_bool("profile", False, "Record a few training calls of the first cell under WORKDIR/profile.")
+FLAGS = flags.FLAGS
+
+
+def open_study(workdir: epath.Path, config: dict) -> None:
+    """Write study.json; a study that is there may gain cells, and nothing else may differ (ValueError)."""
+    fixed = {key: value for key, value in cells._plain(config).items()}
+    path = workdir / "study.json"
+    if path.exists():
+        there = files.read_json(path)
+        difference = stages.difference(_without_axes(there), _without_axes(fixed))
+        if _without_axes(there) != _without_axes(fixed):
+            raise ValueError(f"{workdir} holds another study ({difference}); choose another --workdir")
+    files.write_json(path, fixed)
+
+
+def _without_axes(config: dict) -> dict:
+    data = {k: v for k, v in config["data"].items() if f"data.{k}" not in AXES}
+    return {k: v for k, v in config.items() if k not in AXES} | {"data": data}
+
+
+def show_plan(chosen: list[cells.Cell]) -> None:
+    """The table of --dry_run."""
+    table = Table("cell", "parameters", "training images", "images seen", "time here", "disk", box=None)
+    costs: dict = {}
+    for cell in chosen:
+        cost = costs.setdefault(cell.model, None) or stages.estimate(cell)
+        costs[cell.model] = cost
+        table.add_row(cell.name, f"{cost['parameters']:,}", f"{cell.n:,}", f"{cost['images']:,}",
+                      f"{cost['seconds'] / 60:,.1f} min", f"{cost['bytes'] / 1e6:,.0f} MB")  # fmt: skip
+    _cli.console.print(table)
+    total = [sum(costs[cell.model][key] for cell in chosen) for key in ("seconds", "bytes")]
+    _cli.console.print(
+        f"{len(chosen)} cells: about {total[0] / 3600:,.2f} hours on {jax.device_count()} "
+        f"{jax.devices()[0].device_kind} device(s), {total[1] / 1e9:,.2f} GB"
+    )
+
+
+def main() -> None:
+    config = FLAGS.config
+    if config is None:
+        raise ValueError("--config is missing; say which study to run, as --config configs/quickstart.py")
+    chosen = cells.select(cells.expand(config), FLAGS.cells, FLAGS.shard)
+    if FLAGS.dry_run:
+        return show_plan(chosen)
+    workdir = epath.Path(FLAGS.workdir or f"runs/{config.name}")
+    open_study(workdir, config.to_dict())
+    with _cli.Reporter() as progress:
+        for i, cell in enumerate(chosen):
+            progress.prefix = f"[{i + 1}/{len(chosen)}] {cell.name}"
+            stages.run_cell(cell, workdir, progress, profile=FLAGS.profile and i == 0)
+    for cell in results.read_cells(workdir):
+        gate = cell.result["quality"][0]["value"]
+        share = "".join(f", {s['name']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in cell.result["share"])
+        _cli.console.print(f"{cell.name}: gate {gate:.2f}, minority share{share[1:] if share else ' undefined'}")
+    _cli.console.print(f"report: {report.write(workdir)}")
+
+
+if __name__ == "__main__":
+    _cli.run(main, f"{__doc__}\nEvery key of a config, with its default:\n{explain()}\n")
