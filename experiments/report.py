@@ -1,0 +1,23 @@
+"""Draw a study's report again, from its results alone: no model, no JAX.
+
+  python -m experiments.report --workdir runs/quickstart
+"""
+
+from absl import flags
+from etils import epath
+
+from experiments import _cli
+from jaxdiff import report
+
+flags.DEFINE_string("workdir", None, "The study's folder, as runs/quickstart.")
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    if not FLAGS.workdir:
+        raise ValueError("--workdir is missing; give a study's folder, as --workdir runs/quickstart")
+    _cli.console.print(f"report: {report.write(epath.Path(FLAGS.workdir))}")
+
+
+if __name__ == "__main__":
+    _cli.run(main, __doc__ or "")
