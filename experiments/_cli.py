@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -53,6 +53,8 @@ def run(main: Callable[[], None], description: str) -> None:
             fail("interrupted; the same command goes on from the last checkpoint")
 
     sys.modules["__main__"].__doc__ = description
+    logging.set_verbosity(logging.WARNING)
+    logging.set_stderrthreshold("warning")
     app.run(guarded, flags_parser=parse)
 
 

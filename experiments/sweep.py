@@ -32,12 +32,12 @@ FLAGS = flags.FLAGS
 
 def open_study(workdir: epath.Path, config: dict) -> None:
     """Write study.json; a study that is there may gain cells, and nothing else may differ (ValueError)."""
-    fixed = {key: value for key, value in cells._plain(config).items()}
+    fixed = cells.plain(config)
     path = workdir / "study.json"
     if path.exists():
         there = files.read_json(path)
-        difference = stages.difference(_without_axes(there), _without_axes(fixed))
         if _without_axes(there) != _without_axes(fixed):
+            difference = stages.difference(_without_axes(there), _without_axes(fixed))
             raise ValueError(f"{workdir} holds another study ({difference}); choose another --workdir")
     files.write_json(path, fixed)
 

@@ -78,18 +78,18 @@ def _cell(config: ml_collections.ConfigDict, seed: int, n: int, proportions: tup
     common = config.to_dict()
     data = {k: v for k, v in common["data"].items() if k not in ("proportions", "n")}
     sections = {k: common[k] for k in ("diffusion", "train", "sample", "classifier")}
-    settings = _plain(own | sections | {"data": data, "majority": classes[0], "minority": classes[1]})
+    settings = plain(own | sections | {"data": data, "majority": classes[0], "minority": classes[1]})
     return Cell(
         name=f"{model}-{shares}-n{n}-s{seed}", model=model, unet=unet, proportions=proportions, n=n, seed=seed,
         majority=classes[0], minority=classes[1], counts=dict(zip(classes, counts, strict=True)), settings=settings,
     )  # fmt: skip
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Tuples become lists, as they do in JSON."""
     if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+        return {key: plain(v) for key, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def select(cells: list[Cell], pattern: str = "*", shard: str = "1/1") -> list[Cell]:

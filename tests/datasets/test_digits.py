@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdiff.datasets import digits
+from jaxdiff.datasets.images import to_size
+from jaxdiff.datasets.mixtures import exact_counts, mixture, most_images
+
+
+def test_pools_are_fixed_and_disjoint():
+    labels, pools = digits.embedded()[1], [digits.pool(name) for name in digits.POOLS]
+    assert len(np.unique(np.concatenate(pools))) == sum(map(len, pools)) == 5000
+    for name, pool in zip(digits.POOLS, pools, strict=True):
+        assert (np.bincount(labels[pool]) == digits.POOLS[name]).all()
+
+
+def test_the_builder_gives_exact_proportions(tmp_path):
+    splits = digits.load(tmp_path, {6: 40, 9: 10}, part=0, parts=1, seed=0, size=16, channels=1)
+    assert splits["train"].images.shape == (50, 16, 16, 1)
+    assert list(np.bincount(splits["train"].labels)[[6, 9]]) == [40, 10]
+    assert {name: len(s.labels) for name, s in splits.items() if name != "train"} == {
+        "classifier": 1600, "classifier_test": 500, "held_out": 500,
+    }  # fmt: skip
+    again = digits.load(tmp_path, {6: 40, 9: 10}, part=0, parts=1, seed=0, size=28, channels=3)
+    assert again["train"].images.shape == (50, 28, 28, 3)
+    images, labels = digits.embedded()
+    grey = again["train"].images[..., :1]
+    assert all((images[labels == y] == x).all((1, 2, 3)).any() for x, y in zip(grey[:5], again["train"].labels, strict=False))
+
+
+def test_mixtures_nest_and_parts_are_disjoint():
+    labels = np.repeat([6, 9], 100)
+    small, large = mixture(labels, {6: 8, 9: 2}), mixture(labels, {6: 40, 9: 10})
+    assert set(small) < set(large)
+    parts = [mixture(labels, {6: 20, 9: 20}, part=i, parts=5) for i in range(5)]
+    assert len(np.unique(np.concatenate(parts))) == 200
+    assert set(mixture(labels, {6: 40}, seed=1)) != set(mixture(labels, {6: 40}))
+    with pytest.raises(ValueError, match="30 images of class 9 were asked for and 20 can be had"):
+        mixture(labels, {6: 2, 9: 30}, parts=5)
+
+
+def test_proportions():
+    assert exact_counts(300, (0.8, 0.2)) == [240, 60]
+    assert most_images([240, 240], (0.8, 0.2)) == 300
+    assert most_images([240, 240], (0.9, 0.1)) == 260
+    with pytest.raises(ValueError, match=r"sum to 1.1"):
+        exact_counts(300, (0.8, 0.3))
+    with pytest.raises(ValueError, match="cannot be split"):
+        exact_counts(7, (0.8, 0.2))
+
+
+def test_sizes():
+    images = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1)).astype(np.uint8)
+    padded = to_size(images, 32, 1)
+    np.testing.assert_array_equal(padded[:, 2:30, 2:30], images)
+    assert not padded[:, :2].any()
+    small = to_size(images, 16, 1)
+    np.testing.assert_array_equal(small[1, :, :, 0], np.asarray(Image.fromarray(images[1, :, :, 0]).resize((16, 16), 2)))
+    assert to_size(images, 28, 3).shape == (2, 28, 28, 3)

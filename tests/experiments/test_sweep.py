@@ -1,0 +1,138 @@
+"""The commands as users call them, in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+SMALL = (
+    "--config", "configs/quickstart.py", "--cells", "2-*", "--config.train.steps=40", "--config.train.checkpoint_every=10",
+    "--config.sample.num=20", "--config.sample.steps=4", "--config.sample.batch=8", "--config.classifier.steps=30",
+    "--config.data.n=(50,)",
+)  # fmt: skip
+
+
+def command(module, *arguments, **options):
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment["XLA_FLAGS"] = "--xla_llvm_disable_expensive_passes=true"
+    run = [sys.executable, "-W", "ignore", "-m", f"experiments.{module}", *map(str, arguments)]
+    return subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def finished(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, finished(command("sweep", *SMALL, "--workdir", workdir))
+
+
+def test_a_run_leaves_the_layout_and_says_what_it_found(whole):
+    workdir, out = whole
+    cell = workdir / "cells" / "2-80_20-n50-s0"
+    for name in ("config.json", "metrics.jsonl", "samples.npz", "classes.npz", "result.json", "run.json"):
+        assert (cell / name).exists(), name
+    for name in ("study.json", "report.html", "figures/share.svg", "tables/shares.csv", "shared/confusion.json"):
+        assert (workdir / name).exists(), name
+    assert "2-80_20-n50-s0: gate" in out
+    samples = np.load(cell / "samples.npz")
+    assert samples["arr_0"].shape == (20, 16, 16, 1)
+    assert samples["arr_0"].dtype == np.uint8
+    result = json.loads((cell / "result.json").read_text())
+    assert result["quality"][0]["name"] == "gate"
+    assert 0 <= result["quality"][0]["value"] <= 1
+    assert [json.loads(line)["step"] for line in (cell / "metrics.jsonl").read_text().splitlines()] == [10, 20, 30, 40]
+
+
+def test_killed_in_training_and_run_again_is_the_same_result(whole, tmp_path):
+    process = command("sweep", *SMALL, "--workdir", tmp_path)
+    manifest = tmp_path / "cells/2-80_20-n50-s0/checkpoints/10.json"
+    deadline = time.time() + 200
+    while not manifest.exists() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert manifest.exists()
+    assert not (tmp_path / "cells/2-80_20-n50-s0/result.json").exists()
+    finished(command("sweep", *SMALL, "--workdir", tmp_path))
+    for name in ("result.json", "samples.npz", "classes.npz"):
+        ours, theirs = (d / "cells/2-80_20-n50-s0" / name for d in (tmp_path, whole[0]))
+        assert ours.read_bytes() == theirs.read_bytes(), name
+
+
+def test_done_stages_are_skipped_and_lost_ones_made_again(whole):
+    workdir, _ = whole
+    cell = workdir / "cells" / "2-80_20-n50-s0"
+    before = {name: (cell / name).read_bytes() for name in ("samples.npz", "result.json")}
+    trained = (cell / "checkpoints" / "40.json").stat().st_mtime_ns
+    (cell / "samples.npz").unlink()
+    out = finished(command("sweep", *SMALL, "--workdir", workdir))
+    assert "sample: 20/20" in out
+    assert "train" not in out
+    assert (cell / "checkpoints" / "40.json").stat().st_mtime_ns == trained
+    assert {name: (cell / name).read_bytes() for name in before} == before
+
+
+def test_another_study_in_the_workdir_is_refused(whole):
+    process = command("sweep", *SMALL, "--config.train.batch=16", "--workdir", whole[0])
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert "holds another study (config.train.batch is 32 there and 16 here)" in err
+
+
+def test_sample_gives_the_same_images_for_any_number_of_them(whole, tmp_path):
+    model = whole[0] / "cells" / "2-80_20-n50-s0"
+    drawn = {}
+    for name, options in {"few": ("--num=5",), "more": ("--num=11",), "chunk": ("--num=5", "--batch=4")}.items():
+        finished(command("sample", "--model", model, "--seed=0", "--out", tmp_path / f"{name}.npz", *options))
+        drawn[name] = np.load(tmp_path / f"{name}.npz")["arr_0"].astype(int)
+    np.testing.assert_array_equal(drawn["few"], drawn["more"][:5])
+    assert np.abs(drawn["few"] - drawn["chunk"]).max() <= 1, "1e-3 of the range rounds to one grey level at most"
+    np.testing.assert_array_equal(drawn["few"], np.load(model / "samples.npz")["arr_0"][:5])
+    assert (tmp_path / "few.png").exists()
+
+
+def test_the_report_needs_no_jax(whole, tmp_path):
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax/__init__.py").write_text("raise ImportError('blocked by the test')")
+    before = (whole[0] / "report.html").read_bytes()
+    run = [sys.executable, "-W", "ignore", "-m", "experiments.report", "--workdir", str(whole[0])]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"}
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (whole[0] / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--config", "configs/quickstart.py", "--config.train.stepz=3"), "config.train.stepz does not exist; did you mean config.train.steps?"),
+        (("--config", "configs/nothing.py"), "there is no config file configs/nothing.py"),
+        (("--config", "configs/quickstart.py", "--config.train.steps=many"), "config.train.steps cannot be 'many'"),
+        (("--config", "configs/quickstart.py", "--config.train.steps=-1"), "config.train.steps is -1; it must be a number, at least 1"),
+        (("--config", "configs/quickstart.py", "--config.models.2=7"), "model '7' is not known"),
+        (("--config", "configs/quickstart.py", "--config.data.proportions=((0.8,0.3),)"), "sum to 1.1"),
+        (("--config", "configs/paper_mnist.py"), "at most 260 can be had"),
+        (("--config", "configs/quickstart.py", "--config.data.size=18"), "cannot be halved"),
+        (("--config", "configs/quickstart.py", "--workdir", "/proc/nowhere"), "/proc/nowhere"),
+        ((), "--config is missing"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence(arguments, sentence, tmp_path):
+    arguments = arguments if "--workdir" in arguments else (*arguments, "--workdir", tmp_path / "run")
+    process = command("sweep", *arguments)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert sentence in err
+    assert "Traceback" not in out + err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()

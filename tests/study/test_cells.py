@@ -1,0 +1,87 @@
+import importlib
+
+import pytest
+
+from jaxdiff.study import cells
+from jaxdiff.study.config import TABLE, default_config, explain, nearest_key
+
+
+def study(**changes):
+    config = default_config()
+    config.width = 0.25
+    for key, value in changes.items():
+        section, _, leaf = key.partition("__")
+        if leaf:
+            config[section][leaf] = value
+        else:
+            config[section] = value
+    return config
+
+
+def test_a_grid_of_cells():
+    config = study(seeds=(0, 1), data__n=(100, 300), data__proportions=((0.8, 0.2), (0.6, 0.4)))
+    config.models = {"2": "2", "2-wide": {"row": "2", "block_out_channels": (16, 32), "norm_num_groups": 8}}
+    grid = cells.expand(config)
+    assert len(grid) == len({cell.name for cell in grid}) == 16
+    assert grid[0].name == "2-80_20-n100-s0"
+    assert grid[0].counts == {6: 80, 9: 20}
+    assert grid[-1].counts == {9: 180, 6: 120}, "odd seeds give the majority to the second class"
+    assert grid[1].unet.block_out_channels == (16, 32)
+    shards = [cells.select(grid, shard=f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(c.name for s in shards for c in s) == sorted(c.name for c in grid)
+    assert len(cells.select(grid, "2-wide-*-s1")) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"train__batch": -4}, r"config.train.batch is -4; it must be a number, at least 1"),
+        ({"train__learning_rate": -1.0}, r"config.train.learning_rate is -1.0"),
+        ({"models": {"7": "7"}}, r"model '7' is not known .* choose one of 2, 2-large, 3, 4, 5, 6"),
+        ({"models": {"2": {"row": "2", "depth": 3}}}, r"config.models.2 sets 'depth'; a UNetConfig has"),
+        ({"data__proportions": ((0.8, 0.3),)}, r"sum to 1.1; they must be >= 0 and sum to 1"),
+        ({"data__proportions": ((0.2, 0.8),)}, r"write the majority first"),
+        ({"data__n": (5000,)}, r"too few images .* at most 300 can be had"),
+        ({"data__n": (301,)}, r"301"),
+        ({"data__size": 15}, r"an image of 15 px cannot be halved 1 times"),
+        ({"data__classes": (6, 6)}, r"two different digits"),
+        ({"diffusion__prediction": "noise"}, r"choose one of eps, v, x0"),
+        ({"sample__steps": 2000}, r"there are only 1000 noise levels"),
+        ({"width": 0.3}, r"width 0.3 gives channels and groups"),
+        ({"seeds": ()}, r"config.seeds is empty"),
+    ],
+)
+def test_bad_values_get_a_sentence(changes, sentence):
+    config = study()
+    config.unlock()
+    for key in changes:
+        if key == "models":
+            config.models = {}
+    for key, value in changes.items():
+        section, _, leaf = key.partition("__")
+        (config[section] if leaf else config)[leaf or section] = value
+    with pytest.raises(ValueError, match=sentence):
+        cells.expand(config)
+
+
+def test_selections_that_choose_nothing():
+    grid = cells.expand(study())
+    with pytest.raises(ValueError, match="matches no cell; the cells are 2-80_20-n300-s0"):
+        cells.select(grid, "9-*")
+    with pytest.raises(ValueError, match="write i/n"):
+        cells.select(grid, shard="3/2")
+
+
+def test_the_nearest_key_is_named():
+    assert nearest_key("train.stepz") == "train.steps"
+    assert nearest_key("learning_rate") == "train.learning_rate"
+    assert nearest_key("train.steps") is None
+    assert all(f"--config.{key}=" in explain() for key, _, _ in TABLE)
+
+
+def test_the_configs_of_the_repository():
+    assert [c.name for c in cells.expand(importlib.import_module("configs.quickstart").get_config())] == [
+        "2-80_20-n300-s0", "3-80_20-n300-s0", "4-80_20-n300-s0",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="at most 260 can be had"):
+        cells.expand(importlib.import_module("configs.paper_mnist").get_config())

@@ -1,0 +1,121 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tests.conftest import TINY
+
+from jaxdiff.layers import Attention, GroupNorm, Upsample
+from jaxdiff.unet import TABLE_A, UNet, UNetConfig, abstract, bind, functional, parameter_count, parameters
+
+PRINTED = {"2": 1002883, "2-large": 15930883, "3": 3692867, "4": 3859203, "5": 16887619, "6": 27290691}
+
+
+def inputs(size=8, channels=1, batch=2):
+    return jax.random.normal(jax.random.key(1), (batch, size, size, channels)), jnp.array([3, 900])[:batch]
+
+
+@pytest.mark.parametrize("name", TABLE_A)
+def test_parameter_counts_are_table_a(name):
+    assert parameter_count(TABLE_A[name]) == PRINTED[name]
+
+
+@pytest.mark.parametrize("name", TABLE_A)
+def test_decode_of_encode_is_the_whole_pass_at_every_level(name):
+    """All six models of Table A at an eighth of their width: the structure is the same, the compile time is not."""
+    config = TABLE_A[name].widened(1 / 8 if name != "2-large" else 1 / 16)
+    unet = UNet(dataclasses.replace(config, attention_head_dim=4), rngs=nnx.Rngs(0))
+    xt, t = inputs(32, 3)
+    whole = unet(xt, t)
+    assert whole.shape == xt.shape
+    for level in range(config.depth + 2):
+        hidden = unet.encode(xt, t, level=level)
+        assert hidden.level == level
+        np.testing.assert_array_equal(unet.decode(hidden), whole)
+
+
+def test_levels_that_do_not_exist_are_refused(tiny):
+    xt, t = inputs()
+    with pytest.raises(ValueError, match="level 4 does not exist; this U-Net has levels 0"):
+        tiny.encode(xt, t, level=4)
+    with pytest.raises(ValueError, match="the mid-block takes level 2, not level 1"):
+        tiny.bottleneck(tiny.encode(xt, t, level=1))
+
+
+def test_parameters_go_out_and_in_by_diffusers_names(tiny):
+    params = parameters(tiny)
+    for name in (
+        "down_blocks.0.resnets.0.conv1.weight", "down_blocks.1.attentions.0.to_out.0.bias", "time_embedding.linear_1.bias",
+        "up_blocks.1.resnets.1.conv_shortcut.weight", "mid_block.attentions.0.group_norm.weight", "conv_norm_out.bias",
+        "up_blocks.0.upsamplers.0.conv.weight", "down_blocks.0.downsamplers.0.conv.weight",
+    ):  # fmt: skip
+        assert name in params
+    xt, t = inputs()
+    changed = {name: 1.5 * p for name, p in params.items()}
+    np.testing.assert_array_equal(functional(abstract(TINY))(changed, xt, t), bind(tiny, changed)(xt, t))
+    assert float(jnp.abs(tiny(xt, t) - bind(tiny, changed)(xt, t)).max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        UNetConfig((8,), norm_num_groups=4, in_channels=1, out_channels=1),
+        UNetConfig((8, 8, 8), attention=(1, 3), layers_per_block=3, norm_num_groups=2, in_channels=1, out_channels=2),
+    ],
+)
+def test_other_shapes(config):
+    xt, t = inputs()
+    assert UNet(config, rngs=nnx.Rngs(0))(xt, t).shape == (2, 8, 8, config.out_channels)
+
+
+def test_width_scales_groups_and_refuses_fractions():
+    assert TABLE_A["4"].widened(0.25).block_out_channels == (8, 8, 16, 32)
+    assert TABLE_A["4"].widened(0.25).norm_num_groups == 8
+    with pytest.raises(ValueError, match=r"width 0.3 gives channels and groups"):
+        TABLE_A["2"].widened(0.3)
+    with pytest.raises(ValueError, match="use a multiple of 8"):
+        TABLE_A["4"].check_image_size(12)
+
+
+def test_group_norm_is_the_definition():
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 4, 4, 6))
+    norm = GroupNorm(6, 3, 1e-5)
+    grouped = np.asarray(x).reshape(2, 16, 3, 2)
+    mean, variance = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
+    wanted = ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(2, 4, 4, 6)
+    np.testing.assert_allclose(norm(x), wanted, atol=1e-5)
+
+
+def test_attention_is_the_definition_one_pixel_at_a_time():
+    layer = Attention(8, 4, 2, 1e-5, nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (1, 2, 2, 8))
+    tokens = np.asarray(layer.group_norm(x)).reshape(4, 8)
+    q, k, v = (np.asarray(p(jnp.asarray(tokens))) for p in (layer.to_q, layer.to_k, layer.to_v))
+    mixed = np.zeros((4, 8))
+    for head in (slice(0, 4), slice(4, 8)):
+        for i in range(4):
+            weights = np.exp(k[:, head] @ q[i, head] / 2.0)
+            mixed[i, head] = weights @ v[:, head] / weights.sum()
+    wanted = np.asarray(x) + np.asarray(layer.to_out[0](jnp.asarray(mixed, jnp.float32))).reshape(1, 2, 2, 8)
+    np.testing.assert_allclose(layer(x), wanted, atol=1e-5)
+
+
+def test_upsampling_repeats_the_nearest_pixel():
+    layer = Upsample(1, nnx.Rngs(0))
+    layer.conv.weight[...] = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
+    layer.conv.bias[...] = jnp.zeros(1)
+    x = jnp.arange(4.0).reshape(1, 2, 2, 1)
+    np.testing.assert_array_equal(layer(x)[0, :, :, 0], np.kron(np.arange(4.0).reshape(2, 2), np.ones((2, 2))))
+
+
+def test_one_channel_a_group_cannot_see_the_time():
+    """Table A's 32 channels in 32 groups: norm2 subtracts a channel's constant again, so its gradient is zero."""
+    config = UNetConfig((8, 16), norm_num_groups=8, in_channels=1, out_channels=1)
+    unet = UNet(config, rngs=nnx.Rngs(0))
+    xt, t = inputs()
+    gradient = jax.grad(lambda p: jnp.sum(functional(unet)(p, xt, t) ** 2))(parameters(unet))
+    blind = gradient["down_blocks.0.resnets.0.time_emb_proj.weight"]
+    seeing = gradient["down_blocks.1.resnets.0.time_emb_proj.weight"]
+    assert float(jnp.abs(blind).max()) < 1e-4 * float(jnp.abs(seeing).max())
