@@ -42,13 +42,13 @@ def run(main: Callable[[], None], description: str) -> None:
             fail(f"unexpected argument {rest[1]!r}; every option starts with --")
         return rest
 
-    def guarded(argv: Sequence[str]) -> None:
+    def guarded(_: Sequence[str]) -> None:
         try:
             main()
         except (ValueError, OSError) as error:
             if os.environ.get("JAXDIFF_TRACEBACK"):
                 traceback.print_exc()
-            fail(_in_words(error))
+            fail(_sentence(sys.argv, error))
         except KeyboardInterrupt:
             fail("interrupted; the same command goes on from the last checkpoint")
 
@@ -77,12 +77,14 @@ def _sentence(argv: Sequence[str], error: Exception) -> str:
     config_file = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
     if config_file is None and "--config" in argv[:-1]:
         config_file = argv[list(argv).index("--config") + 1]
-    if config_file and not os.path.exists(config_file.split(":")[0]):
+    if config_file and not os.path.exists(config_file.split(":")[0]):  # what follows ":" goes to get_config
         return f"there is no config file {config_file}; see configs/ for those that exist"
     kinds = {name: type(get(default_config(), name)).__name__ for name, _, _ in TABLE}
     for argument in argv:
         if argument.startswith("--config."):
             key, _, value = argument.removeprefix("--config.").partition("=")
+            if key.startswith("models"):
+                return "config.models is changed in the config file, not by a flag; --cells chooses among its models"
             if near := nearest_key(key):
                 return f"config.{key} does not exist; did you mean config.{near}? --help lists every key"
             if isinstance(error, flags.IllegalFlagValueError | TypeError) and f"config.{key}" in str(error):

@@ -1,6 +1,6 @@
 """Draw a study's report again, from its results alone: no model, no JAX.
 
-  python -m experiments.report --workdir runs/quickstart
+python -m experiments.report --workdir runs/quickstart
 """
 
 from absl import flags

@@ -22,7 +22,9 @@ class Estimate:
 def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
     """Score interval of a proportion (Wilson 1927), in 0..1. Raises ValueError unless 0 <= successes <= trials, trials > 0."""
     if not 0 <= successes <= trials or trials <= 0:
-        raise ValueError(f"{successes} successes in {trials} trials is no proportion; 0 <= successes <= trials, trials > 0")
+        raise ValueError(
+            f"{successes} successes in {trials} trials is no proportion; 0 <= successes <= trials, trials > 0"
+        )
     z = norm.ppf(0.5 + level / 2)
     p, denominator = successes / trials, 1.0 + z * z / trials
     centre = (p + z * z / (2 * trials)) / denominator
@@ -40,7 +42,13 @@ class Corrected:
 
 
 def rogan_gladen(
-    successes: int, trials: int, hits: int, positives: int, correct_rejections: int, negatives: int, level: float = 0.95
+    successes: int,
+    trials: int,
+    hits: int,
+    positives: int,
+    correct_rejections: int,
+    negatives: int,
+    level: float = 0.95,
 ) -> Corrected | None:
     """The true share of a class, given a classifier's counts on images of known class.
 

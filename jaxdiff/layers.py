@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-Images = Float[Array, "batch height width channel"]
+Images = Float[Array, "batch _height _width _channel"]  # only the batch is the same in and out
 
 
 def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
@@ -28,7 +28,7 @@ class Linear(nnx.Module):
         self.weight = _uniform(rngs, (in_features, out_features), in_features)
         self.bias = _uniform(rngs, (out_features,), in_features)
 
-    def __call__(self, x: Float[Array, "*lead inner"]) -> Float[Array, "*lead outer"]:
+    def __call__(self, x: Float[Array, "*lead _inner"]) -> Float[Array, "*lead _outer"]:
         bias = self.bias[...].astype(x.dtype)
         return x @ self.weight[...].astype(x.dtype) + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
 
@@ -45,7 +45,10 @@ class Conv(nnx.Module):
     def __call__(self, x: Images) -> Images:
         weight = self.weight[...].astype(x.dtype)
         bias = self.bias[...].astype(x.dtype)[None, None, None]
-        if weight.shape[:2] == (1, 1):  # a matrix product is several times faster than a 1x1 convolution on a CPU
+        if weight.shape[:2] == (
+            1,
+            1,
+        ):  # a matrix product is several times faster than a 1x1 convolution on a CPU
             return x @ weight[0, 0] + bias
         pad = weight.shape[0] // 2
         y = jax.lax.conv_general_dilated(
@@ -90,13 +93,17 @@ class GroupNorm(nnx.Module):
 class ResnetBlock(nnx.Module):
     """norm, SiLU, conv, + time embedding, norm, SiLU, conv, + the input (a 1x1 convolution where sizes differ)."""
 
-    def __init__(self, in_channels: int, out_channels: int, time_channels: int, groups: int, eps: float, rngs: nnx.Rngs):
+    def __init__(
+        self, in_channels: int, out_channels: int, time_channels: int, groups: int, eps: float, rngs: nnx.Rngs
+    ):
         self.norm1 = GroupNorm(in_channels, groups, eps)
         self.conv1 = Conv(in_channels, out_channels, rngs)
         self.time_emb_proj = Linear(time_channels, out_channels, rngs)
         self.norm2 = GroupNorm(out_channels, groups, eps)
         self.conv2 = Conv(out_channels, out_channels, rngs)
-        self.conv_shortcut = Conv(in_channels, out_channels, rngs, size=1) if in_channels != out_channels else None
+        self.conv_shortcut = (
+            Conv(in_channels, out_channels, rngs, size=1) if in_channels != out_channels else None
+        )
 
     def __call__(self, x: Images, emb: Float[Array, "batch time_channel"]) -> Images:
         h = self.conv1(nnx.silu(self.norm1(x)))
@@ -122,7 +129,7 @@ class Attention(nnx.Module):
         batch, height, width, channels = x.shape
         tokens = self.group_norm(x).reshape(batch, height * width, channels)
 
-        def heads(projection: Linear) -> Float[Array, "batch token head dim"]:
+        def heads(projection: Linear) -> Float[Array, "batch _token _head _dim"]:
             return projection(tokens).reshape(batch, height * width, channels // self.head_dim, self.head_dim)
 
         q, k, v = heads(self.to_q), heads(self.to_k), heads(self.to_v)
@@ -168,5 +175,5 @@ class TimeEmbedding(nnx.Module):
         self.linear_1 = Linear(in_channels, out_channels, rngs)
         self.linear_2 = Linear(out_channels, out_channels, rngs)
 
-    def __call__(self, features: Float[Array, "batch channel"]) -> Float[Array, "batch time_channel"]:
+    def __call__(self, features: Float[Array, "batch _channel"]) -> Float[Array, "batch time_channel"]:
         return self.linear_2(nnx.silu(self.linear_1(features)))

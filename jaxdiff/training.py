@@ -49,17 +49,21 @@ def adamw(
     steps: int, *, learning_rate: float, warmup: float = 0.05, weight_decay: float = 0.01, clip: float = 1.0
 ) -> optax.GradientTransformation:
     """AdamW after clipping the global norm; the rate rises linearly over the fraction `warmup`, then falls as a cosine."""
-    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, round(warmup * steps)), max(2, steps))
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, learning_rate, max(1, round(warmup * steps)), max(2, steps)
+    )
     return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=weight_decay))
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state before the first step, replicated over the mesh. The EMA starts at the parameters."""
-    state = TrainState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.zeros((), jnp.int32))
+    state = TrainState(
+        params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.zeros((), jnp.int32)
+    )
     return jax.device_put(state, replicated(mesh))
 
 
-def ema_decay(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
+def ema_decay(step: int | Int[Array, ""], decay: float) -> Float[Array, ""]:
     """min(decay, (1 + n) / (10 + n)), or a short run would sample its own initialization."""
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
@@ -91,7 +95,11 @@ def make_train_step(
         return diffusion.loss(apply(params, xt, batch.t), wanted)
 
     @functools.partial(
-        jax.shard_map, mesh=mesh, in_specs=(REPLICATED, DATA), out_specs=(REPLICATED, REPLICATED), check_vma=False
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(REPLICATED, DATA),
+        out_specs=(REPLICATED, REPLICATED),
+        check_vma=False,
     )
     def mean_gradient(params: Params, batch: Batch) -> tuple[Array, Params]:
         flat, unravel = ravel_pytree(jax.value_and_grad(loss_of)(params, batch))
@@ -104,7 +112,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         decay = ema_decay(state.step, ema)
         averaged = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.ema, params)
-        metrics = {"loss": value, "gradient_norm": optax.global_norm(gradient)}
+        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(params, averaged, opt_state, state.step + 1), metrics
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(replicated(mesh), replicated(mesh)))
@@ -145,4 +153,6 @@ def fit(
 def _records(first: int, metrics: dict[str, Array]) -> list[Metrics]:
     columns = {name: np.asarray(values) for name, values in metrics.items()}
     count = len(columns["loss"])
-    return [{"step": first + i + 1} | {name: float(v[i]) for name, v in columns.items()} for i in range(count)]
+    return [
+        {"step": first + i + 1} | {name: float(v[i]) for name, v in columns.items()} for i in range(count)
+    ]

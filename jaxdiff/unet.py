@@ -6,6 +6,7 @@ down-sampling included; level n enters the mid-block and level n + 1 is the mid-
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -136,7 +137,9 @@ class MidBlock(nnx.Module):
     def __init__(self, config: UNetConfig, rngs: nnx.Rngs):
         channels, time_channels = config.block_out_channels[-1], 4 * config.block_out_channels[0]
         groups, eps = config.norm_num_groups, config.norm_eps
-        self.resnets = nnx.List([ResnetBlock(channels, channels, time_channels, groups, eps, rngs) for _ in range(2)])
+        self.resnets = nnx.List(
+            [ResnetBlock(channels, channels, time_channels, groups, eps, rngs) for _ in range(2)]
+        )
         self.attentions = nnx.List([Attention(channels, config.attention_head_dim, groups, eps, rngs)])
 
     def __call__(self, z: Images, emb: Float[Array, "batch time_channel"]) -> Images:
@@ -154,7 +157,10 @@ class UpBlock(nnx.Module):
         skips = [channels] * config.layers_per_block + [outer]
         inputs = [inner] + [channels] * config.layers_per_block
         self.resnets = nnx.List(
-            [ResnetBlock(c + s, channels, time_channels, groups, eps, rngs) for c, s in zip(inputs, skips, strict=True)]
+            [
+                ResnetBlock(c + s, channels, time_channels, groups, eps, rngs)
+                for c, s in zip(inputs, skips, strict=True)
+            ]
         )
         attend = inputs if level in config.attention else []
         self.attentions = nnx.List(
@@ -162,7 +168,9 @@ class UpBlock(nnx.Module):
         )
         self.upsamplers = nnx.List([Upsample(channels, rngs)] if level > 1 else [])
 
-    def __call__(self, z: Images, skips: tuple[Images, ...], emb: Float[Array, "batch time_channel"]) -> Images:
+    def __call__(
+        self, z: Images, skips: tuple[Images, ...], emb: Float[Array, "batch time_channel"]
+    ) -> Images:
         """`skips` are this block's own, in the order the encoder made them; they are taken from the end."""
         for i, resnet in enumerate(self.resnets):
             z = resnet(jnp.concatenate([z, skips[-1 - i]], axis=-1), emb)
@@ -195,7 +203,9 @@ class UNet(nnx.Module):
         """The state at `level` 0..n+1. Raises ValueError for another level."""
         n = self.config.depth
         if not 0 <= level <= n + 1:
-            raise ValueError(f"level {level} does not exist; this U-Net has levels 0 (pixels) to {n + 1} (mid-block output)")
+            raise ValueError(
+                f"level {level} does not exist; this U-Net has levels 0 (pixels) to {n + 1} (mid-block output)"
+            )
         features = timestep_features(t, self.config.block_out_channels[0])
         hidden = Hidden(xt, (), self.time_embedding(features.astype(xt.dtype)), 0)
         for _ in range(min(level, n)):
@@ -233,8 +243,8 @@ class UNet(nnx.Module):
         return self.decode(self.encode(xt, t, level=0))
 
 
-def parameters(tree: PyTree) -> Params:
-    """The arrays of a module (or of its nnx.State) as a flat dict keyed by diffusers' parameter names."""
+def parameters(tree: PyTree) -> dict[str, Any]:
+    """The arrays of a module (or of its nnx.State; shapes where it is abstract) as a flat dict keyed by diffusers' parameter names."""
     flat = nnx.to_flat_state(nnx.state(tree, nnx.Param) if isinstance(tree, nnx.Module) else tree)
     return {".".join(map(str, path)): leaf.get_value() for path, leaf in flat}
 

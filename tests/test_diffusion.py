@@ -20,7 +20,9 @@ def test_schedules_fall_from_signal_to_noise(make):
 
 def test_linear_schedule_is_ho_et_al():
     betas = np.linspace(1e-4, 0.02, 1000)
-    np.testing.assert_allclose(Schedule.linear(1000).alpha_bar[[0, 499, 999]], np.cumprod(1 - betas)[[0, 499, 999]], rtol=1e-6)
+    np.testing.assert_allclose(
+        Schedule.linear(1000).alpha_bar[[0, 499, 999]], np.cumprod(1 - betas)[[0, 499, 999]], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
@@ -46,18 +48,42 @@ def gaussian(schedule, variance):
     return predict
 
 
-def test_samplers_reach_the_variance_of_gaussian_data():
-    """With the exact denoiser of N(0, v I) every sampler must return about N(0, v I)."""
-    schedule, variance = Schedule.linear(1000), 0.04
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(64))
-    x_T = samplers.initial_noise(keys, (8, 8, 1))
-    predict = gaussian(schedule, variance)
-    for run, options, tolerance in (
-        (samplers.ddim, {"steps": 200}, 0.06), (samplers.ddim, {"steps": 200, "eta": 1.0}, 0.06),
-        (samplers.ddpm, {"steps": 500}, 0.06),
-    ):  # fmt: skip
-        drawn = jax.jit(lambda x, k, run=run, options=options: run(predict, schedule, x, k, **options))(x_T, keys)
-        assert abs(float(drawn.std()) / variance**0.5 - 1) < tolerance
+def chain(schedule, steps):
+    alpha_bar = schedule.alpha_bar[samplers.timesteps(schedule, steps)].astype(np.float64)
+    return zip(alpha_bar, np.append(alpha_bar[1:], 1.0), strict=True)
+
+
+def test_ddim_is_the_closed_form_on_gaussian_data():
+    """With the exact eps of N(0, v I) a DDIM step multiplies by a number: Eq. 12 of Song et al. with x0 = s v x / d."""
+    schedule, variance, gain = Schedule.linear(1000), 0.04, 1.0
+    for now, before in chain(schedule, 50):
+        d = now * variance + 1 - now
+        gain *= (np.sqrt(before * now) * variance + np.sqrt((1 - before) * (1 - now))) / d
+    x_T = samplers.initial_noise(KEYS, (4, 4, 1))
+    drawn = samplers.ddim(gaussian(schedule, variance), schedule, x_T, KEYS, steps=50)
+    np.testing.assert_allclose(drawn, gain * x_T, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", [samplers.ddpm, samplers.ddim])
+def test_noisy_samplers_have_the_variance_of_the_closed_form(sampler):
+    """DDPM, and DDIM at eta = 1, which is the same chain: the variance of x_t follows a linear recursion."""
+    schedule, variance, spread = Schedule.linear(1000), 0.04, 1.0
+    for now, before in chain(schedule, 50):
+        alpha, d = now / before, now * variance + 1 - now
+        gain = np.sqrt(before) * (1 - alpha) / (1 - now) * np.sqrt(now) * variance / d
+        gain += np.sqrt(alpha) * (1 - before) / (1 - now)
+        spread = gain**2 * spread + (1 - alpha) * (1 - before) / (1 - now)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(256))
+    options = {"eta": 1.0} if sampler is samplers.ddim else {}
+    drawn = sampler(
+        gaussian(schedule, variance),
+        schedule,
+        samplers.initial_noise(keys, (8, 8, 1)),
+        keys,
+        steps=50,
+        **options,
+    )
+    assert float(drawn.std()) == pytest.approx(spread**0.5, rel=0.02)  # 4 standard errors of 16,384 values
 
 
 def test_ddim_with_a_perfect_image_returns_it_clipped():

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tests.conftest import TINY
 
 from jaxdiff.layers import Attention, GroupNorm, Upsample
 from jaxdiff.unet import TABLE_A, UNet, UNetConfig, abstract, bind, functional, parameter_count, parameters
+from tests.conftest import TINY
 
 PRINTED = {"2": 1002883, "2-large": 15930883, "3": 3692867, "4": 3859203, "5": 16887619, "6": 27290691}
 
@@ -62,7 +62,9 @@ def test_parameters_go_out_and_in_by_diffusers_names(tiny):
     "config",
     [
         UNetConfig((8,), norm_num_groups=4, in_channels=1, out_channels=1),
-        UNetConfig((8, 8, 8), attention=(1, 3), layers_per_block=3, norm_num_groups=2, in_channels=1, out_channels=2),
+        UNetConfig(
+            (8, 8, 8), attention=(1, 3), layers_per_block=3, norm_num_groups=2, in_channels=1, out_channels=2
+        ),
     ],
 )
 def test_other_shapes(config):
@@ -107,7 +109,9 @@ def test_upsampling_repeats_the_nearest_pixel():
     layer.conv.weight[...] = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
     layer.conv.bias[...] = jnp.zeros(1)
     x = jnp.arange(4.0).reshape(1, 2, 2, 1)
-    np.testing.assert_array_equal(layer(x)[0, :, :, 0], np.kron(np.arange(4.0).reshape(2, 2), np.ones((2, 2))))
+    np.testing.assert_array_equal(
+        layer(x)[0, :, :, 0], np.kron(np.arange(4.0).reshape(2, 2), np.ones((2, 2)))
+    )
 
 
 def test_one_channel_a_group_cannot_see_the_time():

@@ -41,7 +41,9 @@ def pool(name: str) -> Int[np.ndarray, " n"]:
     """Indices of the embedded images that belong to a pool; the assignment is fixed."""
     labels = embedded()[1]
     first = sum(list(POOLS.values())[: list(POOLS).index(name)])
-    shuffled = [np.random.default_rng([20, c]).permutation(np.flatnonzero(labels == c)) for c in range(NUM_CLASSES)]
+    shuffled = [
+        np.random.default_rng([20, c]).permutation(np.flatnonzero(labels == c)) for c in range(NUM_CLASSES)
+    ]
     return np.concatenate([order[first : first + POOLS[name]] for order in shuffled])
 
 
@@ -67,7 +69,9 @@ class Digits(tfds.core.GeneratorBasedBuilder):
                 {
                     "image": tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8),
                     "label": tfds.features.ClassLabel(num_classes=NUM_CLASSES),
-                    "id": tfds.features.Scalar(dtype=np.int64),  # the index among the 5,000; also the order of reading
+                    "id": tfds.features.Scalar(
+                        dtype=np.int64
+                    ),  # the index among the 5,000; also the order of reading
                 }
             ),
         )
@@ -80,7 +84,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         others = {name: self._generate_examples(pool(name)) for name in POOLS if name != "generator"}
         return {"train": self._generate_examples(generator[chosen])} | others
 
-    def _generate_examples(self, indices: Int[np.ndarray, " n"]):  # noqa: ANN202
+    def _generate_examples(self, indices: Int[np.ndarray, " n"]):
         images, labels = embedded()
         for i in indices:
             yield int(i), {"image": images[i], "label": int(labels[i]), "id": int(i)}
@@ -95,7 +99,14 @@ class Split:
 
 
 def load(
-    data_dir: epath.PathLike, counts: dict[int, int], *, part: int, parts: int, seed: int, size: int, channels: int
+    data_dir: epath.PathLike,
+    counts: dict[int, int],
+    *,
+    part: int,
+    parts: int,
+    seed: int,
+    size: int,
+    channels: int,
 ) -> dict[str, Split]:
     """Prepare the mixture under `data_dir` where it is not there yet, and read all splits at the study's size."""
     name = "-".join([*(f"{c}x{n}" for c, n in counts.items()), f"part{part}of{parts}", f"seed{seed}"])

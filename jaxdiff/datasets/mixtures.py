@@ -9,7 +9,9 @@ from jaxtyping import Int
 def exact_counts(n: int, proportions: Sequence[float]) -> list[int]:
     """n split by `proportions`. Raises ValueError where they do not sum to 1 or do not give whole images."""
     if abs(sum(proportions) - 1.0) > 1e-9 or min(proportions) < 0:
-        raise ValueError(f"proportions {tuple(proportions)} sum to {sum(proportions):g}; they must be >= 0 and sum to 1")
+        raise ValueError(
+            f"proportions {tuple(proportions)} sum to {sum(proportions):g}; they must be >= 0 and sum to 1"
+        )
     counts = [round(n * p) for p in proportions]
     if any(abs(n * p - c) > 1e-6 for p, c in zip(proportions, counts, strict=True)):
         raise ValueError(

@@ -8,7 +8,9 @@ from jaxtyping import Int
 from jaxdiff.estimates import rogan_gladen, wilson
 
 
-def confusion_matrix(true: Int[np.ndarray, " n"], called: Int[np.ndarray, " n"], labels: int) -> Int[np.ndarray, "t c"]:
+def confusion_matrix(
+    true: Int[np.ndarray, " n"], called: Int[np.ndarray, " n"], labels: int
+) -> Int[np.ndarray, "t c"]:
     """Counts [true label, called label]."""
     matrix = np.zeros((labels, labels), int)
     np.add.at(matrix, (true, called), 1)
@@ -27,7 +29,11 @@ def quality(called: Int[np.ndarray, " n"], classes: Sequence[int], reject: int) 
 
 
 def minority_share(
-    called: Int[np.ndarray, " n"], majority: int, minority: int, confusion: Int[np.ndarray, "t c"], trained: float
+    called: Int[np.ndarray, " n"],
+    majority: int,
+    minority: int,
+    confusion: Int[np.ndarray, "t c"],
+    trained: float,
 ) -> list[dict]:
     """The minority's share of the samples that are either class: as classified, and corrected for the errors.
 
@@ -44,9 +50,25 @@ def minority_share(
     if fixed is None:
         return [raw]
     interval = {"value": fixed.value, "low": fixed.low, "high": fixed.high}
-    return [raw, {"name": "corrected", **interval, "n": minor + major, "interval": "Lang-Reiczigel 95 %", "trained": trained}]
+    return [
+        raw,
+        {
+            "name": "corrected",
+            **interval,
+            "n": minor + major,
+            "interval": "Lang-Reiczigel 95 %",
+            "trained": trained,
+        },
+    ]
 
 
 def _proportion(name: str, successes: int, trials: int) -> dict:
     low, high = wilson(successes, trials)
-    return {"name": name, "value": successes / trials, "low": low, "high": high, "n": trials, "interval": "Wilson 95 %"}
+    return {
+        "name": name,
+        "value": successes / trials,
+        "low": low,
+        "high": high,
+        "n": trials,
+        "interval": "Wilson 95 %",
+    }

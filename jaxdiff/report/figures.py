@@ -45,7 +45,10 @@ def share_against_depth(cells: Sequence[CellResult], kind: str = "classified") -
         found = [(cell, s) for cell in mine for s in cell.result["share"] if s["name"] == kind]
         seeds = sorted({cell.result["cell"]["seed"] for cell, _ in found})
         spread = {seed: 0.12 * (j - (len(seeds) - 1) / 2) for j, seed in enumerate(seeds)}
-        x = [names.index(c.result["cell"]["model"]) + spread[c.result["cell"]["seed"]] + 0.04 * i for c, _ in found]
+        x = [
+            names.index(c.result["cell"]["model"]) + spread[c.result["cell"]["seed"]] + 0.04 * i
+            for c, _ in found
+        ]
         value = np.array([100 * s["value"] for _, s in found])
         errors = [[v - 100 * s["low"] for v, (_, s) in zip(value, found, strict=True)],
                   [100 * s["high"] - v for v, (_, s) in zip(value, found, strict=True)]]  # fmt: skip
@@ -68,7 +71,9 @@ def quality_gate(cells: Sequence[CellResult]) -> Figure:
         {"gate": "one of the two classes", "other_digit": "another digit", "no_digit": "no digit"}.items()
     ):
         values = np.array([100 * q["value"] for c in cells for q in c.result["quality"] if q["name"] == part])
-        axes.barh([c.name for c in cells], values, left=left, color=COLOURS[(0, 4, 6)[i]], label=label, height=0.6)
+        axes.barh(
+            [c.name for c in cells], values, left=left, color=COLOURS[(0, 4, 6)[i]], label=label, height=0.6
+        )
         left += values
     axes.invert_yaxis()
     axes.grid(visible=False)
@@ -87,7 +92,9 @@ def sample_grid(cells: Sequence[CellResult], columns: int = 16) -> Figure:
         for ax, image in zip(row, cell.samples, strict=False):
             ax.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             ax.set_axis_off()
-        text = row[0].text(-0.25, 0.5, cell.result["cell"]["model"], transform=row[0].transAxes, ha="right", va="center")
+        text = row[0].text(
+            -0.25, 0.5, cell.result["cell"]["model"], transform=row[0].transAxes, ha="right", va="center"
+        )
         text.set_fontsize(10)
     figure.subplots_adjust(0.08, 0.01, 0.99, 0.99, wspace=0.06, hspace=0.06)
     return figure

@@ -35,15 +35,21 @@ def unet_config(config: ml_collections.ConfigDict, model: str) -> UNetConfig:
     changes = {"row": entry} if isinstance(entry, str) else dict(entry)
     row = changes.pop("row", None)
     if row not in TABLE_A:
-        raise ValueError(f"model {row!r} is not known (config.models, {model!r}); choose one of {', '.join(TABLE_A)}")
+        raise ValueError(
+            f"model {row!r} is not known (config.models, {model!r}); choose one of {', '.join(TABLE_A)}"
+        )
     fields = {field.name for field in dataclasses.fields(UNetConfig)}
     for unknown in set(changes) - fields:
-        raise ValueError(f"config.models.{model} sets {unknown!r}; a UNetConfig has {', '.join(sorted(fields))}")
+        raise ValueError(
+            f"config.models.{model} sets {unknown!r}; a UNetConfig has {', '.join(sorted(fields))}"
+        )
     changes = {key: tuple(v) if isinstance(v, list | tuple) else v for key, v in changes.items()}
     channels = {"in_channels": config.data.channels, "out_channels": config.data.channels}
     unet = dataclasses.replace(TABLE_A[row].widened(config.width), **channels | changes)
     if not all(1 <= level <= unet.depth for level in unet.attention):
-        raise ValueError(f"config.models.{model} has attention at {unet.attention}; its levels are 1 to {unet.depth}")
+        raise ValueError(
+            f"config.models.{model} has attention at {unet.attention}; its levels are 1 to {unet.depth}"
+        )
     unet.check_image_size(config.data.size)
     return unet
 
@@ -58,7 +64,9 @@ def expand(config: ml_collections.ConfigDict) -> list[Cell]:
 def _cell(config: ml_collections.ConfigDict, seed: int, n: int, proportions: tuple, model: str) -> Cell:
     proportions = tuple(proportions) if isinstance(proportions, list | tuple) else (proportions,)
     if len(proportions) != len(config.data.classes):
-        raise ValueError(f"config.data.proportions holds {proportions}; one share for each of the two classes is expected")
+        raise ValueError(
+            f"config.data.proportions holds {proportions}; one share for each of the two classes is expected"
+        )
     if list(proportions) != sorted(proportions, reverse=True):
         raise ValueError(f"config.data.proportions holds {proportions}; write the majority first")
     counts = exact_counts(n, proportions)
@@ -74,7 +82,13 @@ def _cell(config: ml_collections.ConfigDict, seed: int, n: int, proportions: tup
         classes = classes[::-1]
     unet = unet_config(config, model)
     shares = "_".join(f"{100 * p:g}" for p in proportions)
-    own = {"model": model, "unet": dataclasses.asdict(unet), "proportions": list(proportions), "n": n, "seed": seed}
+    own = {
+        "model": model,
+        "unet": dataclasses.asdict(unet),
+        "proportions": list(proportions),
+        "n": n,
+        "seed": seed,
+    }
     common = config.to_dict()
     data = {k: v for k, v in common["data"].items() if k not in ("proportions", "n")}
     sections = {k: common[k] for k in ("diffusion", "train", "sample", "classifier")}
@@ -102,5 +116,7 @@ def select(cells: list[Cell], pattern: str = "*", shard: str = "1/1") -> list[Ce
         raise ValueError(f"--shard is {shard!r}; write i/n with 1 <= i <= n, as 2/4")
     matching = [cell for cell in cells if fnmatch.fnmatch(cell.name, pattern)]
     if not matching:
-        raise ValueError(f"--cells {pattern!r} matches no cell; the cells are {', '.join(cell.name for cell in cells)}")
+        raise ValueError(
+            f"--cells {pattern!r} matches no cell; the cells are {', '.join(cell.name for cell in cells)}"
+        )
     return matching[i - 1 :: n]

@@ -101,7 +101,13 @@ def load_data(cell: Cell, folder: epath.Path) -> dict[str, digits.Split]:
     turn, part = divmod(cell.seed, data["parts"])
     counts = {c: cell.counts[c] for c in sorted(cell.counts)}
     return digits.load(
-        folder, counts, part=part, parts=data["parts"], seed=turn, size=data["size"], channels=data["channels"]
+        folder,
+        counts,
+        part=part,
+        parts=data["parts"],
+        seed=turn,
+        size=data["size"],
+        channels=data["channels"],
     )
 
 
@@ -180,7 +186,9 @@ class MetricsLog:
         for record in metrics:
             self.last = int(record["step"])
             if not np.isfinite(record["loss"]):
-                raise ValueError(f"the loss is {record['loss']} at step {self.last}; lower train.learning_rate")
+                raise ValueError(
+                    f"the loss is {record['loss']} at step {self.last}; lower train.learning_rate"
+                )
             if self.last % self.every == 0:
                 due.append(record)
         if due:
@@ -188,7 +196,9 @@ class MetricsLog:
             rate = (self.last - step) * self.batch / max(now - then, 1e-9)
             self.marked, self.note = (self.last, now), f"loss {due[-1]['loss']:.4f}, {rate:,.0f} images/s"
             with self.path.open("a") as file:
-                file.writelines(json.dumps(record | {"images_per_second": round(rate, 1)}) + "\n" for record in due)
+                file.writelines(
+                    json.dumps(record | {"images_per_second": round(rate, 1)}) + "\n" for record in due
+                )
 
 
 def profiled(run: Iterator, folder: epath.Path) -> Iterator:
@@ -226,7 +236,9 @@ def draw(
         )  # fmt: skip
 
     specs = (parallel.REPLICATED, parallel.DATA)
-    compiled = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False))
+    compiled = jax.jit(
+        jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False)
+    )
     params, images = jax.device_put(parameters(model.unet), parallel.replicated(mesh)), []
     for first in range(0, len(indices), chunk):
         progress("sample", first, len(indices), "")
@@ -266,7 +278,9 @@ def measure(cell: Cell, folder: epath.Path, shared: epath.Path) -> None:
             "schema": results.SCHEMA,
             "cell": own,
             "quality": shares.quality(called, (cell.majority, cell.minority), reject=10),
-            "share": shares.minority_share(called, cell.majority, cell.minority, confusion, cell.proportions[1]),
+            "share": shares.minority_share(
+                called, cell.majority, cell.minority, confusion, cell.proportions[1]
+            ),
         },
     )
 
@@ -292,7 +306,9 @@ def estimate(cell: Cell) -> dict[str, float]:
     s, size, channels = cell.settings, cell.settings["data"]["size"], cell.unet.in_channels
     apply, mesh = functional(abstract(cell.unet)), parallel.data_mesh(s["train"]["batch"])
     specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA)
-    forward = jax.jit(jax.shard_map(apply, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False))
+    forward = jax.jit(
+        jax.shard_map(apply, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False)
+    )
     params, batch = parameters(UNet(cell.unet, rngs=nnx.Rngs(0))), s["train"]["batch"]
     inputs = jnp.zeros((batch, size, size, channels)), jnp.zeros((batch,), jnp.int32)
     jax.block_until_ready(forward(params, *inputs))
@@ -302,6 +318,12 @@ def estimate(cell: Cell) -> dict[str, float]:
     an_image = (time.perf_counter() - then) / 3 / batch
     count = sum(p.size for p in params.values())
     passes = 4 * s["train"]["steps"] * batch + s["sample"]["num"] * s["sample"]["steps"]
-    disk = 2 * 16 * count + s["sample"]["num"] * size * size * channels  # two checkpoints of four float32 copies
-    return {"parameters": count, "images": s["train"]["steps"] * batch, "seconds": passes * an_image + 30, "bytes": disk}
-
+    disk = (
+        2 * 16 * count + s["sample"]["num"] * size * size * channels
+    )  # two checkpoints of four float32 copies
+    return {
+        "parameters": count,
+        "images": s["train"]["steps"] * batch,
+        "seconds": passes * an_image + 30,
+        "bytes": disk,
+    }

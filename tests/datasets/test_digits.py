@@ -25,7 +25,10 @@ def test_the_builder_gives_exact_proportions(tmp_path):
     assert again["train"].images.shape == (50, 28, 28, 3)
     images, labels = digits.embedded()
     grey = again["train"].images[..., :1]
-    assert all((images[labels == y] == x).all((1, 2, 3)).any() for x, y in zip(grey[:5], again["train"].labels, strict=False))
+    assert all(
+        (images[labels == y] == x).all((1, 2, 3)).any()
+        for x, y in zip(grey[:5], again["train"].labels, strict=False)
+    )
 
 
 def test_mixtures_nest_and_parts_are_disjoint():
@@ -55,5 +58,7 @@ def test_sizes():
     np.testing.assert_array_equal(padded[:, 2:30, 2:30], images)
     assert not padded[:, :2].any()
     small = to_size(images, 16, 1)
-    np.testing.assert_array_equal(small[1, :, :, 0], np.asarray(Image.fromarray(images[1, :, :, 0]).resize((16, 16), 2)))
+    np.testing.assert_array_equal(
+        small[1, :, :, 0], np.asarray(Image.fromarray(images[1, :, :, 0]).resize((16, 16), 2))
+    )
     assert to_size(images, 28, 3).shape == (2, 28, 28, 3)

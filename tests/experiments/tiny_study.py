@@ -1,0 +1,20 @@
+"""The smallest study that goes through every stage."""
+
+from ml_collections import ConfigDict
+
+from jaxdiff.study.config import default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.name = "tiny"
+    config.width = 0.25
+    config.models = ConfigDict({"2": {"row": "2", "layers_per_block": 1}})
+    config.data.n = (50,)
+    config.train.steps = 40
+    config.train.checkpoint_every = 10
+    config.sample.num = 20
+    config.sample.steps = 4
+    config.sample.batch = 8
+    config.classifier.steps = 30
+    return config
