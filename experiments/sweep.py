@@ -26,9 +26,7 @@ config_flags.DEFINE_config_file(
 )
 flags.DEFINE_string("workdir", None, "Where everything is written; runs/NAME by default.")
 flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, as '2-*-s0'.")
-flags.DEFINE_string(
-    "shard", "1/1", "i/n: only every n-th cell, from the i-th on, for n machines that share a study."
-)
+flags.DEFINE_string("shard", "1/1", "i/n: only every n-th cell, from the i-th on, for n machines that share a study.")
 flags.DEFINE_bool("dry_run", False, "Print cells, parameters, images, estimated time and disk; run nothing.")
 flags.DEFINE_bool("profile", False, "Record a few training calls of the first cell under WORKDIR/profile.")
 FLAGS = flags.FLAGS
@@ -86,9 +84,7 @@ def main() -> None:
         share = "".join(
             f", {s['name']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in cell.result["share"]
         )
-        _cli.console.print(
-            f"{cell.name}: gate {gate:.2f}, minority share{share[1:] if share else ' undefined'}"
-        )
+        _cli.console.print(f"{cell.name}: gate {gate:.2f}, minority share{share[1:] if share else ' undefined'}")
     _cli.console.print(f"report: {report.write(workdir)}")
 
 

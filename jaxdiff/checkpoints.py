@@ -62,20 +62,15 @@ def restore_part(folder: epath.PathLike, step: int, part: str) -> dict[str, jax.
     """One field of the saved state that is a flat dict of arrays (`ema`), on the default device."""
     path, device = epath.Path(folder) / str(step), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     saved = ocp.metadata(path).metadata
-    abstract = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device) for name, leaf in saved.items()
-    }
+    abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device) for name, leaf in saved.items()}
     leaves = ocp.load(path, abstract)
-    return {
-        name.removeprefix(f"{part}/"): leaf for name, leaf in leaves.items() if name.startswith(f"{part}/")
-    }
+    return {name.removeprefix(f"{part}/"): leaf for name, leaf in leaves.items() if name.startswith(f"{part}/")}
 
 
 def _as_dict(tree: PyTree) -> dict:
     """A flat dict by path: Orbax changes the types of nested containers, and a flat dict has none."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree.leaves_with_path(tree)
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)
     }
 
 

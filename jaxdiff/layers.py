@@ -101,9 +101,7 @@ class ResnetBlock(nnx.Module):
         self.time_emb_proj = Linear(time_channels, out_channels, rngs)
         self.norm2 = GroupNorm(out_channels, groups, eps)
         self.conv2 = Conv(out_channels, out_channels, rngs)
-        self.conv_shortcut = (
-            Conv(in_channels, out_channels, rngs, size=1) if in_channels != out_channels else None
-        )
+        self.conv_shortcut = Conv(in_channels, out_channels, rngs, size=1) if in_channels != out_channels else None
 
     def __call__(self, x: Images, emb: Float[Array, "batch time_channel"]) -> Images:
         h = self.conv1(nnx.silu(self.norm1(x)))

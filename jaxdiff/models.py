@@ -24,9 +24,7 @@ def load(path: epath.PathLike) -> Model:
     """The newest whole checkpoint of a cell. Raises ValueError where the folder is no trained cell."""
     folder = epath.Path(path)
     if not (folder / "config.json").exists():
-        raise ValueError(
-            f"{path} is no trained cell: it has no config.json; give a folder like runs/STUDY/cells/NAME"
-        )
+        raise ValueError(f"{path} is no trained cell: it has no config.json; give a folder like runs/STUDY/cells/NAME")
     config = files.read_json(folder / "config.json")
     step = checkpoints.newest(folder / "checkpoints")
     if step is None or "unet" not in config:

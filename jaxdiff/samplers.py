@@ -31,18 +31,14 @@ def timesteps(schedule: Schedule, steps: int) -> np.ndarray:
     Raises ValueError unless 1 <= steps <= T.
     """
     if not 1 <= steps <= schedule.steps:
-        raise ValueError(
-            f"{steps} sampling steps were asked for; the schedule has {schedule.steps}, so use 1 to that"
-        )
+        raise ValueError(f"{steps} sampling steps were asked for; the schedule has {schedule.steps}, so use 1 to that")
     return np.round(np.arange(schedule.steps, 0, -schedule.steps / steps)[:steps]).astype(np.int32) - 1
 
 
 def _chain(schedule: Schedule, steps: int) -> _Step:
     t = timesteps(schedule, steps)
     alpha_bar = schedule.alpha_bar[t]
-    return _Step(
-        jnp.asarray(t), jnp.asarray(alpha_bar), jnp.asarray(np.append(alpha_bar[1:], np.float32(1.0)))
-    )
+    return _Step(jnp.asarray(t), jnp.asarray(alpha_bar), jnp.asarray(np.append(alpha_bar[1:], np.float32(1.0))))
 
 
 def _noise(keys: Key[Array, " batch"], t: Int[Array, ""], like: Batch) -> Batch:

@@ -23,7 +23,7 @@ from jaxdiff.parallel import DATA, REPLICATED, replicated
 
 Params = dict[str, Array]
 Apply = Callable[[Params, Array, Array], Array]
-Metrics = dict[str, float]
+Metrics = dict[str, float | int]
 
 
 @jax.tree_util.register_dataclass
@@ -49,17 +49,16 @@ def adamw(
     steps: int, *, learning_rate: float, warmup: float = 0.05, weight_decay: float = 0.01, clip: float = 1.0
 ) -> optax.GradientTransformation:
     """AdamW after clipping the global norm; the rate rises linearly over the fraction `warmup`, then falls as a cosine."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, max(1, round(warmup * steps)), max(2, steps)
-    )
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, round(warmup * steps)), max(2, steps))
     return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=weight_decay))
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The state before the first step, replicated over the mesh. The EMA starts at the parameters."""
-    state = TrainState(
-        params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.zeros((), jnp.int32)
-    )
+    """The state before the first step, replicated over the mesh. The EMA starts at the parameters.
+
+    The parameters are copied, since a train step gives up the state that it is given.
+    """
+    state = TrainState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.zeros((), jnp.int32))
     return jax.device_put(state, replicated(mesh))
 
 
@@ -153,6 +152,4 @@ def fit(
 def _records(first: int, metrics: dict[str, Array]) -> list[Metrics]:
     columns = {name: np.asarray(values) for name, values in metrics.items()}
     count = len(columns["loss"])
-    return [
-        {"step": first + i + 1} | {name: float(v[i]) for name, v in columns.items()} for i in range(count)
-    ]
+    return [{"step": first + i + 1} | {name: float(v[i]) for name, v in columns.items()} for i in range(count)]

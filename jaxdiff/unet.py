@@ -112,9 +112,7 @@ class DownBlock(nnx.Module):
         inputs = [in_channels] + [channels] * (config.layers_per_block - 1)
         self.resnets = nnx.List([ResnetBlock(c, channels, time_channels, groups, eps, rngs) for c in inputs])
         attend = inputs if level in config.attention else []
-        self.attentions = nnx.List(
-            [Attention(channels, config.attention_head_dim, groups, eps, rngs) for _ in attend]
-        )
+        self.attentions = nnx.List([Attention(channels, config.attention_head_dim, groups, eps, rngs) for _ in attend])
         self.downsamplers = nnx.List([Downsample(channels, rngs)] if level < config.depth else [])
 
     def __call__(self, z: Images, emb: Float[Array, "batch time_channel"]) -> tuple[Images, ...]:
@@ -137,9 +135,7 @@ class MidBlock(nnx.Module):
     def __init__(self, config: UNetConfig, rngs: nnx.Rngs):
         channels, time_channels = config.block_out_channels[-1], 4 * config.block_out_channels[0]
         groups, eps = config.norm_num_groups, config.norm_eps
-        self.resnets = nnx.List(
-            [ResnetBlock(channels, channels, time_channels, groups, eps, rngs) for _ in range(2)]
-        )
+        self.resnets = nnx.List([ResnetBlock(channels, channels, time_channels, groups, eps, rngs) for _ in range(2)])
         self.attentions = nnx.List([Attention(channels, config.attention_head_dim, groups, eps, rngs)])
 
     def __call__(self, z: Images, emb: Float[Array, "batch time_channel"]) -> Images:
@@ -157,20 +153,13 @@ class UpBlock(nnx.Module):
         skips = [channels] * config.layers_per_block + [outer]
         inputs = [inner] + [channels] * config.layers_per_block
         self.resnets = nnx.List(
-            [
-                ResnetBlock(c + s, channels, time_channels, groups, eps, rngs)
-                for c, s in zip(inputs, skips, strict=True)
-            ]
+            [ResnetBlock(c + s, channels, time_channels, groups, eps, rngs) for c, s in zip(inputs, skips, strict=True)]
         )
         attend = inputs if level in config.attention else []
-        self.attentions = nnx.List(
-            [Attention(channels, config.attention_head_dim, groups, eps, rngs) for _ in attend]
-        )
+        self.attentions = nnx.List([Attention(channels, config.attention_head_dim, groups, eps, rngs) for _ in attend])
         self.upsamplers = nnx.List([Upsample(channels, rngs)] if level > 1 else [])
 
-    def __call__(
-        self, z: Images, skips: tuple[Images, ...], emb: Float[Array, "batch time_channel"]
-    ) -> Images:
+    def __call__(self, z: Images, skips: tuple[Images, ...], emb: Float[Array, "batch time_channel"]) -> Images:
         """`skips` are this block's own, in the order the encoder made them; they are taken from the end."""
         for i, resnet in enumerate(self.resnets):
             z = resnet(jnp.concatenate([z, skips[-1 - i]], axis=-1), emb)

@@ -20,9 +20,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from jaxdiff.unet import UNet, UNetConfig
 
-TINY = UNetConfig(
-    (8, 16), attention=(2,), norm_num_groups=4, layers_per_block=1, in_channels=1, out_channels=1
-)
+TINY = UNetConfig((8, 16), attention=(2,), norm_num_groups=4, layers_per_block=1, in_channels=1, out_channels=1)
 
 
 @pytest.fixture(scope="session")

@@ -26,8 +26,7 @@ def test_the_corrected_interval_covers_the_truth(share, errors, n):
     called = rng.binomial(n, share * (1 - errors) + (1 - share) * errors, trials)
     hits, rejections = rng.binomial(test, 1 - errors, (2, trials))
     intervals = [
-        rogan_gladen(int(c), n, int(h), test, int(r), test)
-        for c, h, r in zip(called, hits, rejections, strict=True)
+        rogan_gladen(int(c), n, int(h), test, int(r), test) for c, h, r in zip(called, hits, rejections, strict=True)
     ]
     assert 0.93 <= np.mean([i.low <= share <= i.high for i in intervals]) <= 0.985
     assert abs(np.mean([i.value for i in intervals]) - share) < 0.005

@@ -42,9 +42,7 @@ def test_one_device_computes_what_eight_compute(tiny, eight):
 
 
 def test_k_steps_in_one_call_are_the_same_steps(tiny, eight):
-    np.testing.assert_allclose(
-        [m["loss"] for m in run(tiny, k=2)[1]], [m["loss"] for m in eight[1]], rtol=1e-4
-    )
+    np.testing.assert_allclose([m["loss"] for m in run(tiny, k=2)[1]], [m["loss"] for m in eight[1]], rtol=1e-4)
 
 
 def test_a_restored_state_goes_on_bit_for_bit(tiny, eight, tmp_path):
@@ -53,9 +51,7 @@ def test_a_restored_state_goes_on_bit_for_bit(tiny, eight, tmp_path):
     mesh = parallel.data_mesh(8)
     like = training.init_state(parameters(tiny), training.adamw(8, learning_rate=1e-3), mesh)
     restored = checkpoints.restore(tmp_path, checkpoints.newest(tmp_path), like)
-    for ours, theirs in zip(
-        jax.tree.leaves(run(tiny, state=restored)[0]), jax.tree.leaves(eight[0]), strict=True
-    ):
+    for ours, theirs in zip(jax.tree.leaves(run(tiny, state=restored)[0]), jax.tree.leaves(eight[0]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     ema = checkpoints.restore_part(tmp_path, 2, "ema")
     assert ema.keys() == parameters(tiny).keys()

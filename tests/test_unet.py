@@ -62,9 +62,7 @@ def test_parameters_go_out_and_in_by_diffusers_names(tiny):
     "config",
     [
         UNetConfig((8,), norm_num_groups=4, in_channels=1, out_channels=1),
-        UNetConfig(
-            (8, 8, 8), attention=(1, 3), layers_per_block=3, norm_num_groups=2, in_channels=1, out_channels=2
-        ),
+        UNetConfig((8, 8, 8), attention=(1, 3), layers_per_block=3, norm_num_groups=2, in_channels=1, out_channels=2),
     ],
 )
 def test_other_shapes(config):
@@ -109,9 +107,7 @@ def test_upsampling_repeats_the_nearest_pixel():
     layer.conv.weight[...] = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
     layer.conv.bias[...] = jnp.zeros(1)
     x = jnp.arange(4.0).reshape(1, 2, 2, 1)
-    np.testing.assert_array_equal(
-        layer(x)[0, :, :, 0], np.kron(np.arange(4.0).reshape(2, 2), np.ones((2, 2)))
-    )
+    np.testing.assert_array_equal(layer(x)[0, :, :, 0], np.kron(np.arange(4.0).reshape(2, 2), np.ones((2, 2))))
 
 
 def test_one_channel_a_group_cannot_see_the_time():

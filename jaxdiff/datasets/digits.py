@@ -41,9 +41,7 @@ def pool(name: str) -> Int[np.ndarray, " n"]:
     """Indices of the embedded images that belong to a pool; the assignment is fixed."""
     labels = embedded()[1]
     first = sum(list(POOLS.values())[: list(POOLS).index(name)])
-    shuffled = [
-        np.random.default_rng([20, c]).permutation(np.flatnonzero(labels == c)) for c in range(NUM_CLASSES)
-    ]
+    shuffled = [np.random.default_rng([20, c]).permutation(np.flatnonzero(labels == c)) for c in range(NUM_CLASSES)]
     return np.concatenate([order[first : first + POOLS[name]] for order in shuffled])
 
 
@@ -69,9 +67,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
                 {
                     "image": tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8),
                     "label": tfds.features.ClassLabel(num_classes=NUM_CLASSES),
-                    "id": tfds.features.Scalar(
-                        dtype=np.int64
-                    ),  # the index among the 5,000; also the order of reading
+                    "id": tfds.features.Scalar(dtype=np.int64),  # the index among the 5,000; also the order of reading
                 }
             ),
         )

@@ -44,9 +44,7 @@ def distort(images: Float[Array, "batch h w c"], key: Key[Array, ""]) -> Float[A
 
     def one(image: Array, angle: Array, scale: Array, shift: Array) -> Array:
         turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
-        places = (
-            jnp.einsum("ij,jhw->ihw", turn * scale[:, None], grid) + shift[:, None, None] + (size - 1) / 2
-        )
+        places = jnp.einsum("ij,jhw->ihw", turn * scale[:, None], grid) + shift[:, None, None] + (size - 1) / 2
         return jax.vmap(lambda c: map_coordinates(c, [*places], 1, cval=-1.0), in_axes=-1, out_axes=-1)(image)
 
     return jax.vmap(one)(
@@ -57,9 +55,7 @@ def distort(images: Float[Array, "batch h w c"], key: Key[Array, ""]) -> Float[A
     )
 
 
-def no_digits(
-    images: Float[Array, "batch h w c"], labels: Int[Array, " batch"], key: Key[Array, ""]
-) -> Array:
+def no_digits(images: Float[Array, "batch h w c"], labels: Int[Array, " batch"], key: Key[Array, ""]) -> Array:
     """As many images that are no digit, each of one of six kinds, in [-1, 1]."""
     batch, size = images.shape[0], images.shape[1]
     kinds = jax.random.split(key, 7)
@@ -69,9 +65,7 @@ def no_digits(
     coarse = jax.image.resize(noise[:, : size // 4, : size // 4], images.shape, "linear")
     rough = jnp.clip(column(1, -1.0, 1.0) + column(2, 0.2, 2.0) * noise, -1, 1)
     smooth = jnp.clip(column(1, -1.0, 1.0) + column(2, 0.2, 2.0) * coarse, -1, 1)
-    halves = jnp.where(
-        jnp.arange(size)[None, :, None, None] < size // 2, images, jnp.roll(other, size // 2, axis=1)
-    )
+    halves = jnp.where(jnp.arange(size)[None, :, None, None] < size // 2, images, jnp.roll(other, size // 2, axis=1))
     overlaid = jnp.maximum(images, jnp.roll(other, size // 4, axis=2))
     shuffled = jnp.roll(images, (size // 2, size // 2), axis=(1, 2))
     lost = jnp.clip(0.3 * images + column(3, 0.6, 1.2) * noise, -1, 1)

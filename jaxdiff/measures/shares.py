@@ -8,9 +8,7 @@ from jaxtyping import Int
 from jaxdiff.estimates import rogan_gladen, wilson
 
 
-def confusion_matrix(
-    true: Int[np.ndarray, " n"], called: Int[np.ndarray, " n"], labels: int
-) -> Int[np.ndarray, "t c"]:
+def confusion_matrix(true: Int[np.ndarray, " n"], called: Int[np.ndarray, " n"], labels: int) -> Int[np.ndarray, "t c"]:
     """Counts [true label, called label]."""
     matrix = np.zeros((labels, labels), int)
     np.add.at(matrix, (true, called), 1)

@@ -45,10 +45,7 @@ def share_against_depth(cells: Sequence[CellResult], kind: str = "classified") -
         found = [(cell, s) for cell in mine for s in cell.result["share"] if s["name"] == kind]
         seeds = sorted({cell.result["cell"]["seed"] for cell, _ in found})
         spread = {seed: 0.12 * (j - (len(seeds) - 1) / 2) for j, seed in enumerate(seeds)}
-        x = [
-            names.index(c.result["cell"]["model"]) + spread[c.result["cell"]["seed"]] + 0.04 * i
-            for c, _ in found
-        ]
+        x = [names.index(c.result["cell"]["model"]) + spread[c.result["cell"]["seed"]] + 0.04 * i for c, _ in found]
         value = np.array([100 * s["value"] for _, s in found])
         errors = [[v - 100 * s["low"] for v, (_, s) in zip(value, found, strict=True)],
                   [100 * s["high"] - v for v, (_, s) in zip(value, found, strict=True)]]  # fmt: skip
@@ -71,9 +68,7 @@ def quality_gate(cells: Sequence[CellResult]) -> Figure:
         {"gate": "one of the two classes", "other_digit": "another digit", "no_digit": "no digit"}.items()
     ):
         values = np.array([100 * q["value"] for c in cells for q in c.result["quality"] if q["name"] == part])
-        axes.barh(
-            [c.name for c in cells], values, left=left, color=COLOURS[(0, 4, 6)[i]], label=label, height=0.6
-        )
+        axes.barh([c.name for c in cells], values, left=left, color=COLOURS[(0, 4, 6)[i]], label=label, height=0.6)
         left += values
     axes.invert_yaxis()
     axes.grid(visible=False)

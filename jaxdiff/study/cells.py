@@ -35,21 +35,15 @@ def unet_config(config: ml_collections.ConfigDict, model: str) -> UNetConfig:
     changes = {"row": entry} if isinstance(entry, str) else dict(entry)
     row = changes.pop("row", None)
     if row not in TABLE_A:
-        raise ValueError(
-            f"model {row!r} is not known (config.models, {model!r}); choose one of {', '.join(TABLE_A)}"
-        )
+        raise ValueError(f"model {row!r} is not known (config.models, {model!r}); choose one of {', '.join(TABLE_A)}")
     fields = {field.name for field in dataclasses.fields(UNetConfig)}
     for unknown in set(changes) - fields:
-        raise ValueError(
-            f"config.models.{model} sets {unknown!r}; a UNetConfig has {', '.join(sorted(fields))}"
-        )
+        raise ValueError(f"config.models.{model} sets {unknown!r}; a UNetConfig has {', '.join(sorted(fields))}")
     changes = {key: tuple(v) if isinstance(v, list | tuple) else v for key, v in changes.items()}
     channels = {"in_channels": config.data.channels, "out_channels": config.data.channels}
     unet = dataclasses.replace(TABLE_A[row].widened(config.width), **channels | changes)
     if not all(1 <= level <= unet.depth for level in unet.attention):
-        raise ValueError(
-            f"config.models.{model} has attention at {unet.attention}; its levels are 1 to {unet.depth}"
-        )
+        raise ValueError(f"config.models.{model} has attention at {unet.attention}; its levels are 1 to {unet.depth}")
     unet.check_image_size(config.data.size)
     return unet
 
@@ -116,7 +110,5 @@ def select(cells: list[Cell], pattern: str = "*", shard: str = "1/1") -> list[Ce
         raise ValueError(f"--shard is {shard!r}; write i/n with 1 <= i <= n, as 2/4")
     matching = [cell for cell in cells if fnmatch.fnmatch(cell.name, pattern)]
     if not matching:
-        raise ValueError(
-            f"--cells {pattern!r} matches no cell; the cells are {', '.join(cell.name for cell in cells)}"
-        )
+        raise ValueError(f"--cells {pattern!r} matches no cell; the cells are {', '.join(cell.name for cell in cells)}")
     return matching[i - 1 :: n]

@@ -96,27 +96,19 @@ def check(config: ml_collections.ConfigDict) -> None:
     """Raise ValueError, naming key, value and what was expected, for the first value that cannot be used."""
     for key, (low, high) in NUMBERS.items():
         value = get(config, key)
-        if (
-            not isinstance(value, int | float)
-            or not low <= value <= high
-            or (low == 0 == value and key == "width")
-        ):
+        if not isinstance(value, int | float) or not low <= value <= high or (low == 0 == value and key == "width"):
             bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
             raise ValueError(f"config.{key} is {value!r}; it must be a number, {bounds}")
     for key, allowed in CHOICES.items():
         if get(config, key) not in allowed:
-            raise ValueError(
-                f"config.{key} is {get(config, key)!r}; choose one of {', '.join(map(str, allowed))}"
-            )
+            raise ValueError(f"config.{key} is {get(config, key)!r}; choose one of {', '.join(map(str, allowed))}")
     for key in AXES:
         if not len(get(config, key)):
             raise ValueError(f"config.{key} is empty; a study needs at least one entry")
     for key in ("seeds", "data.n", "data.classes"):
         for value in get(config, key):
             if not isinstance(value, int) or value < (1 if key == "data.n" else 0):
-                raise ValueError(
-                    f"config.{key} holds {value!r}; whole numbers that are not negative are expected"
-                )
+                raise ValueError(f"config.{key} holds {value!r}; whole numbers that are not negative are expected")
     classes = tuple(config.data.classes)
     if len(classes) != 2 or classes[0] == classes[1] or max(classes) > 9:
         raise ValueError(f"config.data.classes is {classes}; two different digits of 0 to 9 are expected")

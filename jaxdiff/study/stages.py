@@ -154,9 +154,7 @@ def train(
     )  # fmt: skip
     wanted = s["steps_per_call"] or (1 if jax.default_backend() == "cpu" else 32)
     k = training.steps_per_call(wanted, s["steps"], s["checkpoint_every"])
-    run = training.fit(
-        train_step, state, split.images, mesh, steps=s["steps"], batch=s["batch"], k=k, seed=cell.seed
-    )
+    run = training.fit(train_step, state, split.images, mesh, steps=s["steps"], batch=s["batch"], k=k, seed=cell.seed)
     if profile is not None:
         run = profiled(run, profile)
     log = MetricsLog(folder / "metrics.jsonl", start or 0, s["log_every"], s["batch"])
@@ -186,9 +184,7 @@ class MetricsLog:
         for record in metrics:
             self.last = int(record["step"])
             if not np.isfinite(record["loss"]):
-                raise ValueError(
-                    f"the loss is {record['loss']} at step {self.last}; lower train.learning_rate"
-                )
+                raise ValueError(f"the loss is {record['loss']} at step {self.last}; lower train.learning_rate")
             if self.last % self.every == 0:
                 due.append(record)
         if due:
@@ -196,9 +192,7 @@ class MetricsLog:
             rate = (self.last - step) * self.batch / max(now - then, 1e-9)
             self.marked, self.note = (self.last, now), f"loss {due[-1]['loss']:.4f}, {rate:,.0f} images/s"
             with self.path.open("a") as file:
-                file.writelines(
-                    json.dumps(record | {"images_per_second": round(rate, 1)}) + "\n" for record in due
-                )
+                file.writelines(json.dumps(record | {"images_per_second": round(rate, 1)}) + "\n" for record in due)
 
 
 def profiled(run: Iterator, folder: epath.Path) -> Iterator:
@@ -236,9 +230,7 @@ def draw(
         )  # fmt: skip
 
     specs = (parallel.REPLICATED, parallel.DATA)
-    compiled = jax.jit(
-        jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False)
-    )
+    compiled = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False))
     params, images = jax.device_put(parameters(model.unet), parallel.replicated(mesh)), []
     for first in range(0, len(indices), chunk):
         progress("sample", first, len(indices), "")
@@ -278,9 +270,7 @@ def measure(cell: Cell, folder: epath.Path, shared: epath.Path) -> None:
             "schema": results.SCHEMA,
             "cell": own,
             "quality": shares.quality(called, (cell.majority, cell.minority), reject=10),
-            "share": shares.minority_share(
-                called, cell.majority, cell.minority, confusion, cell.proportions[1]
-            ),
+            "share": shares.minority_share(called, cell.majority, cell.minority, confusion, cell.proportions[1]),
         },
     )
 
@@ -306,9 +296,7 @@ def estimate(cell: Cell) -> dict[str, float]:
     s, size, channels = cell.settings, cell.settings["data"]["size"], cell.unet.in_channels
     apply, mesh = functional(abstract(cell.unet)), parallel.data_mesh(s["train"]["batch"])
     specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA)
-    forward = jax.jit(
-        jax.shard_map(apply, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False)
-    )
+    forward = jax.jit(jax.shard_map(apply, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False))
     params, batch = parameters(UNet(cell.unet, rngs=nnx.Rngs(0))), s["train"]["batch"]
     inputs = jnp.zeros((batch, size, size, channels)), jnp.zeros((batch,), jnp.int32)
     jax.block_until_ready(forward(params, *inputs))
@@ -318,9 +306,7 @@ def estimate(cell: Cell) -> dict[str, float]:
     an_image = (time.perf_counter() - then) / 3 / batch
     count = sum(p.size for p in params.values())
     passes = 4 * s["train"]["steps"] * batch + s["sample"]["num"] * s["sample"]["steps"]
-    disk = (
-        2 * 16 * count + s["sample"]["num"] * size * size * channels
-    )  # two checkpoints of four float32 copies
+    disk = 2 * 16 * count + s["sample"]["num"] * size * size * channels  # two checkpoints of four float32 copies
     return {
         "parameters": count,
         "images": s["train"]["steps"] * batch,

@@ -26,8 +26,7 @@ def test_the_builder_gives_exact_proportions(tmp_path):
     images, labels = digits.embedded()
     grey = again["train"].images[..., :1]
     assert all(
-        (images[labels == y] == x).all((1, 2, 3)).any()
-        for x, y in zip(grey[:5], again["train"].labels, strict=False)
+        (images[labels == y] == x).all((1, 2, 3)).any() for x, y in zip(grey[:5], again["train"].labels, strict=False)
     )
 
 

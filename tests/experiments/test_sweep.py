@@ -20,9 +20,7 @@ def command(module, *arguments, **options):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     environment["XLA_FLAGS"] = "--xla_llvm_disable_expensive_passes=true"
     run = [sys.executable, "-W", "ignore", "-m", f"experiments.{module}", *map(str, arguments)]
-    return subprocess.Popen(
-        run, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
+    return subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def finished(process):
@@ -112,9 +110,7 @@ def test_sample_gives_the_same_images_for_any_number_of_them(whole, tmp_path):
         finished(command("sample", "--model", model, "--seed=0", "--out", tmp_path / f"{name}.npz", *options))
         drawn[name] = np.load(tmp_path / f"{name}.npz")["arr_0"].astype(int)
     np.testing.assert_array_equal(drawn["few"], drawn["more"][:5])
-    assert np.abs(drawn["few"] - drawn["chunk"]).max() <= 1, (
-        "1e-3 of the range rounds to one grey level at most"
-    )
+    assert np.abs(drawn["few"] - drawn["chunk"]).max() <= 1, "1e-3 of the range rounds to one grey level at most"
     np.testing.assert_array_equal(drawn["few"], np.load(model / "samples.npz")["arr_0"][:5])
     assert (tmp_path / "few.png").exists()
 
