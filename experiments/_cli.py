@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -99,7 +99,7 @@ class Reporter:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
                    TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
         self._live = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._every, self._printed, self._begun = every, 0.0, {}  # type: ignore[var-annotated]
         self.prefix = ""
 

@@ -79,12 +79,10 @@ def main() -> None:
         for i, cell in enumerate(chosen):
             progress.prefix = f"[{i + 1}/{len(chosen)}] {cell.name}"
             stages.run_cell(cell, workdir, progress, profile=FLAGS.profile and i == 0)
-    for cell in results.read_cells(workdir):
-        gate = cell.result["quality"][0]["value"]
-        share = "".join(
-            f", {s['name']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in cell.result["share"]
-        )
-        _cli.console.print(f"{cell.name}: gate {gate:.2f}, minority share{share[1:] if share else ' undefined'}")
+    for done in results.read_cells(workdir):
+        gate = done.result["quality"][0]["value"]
+        shares = (f"{s['name']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in done.result["share"])
+        _cli.console.print(f"{done.name}: gate {gate:.2f}, minority share {', '.join(shares) or 'undefined'}")
     _cli.console.print(f"report: {report.write(workdir)}")
 
 

@@ -36,7 +36,8 @@ def load(path: epath.PathLike) -> Model:
 
 def unet_config(fields: dict[str, Any]) -> UNetConfig:
     """A UNetConfig from its JSON form."""
-    return UNetConfig(**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
+    plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    return UNetConfig(**plain)
 
 
 def schedule(settings: dict[str, Any]) -> Schedule:

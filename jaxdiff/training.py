@@ -58,7 +58,8 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Me
 
     The parameters are copied, since a train step gives up the state that it is given.
     """
-    state = TrainState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.zeros((), jnp.int32))
+    own, ema = (jax.tree.map(jnp.copy, params) for _ in range(2))
+    state = TrainState(own, ema, optimizer.init(own), jnp.zeros((), jnp.int32))
     return jax.device_put(state, replicated(mesh))
 
 

@@ -6,7 +6,7 @@ down-sampling included; level n enters the mid-block and level n + 1 is the mid-
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from jaxdiff.layers import (
 )
 
 Params = dict[str, Array]
+M = TypeVar("M", bound=nnx.Module)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +239,7 @@ def parameters(tree: PyTree) -> dict[str, Any]:
     return {".".join(map(str, path)): leaf.get_value() for path, leaf in flat}
 
 
-def bind(module: nnx.Module, params: Params) -> nnx.Module:
+def bind(module: M, params: Params) -> M:
     """The module (it may be abstract) with these parameters. Raises KeyError where one is missing."""
     graphdef, state = nnx.split(module, nnx.Param)
     flat = [(path, nnx.Param(params[".".join(map(str, path))])) for path, _ in nnx.to_flat_state(state)]
@@ -247,7 +248,7 @@ def bind(module: nnx.Module, params: Params) -> nnx.Module:
 
 def functional(module: nnx.Module) -> Callable[..., Array]:
     """`apply(params, *inputs)`, a pure function of the flat dict of parameters; `module` may be abstract."""
-    return lambda params, *inputs: bind(module, params)(*inputs)
+    return lambda params, *inputs: bind(module, params)(*inputs)  # type: ignore[operator]
 
 
 def abstract(config: UNetConfig) -> UNet:

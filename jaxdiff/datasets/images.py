@@ -23,7 +23,11 @@ def to_size(images: Images8, size: int, channels: int) -> Images8:
         low = (size - height) // 2
         return np.pad(images, ((0, 0), (low, size - height - low), (low, size - height - low), (0, 0)))
     resized = [
-        np.asarray(Image.fromarray(image.squeeze(-1) if channels == 1 else image).resize((size, size), Image.BILINEAR))
+        np.asarray(
+            Image.fromarray(image.squeeze(-1) if channels == 1 else image).resize(
+                (size, size), Image.Resampling.BILINEAR
+            )
+        )
         for image in images
     ]
     return np.stack(resized).reshape(-1, size, size, channels)

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from typing import Any
 
 import ml_collections
 
@@ -80,12 +81,10 @@ def nearest_key(key: str) -> str | None:
     if key in keys or key in {name.split(".")[0] for name in keys} or key.startswith("models."):
         return None
     by_leaf = {name.split(".")[-1]: name for name in keys}
-    return (difflib.get_close_matches(key, keys, 1, 0.0) + [by_leaf.get(key.split(".")[-1], "")])[
-        1 if key.split(".")[-1] in by_leaf else 0
-    ]
+    return by_leaf.get(key.split(".")[-1]) or difflib.get_close_matches(key, keys, 1, 0.0)[0]
 
 
-def get(config: ml_collections.ConfigDict, key: str) -> object:
+def get(config: ml_collections.ConfigDict, key: str) -> Any:
     """The value of a dotted key."""
     for part in key.split("."):
         config = config[part]

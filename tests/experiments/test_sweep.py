@@ -13,7 +13,7 @@ import pytest
 SMALL = ("--config", "tests/experiments/tiny_study.py")
 
 
-CELL = "2-80_20-n50-s0"
+CELL = "1-80_20-n50-s0"
 
 
 def command(module, *arguments, **options):

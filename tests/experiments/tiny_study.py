@@ -9,7 +9,9 @@ def get_config() -> ConfigDict:
     config = default_config()
     config.name = "tiny"
     config.width = 0.25
-    config.models = ConfigDict({"2": {"row": "2", "layers_per_block": 1}})
+    config.models = ConfigDict(
+        {"1": {"row": "2", "block_out_channels": (8,), "attention": (), "norm_num_groups": 8, "layers_per_block": 1}}
+    )
     config.data.n = (50,)
     config.train.steps = 40
     config.train.checkpoint_every = 10
