@@ -53,8 +53,8 @@ def newest(folder: epath.PathLike, broken: Callable[[int], None] = lambda step: 
 
 def restore(folder: epath.PathLike, step: int, like: PyTree) -> PyTree:
     """The state of a step, with the structure, types and shardings of `like` (never those that were saved)."""
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-    leaves = ocp.load(epath.Path(folder) / str(step), _as_dict(abstract))
+    abstract = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for n, x in _as_dict(like).items()}
+    leaves = ocp.load(epath.Path(folder) / str(step), abstract)
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in _as_dict(like)])
 
 

@@ -46,7 +46,7 @@ def _noise(keys: Key[Array, " batch"], t: Int[Array, ""], like: Batch) -> Batch:
     return draw(keys)
 
 
-def initial_noise(keys: Key[Array, " batch"], shape: tuple[int, ...]) -> Float[Array, "batch *shape"]:
+def initial_noise(keys: Key[Array, " batch"], shape: tuple[int, ...]) -> Float[Array, " batch *shape"]:
     """x_T of each sample, from its own key; no step of the chain uses the same numbers."""
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 2**31 - 1), shape))(keys)
 

@@ -248,7 +248,7 @@ def bind(module: M, params: Params) -> M:
 
 def functional(module: nnx.Module) -> Callable[..., Array]:
     """`apply(params, *inputs)`, a pure function of the flat dict of parameters; `module` may be abstract."""
-    return lambda params, *inputs: bind(module, params)(*inputs)  # type: ignore[operator]
+    return lambda params, *inputs: bind(module, params)(*inputs)
 
 
 def abstract(config: UNetConfig) -> UNet:
