@@ -73,6 +73,7 @@ def main() -> None:
     chosen = cells.select(cells.expand(config), FLAGS.cells, FLAGS.shard)
     if FLAGS.dry_run:
         return show_plan(chosen)
+    cells.check_data(chosen)
     workdir = epath.Path(FLAGS.workdir or f"runs/{config.name}")
     open_study(workdir, config.to_dict())
     with _cli.Reporter() as progress:

@@ -64,13 +64,6 @@ def _cell(config: ml_collections.ConfigDict, seed: int, n: int, proportions: tup
     if list(proportions) != sorted(proportions, reverse=True):
         raise ValueError(f"config.data.proportions holds {proportions}; write the majority first")
     counts = exact_counts(n, proportions)
-    most = digits.most(proportions, config.data.parts)
-    if n > most:
-        raise ValueError(
-            f"config.data.n is {n} and the {config.data.source} have too few images for it at {proportions}: "
-            f"at most {most} can be had (the generator's pool holds {digits.POOLS['generator']} a class, "
-            f"in {config.data.parts} part{'s' * (config.data.parts > 1)})"
-        )
     classes = tuple(config.data.classes)
     if config.data.alternate and seed % 2:
         classes = classes[::-1]
@@ -98,6 +91,19 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(v) for key, v in value.items()}
     return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def check_data(cells: list[Cell]) -> None:
+    """Raise ValueError, saying how many images can be had, for the first cell whose data has too few."""
+    for cell in cells:
+        data = cell.settings["data"]
+        most = digits.most(cell.proportions, data["parts"])
+        if cell.n > most:
+            raise ValueError(
+                f"config.data.n is {cell.n} and the {data['source']} have too few images for it at {cell.proportions}: "
+                f"at most {most} can be had (the generator's pool holds {digits.POOLS['generator']} a class, "
+                f"in {data['parts']} part{'s' * (data['parts'] > 1)})"
+            )
 
 
 def select(cells: list[Cell], pattern: str = "*", shard: str = "1/1") -> list[Cell]:

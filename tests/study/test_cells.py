@@ -61,7 +61,7 @@ def test_bad_values_get_a_sentence(changes, sentence):
         section, _, leaf = key.partition("__")
         (config[section] if leaf else config)[leaf or section] = value
     with pytest.raises(ValueError, match=sentence):
-        cells.expand(config)
+        cells.check_data(cells.expand(config))
 
 
 def test_selections_that_choose_nothing():
@@ -83,5 +83,7 @@ def test_the_configs_of_the_repository():
     assert [c.name for c in cells.expand(importlib.import_module("configs.quickstart").get_config())] == [
         "2-80_20-n300-s0", "3-80_20-n300-s0", "4-80_20-n300-s0",
     ]  # fmt: skip
+    paper = cells.expand(importlib.import_module("configs.paper_mnist").get_config())
+    assert len(paper) == 5 * 4 * 3, "depths 2 to 6, four proportions, three seeds"
     with pytest.raises(ValueError, match="at most 260 can be had"):
-        cells.expand(importlib.import_module("configs.paper_mnist").get_config())
+        cells.check_data(paper)
