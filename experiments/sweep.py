@@ -15,7 +15,7 @@ import jax  # noqa: E402
 from absl import flags  # noqa: E402
 from etils import epath  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
-from rich.table import Table  # noqa: E402
+from rich.table import Column, Table  # noqa: E402
 
 from jaxdiff import files, report, results  # noqa: E402
 from jaxdiff.study import cells, stages  # noqa: E402
@@ -51,7 +51,9 @@ def _without_axes(config: dict) -> dict:
 
 def show_plan(chosen: list[cells.Cell]) -> None:
     """The table of --dry_run."""
-    table = Table("cell", "parameters", "training images", "images seen", "time here", "disk", box=None)
+    table = Table(
+        Column("cell", no_wrap=True), "parameters", "training images", "images seen", "time here", "disk", box=None
+    )
     costs: dict = {}
     for cell in chosen:
         cost = costs.setdefault(cell.model, None) or stages.estimate(cell)
