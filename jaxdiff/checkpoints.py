@@ -20,7 +20,7 @@ def save(folder: epath.PathLike, step: int, state: PyTree, keep: int = 2) -> Non
     """
     folder = epath.Path(folder)
     _forget(folder, step)  # what a broken save may have left
-    ocp.save(folder / str(step), _as_dict(state))
+    ocp.save(_path(folder, step), _as_dict(state))
     files.write_json(folder / f"{step}.json", files.checksums(folder, [str(step)]))
     for old in steps(folder)[:-keep]:
         _forget(folder, old)
@@ -54,17 +54,22 @@ def newest(folder: epath.PathLike, broken: Callable[[int], None] = lambda step: 
 def restore(folder: epath.PathLike, step: int, like: PyTree) -> PyTree:
     """The state of a step, with the structure, types and shardings of `like` (never those that were saved)."""
     abstract = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for n, x in _as_dict(like).items()}
-    leaves = ocp.load(epath.Path(folder) / str(step), abstract)
+    leaves = ocp.load(_path(folder, step), abstract)
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in _as_dict(like)])
 
 
 def restore_part(folder: epath.PathLike, step: int, part: str) -> dict[str, jax.Array]:
     """One field of the saved state that is a flat dict of arrays (`ema`), on the default device."""
-    path, device = epath.Path(folder) / str(step), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    path, device = _path(folder, step), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     saved = ocp.metadata(path).metadata
     abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device) for name, leaf in saved.items()}
     leaves = ocp.load(path, abstract)
     return {name.removeprefix(f"{part}/"): leaf for name, leaf in leaves.items() if name.startswith(f"{part}/")}
+
+
+def _path(folder: epath.PathLike, step: int) -> epath.Path:
+    """Orbax refuses relative paths."""
+    return epath.Path(folder).resolve() / str(step)
 
 
 def _as_dict(tree: PyTree) -> dict:

@@ -58,6 +58,13 @@ def test_a_restored_state_goes_on_bit_for_bit(tiny, eight, tmp_path):
     assert ema.keys() == parameters(tiny).keys()
 
 
+def test_relative_folders_are_as_good_as_absolute_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoints.save("runs/cell", 1, {"ema": {"a.b": jax.numpy.arange(3.0)}})
+    assert checkpoints.newest("runs/cell") == 1
+    np.testing.assert_array_equal(checkpoints.restore_part("runs/cell", 1, "ema")["a.b"], np.arange(3.0))
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     for step in (1, 2, 3):
         checkpoints.save(tmp_path, step, {"a": np.arange(step + 4.0)}, keep=2)
