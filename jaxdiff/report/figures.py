@@ -56,7 +56,8 @@ def share_against_depth(cells: Sequence[CellResult], kind: str = "classified") -
     axes.set_xlabel("model (depth)")
     axes.set_ylabel("minority among samples, %")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=8)
+    if axes.containers:  # no sample may be either class
+        axes.legend(frameon=False, fontsize=8)
     return figure
 
 
