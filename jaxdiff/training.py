@@ -20,8 +20,8 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from jaxdiff import diffusion
 from jaxdiff.datasets.pipeline import batch_indices
 from jaxdiff.parallel import DATA, REPLICATED, replicated
+from jaxdiff.unet import Params
 
-Params = dict[str, Array]
 Apply = Callable[[Params, Array, Array], Array]
 Metrics = dict[str, float | int]
 

@@ -24,7 +24,7 @@ from jaxdiff.datasets import digits
 from jaxdiff.features import classifier
 from jaxdiff.measures import shares
 from jaxdiff.study.cells import Cell
-from jaxdiff.unet import Params, UNet, abstract, functional, parameters
+from jaxdiff.unet import Params, UNet, abstract, functional, parameter_count, parameters
 
 # (what is being done, how much of it is done, of how much, a note such as the loss)
 Progress = Callable[[str, int, int, str], None]
@@ -197,12 +197,16 @@ class MetricsLog:
 
 def profiled(run: Iterator, folder: epath.Path) -> Iterator:
     """The same iterator, with calls 3 to 8 recorded for TensorBoard or Perfetto (after compilation)."""
+    i = 0
     for i, item in enumerate(run):
         if i == 3:
             jax.profiler.start_trace(str(folder))
         yield item
         if i == 8:
-            jax.profiler.stop_trace()
+            break
+    if i >= 3:  # a run of fewer calls is recorded to its end
+        jax.profiler.stop_trace()
+    yield from run
 
 
 def noise_bank(seed: int, indices: np.ndarray) -> jax.Array:
@@ -261,7 +265,7 @@ def measure(cell: Cell, folder: epath.Path, shared: epath.Path) -> None:
     own = {
         "name": cell.name, "model": cell.model, "depth": cell.unet.depth, "proportions": list(cell.proportions),
         "n": cell.n, "seed": cell.seed, "majority": cell.majority, "minority": cell.minority,
-        "parameters": sum(p.size for p in parameters(abstract(cell.unet)).values()),
+        "parameters": parameter_count(cell.unet),
         "bottleneck": cell.settings["data"]["size"] // 2 ** (cell.unet.depth - 1),
     }  # fmt: skip
     files.write_json(
