@@ -17,6 +17,7 @@ from etils import epath  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from jaxdiff import files, models, results  # noqa: E402
+from jaxdiff.datasets.images import to_uint8  # noqa: E402
 from jaxdiff.study import stages  # noqa: E402
 
 flags.DEFINE_string("model", None, "A trained cell's folder.")
@@ -43,7 +44,7 @@ def main() -> None:
     model, out = models.load(FLAGS.model), epath.Path(FLAGS.out)
     settings = model.config["sample"] | ({"batch": FLAGS.batch} if FLAGS.batch else {})
     with _cli.Reporter() as progress:
-        images = stages.draw(model, np.arange(FLAGS.num), settings, FLAGS.seed, progress)
+        images = to_uint8(stages.draw(model, np.arange(FLAGS.num), settings, FLAGS.seed, progress))
     picture = io.BytesIO()
     grid(images).save(picture, "PNG")
     results.write_samples(out, images, np.arange(FLAGS.num))

@@ -17,7 +17,7 @@ from etils import epath  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 from rich.table import Column, Table  # noqa: E402
 
-from jaxdiff import files, report, results  # noqa: E402
+from jaxdiff import report, results  # noqa: E402
 from jaxdiff.study import cells, stages  # noqa: E402
 from jaxdiff.study.config import AXES, explain  # noqa: E402
 
@@ -32,21 +32,10 @@ flags.DEFINE_bool("profile", False, "Record a few training calls of the first ce
 FLAGS = flags.FLAGS
 
 
-def open_study(workdir: epath.Path, config: dict) -> None:
-    """Write study.json; a study that is there may gain cells, and nothing else may differ (ValueError)."""
-    fixed = cells.plain(config)
-    path = workdir / "study.json"
-    if path.exists():
-        there = files.read_json(path)
-        if _without_axes(there) != _without_axes(fixed):
-            difference = stages.difference(_without_axes(there), _without_axes(fixed))
-            raise ValueError(f"{workdir} holds another study ({difference}); choose another --workdir")
-    files.write_json(path, fixed)
-
-
-def _without_axes(config: dict) -> dict:
-    data = {k: v for k, v in config["data"].items() if f"data.{k}" not in AXES}
-    return {k: v for k, v in config.items() if k not in AXES} | {"data": data}
+def without_axes(study: dict) -> dict:
+    """What must stay as it is in a study that has begun: it may gain cells."""
+    data = {k: v for k, v in study["data"].items() if f"data.{k}" not in AXES}
+    return {k: v for k, v in study.items() if k not in AXES} | {"data": data}
 
 
 def show_plan(chosen: list[cells.Cell]) -> None:
@@ -77,7 +66,7 @@ def main() -> None:
         return show_plan(chosen)
     cells.check_data(chosen)
     workdir = epath.Path(FLAGS.workdir or f"runs/{config.name}")
-    open_study(workdir, config.to_dict())
+    stages.claim(workdir / "study.json", cells.plain(config.to_dict()), fixed=without_axes)
     with _cli.Reporter() as progress:
         for i, cell in enumerate(chosen):
             progress.prefix = f"[{i + 1}/{len(chosen)}] {cell.name}"

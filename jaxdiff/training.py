@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from jaxdiff import diffusion
+from jaxdiff.datasets.images import to_float
 from jaxdiff.datasets.pipeline import batch_indices
 from jaxdiff.parallel import DATA, REPLICATED, replicated
 from jaxdiff.unet import Params
@@ -73,7 +74,7 @@ def draw_batch(
     schedule: diffusion.Schedule,
 ) -> Batch:  # fmt: skip
     """The images at `indices` in [-1, 1], each with its own uniform noise level and Gaussian noise."""
-    x0 = images[indices].astype(jnp.float32) / 127.5 - 1.0
+    x0 = to_float(images[indices])
     key_t, key_eps = jax.random.split(key)
     t = jax.random.randint(key_t, indices.shape, 0, schedule.steps)
     return Batch(x0, jax.random.normal(key_eps, x0.shape), t)

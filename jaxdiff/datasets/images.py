@@ -1,10 +1,21 @@
 """Images as arrays: uint8 [n, height, width, channel], converted to a study's size and channels."""
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, ArrayLike, Float, UInt8
 from PIL import Image
 
 Images8 = UInt8[np.ndarray, "n _height _width _channel"]
+
+
+def to_uint8(images: Float[ArrayLike, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """From [-1, 1] to 0..255, rounded; what lies outside is clipped."""
+    return np.clip(np.round((np.asarray(images) + 1.0) * 127.5), 0, 255).astype(np.uint8)
+
+
+def to_float(images: UInt8[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
+    """From 0..255 to float32 in [-1, 1], under jit too."""
+    return jnp.asarray(images).astype(jnp.float32) / 127.5 - 1.0
 
 
 def to_size(images: Images8, size: int, channels: int) -> Images8:

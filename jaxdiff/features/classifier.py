@@ -14,6 +14,7 @@ from flax import nnx
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from jaxdiff.datasets.images import to_float
 from jaxdiff.datasets.pipeline import batch_indices
 from jaxdiff.layers import Conv, Linear
 from jaxdiff.unet import Params, functional, parameters
@@ -85,9 +86,8 @@ def train(
 
     def loss_of(params: Params, x: Array, y: Array, key: Array) -> Array:
         key_distort, key_noise, key_level, key_reject = jax.random.split(key, 4)
-        x = x.astype(jnp.float32) / 127.5 - 1.0
         level = jax.random.uniform(key_level, (x.shape[0], 1, 1, 1), maxval=0.25)
-        clean = distort(x, key_distort)
+        clean = distort(to_float(x), key_distort)
         seen = jnp.clip(clean + level * jax.random.normal(key_noise, x.shape), -1, 1)
         rejects = no_digits(clean, y, key_reject)[: x.shape[0] // 4]
         targets = jnp.concatenate([y, jnp.full(rejects.shape[:1], num_classes)])
@@ -115,7 +115,7 @@ def classify(
     labels = params["head.bias"].shape[0]
     shape = nnx.eval_shape(lambda: Classifier(images.shape[1], images.shape[-1], labels, nnx.Rngs(0)))
     apply = functional(shape)
-    softmax = jax.jit(lambda x: jax.nn.softmax(apply(params, x.astype(jnp.float32) / 127.5 - 1.0)))
+    softmax = jax.jit(lambda x: jax.nn.softmax(apply(params, to_float(x))))
     rows = []
     for first in range(0, len(images), chunk):
         part = images[first : first + chunk]

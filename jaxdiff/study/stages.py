@@ -21,6 +21,7 @@ from flax import nnx
 
 from jaxdiff import checkpoints, files, models, parallel, results, samplers, training
 from jaxdiff.datasets import digits
+from jaxdiff.datasets.images import to_uint8
 from jaxdiff.features import classifier
 from jaxdiff.measures import shares
 from jaxdiff.study.cells import Cell
@@ -55,7 +56,7 @@ def run_cell(cell: Cell, workdir: epath.Path, progress: Progress, profile: bool 
     Raises ValueError where the folder holds a cell of the same name with other settings.
     """
     folder, s = workdir / "cells" / cell.name, cell.settings
-    claim(folder / "config.json", s, f"cell {cell.name}")
+    claim(folder / "config.json", s)
     splits = functools.cache(lambda: load_data(cell, workdir / "shared" / "data"))
     judge = shared_classifier(cell, workdir / "shared", splits, progress)
     trained = {key: s[key] for key in s if key not in ("sample", "classifier")}
@@ -73,17 +74,16 @@ def run_cell(cell: Cell, workdir: epath.Path, progress: Progress, profile: bool 
         files.write_json(folder / "run.json", environment() | {"seconds": round(time.time() - started, 1)})
 
 
-def claim(path: epath.Path, settings: dict[str, Any], what: str) -> None:
-    """Write the settings, or make sure that those which are there are the same. Raises ValueError naming the difference."""
-    if not path.exists():
-        return files.write_json(path, settings)
-    there = files.read_json(path)
-    if there != settings:
-        raise ValueError(
-            f"{what} exists in {path.parent} with other settings ({difference(there, settings)}); "
-            "choose another --workdir or remove that folder"
-        )
-    return None
+def claim(path: epath.Path, settings: dict[str, Any], fixed: Callable[[dict], dict] = lambda s: s) -> None:
+    """Write the settings that a folder is for. Raises ValueError, naming the difference, where `fixed` of those there differs."""
+    if path.exists():
+        there, here = fixed(files.read_json(path)), fixed(settings)
+        if there != here:
+            raise ValueError(
+                f"{path.parent} was made with other settings ({difference(there, here)}); "
+                "choose another --workdir or remove that folder"
+            )
+    files.write_json(path, settings)
 
 
 def difference(there: Any, here: Any, at: str = "config") -> str:
@@ -218,7 +218,7 @@ def noise_bank(seed: int, indices: np.ndarray) -> jax.Array:
 def draw(
     model: models.Model, indices: np.ndarray, settings: dict[str, Any], seed: int, progress: Progress
 ) -> np.ndarray:
-    """Samples uint8 [n, size, size, channel] for the indices of a seed's noise bank.
+    """Samples float32 [n, size, size, channel] in [-1, 1] for the indices of a seed's noise bank.
 
     They are computed in chunks of one size, padded, so that a sample's bits do not depend on how many are asked for.
     """
@@ -241,14 +241,14 @@ def draw(
         part = np.resize(indices[first : first + chunk], chunk)
         images.append(np.asarray(compiled(params, noise_bank(seed, part))))
     progress("sample", len(indices), len(indices), "")
-    return np.clip(np.round((np.concatenate(images)[: len(indices)] + 1.0) * 127.5), 0, 255).astype(np.uint8)
+    return np.concatenate(images)[: len(indices)]
 
 
 def sample(cell: Cell, folder: epath.Path, progress: Progress) -> None:
     """Sample the trained cell from its seed's noise bank."""
     indices = np.arange(cell.settings["sample"]["num"])
     images = draw(models.load(folder), indices, cell.settings["sample"], cell.seed, progress)
-    results.write_samples(folder / "samples.npz", images, indices)
+    results.write_samples(folder / "samples.npz", to_uint8(images), indices)
 
 
 def classify(folder: epath.Path, shared: epath.Path) -> None:

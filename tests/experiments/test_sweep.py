@@ -96,7 +96,7 @@ def test_another_study_in_the_workdir_is_refused(whole):
     process = command("sweep", *SMALL, "--config.train.batch=16", "--workdir", whole[0])
     _, err = process.communicate()
     assert process.returncode == 1
-    assert "holds another study (config.train.batch is 32 there and 16 here)" in err
+    assert "was made with other settings (config.train.batch is 32 there and 16 here)" in err
 
 
 def test_sample_gives_the_same_images_for_any_number_of_them(whole, tmp_path):
