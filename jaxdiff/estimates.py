@@ -2,8 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Literal
 
-from scipy.stats import norm
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+from scipy.special import expit, logit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +30,7 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
         raise ValueError(
             f"{successes} successes in {trials} trials is no proportion; 0 <= successes <= trials, trials > 0"
         )
-    z = norm.ppf(0.5 + level / 2)
+    z = stats.norm.ppf(0.5 + level / 2)
     p, denominator = successes / trials, 1.0 + z * z / trials
     centre = (p + z * z / (2 * trials)) / denominator
     half = z / denominator * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
@@ -59,7 +64,7 @@ def rogan_gladen(
     """
     if min(trials, positives, negatives) <= 0:
         raise ValueError("a corrected share needs samples and test images of both classes; some count is 0")
-    z = float(norm.ppf(0.5 + level / 2))
+    z = float(stats.norm.ppf(0.5 + level / 2))
     sensitivity, specificity = hits / positives, correct_rejections / negatives
     if sensitivity + specificity <= 1.0:
         return None
@@ -74,3 +79,74 @@ def rogan_gladen(
     low, high = (min(max(x, 0.0), 1.0) for x in (share + shift - spread, share + shift + spread))
     value = min(max(value, 0.0), 1.0)
     return Corrected(value, min(low, value), max(high, value))
+
+
+def jackknife(value: float, without: Float[np.ndarray, " groups"], sizes: Float[np.ndarray, " groups"]) -> float:
+    """Standard error by the delete-a-group jackknife for groups of any size (Busing, Meijer & van der Leeden 1999).
+
+    `without` holds the statistic with each group left out; groups without a value (nan) or members are passed over.
+    """
+    used = np.isfinite(without) & (sizes > 0)
+    without, sizes = without[used], sizes[used]
+    if len(without) < 2:
+        return math.nan
+    h, groups = sizes.sum() / sizes, len(sizes)
+    pseudo = h * value - (h - 1) * without
+    centre = groups * value - np.sum((1 - 1 / h) * without)
+    return float(math.sqrt(np.mean((pseudo - centre) ** 2 / (h - 1))))
+
+
+def mcnemar(b: int, c: int) -> float:
+    """Two-sided exact p-value that paired flips go either way equally often, from the counts each way (McNemar 1947)."""
+    return float(stats.binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
+
+
+def mean_t(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float] | None:
+    """Mean and t interval, len(values) - 1 degrees of freedom; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    mean, error = float(np.mean(values)), float(stats.sem(values))
+    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * error
+    return mean, mean - half, mean + half
+
+
+def logit_over_seeds(shares: Sequence[float], trials: Sequence[int], level: float = 0.95) -> Corrected | None:
+    """A share over seeds: the t interval of the mean logit, mapped back to 0..1. None for fewer than two seeds.
+
+    A count of 0 or of all is moved half an observation inwards, since its logit is infinite.
+    """
+    found = mean_t([bounded_logit(s, n) for s, n in zip(shares, trials, strict=True)], level)
+    return None if found is None else Corrected(*(float(expit(x)) for x in found))
+
+
+def bounded_logit(share: float, trials: int) -> float:
+    """ln(p / (1 - p)), with p at least half an observation from 0 and from 1."""
+    return float(logit(min(max(share, 0.5 / trials), 1 - 0.5 / trials)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm 1979), in the order given."""
+    order, adjusted, largest = np.argsort(p_values), [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+Verdict = Literal["supported", "contradicted", "smaller than half the paper's", "undecided"]
+HALF_THE_EFFECT = -0.25  # the paper's depth 6 against 2 is -0.51 logit of the minority share
+
+
+def verdict(low: float, high: float) -> Verdict:
+    """What a 95 % interval of the contrast, deepest minus shallowest logit of the minority share, says of the claim."""
+    below, weak = high < 0, low > HALF_THE_EFFECT
+    if below and weak:
+        return "smaller than half the paper's"
+    return "supported" if below else "contradicted" if weak else "undecided"
+
+
+def equivalent(low: float, high: float, target: float, margin: float = 0.02) -> Verdict:
+    """Whether a share agrees with `target` within `margin` (two one-sided tests: the 90 % interval lies inside)."""
+    inside = target - margin < low and high < target + margin
+    outside = high < target - margin or low > target + margin
+    return "supported" if inside else "contradicted" if outside else "undecided"

@@ -1,0 +1,91 @@
+"""Inception-v3 as FID uses it: the 2,048 features after the last average pooling (Heusel et al. 2017).
+
+It is the network of 2015 whose weights pytorch-fid and torch-fidelity distribute, which differs from torchvision's: average
+pooling does not count the padding, and the last block pools by the maximum.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jaxtyping import Array, Float, UInt8
+
+from jaxdiff import weights
+from jaxdiff.features.frozen import Images, Params, average_pool, conv, from_torch, max_pool, resize
+
+DIMENSIONS = 2048
+
+
+def load(path: epath.PathLike) -> Params:
+    """Parameters from pytorch-fid's or torch-fidelity's weights file (.pth), or the same names in .safetensors or .npz.
+
+    Raises ValueError where the file is not such a network.
+    """
+    state = weights.read(path)
+    names = [name.removesuffix(".conv.weight") for name in state if name.endswith(".conv.weight")]
+    if "Mixed_7c.branch1x1" not in names or state["Mixed_7c.branch1x1.conv.weight"].shape != (320, 2048, 1, 1):
+        raise ValueError(
+            f"{path} is not FID's Inception-v3; give pt_inception-2015-12-05-*.pth or torch-fidelity's file"
+        )
+    folded = {name: from_torch(state, f"{name}.conv", f"{name}.bn", 1e-3) for name in names}
+    return {f"{name}.{part}": value for name, both in folded.items() for part, value in both.items()}
+
+
+def features(params: Params, images: UInt8[Array, "batch height width 3"]) -> Float[Array, "batch 2048"]:
+    """Features of RGB images of any size, resized to 299 x 299 on the grid of FID's first implementation."""
+    x = (resize(images.astype(jnp.float32), 299, half_pixel=False) - 128.0) / 128.0
+    x = _conv(params, "Conv2d_1a_3x3", x, stride=2, padding="VALID")
+    x = _conv(params, "Conv2d_2a_3x3", x, padding="VALID")
+    x = max_pool(_conv(params, "Conv2d_2b_3x3", x), 3, 2)
+    x = _conv(params, "Conv2d_3b_1x1", x)
+    x = max_pool(_conv(params, "Conv2d_4a_3x3", x, padding="VALID"), 3, 2)
+    for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
+        towers = (["branch1x1"], ["branch5x5_1", "branch5x5_2"], _numbered("branch3x3dbl", 3))
+        x = _block(params, name, x, towers)
+    x = _reduction(params, "Mixed_6a", x, (["branch3x3"], _numbered("branch3x3dbl", 3)))
+    for name in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
+        x = _block(params, name, x, (["branch1x1"], _numbered("branch7x7", 3), _numbered("branch7x7dbl", 5)))
+    x = _reduction(params, "Mixed_7a", x, (_numbered("branch3x3", 2), _numbered("branch7x7x3", 4)))
+    x = _last_block(params, "Mixed_7b", x, average_pool(x, 3))
+    x = _last_block(params, "Mixed_7c", x, max_pool(x, 3, 1, "SAME"))
+    return x.mean(axis=(1, 2))
+
+
+def _conv(params: Params, name: str, x: Images, *, stride: int = 1, padding: str = "SAME") -> Images:
+    return jax.nn.relu(conv(params, name, x, stride=stride, padding=padding))
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    return [f"{name}_{i}" for i in range(1, count + 1)]
+
+
+def _tower(params: Params, block: str, x: Images, names: Sequence[str]) -> Images:
+    for name in names:
+        x = _conv(params, f"{block}.{name}", x)
+    return x
+
+
+def _block(params: Params, block: str, x: Images, towers: Sequence[Sequence[str]]) -> Images:
+    """Towers of convolutions side by side, and one after an average pooling."""
+    outputs = [_tower(params, block, x, names) for names in towers]
+    return jnp.concatenate([*outputs, _conv(params, f"{block}.branch_pool", average_pool(x, 3))], axis=-1)
+
+
+def _reduction(params: Params, block: str, x: Images, towers: Sequence[Sequence[str]]) -> Images:
+    """Towers whose last convolution has stride 2, and a maximum pooling."""
+    outputs = [
+        _conv(params, f"{block}.{names[-1]}", _tower(params, block, x, names[:-1]), stride=2, padding="VALID")
+        for names in towers
+    ]
+    return jnp.concatenate([*outputs, max_pool(x, 3, 2)], axis=-1)
+
+
+def _last_block(params: Params, block: str, x: Images, pooled: Images) -> Images:
+    """Two of the towers end in a 1x3 and a 3x1 convolution side by side."""
+    once = _tower(params, block, x, ["branch3x3_1"])
+    twice = _tower(params, block, x, ["branch3x3dbl_1", "branch3x3dbl_2"])
+    outputs = [_tower(params, block, x, ["branch1x1"])]
+    outputs += [_tower(params, block, once, [f"branch3x3_2{side}"]) for side in "ab"]
+    outputs += [_tower(params, block, twice, [f"branch3x3dbl_3{side}"]) for side in "ab"]
+    return jnp.concatenate([*outputs, _tower(params, block, pooled, ["branch_pool"])], axis=-1)
