@@ -53,8 +53,8 @@ def run(main: Callable[[], None], description: str) -> None:
             fail("interrupted; the same command goes on from the last checkpoint")
 
     sys.modules["__main__"].__doc__ = description
-    logging.set_verbosity(logging.WARNING)
-    logging.set_stderrthreshold("warning")
+    logging.set_verbosity(logging.ERROR)
+    logging.set_stderrthreshold("error")
     app.run(guarded, flags_parser=parse)
 
 

@@ -18,7 +18,7 @@ from PIL import Image  # noqa: E402
 
 from jaxdiff import files, models, results  # noqa: E402
 from jaxdiff.datasets.images import to_uint8  # noqa: E402
-from jaxdiff.study import stages  # noqa: E402
+from jaxdiff.study.draw import Drawer  # noqa: E402
 
 flags.DEFINE_string("model", None, "A trained cell's folder.")
 flags.DEFINE_integer("num", 64, "How many samples.", lower_bound=1)
@@ -44,7 +44,7 @@ def main() -> None:
     model, out = models.load(FLAGS.model), epath.Path(FLAGS.out)
     settings = model.config["sample"] | ({"batch": FLAGS.batch} if FLAGS.batch else {})
     with _cli.Reporter() as progress:
-        images = to_uint8(stages.draw(model, np.arange(FLAGS.num), settings, FLAGS.seed, progress))
+        images = to_uint8(Drawer(model, settings, progress).sample(np.arange(FLAGS.num), FLAGS.seed))
     picture = io.BytesIO()
     grid(images).save(picture, "PNG")
     results.write_samples(out, images, np.arange(FLAGS.num))

@@ -20,6 +20,7 @@ from rich.table import Column, Table  # noqa: E402
 from jaxdiff import report, results  # noqa: E402
 from jaxdiff.study import cells, stages  # noqa: E402
 from jaxdiff.study.config import AXES, explain  # noqa: E402
+from jaxdiff.study.machine import estimate  # noqa: E402
 
 config_flags.DEFINE_config_file(
     "config", None, "The study, a file of configs/; --config.KEY=VALUE changes one setting."
@@ -45,7 +46,7 @@ def show_plan(chosen: list[cells.Cell]) -> None:
     )
     costs: dict = {}
     for cell in chosen:
-        cost = costs.setdefault(cell.model, None) or stages.estimate(cell)
+        cost = costs.setdefault(cell.model, None) or estimate(cell)
         costs[cell.model] = cost
         table.add_row(cell.name, f"{cost['parameters']:,}", f"{cell.n:,}", f"{cost['images']:,}",
                       f"{cost['seconds'] / 60:,.1f} min", f"{cost['bytes'] / 1e6:,.0f} MB")  # fmt: skip
@@ -71,7 +72,10 @@ def main() -> None:
         for i, cell in enumerate(chosen):
             progress.prefix = f"[{i + 1}/{len(chosen)}] {cell.name}"
             stages.run_cell(cell, workdir, progress, profile=FLAGS.profile and i == 0)
-    for done in results.read_cells(workdir):
+        finished = results.read_cells(workdir)
+        progress.prefix = ""
+        stages.run_comparisons(finished, workdir, cells.plain(config.measures.to_dict()), progress)
+    for done in finished:
         gate = done.result["quality"][0]["value"]
         shares = (f"{s['name']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in done.result["share"])
         _cli.console.print(f"{done.name}: gate {gate:.2f}, minority share {', '.join(shares) or 'undefined'}")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from etils import epath
 
@@ -54,14 +54,20 @@ def fingerprint(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def walk(folder: epath.PathLike) -> Iterator[epath.Path]:
+    """Every file below a folder, in the order of the paths."""
+    for child in sorted(epath.Path(folder).iterdir(), key=lambda path: path.name):
+        if child.is_dir():
+            yield from walk(child)
+        else:
+            yield child
+
+
 def checksums(folder: epath.PathLike, names: Iterable[str]) -> dict[str, str]:
     """SHA-256 of each named file, and of each file below each named folder, keyed by path inside `folder`."""
     folder = epath.Path(folder)
     found: dict[str, str] = {}
     for name in names:
-        path = folder / name
-        if path.is_dir():
-            found |= checksums(folder, sorted(f"{name}/{child.name}" for child in path.iterdir()))
-        else:
-            found[name] = sha256(path)
+        paths = walk(folder / name) if (folder / name).is_dir() else [folder / name]
+        found |= {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
     return found

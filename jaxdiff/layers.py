@@ -33,6 +33,27 @@ class Linear(nnx.Module):
         return x @ self.weight[...].astype(x.dtype) + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
 
 
+def convolve(x: Images, kernel: Float[Array, "h w _inner _outer"], stride: int, padding: int) -> Images:
+    """A square convolution with `padding` zeros on every side.
+
+    As a matrix product where that is faster on a CPU: of 1x1 kernels several times, and of the nine (or more) shifted
+    views where at most 4x4 pixels come out, up to fifty times (2x2 images fall off XLA's fast path).
+    """
+    size = kernel.shape[0]
+    if size == 1 and stride == 1:
+        return x @ kernel[0, 0]
+    height, width = ((length + 2 * padding - size) // stride + 1 for length in x.shape[1:3])
+    if max(height, width) > 4:
+        pads = [(padding, padding)] * 2
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    rows, columns = stride * (height - 1) + 1, stride * (width - 1) + 1
+    views = [x[:, i : i + rows : stride, j : j + columns : stride] for i in range(size) for j in range(size)]
+    return jnp.concatenate(views, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
 class Conv(nnx.Module):
     """A convolution with zero padding of size // 2 on every side, as PyTorch pads."""
 
@@ -44,18 +65,8 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Images) -> Images:
         weight = self.weight[...].astype(x.dtype)
-        bias = self.bias[...].astype(x.dtype)[None, None, None]
-        if weight.shape[:2] == (
-            1,
-            1,
-        ):  # a matrix product is several times faster than a 1x1 convolution on a CPU
-            return x @ weight[0, 0] + bias
-        pad = weight.shape[0] // 2
-        y = jax.lax.conv_general_dilated(
-            x, weight, (self.stride, self.stride), ((pad, pad), (pad, pad)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
-        return y + bias
+        bias = self.bias[...].astype(x.dtype)
+        return convolve(x, weight, self.stride, weight.shape[0] // 2) + bias[None, None, None]
 
 
 class GroupNorm(nnx.Module):

@@ -28,6 +28,16 @@ class CellResult:
     metrics: list[dict[str, float]]
     samples: UInt8[np.ndarray, "n height width channel"]
     labels: Int[np.ndarray, " n"]
+    common: UInt8[
+        np.ndarray, "m height width channel"
+    ]  # from the bank that all seeds share; none, where none was drawn
+    common_labels: Int[np.ndarray, " m"]
+    nearest: UInt8[np.ndarray, "l k height width channel"]  # the first samples' nearest training images
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What the cell is: model, depth, proportions, seed and so on."""
+        return self.result["cell"]
 
 
 def write_npz(path: epath.PathLike, **arrays: np.ndarray) -> None:
@@ -60,8 +70,11 @@ def read_cells(workdir: epath.PathLike) -> list[CellResult]:
 
 def _read_cell(folder: epath.Path) -> CellResult:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
+    samples, classes = read_npz(folder / "samples.npz")["arr_0"], read_npz(folder / "classes.npz")
+    common = read_npz(folder / "common.npz")["arr_0"] if (folder / "common.npz").exists() else samples[:0]
     return CellResult(
         folder.name, files.read_json(folder / "result.json"), files.read_json(folder / "config.json"),
         files.read_json(folder / "run.json"), [json.loads(line) for line in lines],
-        read_npz(folder / "samples.npz")["arr_0"], read_npz(folder / "classes.npz")["label"],
+        samples, classes["label"], common, classes.get("common", classes["label"][:0]),
+        read_npz(folder / "neighbors.npz")["images"],
     )  # fmt: skip

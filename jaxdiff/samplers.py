@@ -35,8 +35,9 @@ def timesteps(schedule: Schedule, steps: int) -> np.ndarray:
     return np.round(np.arange(schedule.steps, 0, -schedule.steps / steps)[:steps]).astype(np.int32) - 1
 
 
-def _chain(schedule: Schedule, steps: int) -> _Step:
+def _chain(schedule: Schedule, steps: int, start: int | None) -> _Step:
     t = timesteps(schedule, steps)
+    t = t if start is None else t[t <= start]
     alpha_bar = schedule.alpha_bar[t]
     return _Step(jnp.asarray(t), jnp.asarray(alpha_bar), jnp.asarray(np.append(alpha_bar[1:], np.float32(1.0))))
 
@@ -53,13 +54,13 @@ def initial_noise(keys: Key[Array, " batch"], shape: tuple[int, ...]) -> Float[A
 
 def ddim(
     predict: Predict, schedule: Schedule, x_T: Batch, keys: Key[Array, " batch"], *,
-    prediction: Prediction = "eps", steps: int = 50, eta: float = 0.0, clip: bool = True,
+    prediction: Prediction = "eps", steps: int = 50, eta: float = 0.0, clip: bool = True, start: int | None = None,
 ) -> Batch:  # fmt: skip
     """DDIM (Song et al. 2021, Eq. 12), x_T float [batch, ...] -> x0 in [-1, 1] (where `clip`).
 
     predict(xt, t) is the network's raw output; eta = 0 draws no noise, eta = 1 is as random as DDPM. With `clip`
     the predicted x0 is clipped to [-1, 1] and eps is derived again from it: without that, small models' samples
-    are ruined.
+    are ruined. `start` enters the chain at that step, which must be one of it, with x_T noised to there.
     """
 
     def step(xt: Batch, now: _Step) -> tuple[Batch, None]:
@@ -73,16 +74,17 @@ def ddim(
         towards = jnp.sqrt(now.alpha_bar_prev) * x0 + jnp.sqrt(1.0 - now.alpha_bar_prev - variance) * eps
         return (towards + jnp.sqrt(variance) * _noise(keys, now.t, xt) if eta else towards), None
 
-    return jax.lax.scan(step, x_T, _chain(schedule, steps))[0]
+    return jax.lax.scan(step, x_T, _chain(schedule, steps, start))[0]
 
 
 def ddpm(
     predict: Predict, schedule: Schedule, x_T: Batch, keys: Key[Array, " batch"], *,
-    prediction: Prediction = "eps", steps: int | None = None, clip: bool = True,
+    prediction: Prediction = "eps", steps: int | None = None, clip: bool = True, start: int | None = None,
 ) -> Batch:  # fmt: skip
     """Ancestral sampling (Ho et al. 2020, Eqs. 6 and 7, the smaller variance), over all T steps or `steps` of them.
 
-    x_T float [batch, ...] -> x0; keys is one typed key a sample. The predicted x0 is clipped to [-1, 1] (`clip`).
+    x_T float [batch, ...] -> x0; keys is one typed key a sample. The predicted x0 is clipped to [-1, 1] (`clip`);
+    `start` enters the chain in the middle, as for ddim.
     """
 
     def step(xt: Batch, now: _Step) -> tuple[Batch, None]:
@@ -95,4 +97,4 @@ def ddpm(
         variance = (1.0 - alpha) * (1.0 - now.alpha_bar_prev) / (1.0 - now.alpha_bar)
         return to_x0 * x0 + to_xt * xt + jnp.sqrt(variance) * _noise(keys, now.t, xt), None
 
-    return jax.lax.scan(step, x_T, _chain(schedule, steps or schedule.steps))[0]
+    return jax.lax.scan(step, x_T, _chain(schedule, steps or schedule.steps, start))[0]

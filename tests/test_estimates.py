@@ -1,7 +1,21 @@
+import itertools
+import math
+
 import numpy as np
 import pytest
+from scipy import stats
+from scipy.special import expit, logit
 
-from jaxdiff.estimates import rogan_gladen, wilson
+from jaxdiff.estimates import (
+    equivalent,
+    holm,
+    jackknife,
+    logit_over_seeds,
+    mcnemar,
+    rogan_gladen,
+    verdict,
+    wilson,
+)
 
 
 def test_wilson_is_the_printed_interval():
@@ -30,3 +44,58 @@ def test_the_corrected_interval_covers_the_truth(share, errors, n):
     ]
     assert 0.93 <= np.mean([i.low <= share <= i.high for i in intervals]) <= 0.985
     assert abs(np.mean([i.value for i in intervals]) - share) < 0.005
+
+
+@pytest.mark.slow
+def test_coverage_of_the_corrected_interval_over_a_grid():
+    """10,000 trials a cell: the mean is near 95 %, no cell is far under it."""
+    rng, trials, covered = np.random.default_rng(0), 10_000, []
+    for share, error, n, test in itertools.product(
+        (0.05, 0.1, 0.2, 0.35, 0.5), (0.02, 0.05, 0.1), (256, 1000), (200, 950)
+    ):
+        called = rng.binomial(n, share * (1 - error) + (1 - share) * error, trials)
+        hits, rejections = rng.binomial(test, 1 - error, (2, trials))
+        found = [
+            rogan_gladen(int(c), n, int(h), test, int(r), test)
+            for c, h, r in zip(called, hits, rejections, strict=True)
+        ]
+        inside = np.mean([i.low <= share <= i.high for i in found])
+        enough = min(share * n, error * test) >= 10
+        assert inside >= (0.93 if enough else 0.92), (share, error, n, test)
+        covered.append(inside)
+    assert 0.945 <= np.mean(covered) <= 0.96
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    x = np.random.default_rng(0).normal(size=40)
+    without = (x.sum() - x) / 39
+    assert jackknife(x.mean(), without, np.ones(40)) == pytest.approx(x.std(ddof=1) / 40**0.5)
+    uneven = np.array([10, 10, 12, 8])
+    groups = np.split(x, np.cumsum(uneven)[:-1])
+    without = np.array([(x.sum() - g.sum()) / (40 - len(g)) for g in groups])
+    assert 0.3 < jackknife(x.mean(), without, uneven.astype(float)) / (x.std(ddof=1) / 40**0.5) < 2.5
+    assert math.isnan(jackknife(1.0, np.array([np.nan, 1.0]), np.ones(2)))
+
+
+def test_shares_over_seeds():
+    found = logit_over_seeds([0.2, 0.25, 0.15], [1000] * 3)
+    logits = logit(np.array([0.2, 0.25, 0.15]))
+    half = stats.t.ppf(0.975, 2) * logits.std(ddof=1) / 3**0.5
+    assert (found.low, found.high) == pytest.approx(tuple(expit(logits.mean() + np.array([-half, half]))))
+    assert logit_over_seeds([0.2], [100]) is None
+    assert 0 < logit_over_seeds([0.0, 0.1], [100, 100]).value < 0.1, "a count of 0 is half an observation"
+
+
+def test_verdicts_and_equivalence():
+    assert [verdict(*i) for i in ((-0.9, -0.3), (-0.2, 0.4), (-0.2, -0.1), (-0.9, 0.1))] == [
+        "supported", "contradicted", "smaller than half the paper's", "undecided",
+    ]  # fmt: skip
+    assert [equivalent(low, high, 0.2) for low, high in ((0.19, 0.21), (0.1, 0.17), (0.17, 0.2))] == [
+        "supported", "contradicted", "undecided",
+    ]  # fmt: skip
+
+
+def test_holm_and_mcnemar():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(1, 9) == pytest.approx(2 * sum(math.comb(10, k) for k in (0, 1)) / 2**10)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxdiff.layers import Attention, GroupNorm, Upsample
+from jaxdiff.layers import Attention, GroupNorm, Upsample, convolve
 from jaxdiff.unet import TABLE_A, UNet, UNetConfig, abstract, bind, functional, parameter_count, parameters
 from tests.conftest import TINY
 
@@ -79,6 +79,17 @@ def test_width_scales_groups_and_refuses_fractions():
         TABLE_A["2"].widened(0.3)
     with pytest.raises(ValueError, match="use a multiple of 8"):
         TABLE_A["4"].check_image_size(12)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (2, 1), (4, 1), (5, 1), (4, 2), (7, 2), (8, 2), (16, 2)])
+def test_a_convolution_is_one_at_every_size(size, stride):
+    """Small images go through a matrix product of shifted views, large ones through XLA's convolution."""
+    x = jax.random.normal(jax.random.key(0), (2, size, size, 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 5))
+    wanted = jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(convolve(x, kernel, stride, 1), wanted, atol=1e-5)
 
 
 def test_group_norm_is_the_definition():

@@ -37,6 +37,23 @@ class Classifier(nnx.Module):
         return self.head(x.reshape(x.shape[0], -1))
 
 
+class Perceptron(nnx.Module):
+    """Two hidden layers that see the whole image at once: an architecture that errs elsewhere than convolutions do."""
+
+    def __init__(self, size: int, channels: int, labels: int, rngs: nnx.Rngs, width: int = 256):
+        self.layers = nnx.List([Linear(size * size * channels, width, rngs), Linear(width, width, rngs)])
+        self.head = Linear(width, labels, rngs)
+
+    def __call__(self, x: Float[Array, "batch height width channel"]) -> Float[Array, "batch _label"]:
+        x = x.reshape(x.shape[0], -1)
+        for layer in self.layers:
+            x = nnx.relu(layer(x))
+        return self.head(x)
+
+
+ARCHITECTURES: dict[str, type[Classifier] | type[Perceptron]] = {"convolutional": Classifier, "perceptron": Perceptron}
+
+
 def distort(images: Float[Array, "batch h w c"], key: Key[Array, ""]) -> Float[Array, "batch h w c"]:
     """A random small affine map an image (12 degrees, 12 % in size, 7 % of the side in place), black outside."""
     batch, size = images.shape[0], images.shape[1]
@@ -76,11 +93,11 @@ def no_digits(images: Float[Array, "batch h w c"], labels: Int[Array, " batch"],
 
 def train(
     images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"], *, steps: int, batch: int = 64,
-    learning_rate: float = 2e-3, seed: int = 0, num_classes: int = 10,
+    learning_rate: float = 2e-3, seed: int = 0, num_classes: int = 10, architecture: str = "convolutional",
 ) -> Params:  # fmt: skip
     """Parameters of a classifier of num_classes + 1 labels, the last being the reject class."""
     size, channels = images.shape[1], images.shape[-1]
-    module = Classifier(size, channels, num_classes + 1, nnx.Rngs(seed))
+    module = ARCHITECTURES[architecture](size, channels, num_classes + 1, nnx.Rngs(seed))
     apply, params = functional(module), parameters(module)
     optimizer = optax.adamw(optax.cosine_decay_schedule(learning_rate, steps), weight_decay=1e-3)
 
@@ -113,7 +130,8 @@ def classify(
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n label"]]:
     """The most probable label of each image, and all probabilities."""
     labels = params["head.bias"].shape[0]
-    shape = nnx.eval_shape(lambda: Classifier(images.shape[1], images.shape[-1], labels, nnx.Rngs(0)))
+    architecture = Classifier if "convs.0.weight" in params else Perceptron
+    shape = nnx.eval_shape(lambda: architecture(images.shape[1], images.shape[-1], labels, nnx.Rngs(0)))
     apply = functional(shape)
     softmax = jax.jit(lambda x: jax.nn.softmax(apply(params, to_float(x))))
     rows = []

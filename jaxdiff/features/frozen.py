@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxdiff.layers import convolve
+
 Images = Float[Array, "batch _height _width _channel"]
 Params = dict[str, Array]
 Window = tuple[int, int]
@@ -15,13 +17,14 @@ def conv(params: Params, name: str, x: Images, *, stride: int = 1, padding: str 
 
     padding: SAME (TensorFlow's), VALID, or pixels on every side.
     """
-    kernel, bias = params[f"{name}.kernel"], params[f"{name}.bias"]
-    pads = [(padding, padding)] * 2 if isinstance(padding, int) else padding
+    kernel, bias = params[f"{name}.kernel"], params[f"{name}.bias"][None, None, None]
+    if isinstance(padding, int):
+        return convolve(x, kernel, stride, padding) + bias
     y = jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1] // kernel.shape[2],
     )  # fmt: skip
-    return y + bias[None, None, None]
+    return y + bias
 
 
 def max_pool(x: Images, size: int, stride: int, padding: str = "VALID") -> Images:

@@ -152,7 +152,7 @@ class Pairwise:
         It takes away the part of a change in LPIPS that comes from the classes' shares alone. None where a class has
         fewer than two images.
         """
-        if any(c not in self.labels or self.size[self.labels.index(c)] < 2 for c in shares):
+        if not shares or any(c not in self.labels or self.size[self.labels.index(c)] < 2 for c in shares):
             return None
         place = [(self.labels.index(c), p) for c, p in shares.items()]
 

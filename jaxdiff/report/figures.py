@@ -1,104 +1,141 @@
-"""The report's figures, each a matplotlib Figure made from finished cells."""
+"""The report's figures, each a matplotlib Figure made from finished cells, with its title and caption."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from jaxdiff.report.select import Mix, entry, in_words, mixes, models
+from jaxdiff.report.style import COLOURS, INK, axes, mark
 from jaxdiff.results import CellResult
 
-# Okabe & Ito's palette: told apart with every kind of colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKS = ("o", "s", "^", "D", "v", "P", "X")
+Cells = Sequence[CellResult]
+COLUMNS = 16
 
 
-def models(cells: Sequence[CellResult]) -> list[str]:
-    """The models, shallowest first."""
-    by_name = {cell.result["cell"]["model"]: cell.result["cell"] for cell in cells}
-    return sorted(by_name, key=lambda name: (by_name[name]["depth"], by_name[name]["parameters"]))
-
-
-def proportions(cells: Sequence[CellResult]) -> list[tuple[float, ...]]:
-    """The proportions of the training data, most unbalanced first."""
-    return sorted({tuple(cell.result["cell"]["proportions"]) for cell in cells}, reverse=True)
-
-
-def _axes(width: float = 6.4, height: float = 3.8) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def share_against_depth(cells: Sequence[CellResult], kind: str = "classified") -> Figure:
-    """Figure 4's upper half: the minority's share of each cell with its interval; a dashed line for the training data."""
-    figure, axes = _axes()
+def _against_depth(cells: Cells, section: str, name: str, scale: float, label: str) -> tuple[Figure, Axes]:
+    """A value of every cell with its interval, by model; a colour and a marker a mix, side by side."""
+    figure, ax = axes()
     names = models(cells)
-    for i, mix in enumerate(proportions(cells)):
-        colour = COLOURS[i % len(COLOURS)]
-        axes.axhline(100 * mix[1], color=colour, linestyle="--", linewidth=1)
-        mine = [cell for cell in cells if tuple(cell.result["cell"]["proportions"]) == mix]
-        found = [(cell, s) for cell in mine for s in cell.result["share"] if s["name"] == kind]
-        seeds = sorted({cell.result["cell"]["seed"] for cell, _ in found})
+    for i, mix in enumerate(mixes(cells)):
+        colour, marker = mark(i)
+        mine = [(c, e) for c in cells if Mix.of(c) == mix and (e := entry(c, section, name))]
+        seeds = sorted({c.own["seed"] for c, _ in mine})
         spread = {seed: 0.12 * (j - (len(seeds) - 1) / 2) for j, seed in enumerate(seeds)}
-        x = [names.index(c.result["cell"]["model"]) + spread[c.result["cell"]["seed"]] + 0.04 * i for c, _ in found]
-        value = np.array([100 * s["value"] for _, s in found])
-        errors = [[v - 100 * s["low"] for v, (_, s) in zip(value, found, strict=True)],
-                  [100 * s["high"] - v for v, (_, s) in zip(value, found, strict=True)]]  # fmt: skip
-        label = "-".join(f"{100 * p:g}" for p in mix) + ", trained share dashed"
-        if found:
-            axes.errorbar(x, value, errors, fmt=MARKS[i % len(MARKS)], color=colour, capsize=3, label=label)
-    axes.set_xticks(range(len(names)), names)
-    axes.set_xlabel("model (depth)")
-    axes.set_ylabel("minority among samples, %")
-    axes.set_ylim(bottom=0)
-    if axes.containers:  # no sample may be either class
-        axes.legend(frameon=False, fontsize=8)
+        x = [names.index(c.own["model"]) + spread[c.own["seed"]] + 0.04 * i for c, _ in mine]
+        value, low, high = (np.array([scale * e[key] for _, e in mine]) for key in ("value", "low", "high"))
+        if mine:
+            ax.errorbar(x, value, [value - low, high - value], fmt=marker, color=colour, capsize=3, label=in_words(mix))
+    ax.set_xticks(range(len(names)), names)
+    ax.set_xlabel("model (depth)")
+    ax.set_ylabel(label)
+    if ax.containers:  # no sample may be either class
+        ax.legend(frameon=False, fontsize=8)
+    return figure, ax
+
+
+def share_against_depth(cells: Cells) -> Figure:
+    """Figure 4's upper half: the minority's share of each cell with its interval; a dashed line for the training data."""
+    figure, ax = _against_depth(cells, "share", "classified", 100.0, "minority among samples, %")
+    for i, mix in enumerate(mixes(cells)):
+        ax.axhline(100 * mix.proportions[1], color=mark(i)[0], linestyle="--", linewidth=1)
+    ax.set_ylim(bottom=0)
     return figure
 
 
-def quality_gate(cells: Sequence[CellResult]) -> Figure:
+def lpips_against_depth(cells: Cells) -> Figure:
+    """Figure 4's lower half: mean pairwise LPIPS of each cell; a dashed line for its training images."""
+    figure, ax = _against_depth(cells, "lpips", "all_pairs", 100.0, "mean pairwise LPIPS x 100")
+    for i, mix in enumerate(mixes(cells)):
+        found = [e["value"] for c in cells if Mix.of(c) == mix and (e := entry(c, "lpips", "training_data"))]
+        if found:
+            ax.axhline(100 * float(np.mean(found)), color=mark(i)[0], linestyle="--", linewidth=1)
+    return figure
+
+
+def quality_gate(cells: Cells) -> Figure:
     """What the classifier makes of each cell's samples: a study's class, another digit, no digit."""
-    figure, axes = _axes(height=0.35 * len(cells) + 1.2)
+    figure, ax = axes(height=0.35 * len(cells) + 1.2)
     left = np.zeros(len(cells))
-    for i, (part, label) in enumerate(
-        {"gate": "one of the two classes", "other_digit": "another digit", "no_digit": "no digit"}.items()
-    ):
-        values = np.array([100 * q["value"] for c in cells for q in c.result["quality"] if q["name"] == part])
-        axes.barh([c.name for c in cells], values, left=left, color=COLOURS[(0, 4, 6)[i]], label=label, height=0.6)
+    parts = {"gate": "one of the two classes", "other_digit": "another digit", "no_digit": "no digit"}
+    for (part, label), colour in zip(parts.items(), (COLOURS[0], COLOURS[4], COLOURS[3]), strict=True):
+        values = np.array([100 * e["value"] for c in cells if (e := entry(c, "quality", part))])
+        ax.barh([c.name for c in cells], values, left=left, color=colour, label=label, height=0.6)
         left += values
-    axes.invert_yaxis()
-    axes.grid(visible=False)
-    axes.axvline(70, color="white", linestyle=":", linewidth=1.5)
-    axes.set_xlabel("samples, %")
+    ax.invert_yaxis()
+    ax.grid(visible=False)
+    ax.axvline(70, color="white", linestyle=":", linewidth=1.5)
+    ax.set_xlabel("samples, %")
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
-def sample_grid(cells: Sequence[CellResult], columns: int = 16) -> Figure:
-    """A row a model, a column a noise seed: the same noise down every column."""
-    columns = min([columns, *(len(cell.samples) for cell in cells)])
-    figure = Figure(figsize=(0.5 * columns + 1, 0.5 * len(cells) + 0.3))
-    axes = figure.subplots(len(cells), columns, squeeze=False)
-    for row, cell in zip(axes, cells, strict=True):
-        for ax, image in zip(row, cell.samples, strict=False):
-            ax.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            ax.set_axis_off()
-        text = row[0].text(
-            -0.25, 0.5, cell.result["cell"]["model"], transform=row[0].transAxes, ha="right", va="center"
-        )
-        text.set_fontsize(10)
-    figure.subplots_adjust(0.08, 0.01, 0.99, 0.99, wspace=0.06, hspace=0.06)
+def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(0.5 * columns + 1, 0.5 * rows + 0.3))
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for ax in panels.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(False)
+    figure.subplots_adjust(0.09, 0.01, 0.99, 0.99, wspace=0.08, hspace=0.08)
+    return figure, panels
+
+
+def _show(ax: Axes, image: np.ndarray) -> None:
+    ax.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+
+
+def _name(ax: Axes, text: str) -> None:
+    ax.text(-0.25, 0.5, text, transform=ax.transAxes, ha="right", va="center", fontsize=9, color=INK)
+
+
+def sample_grid(cells: Cells) -> Figure:
+    """A row a model, a column a noise that all share; frames where the class is not the shallowest model's."""
+    shown = [c for c in cells if len(c.common)] or list(cells)
+    common = all(len(c.common) for c in shown)
+    columns = min([COLUMNS, *(len(c.common if common else c.samples) for c in shown)])
+    figure, panels = _grid(len(shown), columns)
+    for row, cell in zip(panels, shown, strict=True):
+        images, labels = (cell.common, cell.common_labels) if common else (cell.samples, cell.labels)
+        base = next(c for c in shown if Mix.of(c) == Mix.of(cell) and c.own["seed"] == cell.own["seed"])
+        first = base.common_labels if common else base.labels
+        for i, ax in enumerate(row):
+            _show(ax, images[i])
+            if labels[i] != first[i]:
+                colour, style = _flip(int(labels[i]), cell)
+                ax.spines[:].set(visible=True, color=colour, linewidth=2, linestyle=style)
+        _name(row[0], f"{cell.own['model']}, s{cell.own['seed']}")
     return figure
 
 
-def loss_curves(cells: Sequence[CellResult]) -> Figure:
+def _flip(label: int, cell: CellResult) -> tuple[str, str]:
+    """Colour and line of a flip: to the majority, to the minority, to neither."""
+    return {cell.own["majority"]: (COLOURS[1], "-"), cell.own["minority"]: (COLOURS[0], "-")}.get(
+        label, (COLOURS[3], ":")
+    )
+
+
+def nearest_grid(cells: Cells) -> Figure:
+    """For each cell, a row of samples and under it each one's nearest training image in pixels."""
+    seed = cells[0].own["seed"]
+    shown = [c for c in cells if c.own["seed"] == seed][:8]
+    columns = min([COLUMNS, *(len(c.nearest) for c in shown)])
+    figure, panels = _grid(2 * len(shown), columns)
+    for i, cell in enumerate(shown):
+        for column in range(columns):
+            _show(panels[2 * i, column], cell.samples[column])
+            _show(panels[2 * i + 1, column], cell.nearest[column, 0])
+        _name(panels[2 * i, 0], cell.own["model"])
+        _name(panels[2 * i + 1, 0], "train")
+    return figure
+
+
+def loss_curves(cells: Cells) -> Figure:
     """Training loss against the step, smoothed by a moving average of a thirtieth of the run."""
-    figure, axes = _axes()
+    figure, ax = axes()
     for i, cell in enumerate(cells):
         if not cell.metrics:
             continue
@@ -106,35 +143,56 @@ def loss_curves(cells: Sequence[CellResult]) -> Figure:
         loss = np.array([m["loss"] for m in cell.metrics])
         width = max(1, len(loss) // 30)
         smooth = np.convolve(loss, np.ones(width) / width, mode="valid")
-        axes.plot(steps[width - 1 :], smooth, color=COLOURS[i % len(COLOURS)], label=cell.name, linewidth=1.2)
-    axes.set_yscale("log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss")
-    if axes.lines:
-        axes.legend(frameon=False, fontsize=8)
+        ax.plot(steps[width - 1 :], smooth, color=mark(i)[0], label=cell.name, linewidth=1.2)
+    ax.set_yscale("log")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("step")
+    ax.set_ylabel("loss")
+    if ax.lines:
+        ax.legend(frameon=False, fontsize=8)
     return figure
 
 
-FIGURES: dict[str, tuple[Callable[[Sequence[CellResult]], Figure], str, str]] = {
-    "share": (
-        share_against_depth, "Minority share against depth",
-        "Figure 4's upper half. Each mark is one trained model; bars are 95 % Wilson intervals over its samples and hold "
-        "for that model alone: they say nothing of another seed. Dashed: the share in the training data. A model below "
-        "its line drew fewer of the minority than it was shown.",
+class Plot(NamedTuple):
+    """How a figure is drawn, what of a cell it needs, its heading, and a caption that may name {n}, the samples of a cell."""
+
+    draw: Callable[[Cells], Figure]
+    needs: Callable[[CellResult], object]
+    title: str
+    caption: str
+
+
+FIGURES = {
+    "share": Plot(
+        share_against_depth, lambda cell: cell.result.get("share"), "Minority share against depth",
+        "Figure 4's upper half. Each mark is one trained model ({n} samples); bars are 95 % Wilson intervals over its "
+        "samples and hold for that model alone: they say nothing of another seed. Dashed: the share in the training "
+        "data. A model below its line drew fewer of the minority than it was shown.",
     ),
-    "samples": (
-        sample_grid, "Samples",
-        "A row a model, a column a noise: every model of a seed starts from the same x_T. Look for columns in which the "
-        "digit changes as depth grows, and for images that are neither digit.",
+    "lpips": Plot(
+        lpips_against_depth, lambda cell: cell.result.get("lpips"), "Diversity against depth",
+        "Figure 4's lower half: LPIPS averaged over all pairs of a model's {n} samples; bars are 95 % jackknife intervals "
+        "over samples. Dashed: the training images. Above the line is not better: noise left in samples raises LPIPS, and a "
+        "change of the classes' shares moves it too (the table has it within each class and at the training mix).",
     ),
-    "gate": (
-        quality_gate, "Quality gate",
-        "How a classifier with ten digits and a class for what is no digit reads the samples. The first part is the gate; "
-        "where it is under 70 % (dotted), the share above describes only the samples that are left.",
+    "samples": Plot(
+        sample_grid, lambda cell: True, "The same noise, other models",
+        "A row a model, a column a noise that all models share. Frames mark samples whose class is not that of the "
+        "shallowest model of the seed: orange to the majority, blue to the minority, dotted pink to neither. Look for "
+        "columns that change as depth grows, and count the frames each way: the table of flips does.",
     ),
-    "loss": (
-        loss_curves, "Training loss",
+    "nearest": Plot(
+        nearest_grid, lambda cell: cell.result.get("neighbors"), "Samples and their nearest training images",
+        "Under each sample of the first seed, the training image that is nearest in pixels. Look for pairs that are the same "
+        "image: that is memorization. Nearness alone is not, since held-out digits have near neighbors too (Table 3).",
+    ),
+    "gate": Plot(
+        quality_gate, lambda cell: cell.result.get("quality"), "Quality gate",
+        "How a classifier with ten digits and a class for what is no digit reads the {n} samples of a cell. The first part "
+        "is the gate; where it is under 70 % (dotted), the share above describes only the samples that are left.",
+    ),
+    "loss": Plot(
+        loss_curves, lambda cell: cell.metrics, "Training loss",
         "Mean squared error of the network's output, a moving average. It compares models that predict the same thing; "
         "it does not show what sampling makes of the error.",
     ),

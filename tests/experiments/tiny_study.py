@@ -16,7 +16,9 @@ def get_config() -> ConfigDict:
     config.train.steps = 40
     config.train.checkpoint_every = 10
     config.sample.num = 20
+    config.sample.common = 10
     config.sample.steps = 4
     config.sample.batch = 8
     config.classifier.steps = 30
+    config.measures.spaces = ("pixels",)
     return config

@@ -17,6 +17,7 @@ def pairs(size, n=4):
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 @pytest.mark.parametrize("net", ["alex", "vgg"])
+@pytest.mark.filterwarnings("ignore::UserWarning:torchvision.*")  # lpips calls it the old way
 def test_the_torch_package_with_the_same_weights(net, size):
     torch = pytest.importorskip("torch")
     package = pytest.importorskip("lpips")

@@ -4,11 +4,12 @@ import pytest
 from jaxdiff.diffusion import Schedule
 from jaxdiff.models import Model
 from jaxdiff.study import stages
+from jaxdiff.study.draw import Drawer
 from jaxdiff.unet import UNet
 
 
-def quiet(*_):
-    pass
+def draw(model, indices, settings, seed):
+    return Drawer(model, settings, lambda *_: None).sample(indices, seed)
 
 
 @pytest.fixture
@@ -18,13 +19,13 @@ def model(tiny: UNet) -> Model:
 
 def test_a_sample_depends_on_its_index_and_the_seed_alone(model):
     settings = {"batch": 8, "method": "ddpm", "steps": 6, "clip": True}
-    drawn = stages.draw(model, np.arange(11), settings, 0, quiet)
+    drawn = draw(model, np.arange(11), settings, 0)
     assert drawn.dtype == np.float32
-    np.testing.assert_array_equal(stages.draw(model, np.arange(3), settings, 0, quiet), drawn[:3])
-    np.testing.assert_array_equal(stages.draw(model, np.array([9, 2]), settings, 0, quiet), drawn[[9, 2]])
-    other_chunk = stages.draw(model, np.arange(11), settings | {"batch": 6}, 0, quiet)
+    np.testing.assert_array_equal(draw(model, np.arange(3), settings, 0), drawn[:3])
+    np.testing.assert_array_equal(draw(model, np.array([9, 2]), settings, 0), drawn[[9, 2]])
+    other_chunk = draw(model, np.arange(11), settings | {"batch": 6}, 0)
     assert np.abs(other_chunk - drawn).max() < 1e-3
-    assert np.abs(stages.draw(model, np.arange(11), settings, 1, quiet) - drawn).max() > 0.1
+    assert np.abs(draw(model, np.arange(11), settings, 1) - drawn).max() > 0.1
 
 
 def test_a_stage_runs_once_for_its_inputs(tmp_path):

