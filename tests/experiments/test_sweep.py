@@ -52,8 +52,8 @@ def test_a_run_leaves_the_layout_and_says_what_it_found(whole):
     for name in (
         "study.json",
         "report.html",
-        "figures/share.svg",
-        "tables/shares.csv",
+        "figures/samples.svg",
+        "tables/table3.csv",
         "shared/confusion.json",
     ):
         assert (workdir / name).exists(), name
