@@ -58,6 +58,7 @@ def _candidates(queries, references, centre, kept, metric, mesh):
         block = _fill(queries[first : first + QUERY_BLOCK], rows)
         best = jnp.full((devices, rows, kept), -jnp.inf), jnp.full((devices, rows, kept), -1, jnp.int32)
         for start in blocks:
+            jax.block_until_ready(best)  # or blocks would pile up ahead of the device
             part = _fill(references[start : start + size], size)
             best = _merge(mesh, metric, kept, best, block, part, centre, start, len(references))
         values, indices = (np.asarray(x).swapaxes(0, 1).reshape(rows, -1) for x in best)

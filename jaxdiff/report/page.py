@@ -48,7 +48,8 @@ def _figures(cells: Sequence[CellResult], folder: epath.Path) -> dict[str, dict[
             svg = style.svg(plot.draw(cells), name)
         files.write(folder / f"{name}.svg", svg)
         drawing = Markup(svg[svg.index("<svg") :])
-        found[name] = {"title": plot.title, "caption": plot.caption.format(n=n), "svg": drawing}
+        found[name] = {"title": plot.title, "caption": plot.caption.format(n=n), "svg": drawing,
+                       "grid": name in ("samples", "nearest")}  # fmt: skip
     return found
 
 

@@ -12,7 +12,7 @@ MARKS = ("o", "s", "^", "D", "v", "P")
 INK, RULE = "#010203", "#040506"  # stand-ins that svg() replaces by the page's own colours
 
 
-def axes(width: float = 6.4, height: float = 3.8) -> tuple[Figure, Axes]:
+def axes(width: float = 5.2, height: float = 3.3) -> tuple[Figure, Axes]:
     """A figure with one set of axes: no box, faint horizontal rules."""
     figure = Figure(figsize=(width, height), layout="constrained")
     ax = figure.add_subplot()

@@ -70,9 +70,9 @@ def _amplified(cells: Sequence[CellResult], shallow: str, deep: str, mix: Mix, t
         elif not all(_same_neither(a, b) for a, b in pairs):
             reason = "the models' shares of neither class differ: compare the bounds"
     value = found or (change[0] if change else "", "", "")
-    return {"claim": f"model {deep} draws fewer of the minority than model {shallow}", "proportions": in_words(mix),
-            "quantity": "change of the logit", "value": value[0], "low": value[1], "high": value[2],
-            "seeds": len(seeds), "p": p, "verdict": verdict, "why": reason}  # fmt: skip
+    return {"claim": f"model {deep} draws fewer of the minority than model {shallow}", "verdict": verdict, "why": reason,
+            "proportions": in_words(mix), "quantity": "change of the logit", "value": value[0], "low": value[1],
+            "high": value[2], "seeds": len(seeds), "p": p}  # fmt: skip
 
 
 def _aligned(cells: Sequence[CellResult], shallow: str, mix: Mix, test_images: int) -> Row:
@@ -81,9 +81,9 @@ def _aligned(cells: Sequence[CellResult], shallow: str, mix: Mix, test_images: i
     reason = _too_little(len(shares), test_images)
     verdict = estimates.equivalent(found.low, found.high, mix.proportions[1]) if found and not reason else "undecided"
     value = (found.value, found.low, found.high) if found else (shares[0]["value"] if shares else "", "", "")
-    return {"claim": f"model {shallow} draws the trained share, within 2 points", "proportions": in_words(mix),
-            "quantity": "minority share (90 %)", "value": value[0], "low": value[1], "high": value[2],
-            "seeds": len(shares), "p": math.nan, "verdict": verdict, "why": reason}  # fmt: skip
+    return {"claim": f"model {shallow} draws the trained share, within 2 points", "verdict": verdict, "why": reason,
+            "proportions": in_words(mix), "quantity": "minority share (90 %)", "value": value[0], "low": value[1],
+            "high": value[2], "seeds": len(shares), "p": math.nan}  # fmt: skip
 
 
 def _too_little(seeds: int, test_images: int) -> str:
