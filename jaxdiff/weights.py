@@ -8,12 +8,15 @@ import io
 import math
 import pickle
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import safetensors
+import safetensors.numpy
 from etils import epath
 
 from jaxdiff import files
@@ -35,18 +38,24 @@ def read(path: epath.PathLike, sha256: str | None = None) -> dict[str, np.ndarra
     path = epath.Path(path)
     if sha256 is not None and (found := files.sha256(path)) != sha256:
         raise ValueError(f"{path} has the SHA-256 {found[:12]}..., {sha256[:12]}... was expected; get the file again")
-    data = path.read_bytes()
-    if path.suffix == ".safetensors":
-        import safetensors.numpy
+    try:
+        return _read(path.read_bytes(), path)
+    except (*_BROKEN, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path} is no weights file that can be read ({error})") from None
 
+
+_BROKEN = (
+    pickle.UnpicklingError, EOFError, IndexError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
+
+
+def _read(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
+    if path.suffix == ".safetensors":
         return safetensors.numpy.load(data)
     if path.suffix == ".npz":
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return dict(arrays)
-    try:
-        return _flat(_unpickle(data), path)
-    except (pickle.UnpicklingError, EOFError, IndexError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is no weights file that can be read ({error})") from None
+    return _flat(_unpickle(data), path)
 
 
 def _flat(tree: Any, path: epath.Path, prefix: str = "") -> dict[str, np.ndarray]:

@@ -74,7 +74,7 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
     groups = np.split(x, np.cumsum(uneven)[:-1])
     without = np.array([(x.sum() - g.sum()) / (40 - len(g)) for g in groups])
     assert 0.3 < jackknife(x.mean(), without, uneven.astype(float)) / (x.std(ddof=1) / 40**0.5) < 2.5
-    assert math.isnan(jackknife(1.0, np.array([np.nan, 1.0]), np.ones(2)))
+    assert math.isnan(jackknife(1.0, np.array([np.nan, 1.0, 2.0]), np.ones(3)))
 
 
 def test_shares_over_seeds():

@@ -45,6 +45,21 @@ def test_anything_but_arrays_is_refused_by_name(tmp_path, capsys):
             weights.read(tmp_path / "broken.ckpt")
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pth"])
+def test_truncated_files_get_the_sentence(tmp_path, suffix):
+    import safetensors.numpy
+
+    if suffix == ".safetensors":
+        safetensors.numpy.save_file({"x": np.ones(9)}, tmp_path / "a.safetensors")
+    else:
+        np.savez(tmp_path / "a.npz", x=np.ones(900))
+        (tmp_path / "a.npz").rename(tmp_path / f"a{suffix}")
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="is no weights file that can be read"):
+        weights.read(path)
+
+
 def test_a_tensor_that_leaves_its_storage_is_refused(tmp_path):
     """A crafted file could otherwise read memory that is not its own."""
     with pytest.raises(pickle.UnpicklingError, match="leaves its storage"):

@@ -1,11 +1,13 @@
 """Images that people bring: a folder of image files or an .npz, as one uint8 array."""
 
+import zipfile
+import zlib
+
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from jaxdiff.datasets.images import to_size
 from jaxdiff.files import walk
 
 SUFFIXES = frozenset(Image.registered_extensions())
@@ -46,12 +48,20 @@ def _folder(folder: epath.Path, size: int | None) -> np.ndarray:
 def _read(path: epath.Path, size: int | None) -> np.ndarray:
     try:
         with path.open("rb") as file, Image.open(file) as picture:
-            grey = picture.mode in ("1", "L", "I", "I;16", "F")
-            sized = picture if size is None else _square(picture, size)
-            array = np.asarray(sized.convert("L" if grey else "RGB"))
+            plain = _eight_bit(picture)
+            array = np.asarray(plain if size is None else _square(plain, size))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image ({error}); repair or remove it") from None
     return array[..., None] if array.ndim == 2 else array
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    """Grey or RGB of 8 bits; 16-bit grey is scaled, and modes without a fixed range are refused."""
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) / 257.0).round().astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"mode {picture.mode} has no fixed range; save it with 8 bits")
+    return picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
 
 
 def _square(picture: Image.Image, size: int) -> Image.Image:
@@ -68,9 +78,24 @@ def _npz(path: epath.Path, size: int | None) -> np.ndarray:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             key = "arr_0" if "arr_0" in arrays.files else arrays.files[0] if len(arrays.files) == 1 else None
             images = None if key is None else arrays[key]
-    except (ValueError, OSError, KeyError, EOFError) as error:
+    except (
+        ValueError,
+        OSError,
+        KeyError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise ValueError(f"{path} cannot be read as an .npz of images ({error}); write it again") from None
     if images is None or images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         found = "no array arr_0" if images is None else f"{images.dtype} {list(images.shape)}"
         raise ValueError(f"{path} holds {found}; uint8 [n, height, width, 1 or 3] under arr_0 is expected")
-    return images if size is None else to_size(images, size, images.shape[-1])
+    if size is None:
+        return images
+    squares = [
+        np.asarray(_square(Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image), size))
+        for image in images
+    ]
+    return np.stack(squares).reshape(len(images), size, size, -1)

@@ -24,7 +24,8 @@ def load(path: epath.PathLike) -> Params:
     """
     state = weights.read(path)
     names = [name.removesuffix(".conv.weight") for name in state if name.endswith(".conv.weight")]
-    if "Mixed_7c.branch1x1" not in names or state["Mixed_7c.branch1x1.conv.weight"].shape != (320, 2048, 1, 1):
+    last, head = "Mixed_7c.branch1x1", state.get("fc.weight")  # FID's has 1,008 classes, torchvision's 1,000
+    if last not in names or f"{last}.bn.weight" not in state or (head is not None and len(head) != 1008):
         raise ValueError(
             f"{path} is not FID's Inception-v3; give pt_inception-2015-12-05-*.pth or torch-fidelity's file"
         )

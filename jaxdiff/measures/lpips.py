@@ -37,6 +37,11 @@ class LPIPS:
         """With trained weights. Raises ValueError where the file is missing or is not the one expected."""
         return cls(net, perceptual.load(net, weights_dir))
 
+    @property
+    def space(self) -> str:
+        """What tables call it."""
+        return f"lpips {self.net} 0.1"
+
     def distance(self, a: Array | np.ndarray, b: Array | np.ndarray, batch: int = 64) -> Float[np.ndarray, " n"]:
         """LPIPS of each pair (a[i], b[i]). Raises ValueError where the shapes differ or the images are too small."""
         a, b = self._checked(a), self._checked(b)
@@ -135,9 +140,9 @@ class Pairwise:
         )
 
     def within(self, label: int) -> Estimate | None:
-        """Over the pairs inside one class; None where it has fewer than two images."""
+        """Over the pairs inside one class; None where it has fewer than three images (two have no standard error)."""
         k = self.labels.index(label)
-        if self.size[k] < 2:
+        if self.size[k] < 3:
             return None
         return self._estimate(lambda s: s.within_mean(k), self.size[k])
 
@@ -150,9 +155,9 @@ class Pairwise:
         """Over pairs drawn from classes with these shares: what diversity would be if the mix were so.
 
         It takes away the part of a change in LPIPS that comes from the classes' shares alone. None where a class has
-        fewer than two images.
+        fewer than three images.
         """
-        if not shares or any(c not in self.labels or self.size[self.labels.index(c)] < 2 for c in shares):
+        if not shares or any(c not in self.labels or self.size[self.labels.index(c)] < 3 for c in shares):
             return None
         place = [(self.labels.index(c), p) for c, p in shares.items()]
 

@@ -45,7 +45,7 @@ def nearest(
 
 
 def _mean(x: np.ndarray) -> np.ndarray:
-    return np.mean(x, axis=0, dtype=np.float64).astype(np.float32)
+    return np.asarray(np.mean(x, axis=0, dtype=np.float64), np.float32)
 
 
 def _candidates(queries, references, centre, kept, metric, mesh):

@@ -147,13 +147,15 @@ def amplification(share: Entry, trained: float) -> list[Entry]:
     value, low, high = (float(share[key]) for key in ("value", "low", "high"))  # type: ignore[arg-type]
     majority = [-bounded_logit(x, n) for x in (value, high, low)]  # a larger minority is a smaller amplification
     base = -bounded_logit(trained, 10**9)
-    scales = {
+    scales: dict[str, list[float | None]] = {
         "absolute": [trained - value, trained - high, trained - low],
         "odds_ratio": [math.exp(x - base) for x in majority],
     }
-    if abs(base) > 1e-6:
+    if base > 1e-6:
         ratios = [x / base for x in majority]
-        scales["exponent"] = [ratios[0], min(ratios[1:]), max(ratios[1:])]
+        scales["exponent"] = [*ratios]
+    if low <= 0:  # the odds have no upper end
+        scales = {name: v if name == "absolute" else [*v[:2], None] for name, v in scales.items()}
     of = f"of the {share['name']} share's, {share['interval']}"
     return [
         {"name": name, "value": v, "low": a, "high": b, "n": n, "interval": of} for name, (v, a, b) in scales.items()

@@ -14,6 +14,7 @@ from jaxdiff.results import CellResult
 
 Cells = Sequence[CellResult]
 COLUMNS = 16
+GATE = 0.7  # of a cell's samples that should be one of the two classes
 
 
 def _against_depth(cells: Cells, section: str, name: str, scale: float, label: str) -> tuple[Figure, Axes]:
@@ -26,7 +27,10 @@ def _against_depth(cells: Cells, section: str, name: str, scale: float, label: s
         seeds = sorted({c.own["seed"] for c, _ in mine})
         spread = {seed: 0.12 * (j - (len(seeds) - 1) / 2) for j, seed in enumerate(seeds)}
         x = [names.index(c.own["model"]) + spread[c.own["seed"]] + 0.04 * i for c, _ in mine]
-        value, low, high = (np.array([scale * e[key] for _, e in mine]) for key in ("value", "low", "high"))
+        value = np.array([scale * e["value"] for _, e in mine])
+        low, high = (
+            np.array([scale * (e["value"] if e[key] is None else e[key]) for _, e in mine]) for key in ("low", "high")
+        )
         if mine:
             ax.errorbar(x, value, [value - low, high - value], fmt=marker, color=colour, capsize=3, label=in_words(mix))
     ax.set_xticks(range(len(names)), names)
@@ -67,7 +71,7 @@ def quality_gate(cells: Cells) -> Figure:
         left += values
     ax.invert_yaxis()
     ax.grid(visible=False)
-    ax.axvline(70, color="white", linestyle=":", linewidth=1.5)
+    ax.axvline(100 * GATE, color="white", linestyle=":", linewidth=1.5)
     ax.set_xlabel("samples, %")
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     return figure
@@ -95,6 +99,8 @@ def _name(ax: Axes, text: str) -> None:
 def sample_grid(cells: Cells) -> Figure:
     """A row a model, a column a noise that all share; frames where the class is not the shallowest model's."""
     shown = [c for c in cells if len(c.common)] or list(cells)
+    order = models(shown)
+    shown.sort(key=lambda c: (*Mix.of(c), c.own["seed"], order.index(c.own["model"])))
     common = all(len(c.common) for c in shown)
     columns = min([COLUMNS, *(len(c.common if common else c.samples) for c in shown)])
     figure, panels = _grid(len(shown), columns)
@@ -104,7 +110,7 @@ def sample_grid(cells: Cells) -> Figure:
         first = base.common_labels if common else base.labels
         for i, ax in enumerate(row):
             _show(ax, images[i])
-            if labels[i] != first[i]:
+            if common and labels[i] != first[i]:
                 colour, style = _flip(int(labels[i]), cell)
                 ax.spines[:].set(visible=True, color=colour, linewidth=2, linestyle=style)
         _name(row[0], f"{cell.own['model']}, s{cell.own['seed']}")
@@ -165,8 +171,8 @@ class Plot(NamedTuple):
 FIGURES = {
     "share": Plot(
         share_against_depth, lambda cell: cell.result.get("share"), "Minority share against depth",
-        "Figure 4's upper half. Each mark is one trained model ({n} samples); bars are 95 % Wilson intervals over its "
-        "samples and hold for that model alone: they say nothing of another seed. Dashed: the share in the training "
+        "Figure 4's upper half. Each mark is one model; bars are 95 % Wilson intervals over those "
+        "of its {n} samples that are either class and hold for that model alone: they say nothing of another seed. Dashed: the share in the training "
         "data. A model below its line drew fewer of the minority than it was shown.",
     ),
     "lpips": Plot(
@@ -176,13 +182,17 @@ FIGURES = {
         "change of the classes' shares moves it too (the table has it within each class and at the training mix).",
     ),
     "samples": Plot(
-        sample_grid, lambda cell: True, "The same noise, other models",
+        sample_grid, lambda cell: len(cell.common), "The same noise, other models",
         "A row a model, a column a noise that all models share. Frames mark samples whose class is not that of the "
         "shallowest model of the seed: orange to the majority, blue to the minority, dotted pink to neither. Look for "
         "columns that change as depth grows, and count the frames each way: the table of flips does.",
     ),
+    "sets": Plot(
+        sample_grid, lambda cell: not len(cell.common), "Samples",
+        "A row a set, its first images. Look for what the sets have in common and for images that are wrong.",
+    ),
     "nearest": Plot(
-        nearest_grid, lambda cell: cell.result.get("neighbors"), "Samples and their nearest training images",
+        nearest_grid, lambda cell: len(cell.nearest), "Samples and their nearest training images",
         "Under each sample of the first seed, the training image that is nearest in pixels. Look for pairs that are the same "
         "image: that is memorization. Nearness alone is not, since held-out digits have near neighbors too (Table 3).",
     ),

@@ -11,10 +11,10 @@ from markupsafe import Markup
 
 from jaxdiff import files
 from jaxdiff.report import style, tables, verdicts
-from jaxdiff.report.figures import FIGURES
+from jaxdiff.report.figures import FIGURES, GATE
 from jaxdiff.results import CellResult, read_cells
 
-GATE = 0.7
+JUDGE = 0.95  # the classifier's own gate on held-out digits
 
 
 def write(workdir: epath.PathLike) -> epath.Path:
@@ -22,7 +22,7 @@ def write(workdir: epath.PathLike) -> epath.Path:
     workdir = epath.Path(workdir)
     cells, study = read_cells(workdir), files.read_json(workdir / "study.json")
     figures = _figures(cells, workdir / "figures")
-    shown = _tables(cells, workdir / "shared")
+    shown = _tables(cells, study, workdir / "shared")
     for name, (_, _, rows) in shown.items():
         files.write(workdir / "tables" / f"{name}.csv", tables.to_csv(rows))
     environment = jinja2.Environment(loader=jinja2.PackageLoader("jaxdiff.report", "."), autoescape=True)
@@ -30,11 +30,17 @@ def write(workdir: epath.PathLike) -> epath.Path:
     page = environment.get_template("page.html").render(
         study=study, cells=cells, figures=figures, tables=shown,
         failed=[c.name for c in cells if c.result.get("quality") and c.result["quality"][0]["value"] < GATE],
-        seeds=len({cell.own["seed"] for cell in cells}), settings=json.dumps(study, indent=1),
+        judge=_judge(workdir / "shared"), JUDGE=JUDGE, GATE=GATE, seeds=len({cell.own["seed"] for cell in cells}), settings=json.dumps(study, indent=1),
         versions=json.dumps(cells[-1].run, indent=1),
     )  # fmt: skip
     files.write(workdir / "report.html", page)
     return workdir / "report.html"
+
+
+def _judge(shared: epath.Path) -> float | None:
+    """The fraction of held-out digits of the two classes that the classifier calls one of them."""
+    path = shared / "confusion.json"
+    return files.read_json(path)["gate"]["held_out"] if path.exists() else None
 
 
 def _figures(cells: Sequence[CellResult], folder: epath.Path) -> dict[str, dict[str, Any]]:
@@ -49,11 +55,13 @@ def _figures(cells: Sequence[CellResult], folder: epath.Path) -> dict[str, dict[
         files.write(folder / f"{name}.svg", svg)
         drawing = Markup(svg[svg.index("<svg") :])
         found[name] = {"title": plot.title, "caption": plot.caption.format(n=n), "svg": drawing,
-                       "grid": name in ("samples", "nearest")}  # fmt: skip
+                       "grid": name in ("samples", "sets", "nearest")}  # fmt: skip
     return found
 
 
-def _tables(cells: Sequence[CellResult], shared: epath.Path) -> dict[str, tuple[str, str, list[tables.Row]]]:
+def _tables(
+    cells: Sequence[CellResult], study: dict[str, Any], shared: epath.Path
+) -> dict[str, tuple[str, str, list[tables.Row]]]:
     """Each table's title, what to read it for, and rows; empty ones are left out."""
     compared, confusion = (
         files.read_json(shared / name) if (shared / name).exists() else {}
@@ -64,7 +72,7 @@ def _tables(cells: Sequence[CellResult], shared: epath.Path) -> dict[str, tuple[
     trained = [cell for cell in cells if cell.metrics]
     found = {
         "verdicts": ("What may be concluded", "Primary claims, by rules fixed beforehand; p-values after Holm. "
-                     "Everything below is exploratory.", verdicts.claims(trained, tested)),
+                     "Everything below is exploratory.", verdicts.claims(trained, study, tested)),
         "table2": ("In the form of the paper's Table 2", "Means over seeds; the paper's rows are another dataset and another "
                    "classifier, for the form and the direction alone.", tables.table_2(trained)),
         "table3": ("In the form of the paper's Table 3", "The k-th neighbor among the training images, mean over samples. "
@@ -74,7 +82,7 @@ def _tables(cells: Sequence[CellResult], shared: epath.Path) -> dict[str, tuple[
                         tables.table_3(cells, "mean")),
         "table3_paper": ("The paper's Table 3", "As printed; its Euclidean columns at k = 5 and 10 do not rise "
                          "with depth throughout.", tables.table_3_paper() if trained else []),
-        "over_seeds": ("Shares over seeds", "The corrected share; t interval of the mean logit, seeds - 1 degrees of "
+        "over_seeds": ("Shares over seeds", "The share corrected over all digits; t interval of the mean logit, seeds - 1 degrees of "
                        "freedom.", verdicts.over_seeds(trained)),
         "shares": ("Every reading of the shares", "classified: as called; corrected: for errors on test digits; denoised: for "
                    "errors on held-out digits that the model itself denoised; second: another architecture; bounds: every "

@@ -20,7 +20,7 @@ def measures(cells: Sequence[CellResult], section: str) -> list[Row]:
     more = sorted({key for cell in cells for e in cell.result.get(section, []) for key in e} - set(fixed))
     return [
         {"cell": cell.name, **_place(cell), "measure": e["name"], **{key: e.get(key, "") for key in more},
-         **{key: e[key] for key in fixed[1:]}}
+         **{key: "" if e[key] is None else e[key] for key in fixed[1:]}}
         for cell in cells for e in cell.result.get(section, [])
     ]  # fmt: skip
 

@@ -44,8 +44,9 @@ def compare(
     for i, (kind, a, b) in enumerate(chosen):
         progress("compare", i, len(chosen), f"{a.name} and {b.name}")
         where = {"kind": kind, "a": a.name, "b": b.name}
-        one, other = (flips.roles(c.common_labels, c.own["majority"], c.own["minority"]) for c in (a, b))
-        found["flips"].append(where | flips.flips(one, other))
+        if a.own["majority"] != a.own["minority"]:  # images without labels cannot flip
+            one, other = (flips.roles(c.common_labels, c.own["majority"], c.own["minority"]) for c in (a, b))
+            found["flips"].append(where | flips.flips(one, other))
         if kind == "depth" and distance is not None:
             rows = flips.similarity(a.common[:SIMILAR], b.common[:SIMILAR], distance)
             found["similarity"] += [where | row for row in rows]

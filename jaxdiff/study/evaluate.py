@@ -15,7 +15,6 @@ from jaxdiff import files, results
 from jaxdiff.datasets import digits
 from jaxdiff.datasets.images import to_size
 from jaxdiff.features import spaces
-from jaxdiff.measures import shares
 from jaxdiff.measures.lpips import LPIPS
 from jaxdiff.study import measure, stages
 from jaxdiff.study.draw import Progress
@@ -45,6 +44,7 @@ class Options:
     weights_dir: str = ""
     classes: tuple[int, int] | None = None
     trained: float = 0.5
+    same_noise: bool = False  # the i-th image of every set comes from the same noise
     classifier_steps: int = 2000
 
 
@@ -61,35 +61,44 @@ def evaluate(
 ) -> None:
     """Measure every set and write study.json, cells/NAME/ and shared/ for the report.
 
-    Raises ValueError where the sets' shapes differ from the reference's, or k is larger than the reference.
+    Raises ValueError where the images' shapes differ, k is larger than the reference, or the workdir holds another study.
     """
-    for name, images in sets.items():
-        if images.shape[1:] != reference.images.shape[1:]:
-            shapes = [" x ".join(map(str, x.shape[1:])) for x in (images, reference.images)]
-            raise ValueError(f"{name} holds images of {shapes[0]} and {reference.name} of {shapes[1]}; give --size")
-    if max(options.k) > len(reference.images):
-        raise ValueError(f"k is {max(options.k)} and {reference.name} holds only {len(reference.images)} images")
+    _check(sets, reference, options)
     memory = _remember(reference, options, progress)  # before anything is written: bad options end here
-    shared = workdir / "shared"
-    classes = options.classes if reference.labelled else None
-    files.write_json(workdir / "study.json", _study(reference, options, sets))
-    if classes and reference.labelled is not None:
-        splits, settings = reference.labelled, {"steps": options.classifier_steps}
-        stages.stage(shared, "classifiers", {"settings": settings, "shape": list(reference.images.shape)},
-                     ("confusion.json",), lambda: measure.train_classifiers(settings, classes, shared, lambda: splits))  # fmt: skip
+    stages.claim(workdir / "study.json", _study(reference, options, sets))
+    if options.classes and reference.labelled is not None:
+        splits, data = reference.labelled, {"source": reference.name, "shape": list(reference.images.shape[1:])}
+        settings = {"steps": options.classifier_steps}
+        stages.shared_classifiers(settings, data, options.classes, workdir / "shared", lambda: splits, progress)
     for i, (name, images) in enumerate(sets.items()):
         progress("evaluate", i, len(sets), name)
         _one(name, i, images, reference, memory, options, workdir)
     progress("evaluate", len(sets), len(sets), "")
-    finished = results.read_cells(workdir)
+    finished = results.read_cells(workdir) if options.same_noise else []
     plain = {"lpips": options.lpips, "weights_dir": options.weights_dir}
     stages.run_comparisons(finished, workdir, plain, progress)
+
+
+def _check(sets: Mapping[str, Images], reference: Reference, options: Options) -> None:
+    more = {"the held-out images": reference.held_out} if reference.held_out is not None else {}
+    for name, images in {**sets, **more}.items():
+        if images.shape[1:] != reference.images.shape[1:]:
+            shapes = [" x ".join(map(str, x.shape[1:])) for x in (images, reference.images)]
+            hint = "give --size" if images.shape[-1] == reference.images.shape[-1] else "convert one of them"
+            raise ValueError(
+                f"{name} are of {shapes[0]} and {reference.name} of {shapes[1]} (grey is 1, RGB 3); {hint}"
+            )
+    if max(options.k) > len(reference.images):
+        raise ValueError(f"k is {max(options.k)} and {reference.name} holds only {len(reference.images)} images")
+    sizes = {name: len(images) for name, images in sets.items()}
+    if options.same_noise and len(set(sizes.values())) > 1:
+        raise ValueError(f"sets of the same noise have one image a noise each, but their sizes are {sizes}")
 
 
 def _study(reference: Reference, options: Options, sets: Mapping[str, Images]) -> dict[str, Any]:
     height, width = reference.images.shape[1:3]
     data = {"source": reference.name, "size": [height, width], "classes": list(options.classes or ()),
-            "n": len(reference.images)}  # fmt: skip
+            "n": len(reference.images), "sets": list(sets)}  # fmt: skip
     return {"name": f"{', '.join(sets)} against {reference.name}", "data": data, "measures": _plain(options)}
 
 
@@ -110,7 +119,7 @@ def _remember(reference: Reference, options: Options, progress: Progress) -> _Me
     if options.lpips != "none":
         progress("reference", 0, 1, "lpips")
         net = LPIPS.load(options.lpips, options.weights_dir or None)
-        own = [measure.entry("training_data", net.mean_pairwise(reference.images), space=f"lpips {net.net} 0.1")]
+        own = [measure.entry("training_data", net.mean_pairwise(reference.images), space=net.space)]
     chosen = [spaces.space(name, options.inception or None) for name in options.spaces]
     features = [(space, space(reference.images)) for space in chosen]
     progress("reference", 1, 1, "")
@@ -128,16 +137,13 @@ def _one(
         "n": len(reference.images), "seed": 0, "parameters": 0, **roles,
     }}  # fmt: skip
     results.write_samples(folder / "samples.npz", images, np.arange(len(images)))
-    results.write_samples(folder / "common.npz", images, np.arange(len(images)))
+    if options.same_noise:
+        results.write_samples(folder / "common.npz", images, np.arange(len(images)))
     labels = np.full(len(images), -1)
     if classes:
         measure.classify(folder, shared)
-        arrays = results.read_npz(folder / "classes.npz")
-        reading, labels = shares.Reading(arrays["label"], arrays["probability"], arrays["second"]), arrays["label"]
-        confusion = np.array(files.read_json(shared / "confusion.json")["matrix"]["convolutional"])
-        share = shares.minority_share(reading, *classes, confusion, None, options.trained)
-        found |= {"quality": shares.quality(reading, classes), "share": share,
-                  "amplification": shares.amplification(share[0], options.trained) if share else []}  # fmt: skip
+        labels = results.read_npz(folder / "classes.npz")["label"]
+        found |= measure.read_shares(folder, shared, classes, None, options.trained)
     else:
         results.write_npz(folder / "classes.npz", label=labels, common=labels)
     found |= _unlabelled(images, labels, reference, memory, options, folder)
@@ -154,12 +160,11 @@ def _unlabelled(
     found: dict[str, Any] = {"neighbors": []}
     if memory.net is not None:
         mix = dict(zip(options.classes, (1 - options.trained, options.trained), strict=True)) if options.classes else {}
-        space = f"lpips {options.lpips} 0.1"
-        found["lpips"] = measure.diversity(memory.net.pairwise(images, labels), mix, space) + memory.lpips
+        found["lpips"] = measure.diversity(memory.net.pairwise(images, labels), mix, memory.net.space) + memory.lpips
     sets = {"samples": images} | ({"held_out": reference.held_out} if reference.held_out is not None else {})
-    for i, (chosen, features) in enumerate(memory.features):
+    for chosen, features in memory.features:
         rows, values = measure.neighbor_rows(sets, features, chosen, options.k)
         found["neighbors"] += rows
-        if i == 0:
+        if chosen.name == "pixels":
             measure.write_nearest(folder, *values["samples"], reference.images)
     return found

@@ -1,6 +1,7 @@
 """Measuring a cell: its classifiers, its shares, its diversity, its neighbors; each from files to a file."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jaxtyping import Int
 from jaxdiff import files, models, results
 from jaxdiff.datasets import digits
 from jaxdiff.datasets.images import to_float, to_uint8
-from jaxdiff.datasets.mixtures import mixture, most_images
+from jaxdiff.datasets.mixtures import mixture
 from jaxdiff.estimates import Estimate, mean_t
 from jaxdiff.features import classifier, spaces
 from jaxdiff.measures import shares
@@ -24,7 +25,7 @@ from jaxdiff.unet import Params, parameter_count
 Splits = Callable[[], dict[str, digits.Split]]
 LABELS = digits.NUM_CLASSES + 1  # the ten digits and the reject class
 KEPT, SHOWN = 64, 3  # samples whose nearest training images are kept as images, and how many of each
-DENOISED_FROM = 300  # the noise level from which held-out images are denoised by the cell
+DENOISED_FROM = 0.3  # of all noise levels: where held-out images are noised to before the cell denoises them
 
 
 def train_classifiers(settings: dict[str, Any], classes: tuple[int, int], folder: epath.Path, splits: Splits) -> dict:
@@ -64,42 +65,47 @@ def classify(folder: epath.Path, shared: epath.Path) -> None:
 
 
 def held_out_like(cell: Cell, split: digits.Split) -> Int[np.ndarray, " n"]:
-    """Indices of held-out images in the cell's own class mix, as many as there are."""
-    roles = (cell.majority, cell.minority)
-    sizes = [int((split.labels == c).sum()) for c in roles]
-    n = most_images(sizes, cell.proportions)
-    counts = {c: round(n * p) for c, p in zip(roles, cell.proportions, strict=True)}
-    return mixture(split.labels, counts)
+    """Indices of held-out images in the cell's own class mix, to whole images and at least one a class."""
+    majority, minority = (int((split.labels == c).sum()) for c in (cell.majority, cell.minority))
+    wanted = round(majority * cell.proportions[1] / cell.proportions[0])
+    return mixture(split.labels, {cell.majority: majority, cell.minority: min(max(wanted, 1), minority)})
+
+
+def read_shares(
+    folder: epath.Path, shared: epath.Path, roles: tuple[int, int], denoised: np.ndarray | None, trained: float
+) -> dict[str, list]:
+    """The gate, every reading of the minority's share, and its amplification, from classes.npz and confusion.json."""
+    classes = results.read_npz(folder / "classes.npz")
+    reading = shares.Reading(classes["label"], classes["probability"], classes["second"])
+    confusion = np.array(files.read_json(shared / "confusion.json")["matrix"]["convolutional"])
+    share = shares.minority_share(reading, *roles, confusion, denoised, trained)
+    return {"quality": shares.quality(reading, roles), "share": share,
+            "amplification": shares.amplification(share[0], trained) if share else []}  # fmt: skip
 
 
 def measure_shares(cell: Cell, folder: epath.Path, shared: epath.Path, splits: Splits, progress: Progress) -> None:
     """measures/shares.json: the gate and every reading of the minority's share; the slope of the mean of eps."""
-    classes = results.read_npz(folder / "classes.npz")
-    reading = shares.Reading(classes["label"], classes["probability"], classes["second"])
     held_out, roles = splits()["held_out"], (cell.majority, cell.minority)
     mine = np.isin(held_out.labels, roles)
     x0 = to_float(held_out.images[mine])
     drawer = Drawer(models.load(folder), cell.settings["sample"], progress)
     again = classifier.classify(
-        _classifiers(shared)["convolutional"], to_uint8(drawer.denoise(x0, DENOISED_FROM, cell.seed))
+        _classifiers(shared)["convolutional"],
+        to_uint8(drawer.denoise(x0, round(DENOISED_FROM * drawer.model.schedule.steps), cell.seed)),
     )[0]
     denoised = shares.confusion_matrix(held_out.labels[mine], again, LABELS)
-    confusion = np.array(files.read_json(shared / "confusion.json")["matrix"]["convolutional"])
     files.write_json(folder / "denoised.json", {"matrix": denoised.tolist()})
-    share = shares.minority_share(reading, *roles, confusion, denoised, cell.proportions[1])
-    slope = mean_eps_slope(drawer, x0, cell.seed)
-    files.write_json(
-        folder / "measures" / "shares.json",
-        {"quality": [*shares.quality(reading, roles), slope], "share": share,
-         "amplification": shares.amplification(share[0], cell.proportions[1]) if share else []},
-    )  # fmt: skip
+    found = read_shares(folder, shared, roles, denoised, cell.proportions[1])
+    found["quality"].append(mean_eps_slope(drawer, x0, cell.seed))
+    files.write_json(folder / "measures" / "shares.json", found)
 
 
 def entry(name: str, estimate: Estimate, **more: Any) -> dict[str, Any]:
-    """An estimate with a standard error as result.json holds it, with the normal 95 % interval."""
+    """An estimate with a standard error as result.json holds it: the normal 95 % interval, none where there is no error."""
     half = 1.96 * (estimate.standard_error or 0.0)
-    return {"name": name, "value": estimate.value, "low": estimate.value - half, "high": estimate.value + half,
-            "n": estimate.n, "interval": "jackknife 95 %", **more}  # fmt: skip
+    ends = (estimate.value - half, estimate.value + half) if math.isfinite(half) else (None, None)
+    return {"name": name, "value": estimate.value, "low": ends[0], "high": ends[1], "n": estimate.n,
+            "interval": "jackknife 95 %", **more}  # fmt: skip
 
 
 def diversity(sums: Pairwise, mix: dict[int, float], space: str) -> list[dict[str, Any]]:
@@ -118,7 +124,7 @@ def measure_lpips(cell: Cell, folder: epath.Path, splits: Splits, progress: Prog
     net, train = LPIPS.load(s["lpips"], s["weights_dir"] or None), splits()["train"]
     samples = results.read_npz(folder / "samples.npz")["arr_0"]
     called = results.read_npz(folder / "classes.npz")["label"]
-    mix, space = dict(zip((cell.majority, cell.minority), cell.proportions, strict=True)), f"lpips {s['lpips']} 0.1"
+    mix, space = dict(zip((cell.majority, cell.minority), cell.proportions, strict=True)), net.space
     progress("lpips", 0, 2, "")
     ours = diversity(net.pairwise(samples, called), mix, space)
     progress("lpips", 1, 2, "")
@@ -166,13 +172,13 @@ def measure_neighbors(cell: Cell, folder: epath.Path, splits: Splits, progress: 
         space = spaces.space(name, s["inception"] or None)
         more, found = neighbor_rows(sets, space(train), space, tuple(s["k"]))
         rows += more
-        if i == 0:
+        if name == "pixels":
             write_nearest(folder, *found["samples"], train)
     progress("neighbors", len(s["spaces"]), len(s["spaces"]), "")
     files.write_json(folder / "measures" / "neighbors.json", {"neighbors": rows})
 
 
-def result(cell: Cell, folder: epath.Path) -> None:
+def result(cell: Cell, folder: epath.Path, made: Iterable[str]) -> None:
     """result.json: every number of the cell, from the measures' files."""
     own = {
         "name": cell.name, "model": cell.model, "depth": cell.unet.depth, "proportions": list(cell.proportions),
@@ -181,6 +187,6 @@ def result(cell: Cell, folder: epath.Path) -> None:
         "bottleneck": cell.settings["data"]["size"] // 2 ** (cell.unet.depth - 1),
     }  # fmt: skip
     found: dict[str, Any] = {"schema": results.SCHEMA, "cell": own}
-    for path in sorted((folder / "measures").iterdir()):
-        found |= files.read_json(path)
+    for name in made:
+        found |= files.read_json(folder / "measures" / f"{name}.json")
     files.write_json(folder / "result.json", found)

@@ -48,12 +48,13 @@ def run_cell(cell: Cell, workdir: epath.Path, progress: Progress, profile: bool 
     Raises ValueError where the folder holds a cell of the same name with other settings.
     """
     folder, shared, s = workdir / "cells" / cell.name, workdir / "shared", cell.settings
-    claim(folder / "config.json", s)
+    claim(folder / "config.json", s, fixed=without_measures)
     splits = functools.cache(lambda: load_data(cell, shared / "data"))
-    judge = shared_classifiers(cell, shared, splits, progress)
+    looks = {key: s["data"][key] for key in ("source", "classes", "size", "channels")}
+    judge = shared_classifiers(s["classifier"], looks, (cell.majority, cell.minority), shared, splits, progress)
     started = time.time()
     trained = {key: s[key] for key in s if key not in ("sample", "classifier", "measures")}
-    stage(folder, "train", trained, (f"checkpoints/{s['train']['steps']}",),
+    stage(folder, "train", trained, (f"checkpoints/{s['train']['steps']}", "metrics.jsonl"),
           lambda: train(cell, folder, splits()["train"], progress, workdir / "profile" if profile else None))  # fmt: skip
     kinds = ("samples.npz", "common.npz") if s["sample"]["common"] else ("samples.npz",)
     drawn = stage(folder, "sample", {"trained": trained, "sample": s["sample"]}, kinds,
@@ -69,19 +70,25 @@ def run_cell(cell: Cell, workdir: epath.Path, progress: Progress, profile: bool 
         inputs = {"drawn": drawn, "called": called, "data": data, "net": m["lpips"]}
         made["lpips"] = stage(folder, "lpips", inputs, ("measures/lpips.json",),
                               lambda: measure.measure_lpips(cell, folder, splits, progress))  # fmt: skip
-    inputs = {"drawn": drawn, "data": data, "spaces": m["spaces"], "k": m["k"]}
+    inputs = {"drawn": drawn, "data": data, "spaces": m["spaces"], "k": m["k"],
+              "inception": files.sha256(m["inception"]) if m["inception"] else ""}  # fmt: skip
     made["neighbors"] = stage(folder, "neighbors", inputs, ("measures/neighbors.json", "neighbors.npz"),
                               lambda: measure.measure_neighbors(cell, folder, splits, progress))  # fmt: skip
-    stage(folder, "result", {"made": made, "settings": s}, ("result.json",), lambda: measure.result(cell, folder))
-    if not (folder / "run.json").exists():
+    if not (folder / "run.json").exists():  # before result.json, which says that the cell is finished
         files.write_json(folder / "run.json", environment() | {"seconds": round(time.time() - started, 1)})
+    stage(folder, "result", {"made": made, "settings": s}, ("result.json",), lambda: measure.result(cell, folder, made))
 
 
 def run_comparisons(
     cells: Sequence[results.CellResult], workdir: epath.Path, settings: dict, progress: Progress
 ) -> None:
     """shared/comparisons.json: flips and similarity between the finished cells."""
-    inputs = {"cells": {cell.name: files.sha256(workdir / "cells" / cell.name / "result.json") for cell in cells},
+    read = [
+        n
+        for n in ("result.json", "common.npz", "classes.npz")
+        if n != "common.npz" or any(len(c.common) for c in cells)
+    ]
+    inputs = {"cells": {cell.name: files.checksums(workdir / "cells" / cell.name, read) for cell in cells},
               "lpips": settings["lpips"]}  # fmt: skip
     path = workdir / "shared" / "comparisons.json"
     stage(path.parent, "comparisons", inputs, (path.name,), lambda: compare.write(cells, path, settings, progress))
@@ -118,18 +125,29 @@ def load_data(cell: Cell, folder: epath.Path) -> dict[str, digits.Split]:
     )
 
 
-def shared_classifiers(cell: Cell, folder: epath.Path, splits: measure.Splits, progress: Progress) -> dict[str, str]:
-    """The classifiers and their confusion matrices on digits they never saw, made once for a study."""
-    settings, classes = cell.settings["classifier"], (cell.majority, cell.minority)
+def without_measures(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a trained cell is bound to: how it is measured may change."""
+    return {key: value for key, value in settings.items() if key != "measures"}
+
+
+def shared_classifiers(
+    settings: dict[str, Any], data: dict[str, Any], classes: tuple[int, int], folder: epath.Path, splits: measure.Splits,
+    progress: Progress,
+) -> dict[str, str]:  # fmt: skip
+    """The classifiers and their confusion matrices on digits they never saw, made once for a study.
+
+    data: where the digits come from and what they look like; all that the classifiers depend on beside `settings`.
+    """
 
     def make() -> None:
         progress("classifier", 0, 1, "")
         gate = measure.train_classifiers(settings, classes, folder, splits)["gate"]
         progress("classifier", 1, 1, f"gate on held-out digits {gate['held_out']:.2f}")
 
-    data = {key: cell.settings["data"][key] for key in ("source", "classes", "size", "channels")}
     outputs = ("confusion.json", *(f"{name}.npz" for name in ARCHITECTURES))
-    return stage(folder, "classifiers", {"data": data, "classifier": settings}, outputs, make)
+    return stage(
+        folder, "classifiers", {"data": data, "classes": sorted(classes), "classifier": settings}, outputs, make
+    )
 
 
 def sample(cell: Cell, folder: epath.Path, progress: Progress) -> None:

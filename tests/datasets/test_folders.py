@@ -26,6 +26,23 @@ def test_grey_stays_grey_unless_one_is_not(tmp_path):
     assert read_images(tmp_path).shape == (3, 8, 8, 3)
 
 
+def test_sixteen_bits_are_scaled_and_palettes_converted_before_resizing(tmp_path):
+    ramp = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    for name in "ab":
+        Image.fromarray(ramp).save(tmp_path / f"{name}.png")
+    np.testing.assert_array_equal(read_images(tmp_path)[0].ravel(), np.arange(256))
+    Image.fromarray(np.zeros((16, 16), np.int32)).save(tmp_path / "c.tiff")
+    with pytest.raises(ValueError, match="mode I has no fixed range"):
+        read_images(tmp_path)
+
+
+def test_a_folder_and_an_npz_are_resized_alike(tmp_path):
+    image = save(tmp_path / "pngs" / "a.png", size=(28, 20))
+    save(tmp_path / "pngs" / "b.png", size=(28, 20))
+    np.savez(tmp_path / "a.npz", arr_0=np.stack([image, image]))
+    np.testing.assert_array_equal(read_images(tmp_path / "pngs", 16), read_images(tmp_path / "a.npz", 16))
+
+
 def test_sizes_must_agree_or_be_given(tmp_path):
     save(tmp_path / "a.png")
     save(tmp_path / "b.png", size=(12, 10))
@@ -53,6 +70,10 @@ def test_bad_images_are_named(tmp_path):
         read_images(tmp_path)
     with pytest.raises(ValueError, match="there is no file or folder"):
         read_images(tmp_path / "nowhere")
+    np.save(tmp_path / "d", np.zeros(3))
+    (tmp_path / "d.npy").rename(tmp_path / "d.npz")
+    with pytest.raises(ValueError, match=r"d.npz cannot be read"):
+        read_images(tmp_path / "d.npz")
     (tmp_path / "c.npz").write_bytes(b"no zip")
     with pytest.raises(ValueError, match=r"c.npz cannot be read as an .npz of images"):
         read_images(tmp_path / "c.npz")

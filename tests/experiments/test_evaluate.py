@@ -37,24 +37,12 @@ def test_sets_against_a_reference(brought):
     assert "Training loss" not in page
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (("--k=99",), "k is 99 and reference.npz holds only 18 images"),
-        (("--k=0",), "--k is 0; at least one number of neighbors"),
-        (("--classes=6,9",), "two digits are expected, and --reference digits"),
-        (("--lpips=alex",), "LPIPS with alex needs 32 px or more, not 16"),
-        (("--spaces=clip",), "feature space 'clip' is not known; choose one of pixels"),
-        (("--spaces=inception",), "needs FID's weights file"),
-    ],
-)
-def test_bad_options_get_a_sentence(brought, arguments, sentence):
-    process = command("evaluate", "--samples", brought / "pngs", "--reference", brought / "reference.npz",
-                      "--workdir", brought / "out", *arguments)  # fmt: skip
+def test_a_bad_flag_gets_a_sentence(brought):
+    process = command("evaluate", "--samples", brought / "pngs", "--reference", brought / "reference.npz", "--k=0",
+                      "--workdir", brought / "out")  # fmt: skip
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert sentence in err
-    assert len(err.strip().splitlines()) == 1
+    assert err == "error: --k is 0; at least one number of neighbors, from 1 on, is expected\n"
     assert not (brought / "out").exists(), "nothing is half-written"
 
 

@@ -11,7 +11,8 @@ def cell(model, seed, share, trained=0.2, n=1000, gate=0.95):
     own = {"name": f"{model}-s{seed}", "model": model, "depth": int(model), "parameters": 1, "seed": seed, "n": 300,
            "proportions": [1 - trained, trained], "majority": 6, "minority": 9}  # fmt: skip
     quality = [{"name": "gate", "value": gate, "low": gate - 0.01, "high": gate + 0.01, "n": n, "interval": ""}]
-    share_entries = [{"name": name} | entry for name in ("classified", "corrected", "bounds")]
+    bounds = entry | {"name": "bounds", "low": share - 0.005, "high": share + 0.005}
+    share_entries = [{"name": name} | entry for name in ("classified", "corrected_many")] + [bounds]
     none = np.zeros((0, 8, 8, 1), np.uint8)
     labels = np.zeros(0, int)
     return CellResult(own["name"], {"cell": own, "quality": quality, "share": share_entries}, {}, {}, [], none, labels,
@@ -19,7 +20,7 @@ def cell(model, seed, share, trained=0.2, n=1000, gate=0.95):
 
 
 def claim(cells, test_images=1000, which=0):
-    return verdicts.claims(cells, test_images)[which]
+    return verdicts.claims(cells, {}, test_images)[which]
 
 
 def seeds(shallow, deep):
@@ -51,6 +52,26 @@ def test_what_leaves_a_claim_undecided():
     wide[-1].result["share"][2]["high"] = 0.3
     assert claim(wide)["verdict"] == "undecided"
     assert "bounds" in claim(wide)["why"]
+    unlike = [cell(c.own["model"], c.own["seed"], c.result["share"][0]["value"], gate=0.95 if c.own["model"] == "2" else 0.4)
+              for c in fallen]  # fmt: skip
+    assert (claim(unlike)["verdict"], claim(unlike)["why"][:35]) == ("undecided", "the models' shares of neither class")
+
+
+def test_controls_do_not_change_the_primary_claim():
+    cells = seeds([0.2, 0.21, 0.19, 0.2], [0.1, 0.11, 0.1, 0.09]) + [cell("7", s, 0.2) for s in range(4)]
+    study = {"models": {"2": "2", "6": "6", "7": {"row": "6"}}}
+    assert verdicts.claims(cells, study, 1000)[0]["claim"] == "model 6 draws fewer of the minority than model 2"
+    assert verdicts.claims(cells, study | {"primary": ["2", "7"]}, 1000)[0]["claim"].startswith("model 7")
+
+
+def test_a_verdict_must_hold_after_holm():
+    """One p under .05 among four mixes is not enough."""
+    clear = seeds([0.2, 0.21, 0.19], [0.12, 0.16, 0.13])
+    assert claim(clear)["verdict"] == "supported"
+    mixes = [cell(c.own["model"], c.own["seed"], c.result["share"][0]["value"], trained=t)
+             for t in (0.2, 0.21, 0.22, 0.23) for c in clear]  # fmt: skip
+    assert claim(mixes, which=-2)["verdict"] == "undecided"
+    assert "Holm" in claim(mixes, which=-2)["why"]
 
 
 def test_p_values_are_adjusted_for_the_number_of_claims():
