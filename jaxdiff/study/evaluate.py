@@ -145,7 +145,7 @@ def _one(
         labels = results.read_npz(folder / "classes.npz")["label"]
         found |= measure.read_shares(folder, shared, classes, None, options.trained)
     else:
-        results.write_npz(folder / "classes.npz", label=labels, common=labels)
+        results.write_npz(folder / "classes.npz", label=labels, **({"common": labels} if options.same_noise else {}))
     found |= _unlabelled(images, labels, reference, memory, options, folder)
     files.write_json(folder / "config.json", {"evaluated": _plain(options)})
     files.write(folder / "metrics.jsonl", "")
