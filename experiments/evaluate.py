@@ -14,7 +14,7 @@ _cli.prepare_environment()
 from absl import flags  # noqa: E402
 from etils import epath  # noqa: E402
 
-from jaxdiff import report  # noqa: E402
+from jaxdiff import report, results  # noqa: E402
 from jaxdiff.datasets.folders import read_images  # noqa: E402
 from jaxdiff.study.evaluate import Options, Reference, digits_reference, evaluate  # noqa: E402
 
@@ -67,6 +67,20 @@ def names(paths: list[str]) -> list[str]:
     return short if unique else [f"{i + 1}-{name}" for i, name in enumerate(short)]
 
 
+def summary(result: dict) -> str:
+    """The first numbers that people look for; the rest is in the report."""
+    words = [f"gate {q['value']:.2f}" for q in result.get("quality", [])[:1]]
+    words += [f"minority share {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in result.get("share", [])[:1]]
+    lpips = {e["name"]: e["value"] for e in result.get("lpips", [])}
+    words += [f"LPIPS {lpips['all_pairs']:.4f} (reference {lpips['training_data']:.4f})"] if lpips else []
+    nearest = [e for e in result["neighbors"] if e["name"] == "kth" and e["k"] == result["neighbors"][0]["k"]]
+    words += [
+        f"{e['space']} {e['metric']} to neighbor {e['k']}, {e['images'].replace('_', '-')}: {e['value']:.4f}"
+        for e in nearest
+    ]
+    return "; ".join(words)
+
+
 def main() -> None:
     for flag in ("samples", "reference", "workdir"):
         if not FLAGS[flag].value:
@@ -82,6 +96,8 @@ def main() -> None:
     workdir = epath.Path(FLAGS.workdir)
     with _cli.Reporter() as progress:
         evaluate(sets, reference, chosen, workdir, progress)
+    for cell in results.read_cells(workdir):
+        _cli.console.print(f"{cell.name}: {summary(cell.result)}")
     _cli.console.print(f"report: {report.write(workdir)}")
 
 

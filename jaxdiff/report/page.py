@@ -30,8 +30,8 @@ def write(workdir: epath.PathLike) -> epath.Path:
     page = environment.get_template("page.html").render(
         study=study, cells=cells, figures=figures, tables=shown,
         failed=[c.name for c in cells if c.result.get("quality") and c.result["quality"][0]["value"] < GATE],
-        judge=_judge(workdir / "shared"), JUDGE=JUDGE, GATE=GATE, seeds=len({cell.own["seed"] for cell in cells}), settings=json.dumps(study, indent=1),
-        versions=json.dumps(cells[-1].run, indent=1),
+        judge=_judge(workdir / "shared"), JUDGE=JUDGE, GATE=GATE, seeds=len({cell.own["seed"] for cell in cells}),
+        settings=json.dumps(study, indent=1), versions=json.dumps(cells[-1].run, indent=1),
     )  # fmt: skip
     files.write(workdir / "report.html", page)
     return workdir / "report.html"
@@ -52,7 +52,8 @@ def _figures(cells: Sequence[CellResult], folder: epath.Path) -> dict[str, dict[
             continue
         with mpl.rc_context(style.context(name)):
             svg = style.svg(plot.draw(cells), name)
-        files.write(folder / f"{name}.svg", svg)
+        alone = svg.replace("<svg ", '<svg style="color: #1a1a1a; background: #ffffff" ', 1)
+        files.write(folder / f"{name}.svg", alone)
         drawing = Markup(svg[svg.index("<svg") :])
         found[name] = {"title": plot.title, "caption": plot.caption.format(n=n), "svg": drawing,
                        "grid": name in ("samples", "sets", "nearest")}  # fmt: skip
