@@ -95,7 +95,10 @@ def run_comparisons(
 
 
 def claim(path: epath.Path, settings: dict[str, Any], fixed: Callable[[dict], dict] = lambda s: s) -> None:
-    """Write the settings that a folder is for. Raises ValueError, naming the difference, where `fixed` of those there differs."""
+    """Write the settings that a folder is for.
+
+    Raises ValueError where `fixed` of those that are there differs, naming the difference, or where it cannot be written.
+    """
     if path.exists():
         there, here = fixed(files.read_json(path)), fixed(settings)
         if there != here:
@@ -103,7 +106,10 @@ def claim(path: epath.Path, settings: dict[str, Any], fixed: Callable[[dict], di
                 f"{path.parent} was made with other settings ({difference(there, here)}); "
                 "choose another --workdir or remove that folder"
             )
-    files.write_json(path, settings)
+    try:
+        files.write_json(path, settings)
+    except OSError as error:
+        raise ValueError(f"{path.parent} cannot be written ({error.strerror}); choose another --workdir") from None
 
 
 def difference(there: Any, here: Any, at: str = "config") -> str:

@@ -150,7 +150,7 @@ def test_the_report_needs_no_jax(whole, tmp_path):
         (("--config", "configs/quickstart.py", "--config.data.proportions=((0.8,0.3),)"), "sum to 1.1"),
         (("--config", "configs/paper_mnist.py"), "at most 260 can be had"),
         (("--config", "configs/quickstart.py", "--config.data.size=18"), "cannot be halved"),
-        (("--config", "configs/quickstart.py", "--workdir", "/proc/nowhere"), "/proc/nowhere"),
+        (("--config", "configs/quickstart.py", "--workdir", "/proc/nowhere"), "/proc/nowhere cannot be written (No such file or directory); choose another --workdir"),
         ((), "--config is missing"),
     ],
 )  # fmt: skip
