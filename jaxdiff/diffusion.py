@@ -30,24 +30,45 @@ class Schedule:
     @classmethod
     def linear(cls, T: int = 1000, low: float = 1e-4, high: float = 0.02) -> "Schedule":
         """Betas rise linearly (Ho et al. 2020; the paper's)."""
-        return cls.from_betas(np.linspace(low, high, T))
+        return cls.from_betas(linear_betas(T, low, high))
 
     @classmethod
     def scaled_linear(cls, T: int = 1000, low: float = 0.00085, high: float = 0.012) -> "Schedule":
         """The square roots of the betas rise linearly (Rombach et al. 2022)."""
-        return cls.from_betas(np.linspace(low**0.5, high**0.5, T) ** 2)
+        return cls.from_betas(scaled_linear_betas(T, low, high))
 
     @classmethod
     def cosine(cls, T: int = 1000) -> "Schedule":
         """alpha_bar falls as a squared cosine, betas at most 0.999 (Nichol & Dhariwal 2021)."""
-        angle = (np.arange(T + 1) / T + 0.008) / 1.008 * math.pi / 2
-        levels = np.cos(angle) ** 2
-        return cls.from_betas(np.minimum(1.0 - levels[1:] / levels[:-1], 0.999))
+        return cls.from_betas(cosine_betas(T))
+
+    @classmethod
+    def zero_terminal_snr(cls, betas: np.ndarray) -> "Schedule":
+        """sqrt(alpha_bar) of these betas shifted and scaled so that nothing is left of the signal at T - 1 and the
+        first step keeps its value (Lin et al. 2024, Algorithm 1)."""
+        s = np.sqrt(np.cumprod(1.0 - np.asarray(betas, np.float64)))
+        return cls(np.square((s - s[-1]) * s[0] / (s[0] - s[-1])).astype(np.float32))
 
     def signal_and_noise(self, t: Int[Array, " batch"], ndim: int) -> tuple[Array, Array]:
         """s = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar) at t, shaped [batch, 1, ...] with `ndim` axes."""
         alpha_bar = jnp.asarray(self.alpha_bar)[t].reshape((-1,) + (1,) * (ndim - 1))
         return jnp.sqrt(alpha_bar), jnp.sqrt(1.0 - alpha_bar)
+
+
+def linear_betas(T: int, low: float, high: float) -> Float[np.ndarray, " T"]:
+    """From `low` to `high` in equal steps."""
+    return np.linspace(low, high, T)
+
+
+def scaled_linear_betas(T: int, low: float, high: float) -> Float[np.ndarray, " T"]:
+    """Square roots in equal steps."""
+    return np.linspace(low**0.5, high**0.5, T) ** 2
+
+
+def cosine_betas(T: int) -> Float[np.ndarray, " T"]:
+    """Those of a squared cosine, at most 0.999."""
+    levels = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * math.pi / 2) ** 2
+    return np.minimum(1.0 - levels[1:] / levels[:-1], 0.999)
 
 
 def add_noise(schedule: Schedule, x0: Batch, eps: Batch, t: Int[Array, " batch"]) -> Batch:
@@ -71,8 +92,9 @@ def to_x0_and_eps(
     s, sigma = schedule.signal_and_noise(t, xt.ndim)
     if prediction == "eps":
         return (xt - sigma * output) / s, output
-    x0 = output if prediction == "x0" else s * xt - sigma * output
-    return x0, (xt - s * x0) / sigma
+    if prediction == "v":
+        return s * xt - sigma * output, s * output + sigma * xt
+    return output, (xt - s * output) / sigma
 
 
 def loss(output: Batch, wanted: Batch) -> Float[Array, ""]:

@@ -5,14 +5,23 @@ Images are NHWC, convolution kernels HWIO, matrices [in, out]. Statistics and so
 parameters' type where that is wider.
 """
 
+import functools
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key, Num
 
 Images = Float[Array, "batch _height _width _channel"]  # only the batch is the same in and out
+Keys = Key[Array, " batch"] | None  # one a sample; None where nothing is drawn
+ACTIVATIONS = {
+    "silu": nnx.silu,
+    "mish": lambda x: x * jnp.tanh(jax.nn.softplus(x)),
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "relu": nnx.relu,
+}
 
 
 def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
@@ -33,8 +42,18 @@ class Linear(nnx.Module):
         return x @ self.weight[...].astype(x.dtype) + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
 
 
-def convolve(x: Images, kernel: Float[Array, "h w _inner _outer"], stride: int, padding: int) -> Images:
-    """A square convolution with `padding` zeros on every side.
+class Embedding(nnx.Module):
+    """A row of a table for each integer."""
+
+    def __init__(self, count: int, features: int, rngs: nnx.Rngs):
+        self.weight = nnx.Param(jax.random.normal(rngs.params(), (count, features), jnp.float32))
+
+    def __call__(self, index: Int[Array, " batch"]) -> Float[Array, "batch _feature"]:
+        return self.weight[...][index]
+
+
+def convolve(x: Images, kernel: Float[Array, "h w _inner _outer"], stride: int, padding: tuple[int, int]) -> Images:
+    """A square convolution with `padding` zeros before and after, along height and width alike.
 
     As a matrix product where that is faster on a CPU: of 1x1 kernels several times, and of the nine (or more) shifted
     views where at most 4x4 pixels come out, up to fifty times (2x2 images fall off XLA's fast path).
@@ -42,31 +61,34 @@ def convolve(x: Images, kernel: Float[Array, "h w _inner _outer"], stride: int, 
     size = kernel.shape[0]
     if size == 1 and stride == 1:
         return x @ kernel[0, 0]
-    height, width = ((length + 2 * padding - size) // stride + 1 for length in x.shape[1:3])
+    height, width = ((length + sum(padding) - size) // stride + 1 for length in x.shape[1:3])
     if max(height, width) > 4:
-        pads = [(padding, padding)] * 2
         return jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x, kernel, (stride, stride), [padding] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
     rows, columns = stride * (height - 1) + 1, stride * (width - 1) + 1
     views = [x[:, i : i + rows : stride, j : j + columns : stride] for i in range(size) for j in range(size)]
     return jnp.concatenate(views, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
 class Conv(nnx.Module):
-    """A convolution with zero padding of size // 2 on every side, as PyTorch pads."""
+    """A convolution with zero padding, size // 2 on every side unless said otherwise (as PyTorch pads)."""
 
-    def __init__(self, in_channels: int, out_channels: int, rngs: nnx.Rngs, size: int = 3, stride: int = 1):
+    def __init__(
+        self, in_channels: int, out_channels: int, rngs: nnx.Rngs, size: int = 3, stride: int = 1,
+        padding: tuple[int, int] | None = None,
+    ):  # fmt: skip
         fan_in = size * size * in_channels
         self.weight = _uniform(rngs, (size, size, in_channels, out_channels), fan_in)
         self.bias = _uniform(rngs, (out_channels,), fan_in)
         self.stride = stride
+        self.padding = padding or (size // 2, size // 2)
 
     def __call__(self, x: Images) -> Images:
         weight = self.weight[...].astype(x.dtype)
         bias = self.bias[...].astype(x.dtype)
-        return convolve(x, weight, self.stride, weight.shape[0] // 2) + bias[None, None, None]
+        return convolve(x, weight, self.stride, self.padding) + bias[None, None, None]
 
 
 class GroupNorm(nnx.Module):
@@ -101,42 +123,93 @@ class GroupNorm(nnx.Module):
         return (centred * scale[:, None, None] + bias[None, None, None]).astype(x.dtype)
 
 
+def fold(keys: Keys, i: int) -> Keys:
+    """Other keys of the samples, for the i-th consumer."""
+    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, i)
+
+
+def dropout(x: Images, rate: float, keys: Keys) -> Images:
+    """Each element of a sample is zero with probability `rate`, by the sample's own key, or 1 / (1 - rate) times itself."""
+    if keys is None or rate == 0.0:
+        return x
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
+    return jnp.where(kept, x / (1.0 - rate), 0.0)
+
+
+def halve(x: Images) -> Images:
+    """The mean of every 2x2 pixels."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+def double(x: Images) -> Images:
+    """Every pixel twice in height and width."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
 class ResnetBlock(nnx.Module):
-    """norm, SiLU, conv, + time embedding, norm, SiLU, conv, + the input (a 1x1 convolution where sizes differ)."""
+    """norm, activation, conv, + time embedding, norm, activation, conv, + the input (1x1 convolved where sizes differ).
+
+    scale_shift: the time embedding scales and shifts after the second norm instead. resample: the image is halved or
+    doubled before the first convolution. The sum is divided by output_scale.
+    """
 
     def __init__(
-        self, in_channels: int, out_channels: int, time_channels: int, groups: int, eps: float, rngs: nnx.Rngs
-    ):
+        self, in_channels: int, out_channels: int, time_channels: int, groups: int, eps: float, rngs: nnx.Rngs, *,
+        act_fn: str = "silu", dropout: float = 0.0, scale_shift: bool = False, output_scale: float = 1.0,
+        resample: Literal["down", "up"] | None = None,
+    ):  # fmt: skip
         self.norm1 = GroupNorm(in_channels, groups, eps)
         self.conv1 = Conv(in_channels, out_channels, rngs)
-        self.time_emb_proj = Linear(time_channels, out_channels, rngs)
+        self.time_emb_proj = Linear(time_channels, (1 + scale_shift) * out_channels, rngs)
         self.norm2 = GroupNorm(out_channels, groups, eps)
         self.conv2 = Conv(out_channels, out_channels, rngs)
         self.conv_shortcut = Conv(in_channels, out_channels, rngs, size=1) if in_channels != out_channels else None
+        self.act_fn, self.dropout, self.output_scale = act_fn, dropout, output_scale
+        self.scale_shift, self.resample = scale_shift, resample
 
-    def __call__(self, x: Images, emb: Float[Array, "batch time_channel"]) -> Images:
-        h = self.conv1(nnx.silu(self.norm1(x)))
-        h = h + self.time_emb_proj(nnx.silu(emb))[:, None, None]
-        h = self.conv2(nnx.silu(self.norm2(h)))
-        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+    def __call__(self, x: Images, emb: Float[Array, "batch time_channel"], keys: Keys = None) -> Images:
+        act = ACTIVATIONS[self.act_fn]
+        h = act(self.norm1(x))
+        if self.resample is not None:
+            resize = halve if self.resample == "down" else double
+            x, h = resize(x), resize(h)
+        h = self.conv1(h)
+        time = self.time_emb_proj(act(emb))[:, None, None]
+        if self.scale_shift:
+            scale, shift = jnp.split(time, 2, axis=-1)
+            h = self.norm2(h) * (1.0 + scale) + shift
+        else:
+            h = self.norm2(h + time)
+        h = self.conv2(dropout(act(h), self.dropout, keys))
+        h = h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        return h if self.output_scale == 1.0 else h / self.output_scale
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention over the pixels, with a group norm before it and the input added after it."""
+    """Multi-head self-attention over the pixels, a group norm before it (`groups` None: none), the input added after it.
 
-    def __init__(self, channels: int, head_dim: int, groups: int, eps: float, rngs: nnx.Rngs):
+    head_dim None is one head; the sum is divided by output_scale.
+    """
+
+    def __init__(
+        self, channels: int, head_dim: int | None, groups: int | None, eps: float, rngs: nnx.Rngs, *,
+        output_scale: float = 1.0,
+    ):  # fmt: skip
+        head_dim = channels if head_dim is None else head_dim
         if channels % head_dim:
             raise ValueError(f"attention_head_dim {head_dim} does not divide {channels} channels")
-        self.group_norm = GroupNorm(channels, groups, eps)
+        self.group_norm = None if groups is None else GroupNorm(channels, groups, eps)
         self.to_q = Linear(channels, channels, rngs)
         self.to_k = Linear(channels, channels, rngs)
         self.to_v = Linear(channels, channels, rngs)
         self.to_out = nnx.List([Linear(channels, channels, rngs)])
-        self.head_dim = head_dim
+        self.head_dim, self.output_scale = head_dim, output_scale
 
     def __call__(self, x: Images) -> Images:
         batch, height, width, channels = x.shape
-        tokens = self.group_norm(x).reshape(batch, height * width, channels)
+        normed = x if self.group_norm is None else self.group_norm(x)
+        tokens = normed.reshape(batch, height * width, channels)
 
         def heads(projection: Linear) -> Float[Array, "batch _token _head _dim"]:
             return projection(tokens).reshape(batch, height * width, channels // self.head_dim, self.head_dim)
@@ -146,14 +219,15 @@ class Attention(nnx.Module):
         wide = jnp.promote_types(x.dtype, self.to_q.weight[...].dtype)
         weights = jax.nn.softmax(scores.astype(wide), axis=-1).astype(x.dtype)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(batch, height, width, channels)
-        return x + self.to_out[0](mixed)
+        h = x + self.to_out[0](mixed)
+        return h if self.output_scale == 1.0 else h / self.output_scale
 
 
 class Downsample(nnx.Module):
-    """A convolution of stride 2."""
+    """A convolution of stride 2; padding 0 pads one pixel after, none before."""
 
-    def __init__(self, channels: int, rngs: nnx.Rngs):
-        self.conv = Conv(channels, channels, rngs, stride=2)
+    def __init__(self, channels: int, rngs: nnx.Rngs, padding: int = 1):
+        self.conv = Conv(channels, channels, rngs, stride=2, padding=(padding, 1))
 
     def __call__(self, x: Images) -> Images:
         return self.conv(x)
@@ -166,19 +240,38 @@ class Upsample(nnx.Module):
         self.conv = Conv(channels, channels, rngs)
 
     def __call__(self, x: Images) -> Images:
-        return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
+        return self.conv(double(x))
 
 
-def timestep_features(t: Int[Array, " batch"], channels: int) -> Float[Array, "batch channel"]:
-    """Sinusoidal features [cos | sin] of the integer step, frequencies from 1 down to 1/10000 (exclusive)."""
+def timestep_features(
+    t: Num[Array, " batch"], channels: int, cos_first: bool = True, shift: float = 0.0
+) -> Float[Array, "batch channel"]:
+    """Sinusoidal features [cos | sin] (or [sin | cos]) of the step; frequencies fall from 1 to 1/10000.
+
+    They do so over half - shift of the half = channels // 2 entries. An odd number of channels ends with a zero.
+    """
     half = channels // 2
-    frequencies = jnp.exp(-math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    frequencies = jnp.exp(-math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
     angles = t.astype(jnp.float32)[:, None] * frequencies[None]
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    waves = (jnp.cos(angles), jnp.sin(angles))
+    features = jnp.concatenate(waves if cos_first else waves[::-1], axis=-1)
+    return jnp.pad(features, ((0, 0), (0, channels % 2)))
+
+
+class FourierFeatures(nnx.Module):
+    """[sin | cos] of 2 pi w log(t) for fixed Gaussian frequencies w of standard deviation 16 (Song et al. 2021)."""
+
+    def __init__(self, features: int, rngs: nnx.Rngs):
+        self.weight = nnx.Param(16.0 * jax.random.normal(rngs.params(), (features,), jnp.float32))
+
+    def __call__(self, t: Num[Array, " batch"]) -> Float[Array, "batch _feature"]:
+        frequencies = jax.lax.stop_gradient(self.weight[...])
+        angles = jnp.log(t.astype(jnp.float32))[:, None] * frequencies[None] * (2.0 * jnp.pi)
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class TimeEmbedding(nnx.Module):
-    """Two linear layers on the sinusoidal features."""
+    """Two linear layers on the features of the step."""
 
     def __init__(self, in_channels: int, out_channels: int, rngs: nnx.Rngs):
         self.linear_1 = Linear(in_channels, out_channels, rngs)

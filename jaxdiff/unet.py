@@ -1,92 +1,40 @@
-"""The U-Net: diffusers' UNet2DModel in Flax NNX, entered and left at any level, and the paper's Table A.
+"""The U-Net: diffusers' UNet2DModel in Flax NNX, entered and left at any level.
 
 Levels: a = 0 is the noisy image before conv_in; a = 1..n is the output of the a-th down block, its
 down-sampling included; level n enters the mid-block and level n + 1 is the mid-block's output.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Key, Num, PyTree
 
+from jaxdiff.blocks import DownBlock, MidBlock, UpBlock
 from jaxdiff.layers import (
-    Attention,
     Conv,
-    Downsample,
+    Embedding,
+    FourierFeatures,
     GroupNorm,
     Images,
-    ResnetBlock,
+    Keys,
     TimeEmbedding,
-    Upsample,
+    fold,
     timestep_features,
 )
+from jaxdiff.unet_config import TABLE_A, UNetConfig
 
+__all__ = ["TABLE_A", "Hidden", "Params", "UNet", "UNetConfig", "abstract", "bind", "bypass", "functional",
+           "parameter_count", "parameters"]  # fmt: skip
 Params = dict[str, Array]
+Inputs = Float[ArrayLike, "batch _height _width _channel"]
+Steps = Num[ArrayLike, " batch"]
+Labels = Num[ArrayLike, "batch ..."] | None
 M = TypeVar("M", bound=nnx.Module)
-
-
-@dataclasses.dataclass(frozen=True)
-class UNetConfig:
-    """The shape of a U-Net. Everything a depth study varies is here.
-
-    block_out_channels: channels of each level, from the image inward; their number is the depth n.
-    attention: the levels (1..n) whose down blocks have attention after each ResNet block; up blocks mirror them.
-    norm_num_groups: groups of every group norm; must divide every entry of block_out_channels.
-    """
-
-    block_out_channels: tuple[int, ...]
-    attention: tuple[int, ...] = ()
-    layers_per_block: int = 2
-    norm_num_groups: int = 32
-    attention_head_dim: int = 8
-    in_channels: int = 3
-    out_channels: int = 3
-    norm_eps: float = 1e-5
-
-    @property
-    def depth(self) -> int:
-        return len(self.block_out_channels)
-
-    def widened(self, multiplier: float) -> "UNetConfig":
-        """The same U-Net with `multiplier` times the channels and the groups, so that channels a group stay.
-
-        Raises ValueError where a level's channels or the groups would not be whole numbers.
-        """
-        scaled = [multiplier * c for c in (*self.block_out_channels, self.norm_num_groups)]
-        if min(scaled) < 1 or any(c != int(c) for c in scaled):
-            raise ValueError(
-                f"width {multiplier:g} gives channels and groups {[f'{c:g}' for c in scaled]} "
-                f"from {[*self.block_out_channels, self.norm_num_groups]}; choose a multiplier that keeps them whole"
-            )
-        channels = tuple(int(c) for c in scaled[:-1])
-        return dataclasses.replace(self, block_out_channels=channels, norm_num_groups=int(scaled[-1]))
-
-    def check_image_size(self, size: int) -> None:
-        """Raise ValueError unless an image of size x size pixels can be halved n - 1 times."""
-        factor = 2 ** (self.depth - 1)
-        if size < factor or size % factor:
-            near = max(factor, factor * round(size / factor))
-            raise ValueError(
-                f"an image of {size} px cannot be halved {self.depth - 1} times, as depth {self.depth} does; "
-                f"use a multiple of {factor} (say {near}) or a shallower model"
-            )
-
-
-# Table A of the paper. The row "4" is printed with up blocks (Up, Up, AttnUp, Up), which do not give its printed
-# count; 3,859,203 needs (Up, AttnUp, Up, Up), the mirror of its encoder, and that is what stands here.
-TABLE_A: dict[str, UNetConfig] = {
-    # name                     channels of the levels              attention      parameters
-    "2":       UNetConfig((32, 64),                           attention=(2,)),  # 1,002,883
-    "2-large": UNetConfig((128, 256),                         attention=(2,)),  # 15,930,883
-    "3":       UNetConfig((32, 64, 128),                      attention=(2,)),  # 3,692,867
-    "4":       UNetConfig((32, 32, 64, 128),                  attention=(3,)),  # 3,859,203
-    "5":       UNetConfig((32, 64, 128, 128, 256),            attention=(4,)),  # 16,887,619
-    "6":       UNetConfig((32, 64, 128, 128, 256, 256),       attention=(5,)),  # 27,290,691
-}  # fmt: skip
 
 
 @jax.tree_util.register_dataclass
@@ -95,80 +43,16 @@ class Hidden:
     """The state of a forward pass at a level: all that the rest of the network needs.
 
     z: the activation [batch, height, width, channel]; skips: the encoder's outputs kept for the decoder, in the
-    order they were made; emb: the time embedding [batch, time_channel].
+    order they were made; emb: the time embedding [batch, time_channel]; t: the step; keys: dropout's, None outside
+    training. `dataclasses.replace(hidden, z=..., skips=other.skips)` holds or replaces any of them.
     """
 
     z: Images
     skips: tuple[Images, ...]
     emb: Float[Array, "batch time_channel"]
     level: int = dataclasses.field(metadata={"static": True})
-
-
-class DownBlock(nnx.Module):
-    """ResNet blocks, each followed by attention where the level has it, then a down-sampling except at the last level."""
-
-    def __init__(self, in_channels: int, level: int, config: UNetConfig, rngs: nnx.Rngs):
-        channels, time_channels = config.block_out_channels[level - 1], 4 * config.block_out_channels[0]
-        groups, eps = config.norm_num_groups, config.norm_eps
-        inputs = [in_channels] + [channels] * (config.layers_per_block - 1)
-        self.resnets = nnx.List([ResnetBlock(c, channels, time_channels, groups, eps, rngs) for c in inputs])
-        attend = inputs if level in config.attention else []
-        self.attentions = nnx.List([Attention(channels, config.attention_head_dim, groups, eps, rngs) for _ in attend])
-        self.downsamplers = nnx.List([Downsample(channels, rngs)] if level < config.depth else [])
-
-    def __call__(self, z: Images, emb: Float[Array, "batch time_channel"]) -> tuple[Images, ...]:
-        """Every intermediate output, in order; the last is the block's own."""
-        outputs = []
-        for i, resnet in enumerate(self.resnets):
-            z = resnet(z, emb)
-            if self.attentions:
-                z = self.attentions[i](z)
-            outputs.append(z)
-        for downsample in self.downsamplers:
-            z = downsample(z)
-            outputs.append(z)
-        return tuple(outputs)
-
-
-class MidBlock(nnx.Module):
-    """ResNet block, attention, ResNet block."""
-
-    def __init__(self, config: UNetConfig, rngs: nnx.Rngs):
-        channels, time_channels = config.block_out_channels[-1], 4 * config.block_out_channels[0]
-        groups, eps = config.norm_num_groups, config.norm_eps
-        self.resnets = nnx.List([ResnetBlock(channels, channels, time_channels, groups, eps, rngs) for _ in range(2)])
-        self.attentions = nnx.List([Attention(channels, config.attention_head_dim, groups, eps, rngs)])
-
-    def __call__(self, z: Images, emb: Float[Array, "batch time_channel"]) -> Images:
-        return self.resnets[1](self.attentions[0](self.resnets[0](z, emb)), emb)
-
-
-class UpBlock(nnx.Module):
-    """One ResNet block more than the level's down block, each taking a skip; up-sampling except at level 1."""
-
-    def __init__(self, level: int, config: UNetConfig, rngs: nnx.Rngs):
-        widths, time_channels = config.block_out_channels, 4 * config.block_out_channels[0]
-        groups, eps = config.norm_num_groups, config.norm_eps
-        channels, outer = widths[level - 1], widths[max(level - 2, 0)]
-        inner = widths[min(level, config.depth - 1)]
-        skips = [channels] * config.layers_per_block + [outer]
-        inputs = [inner] + [channels] * config.layers_per_block
-        self.resnets = nnx.List(
-            [ResnetBlock(c + s, channels, time_channels, groups, eps, rngs) for c, s in zip(inputs, skips, strict=True)]
-        )
-        attend = inputs if level in config.attention else []
-        self.attentions = nnx.List([Attention(channels, config.attention_head_dim, groups, eps, rngs) for _ in attend])
-        self.upsamplers = nnx.List([Upsample(channels, rngs)] if level > 1 else [])
-
-    def __call__(self, z: Images, skips: tuple[Images, ...], emb: Float[Array, "batch time_channel"]) -> Images:
-        """`skips` are this block's own, in the order the encoder made them; they are taken from the end."""
-        for i, resnet in enumerate(self.resnets):
-            z = resnet(jnp.concatenate([z, skips[-1 - i]], axis=-1), emb)
-            if self.attentions:
-                z = self.attentions[i](z)
-        for upsample in self.upsamplers:
-            z = upsample(z)
-        return z
+    t: Num[Array, " batch"]
+    keys: Keys = None
 
 
 class UNet(nnx.Module):
@@ -181,56 +65,133 @@ class UNet(nnx.Module):
         widths = config.block_out_channels
         self.config = config
         self.conv_in = Conv(config.in_channels, widths[0], rngs)
-        self.time_embedding = TimeEmbedding(widths[0], 4 * widths[0], rngs)
+        self.time_proj = _projection(config, rngs)
+        features = widths[0] * (2 if config.time_embedding_type == "fourier" else 1)
+        self.time_embedding = TimeEmbedding(features, config.time_channels, rngs)
+        self.class_embedding = _class_embedding(config, features, rngs)
         levels = range(1, config.depth + 1)
         self.down_blocks = nnx.List([DownBlock(widths[max(a - 2, 0)], a, config, rngs) for a in levels])
-        self.mid_block = MidBlock(config, rngs)
+        self.mid_block = MidBlock(config, rngs) if config.mid_block else None
         self.up_blocks = nnx.List([UpBlock(a, config, rngs) for a in reversed(levels)])
         self.conv_norm_out = GroupNorm(widths[0], config.norm_num_groups, config.norm_eps)
         self.conv_out = Conv(widths[0], config.out_channels, rngs)
 
-    def encode(self, xt: Images, t: Int[Array, " batch"], level: int) -> Hidden:
+    def __call__(self, xt: Inputs, t: Steps, labels: Labels = None, keys: Keys = None) -> Images:
+        """xt float [batch, height, width, channel], t int [batch] in 0..T-1 -> float, out_channels channels.
+
+        labels [batch] where the U-Net has classes; keys, one typed key a sample, turn dropout on. Raises ValueError
+        where labels are missing, or given to a U-Net without classes.
+        """
+        return self.decode(self.encode(xt, t, 0, labels, keys))
+
+    def encode(self, xt: Inputs, t: Steps, level: int, labels: Labels = None, keys: Keys = None) -> Hidden:
         """The state at `level` 0..n+1. Raises ValueError for another level."""
         n = self.config.depth
         if not 0 <= level <= n + 1:
             raise ValueError(
                 f"level {level} does not exist; this U-Net has levels 0 (pixels) to {n + 1} (mid-block output)"
             )
-        features = timestep_features(t, self.config.block_out_channels[0])
-        hidden = Hidden(xt, (), self.time_embedding(features.astype(xt.dtype)), 0)
+        xt, t = jnp.asarray(xt), jnp.asarray(t)
+        hidden = Hidden(xt, (), self._embed(t, labels, xt.dtype), 0, t, keys)
         for _ in range(min(level, n)):
             hidden = self._down(hidden)
         return self.bottleneck(hidden) if level == n + 1 else hidden
 
     def bottleneck(self, hidden: Hidden) -> Hidden:
-        """Level n to level n + 1: the mid-block. Raises ValueError for another level."""
-        if hidden.level != self.config.depth:
-            raise ValueError(f"the mid-block takes level {self.config.depth}, not level {hidden.level}")
-        return dataclasses.replace(hidden, z=self.mid_block(hidden.z, hidden.emb), level=hidden.level + 1)
+        """Level n to level n + 1: the mid-block (nothing, where the U-Net has none). Raises ValueError for another level."""
+        n = self.config.depth
+        if hidden.level != n:
+            raise ValueError(f"the mid-block takes level {n}, not level {hidden.level}")
+        z = hidden.z if self.mid_block is None else self.mid_block(hidden.z, hidden.emb, fold(hidden.keys, n + 1))
+        return dataclasses.replace(hidden, z=z, level=n + 1)
 
     def decode(self, hidden: Hidden) -> Images:
         """The network's output from any level: the down blocks that remain, the mid-block, the up blocks."""
-        while hidden.level < self.config.depth:
+        n, per_block = self.config.depth, self.config.layers_per_block + 1
+        while hidden.level < n:
             hidden = self._down(hidden)
-        if hidden.level == self.config.depth:
+        if hidden.level == n:
             hidden = self.bottleneck(hidden)
-        z, skips, per_block = hidden.z, hidden.skips, self.config.layers_per_block + 1
-        for block in self.up_blocks:
-            z = block(z, skips[-per_block:], hidden.emb)
+        z, skips = hidden.z, hidden.skips
+        for i, block in enumerate(self.up_blocks):
+            z = block(z, skips[-per_block:], hidden.emb, fold(hidden.keys, n + 2 + i))
             skips = skips[:-per_block]
-        return self.conv_out(nnx.silu(self.conv_norm_out(z)))
+        z = self.conv_out(nnx.silu(self.conv_norm_out(z)))
+        if self.config.time_embedding_type == "fourier":  # t is then the noise's standard deviation: z is a score
+            z = z / hidden.t.astype(z.dtype)[:, None, None, None]
+        return z
 
     def _down(self, hidden: Hidden) -> Hidden:
-        z, skips = hidden.z, hidden.skips
-        if hidden.level == 0:
-            z = self.conv_in(z)
+        z, skips, level = hidden.z, hidden.skips, hidden.level
+        if level == 0:
+            z = self.conv_in(2.0 * z - 1.0 if self.config.center_input_sample else z)
             skips = (z,)
-        outputs = self.down_blocks[hidden.level](z, hidden.emb)
-        return Hidden(outputs[-1], skips + outputs, hidden.emb, hidden.level + 1)
+        outputs = self.down_blocks[level](z, hidden.emb, fold(hidden.keys, level + 1))
+        return dataclasses.replace(hidden, z=outputs[-1], skips=skips + outputs, level=level + 1)
 
-    def __call__(self, xt: Images, t: Int[Array, " batch"]) -> Images:
-        """xt float [batch, height, width, channel], t int [batch] in 0..T-1 -> float, out_channels channels."""
-        return self.decode(self.encode(xt, t, level=0))
+    def _features(self, t: Num[Array, " batch"]) -> Float[Array, "batch _feature"]:
+        c = self.config
+        if self.time_proj is not None:
+            return self.time_proj(t)
+        return timestep_features(t, c.block_out_channels[0], c.flip_sin_to_cos, c.freq_shift)
+
+    def _embed(self, t: Num[Array, " batch"], labels: Labels, dtype: jnp.dtype) -> Float[Array, "batch time_channel"]:
+        c = self.config
+        emb = self.time_embedding(self._features(t).astype(dtype))
+        if (labels is not None) != c.has_classes:
+            raise ValueError(
+                "this U-Net has classes: give labels, one a sample" if c.has_classes else "this U-Net takes no labels"
+            )
+        if labels is None:
+            return emb
+        given = jnp.asarray(labels)
+        if c.class_embed_type == "timestep":
+            given = self._features(given).astype(dtype)
+        return emb + (given if self.class_embedding is None else self.class_embedding(given)).astype(dtype)
+
+
+def _projection(config: UNetConfig, rngs: nnx.Rngs) -> nnx.Module | None:
+    """The features of the step that have weights; sinusoidal ones have none."""
+    channels = config.block_out_channels[0]
+    if config.time_embedding_type == "fourier":
+        return FourierFeatures(channels, rngs)
+    if config.num_train_timesteps and config.time_embedding_type == "learned":
+        return Embedding(config.num_train_timesteps, channels, rngs)
+    return None
+
+
+def _class_embedding(config: UNetConfig, features: int, rngs: nnx.Rngs) -> nnx.Module | None:
+    """What turns a label into an embedding; none where there are no classes, or labels are embeddings already."""
+    if config.class_embed_type == "timestep":
+        return TimeEmbedding(features, config.time_channels, rngs)
+    if config.class_embed_type is None and config.num_class_embeds is not None:
+        return Embedding(config.num_class_embeds, config.time_channels, rngs)
+    return None
+
+
+Form = Literal["blend", "channels", "elements"]
+
+
+def bypass(
+    bottleneck: Callable[[Hidden], Hidden], p: Float[ArrayLike, ""], form: Form = "blend", key: Key[Array, ""] | None = None
+) -> Callable[[Hidden], Hidden]:
+    """A bottleneck of which the fraction p (0..1) passes its input on: the paper's "bypassing of the mid-block".
+
+    The paper does not say which fraction. "blend": (1 - p) output + p input. "channels", "elements": a share p of the
+    channels, or of all elements, chosen once by `key` (nested: what is passed on at a small p is at a larger one), is
+    the input, the rest the output. p may be traced. `unet.decode(bypass(unet.bottleneck, 0.5)(unet.encode(xt, t, n)))`.
+    """
+
+    def wrapped(hidden: Hidden) -> Hidden:
+        after, z = bottleneck(hidden), hidden.z
+        if form == "blend":
+            return dataclasses.replace(after, z=(1.0 - p) * after.z + p * z)
+        shape = z.shape[-1:] if form == "channels" else z.shape[1:]
+        order = jax.random.permutation(jax.random.key(0) if key is None else key, math.prod(shape)).reshape(shape)
+        passed = (order < jnp.round(p * math.prod(shape))).reshape((1,) * (z.ndim - len(shape)) + shape)
+        return dataclasses.replace(after, z=jnp.where(passed, z, after.z))
+
+    return wrapped
 
 
 def parameters(tree: PyTree) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def test_a_convolution_is_one_at_every_size(size, stride):
     wanted = jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    np.testing.assert_allclose(convolve(x, kernel, stride, 1), wanted, atol=1e-5)
+    np.testing.assert_allclose(convolve(x, kernel, stride, (1, 1)), wanted, atol=1e-5)
 
 
 def test_group_norm_is_the_definition():

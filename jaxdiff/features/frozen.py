@@ -19,7 +19,7 @@ def conv(params: Params, name: str, x: Images, *, stride: int = 1, padding: str 
     """
     kernel, bias = params[f"{name}.kernel"], params[f"{name}.bias"][None, None, None]
     if isinstance(padding, int):
-        return convolve(x, kernel, stride, padding) + bias
+        return convolve(x, kernel, stride, (padding, padding)) + bias
     y = jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1] // kernel.shape[2],

@@ -1,0 +1,113 @@
+"""The three kinds of block of a U-Net: down, mid and up, as diffusers' UNet2DModel has them."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxdiff.layers import Attention, Downsample, Images, Keys, ResnetBlock, Upsample, fold
+from jaxdiff.unet_config import UNetConfig
+
+Emb = Float[Array, "batch time_channel"]
+
+
+def _resnet(in_channels: int, out_channels: int, config: UNetConfig, rngs: nnx.Rngs, **more: Any) -> ResnetBlock:
+    return ResnetBlock(
+        in_channels, out_channels, config.time_channels, config.norm_num_groups, config.norm_eps, rngs,
+        act_fn=config.act_fn, dropout=config.dropout, scale_shift=config.resnet_time_scale_shift == "scale_shift", **more,
+    )  # fmt: skip
+
+
+def _attentions(channels: int, count: int, config: UNetConfig, rngs: nnx.Rngs) -> list[Attention]:
+    groups, eps = config.norm_num_groups, config.norm_eps
+    return [Attention(channels, config.attention_head_dim, groups, eps, rngs) for _ in range(count)]
+
+
+class DownBlock(nnx.Module):
+    """ResNet blocks, each followed by attention where the level has it, then a down-sampling except at the last level."""
+
+    def __init__(self, in_channels: int, level: int, config: UNetConfig, rngs: nnx.Rngs):
+        channels = config.block_out_channels[level - 1]
+        inputs = [in_channels] + [channels] * (config.layers_per_block - 1)
+        self.resnets = nnx.List([_resnet(c, channels, config, rngs) for c in inputs])
+        attend = len(inputs) if level in config.attention else 0
+        self.attentions = nnx.List(_attentions(channels, attend, config, rngs))
+        if level == config.depth:
+            self.downsamplers = nnx.List([])
+        elif level in config.down_resnet:
+            self.downsamplers = nnx.List([_resnet(channels, channels, config, rngs, resample="down")])
+        else:
+            self.downsamplers = nnx.List([Downsample(channels, rngs, config.downsample_padding)])
+
+    def __call__(self, z: Images, emb: Emb, keys: Keys = None) -> tuple[Images, ...]:
+        """Every intermediate output, in order; the last is the block's own."""
+        outputs = []
+        for i, resnet in enumerate(self.resnets):
+            z = resnet(z, emb, fold(keys, i))
+            if self.attentions:
+                z = self.attentions[i](z)
+            outputs.append(z)
+        for downsample in self.downsamplers:
+            z = _resampled(downsample, z, emb, fold(keys, len(self.resnets)))
+            outputs.append(z)
+        return tuple(outputs)
+
+
+class MidBlock(nnx.Module):
+    """ResNet block, attention (where the U-Net's mid-block has it), ResNet block."""
+
+    def __init__(self, config: UNetConfig, rngs: nnx.Rngs):
+        channels, scale = config.block_out_channels[-1], config.mid_block_scale_factor
+        self.resnets = nnx.List([_resnet(channels, channels, config, rngs, output_scale=scale) for _ in range(2)])
+        groups = config.attn_norm_num_groups
+        if groups is None and config.resnet_time_scale_shift == "default":
+            groups = config.norm_num_groups
+        head_dim, eps = config.attention_head_dim, config.norm_eps
+        attend = range(int(config.add_attention))
+        self.attentions = nnx.List(
+            [Attention(channels, head_dim, groups, eps, rngs, output_scale=scale) for _ in attend]
+        )
+
+    def __call__(self, z: Images, emb: Emb, keys: Keys = None) -> Images:
+        z = self.resnets[0](z, emb, fold(keys, 0))
+        for attention in self.attentions:
+            z = attention(z)
+        return self.resnets[1](z, emb, fold(keys, 1))
+
+
+class UpBlock(nnx.Module):
+    """One ResNet block more than the level's down block, each taking a skip; up-sampling except at level 1."""
+
+    def __init__(self, level: int, config: UNetConfig, rngs: nnx.Rngs):
+        widths = config.block_out_channels
+        channels, outer = widths[level - 1], widths[max(level - 2, 0)]
+        inner = widths[min(level, config.depth - 1)]
+        skips = [channels] * config.layers_per_block + [outer]
+        inputs = [inner] + [channels] * config.layers_per_block
+        self.resnets = nnx.List(
+            [_resnet(c + s, channels, config, rngs) for c, s in zip(inputs, skips, strict=True)]
+        )
+        levels = config.attention if config.up_attention is None else config.up_attention
+        self.attentions = nnx.List(_attentions(channels, len(inputs) if level in levels else 0, config, rngs))
+        if level == 1:
+            self.upsamplers = nnx.List([])
+        elif level in config.up_resnet:
+            self.upsamplers = nnx.List([_resnet(channels, channels, config, rngs, resample="up")])
+        else:
+            self.upsamplers = nnx.List([Upsample(channels, rngs)])
+
+    def __call__(self, z: Images, skips: tuple[Images, ...], emb: Emb, keys: Keys = None) -> Images:
+        """`skips` are this block's own, in the order the encoder made them; they are taken from the end."""
+        for i, resnet in enumerate(self.resnets):
+            z = resnet(jnp.concatenate([z, skips[-1 - i]], axis=-1), emb, fold(keys, i))
+            if self.attentions:
+                z = self.attentions[i](z)
+        for upsample in self.upsamplers:
+            z = _resampled(upsample, z, emb, fold(keys, len(self.resnets)))
+        return z
+
+
+def _resampled(module: nnx.Module, z: Images, emb: Emb, keys: Keys) -> Images:
+    """Through a convolution that resamples, or through a ResNet block that does, which sees the time."""
+    return module(z, emb, keys) if isinstance(module, ResnetBlock) else module(z)
