@@ -112,11 +112,12 @@ class Reporter:
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
         name, now = f"{self.prefix} {what}".strip(), time.time()
-        if name not in self._tasks:
+        new = name not in self._tasks
+        if new:
             self._tasks[name] = self._live.add_task(name, total=total, note=note)
             self._begun[name] = (done, now)
         self._live.update(self._tasks[name], completed=done, total=total, note=note, visible=done < total)
-        if not console.is_terminal and (done in (0, total) or now - self._printed > self._every):
+        if not console.is_terminal and (new or done == total or now - self._printed > self._every):
             first, begun = self._begun[name]
             left = (now - begun) / max(done - first, 1) * (total - done)
             remaining = f", about {left:.0f} s left" if done > first and done < total else ""

@@ -1,8 +1,10 @@
-"""Sample a trained cell; writes samples.npz and a PNG grid beside it.
+"""Sample a trained cell or a diffusers folder; writes samples.npz and a PNG grid beside it.
 
   python -m experiments.sample --model runs/quickstart/cells/2-80_20-n300-s0 --num 64 --seed 0 --out samples.npz
+  python -m experiments.sample --model a_diffusers_folder --num 16 --method ddim --steps 50
 
-The seed names a noise bank: sample i of a seed is the same image for any --num.
+The seed names a noise bank: sample i of a seed is the same image for any --num. The sampler is the cell's own; of a
+diffusers folder, the one that its scheduler_config.json describes (DDPM: all of its steps).
 """
 
 from experiments import _cli
@@ -20,11 +22,14 @@ from jaxdiff import files, models, results  # noqa: E402
 from jaxdiff.datasets.images import to_uint8  # noqa: E402
 from jaxdiff.study.draw import Drawer  # noqa: E402
 
-flags.DEFINE_string("model", None, "A trained cell's folder.")
+flags.DEFINE_string("model", None, "A trained cell's folder, or a diffusers folder.")
 flags.DEFINE_integer("num", 64, "How many samples.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "The noise bank.", lower_bound=0)
 flags.DEFINE_string("out", "samples.npz", "Where the samples go; the grid takes the same name with .png.")
-flags.DEFINE_integer("batch", 0, "Samples computed at once; 0 takes the cell's own.", lower_bound=0)
+flags.DEFINE_integer("batch", 0, "Samples computed at once; 0 takes the model's own number.", lower_bound=0)
+flags.DEFINE_enum("method", None, ["ddim", "ddpm"], "Another sampler than the model's own.")
+flags.DEFINE_integer("steps", 0, "Sampling steps; 0 takes the model's own number.", lower_bound=0)
+flags.DEFINE_integer("label", None, "The class, of a U-Net with classes; by default each in turn.", lower_bound=0)
 FLAGS = flags.FLAGS
 
 
@@ -40,11 +45,12 @@ def grid(images: np.ndarray) -> Image.Image:
 
 def main() -> None:
     if not FLAGS.model:
-        raise ValueError("--model is missing; give a trained cell's folder, as runs/STUDY/cells/NAME")
+        raise ValueError("--model is missing; give a cell's folder, as runs/STUDY/cells/NAME, or a diffusers folder")
     model, out = models.load(FLAGS.model), epath.Path(FLAGS.out)
-    settings = model.config["sample"] | ({"batch": FLAGS.batch} if FLAGS.batch else {})
+    changes = {"batch": FLAGS.batch, "method": FLAGS.method, "steps": FLAGS.steps}
+    settings = model.config["sample"] | {key: value for key, value in changes.items() if value}
     with _cli.Reporter() as progress:
-        images = to_uint8(Drawer(model, settings, progress).sample(np.arange(FLAGS.num), FLAGS.seed))
+        images = to_uint8(Drawer(model, settings, progress, FLAGS.label).sample(np.arange(FLAGS.num), FLAGS.seed))
     picture = io.BytesIO()
     grid(images).save(picture, "PNG")
     results.write_samples(out, images, np.arange(FLAGS.num))

@@ -33,12 +33,12 @@ class DownBlock(nnx.Module):
         self.resnets = nnx.List([_resnet(c, channels, config, rngs) for c in inputs])
         attend = len(inputs) if level in config.attention else 0
         self.attentions = nnx.List(_attentions(channels, attend, config, rngs))
-        if level == config.depth:
-            self.downsamplers = nnx.List([])
-        elif level in config.down_resnet:
-            self.downsamplers = nnx.List([_resnet(channels, channels, config, rngs, resample="down")])
-        else:
-            self.downsamplers = nnx.List([Downsample(channels, rngs, config.downsample_padding)])
+        halve: list[nnx.Module] = []
+        if level < config.depth and level in config.down_resnet:
+            halve = [_resnet(channels, channels, config, rngs, resample="down")]
+        elif level < config.depth:
+            halve = [Downsample(channels, rngs, config.downsample_padding)]
+        self.downsamplers = nnx.List(halve)
 
     def __call__(self, z: Images, emb: Emb, keys: Keys = None) -> tuple[Images, ...]:
         """Every intermediate output, in order; the last is the block's own."""
@@ -85,17 +85,15 @@ class UpBlock(nnx.Module):
         inner = widths[min(level, config.depth - 1)]
         skips = [channels] * config.layers_per_block + [outer]
         inputs = [inner] + [channels] * config.layers_per_block
-        self.resnets = nnx.List(
-            [_resnet(c + s, channels, config, rngs) for c, s in zip(inputs, skips, strict=True)]
-        )
+        self.resnets = nnx.List([_resnet(c + s, channels, config, rngs) for c, s in zip(inputs, skips, strict=True)])
         levels = config.attention if config.up_attention is None else config.up_attention
         self.attentions = nnx.List(_attentions(channels, len(inputs) if level in levels else 0, config, rngs))
-        if level == 1:
-            self.upsamplers = nnx.List([])
-        elif level in config.up_resnet:
-            self.upsamplers = nnx.List([_resnet(channels, channels, config, rngs, resample="up")])
-        else:
-            self.upsamplers = nnx.List([Upsample(channels, rngs)])
+        double: list[nnx.Module] = []
+        if level > 1 and level in config.up_resnet:
+            double = [_resnet(channels, channels, config, rngs, resample="up")]
+        elif level > 1:
+            double = [Upsample(channels, rngs)]
+        self.upsamplers = nnx.List(double)
 
     def __call__(self, z: Images, skips: tuple[Images, ...], emb: Emb, keys: Keys = None) -> Images:
         """`skips` are this block's own, in the order the encoder made them; they are taken from the end."""

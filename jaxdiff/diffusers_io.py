@@ -113,7 +113,7 @@ def read_config(raw: dict[str, Any], path: epath.PathLike) -> UNetConfig:
     attention, down_resnet = _levels(field, "down_block_types", DOWN, path)
     up_attention, up_resnet = _levels(field, "up_block_types", UP, path)
     try:
-        same = {key: tuple(field[key]) if isinstance(field[key], list) else field[key] for key in SAME}
+        same: dict[str, Any] = {key: tuple(field[key]) if isinstance(field[key], list) else field[key] for key in SAME}
         same |= {key: float(field[key]) for key in FLOATS}
         same["act_fn"] = {"swish": "silu"}.get(same["act_fn"].lower(), same["act_fn"].lower())
         return UNetConfig(
@@ -150,8 +150,8 @@ def _levels(field: dict[str, Any], key: str, known: dict, path: epath.PathLike) 
     kinds = list(enumerate(types if known is DOWN else types[::-1], 1))
     outermost = len(types) if known is DOWN else 1  # which is not resampled
     attention = tuple(a for a, name in kinds if known[name][0])
-    resnet = tuple(a for a, name in kinds if (known[name][1] or (known[name][1] is None and by_resnet)))
-    return attention, tuple(a for a in resnet if a != outermost)
+    resnet = tuple(a for a, name in kinds if known[name][1] or (known[name][0] and by_resnet and a != outermost))
+    return attention, resnet
 
 
 def _types(levels: range, attention: tuple, resnet: tuple, known: dict, outermost: int) -> tuple[list[str], str]:

@@ -42,7 +42,9 @@ def read(folder: epath.PathLike) -> dict[str, Any]:
     raw = files.read_json(path)
     name = raw.get("_class_name")
     if name not in FIELDS:
-        raise ValueError(f"{path} is of {name}; write it as a DDPMScheduler's or a DDIMScheduler's, which are known here")
+        raise ValueError(
+            f"{path} is of {name}; write it as a DDPMScheduler's or a DDIMScheduler's, which are known here"
+        )
     unknown = [key for key in raw if key not in FIELDS[name] and key not in EARLY and not key.startswith("_")]
     if unknown:
         raise ValueError(f"{path} sets {unknown[0]!r}, which is no field of {name} that is known here")

@@ -7,6 +7,7 @@ parameters' type where that is wider.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key, Num
 
 Images = Float[Array, "batch _height _width _channel"]  # only the batch is the same in and out
 Keys = Key[Array, " batch"] | None  # one a sample; None where nothing is drawn
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": nnx.silu,
     "mish": lambda x: x * jnp.tanh(jax.nn.softplus(x)),
     "gelu": functools.partial(jax.nn.gelu, approximate=False),

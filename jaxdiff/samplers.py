@@ -46,7 +46,9 @@ def timesteps(schedule: Schedule, steps: int, spacing: Spacing = "trailing", off
     else:
         chosen = np.linspace(0, T - 1, steps).round()[::-1]
     if chosen[0] >= T:
-        raise ValueError(f"an offset of {offset} puts the first of {steps} steps at {int(chosen[0])}; the last is {T - 1}")
+        raise ValueError(
+            f"an offset of {offset} puts the first of {steps} steps at {int(chosen[0])}; the last is {T - 1}"
+        )
     return chosen.astype(np.int32)
 
 
@@ -79,7 +81,7 @@ def initial_noise(keys: Keys, shape: tuple[int, ...]) -> Float[Array, " batch *s
 
 def ddim_step(
     predict: Predict, schedule: Schedule, xt: Batch, now: Step, keys: Keys, *, prediction: Prediction,
-    eta: float = 0.0, clip: float = 1.0, rederive: bool = True,
+    eta: float = 0.0, clip: float | bool = True, rederive: bool = True,
 ) -> Batch:  # fmt: skip
     """One step of `ddim`."""
     t = jnp.full(xt.shape[:1], now.t)
@@ -96,7 +98,7 @@ def ddim_step(
 
 def ddpm_step(
     predict: Predict, schedule: Schedule, xt: Batch, now: Step, keys: Keys, *, prediction: Prediction,
-    clip: float = 1.0, variance: Variance = "fixed_small",
+    clip: float | bool = True, variance: Variance = "fixed_small",
 ) -> Batch:  # fmt: skip
     """One step of `ddpm`."""
     t = jnp.full(xt.shape[:1], now.t)
@@ -129,7 +131,7 @@ def options(settings: dict[str, Any]) -> Options:
 
 def ddim(
     predict: Predict, schedule: Schedule, x_T: Batch, keys: Keys, *, prediction: Prediction = "eps", steps: int = 50,
-    eta: float = 0.0, clip: float = 1.0, rederive: bool = True, **path: Any,
+    eta: float = 0.0, clip: float | bool = True, rederive: bool = True, **path: Any,
 ) -> Batch:  # fmt: skip
     """DDIM (Song et al. 2021, Eq. 12), x_T float [batch, ...] -> x0, in [-clip, clip].
 
@@ -146,14 +148,16 @@ def ddim(
 
 def ddpm(
     predict: Predict, schedule: Schedule, x_T: Batch, keys: Keys, *, prediction: Prediction = "eps",
-    steps: int | None = None, clip: float = 1.0, variance: Variance = "fixed_small", **path: Any,
+    steps: int | None = None, clip: float | bool = True, variance: Variance = "fixed_small", **path: Any,
 ) -> Batch:  # fmt: skip
     """Ancestral sampling (Ho et al. 2020, Eqs. 6 and 7), over all T steps or `steps` of them.
 
     x_T float [batch, ...] -> x0; keys is one typed key a sample. `variance` is that of the posterior of a known x0
     (fixed_small) or of the forward step (fixed_large); `clip` and `path` are as for ddim.
     """
-    step = functools.partial(ddpm_step, predict, schedule, keys=keys, prediction=prediction, clip=clip, variance=variance)
+    step = functools.partial(
+        ddpm_step, predict, schedule, keys=keys, prediction=prediction, clip=clip, variance=variance
+    )
     return _run(step, x_T, chain(schedule, steps or schedule.steps, **path))
 
 

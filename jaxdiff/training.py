@@ -23,7 +23,7 @@ from jaxdiff.datasets.pipeline import batch_indices
 from jaxdiff.parallel import DATA, REPLICATED, replicated
 from jaxdiff.unet import Params
 
-Apply = Callable[[Params, Array, Array], Array]
+Apply = Callable[[Params, Array, Array, Array], Array]  # parameters, xt, t, keys of the dropout
 Metrics = dict[str, float | int]
 
 
@@ -39,11 +39,12 @@ class TrainState:
 
 
 class Batch(NamedTuple):
-    """One step's data: images uint8 [batch, height, width, channel] by their indices, noise levels and noise."""
+    """One step's data: images [batch, height, width, channel], their noise and noise levels, a key each for dropout."""
 
     x0: Float[Array, "batch height width channel"]
     eps: Float[Array, "batch height width channel"]
     t: Int[Array, " batch"]
+    keys: Key[Array, " batch"]
 
 
 def adamw(
@@ -76,8 +77,9 @@ def draw_batch(
     """The images at `indices` in [-1, 1], each with its own uniform noise level and Gaussian noise."""
     x0 = to_float(images[indices])
     key_t, key_eps = jax.random.split(key)
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(indices))
     t = jax.random.randint(key_t, indices.shape, 0, schedule.steps)
-    return Batch(x0, jax.random.normal(key_eps, x0.shape), t)
+    return Batch(x0, jax.random.normal(key_eps, x0.shape), t, keys)
 
 
 def make_train_step(
@@ -93,7 +95,7 @@ def make_train_step(
     def loss_of(params: Params, batch: Batch) -> Array:
         xt = diffusion.add_noise(schedule, batch.x0, batch.eps, batch.t)
         wanted = diffusion.target(schedule, prediction, batch.x0, batch.eps, batch.t)
-        return diffusion.loss(apply(params, xt, batch.t), wanted)
+        return diffusion.loss(apply(params, xt, batch.t, batch.keys), wanted)
 
     @functools.partial(
         jax.shard_map,

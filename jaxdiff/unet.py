@@ -173,7 +173,10 @@ Form = Literal["blend", "channels", "elements"]
 
 
 def bypass(
-    bottleneck: Callable[[Hidden], Hidden], p: Float[ArrayLike, ""], form: Form = "blend", key: Key[Array, ""] | None = None
+    bottleneck: Callable[[Hidden], Hidden],
+    p: Float[ArrayLike, ""],
+    form: Form = "blend",
+    key: Key[Array, ""] | None = None,
 ) -> Callable[[Hidden], Hidden]:
     """A bottleneck of which the fraction p (0..1) passes its input on: the paper's "bypassing of the mid-block".
 
@@ -183,12 +186,12 @@ def bypass(
     """
 
     def wrapped(hidden: Hidden) -> Hidden:
-        after, z = bottleneck(hidden), hidden.z
+        after, z, share = bottleneck(hidden), hidden.z, jnp.asarray(p, hidden.z.dtype)
         if form == "blend":
-            return dataclasses.replace(after, z=(1.0 - p) * after.z + p * z)
+            return dataclasses.replace(after, z=(1.0 - share) * after.z + share * z)
         shape = z.shape[-1:] if form == "channels" else z.shape[1:]
         order = jax.random.permutation(jax.random.key(0) if key is None else key, math.prod(shape)).reshape(shape)
-        passed = (order < jnp.round(p * math.prod(shape))).reshape((1,) * (z.ndim - len(shape)) + shape)
+        passed = (order < jnp.round(share * math.prod(shape))).reshape((1,) * (z.ndim - len(shape)) + shape)
         return dataclasses.replace(after, z=jnp.where(passed, z, after.z))
 
     return wrapped

@@ -16,7 +16,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import safetensors
-import safetensors.numpy
 from etils import epath
 
 from jaxdiff import files
@@ -25,6 +24,10 @@ STORAGES = {
     "FloatStorage": np.float32, "DoubleStorage": np.float64, "HalfStorage": np.float16, "LongStorage": np.int64,
     "IntStorage": np.int32, "ShortStorage": np.int16, "CharStorage": np.int8, "ByteStorage": np.uint8,
     "BoolStorage": np.bool_, "BFloat16Storage": ml_dtypes.bfloat16,
+}  # fmt: skip
+SAFETENSORS = {  # safetensors.numpy has no bfloat16
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64,
+    "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
 }  # fmt: skip
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of PyTorch's older file format
 
@@ -51,7 +54,8 @@ _BROKEN = (
 
 def _read(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
-        return safetensors.numpy.load(data)
+        tensors = safetensors.deserialize(data)
+        return {n: np.frombuffer(t["data"], SAFETENSORS[t["dtype"]]).reshape(t["shape"]) for n, t in tensors}
     if path.suffix == ".npz":
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return dict(arrays)

@@ -106,3 +106,34 @@ def test_timesteps_are_trailing():
     assert len(samplers.timesteps(Schedule.linear(1000), 300)) == 300
     with pytest.raises(ValueError, match="11 sampling steps"):
         samplers.timesteps(Schedule.linear(10), 11)
+
+
+def test_timesteps_leading_and_linspace():
+    schedule = Schedule.linear(1000)
+    np.testing.assert_array_equal(samplers.timesteps(schedule, 4, "leading", 1), [751, 501, 251, 1])
+    np.testing.assert_array_equal(samplers.timesteps(schedule, 4, "linspace"), [999, 666, 333, 0])
+    with pytest.raises(ValueError, match="an offset of 1 puts the first of 1000 steps at 1000"):
+        samplers.timesteps(schedule, 1000, "leading", 1)
+
+
+@pytest.mark.parametrize("iterations", [1, 8])
+def test_inversion_is_undone_by_ddim_and_iterations_bring_it_nearer(iterations):
+    """On Gaussian data a DDIM step multiplies by a number, so that the exact inverse is known."""
+    schedule, variance = Schedule.linear(1000), 0.5
+    x0 = variance**0.5 * samplers.initial_noise(KEYS, (4, 4, 1))
+    x_T, again, error = samplers.round_trip(gaussian(schedule, variance), schedule, x0, steps=50, iterations=iterations)
+    gain = 1.0
+    for now, before in chain(schedule, 50):
+        d = now * variance + 1 - now
+        gain *= (np.sqrt(before * now) * variance + np.sqrt((1 - before) * (1 - now))) / d
+    np.testing.assert_allclose(error, jnp.sqrt(jnp.mean((again - x0) ** 2, axis=(1, 2, 3))), rtol=1e-5)
+    exact = float(jnp.abs(x_T - x0 / gain).max())
+    assert exact < (0.2 if iterations == 1 else 0.01)
+    assert float(error.max()) < (0.1 if iterations == 1 else 0.005)
+
+
+def test_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_first_step():
+    betas = np.linspace(1e-4, 0.02, 1000)
+    rescaled = Schedule.zero_terminal_snr(betas).alpha_bar
+    assert rescaled[-1] == 0.0
+    assert rescaled[0] == pytest.approx(1 - 1e-4, rel=1e-6)

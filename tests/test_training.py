@@ -17,7 +17,13 @@ def run(tiny, devices=8, k=1, steps=4, state=None):
     mesh = parallel.data_mesh(devices)
     optimizer = training.adamw(8, learning_rate=1e-3)
     step = training.make_train_step(
-        functional(abstract(TINY)), optimizer, Schedule.linear(100), mesh, prediction="v", ema=0.999, seed=0
+        lambda p, xt, t, keys: functional(abstract(TINY))(p, xt, t),
+        optimizer,
+        Schedule.linear(100),
+        mesh,
+        prediction="v",
+        ema=0.999,
+        seed=0,
     )
     state = state or training.init_state(parameters(tiny), optimizer, mesh)
     lines = []

@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxdiff.layers import Attention, GroupNorm, Upsample, convolve
-from jaxdiff.unet import TABLE_A, UNet, UNetConfig, abstract, bind, functional, parameter_count, parameters
+from jaxdiff.layers import Attention, GroupNorm, Upsample, convolve, dropout
+from jaxdiff.unet import (
+    TABLE_A,
+    UNet,
+    UNetConfig,
+    abstract,
+    bind,
+    bypass,
+    functional,
+    parameter_count,
+    parameters,
+)
 from tests.conftest import TINY
 
 PRINTED = {"2": 1002883, "2-large": 15930883, "3": 3692867, "4": 3859203, "5": 16887619, "6": 27290691}
@@ -22,20 +32,23 @@ def test_parameter_counts_are_table_a(name):
     assert parameter_count(TABLE_A[name]) == PRINTED[name]
 
 
-@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", TABLE_A)
-def test_decode_of_encode_is_the_whole_pass_at_every_level(name, full):
-    """All six models of Table A; in the fast tests at an eighth of their width or less, with the same structure."""
-    narrow = TABLE_A[name].widened(1 / 8 if name != "2-large" else 1 / 16)
-    config = TABLE_A[name] if full else dataclasses.replace(narrow, attention_head_dim=4)
-    unet = UNet(config, rngs=nnx.Rngs(0))
-    xt, t = inputs(32, 3)
+def levels_agree(unet, xt, t):
     whole = unet(xt, t)
     assert whole.shape == xt.shape
-    for level in range(config.depth + 2):
+    for level in range(unet.config.depth + 2):
         hidden = unet.encode(xt, t, level=level)
         assert hidden.level == level
         np.testing.assert_array_equal(unet.decode(hidden), whole)
+
+
+def test_decode_of_encode_is_the_whole_pass_at_every_level(tiny):
+    levels_agree(tiny, *inputs())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLE_A)
+def test_decode_of_encode_is_the_whole_pass_at_every_level_of_table_a(name):
+    levels_agree(UNet(TABLE_A[name], rngs=nnx.Rngs(0)), *inputs(32, 3))
 
 
 def test_levels_that_do_not_exist_are_refused(tiny):
@@ -132,3 +145,62 @@ def test_one_channel_a_group_cannot_see_the_time():
     blind = gradient["down_blocks.0.resnets.0.time_emb_proj.weight"]
     seeing = gradient["down_blocks.1.resnets.0.time_emb_proj.weight"]
     assert float(jnp.abs(blind).max()) < 1e-4 * float(jnp.abs(seeing).max())
+
+
+def test_the_report_can_name_the_levels_that_cannot_see_the_time():
+    assert TABLE_A["4"].time_blind == (1, 2)
+    assert dataclasses.replace(TABLE_A["4"], norm_num_groups=16).time_blind == ()
+    assert TABLE_A["6"].bottleneck(32) == 1
+
+
+def mid(unet, hidden, *bypassed):
+    return unet.decode(bypass(unet.bottleneck, *bypassed)(hidden))
+
+
+@pytest.mark.parametrize("form", ["blend", "channels", "elements"])
+def test_the_mid_block_is_bypassed_by_a_fraction(tiny, form):
+    xt, t = inputs()
+    hidden = tiny.encode(xt, t, level=2)
+    after = tiny.bottleneck(hidden)
+    np.testing.assert_array_equal(mid(tiny, hidden, 0.0, form), tiny(xt, t))
+    np.testing.assert_array_equal(bypass(tiny.bottleneck, 1.0, form)(hidden).z, hidden.z)
+    parts = [bypass(tiny.bottleneck, p, form)(hidden).z for p in (0.25, 0.5)]
+    if form == "blend":
+        np.testing.assert_allclose(parts[1], 0.5 * (hidden.z + after.z), atol=1e-6)
+        return
+    passed = [np.asarray(part == hidden.z) & ~np.asarray(after.z == hidden.z) for part in parts]
+    assert [p.mean() for p in passed] == pytest.approx([0.25, 0.5])
+    assert (passed[1] | ~passed[0]).all(), "what passes at a quarter passes at a half"
+    if form == "channels":
+        assert (passed[0].all(axis=(0, 1, 2)) | ~passed[0].any(axis=(0, 1, 2))).all()
+
+
+def test_skips_can_be_held_while_the_activation_changes(tiny):
+    xt, t = inputs()
+    hidden, other = tiny.encode(xt, t, level=2), tiny.encode(xt + 1.0, t, level=2)
+    held = dataclasses.replace(other, skips=hidden.skips)
+    assert float(jnp.abs(tiny.decode(held) - tiny.decode(other)).max()) > 1e-3
+    np.testing.assert_array_equal(tiny.decode(dataclasses.replace(held, z=hidden.z)), tiny(xt, t))
+
+
+def test_dropout_acts_with_keys_alone_and_by_the_samples_own(tiny):
+    config = dataclasses.replace(TINY, dropout=0.5)
+    unet, (xt, t) = bind(UNet(config, rngs=nnx.Rngs(0)), parameters(tiny)), inputs()
+    np.testing.assert_array_equal(unet(xt, t), tiny(xt, t))
+    keys = jax.random.split(jax.random.key(0), 2)
+    dropped = unet(xt, t, keys=keys)
+    assert float(jnp.abs(dropped - tiny(xt, t)).max()) > 1e-3
+    np.testing.assert_allclose(unet(xt[1:], t[1:], keys=keys[1:]), dropped[1:], atol=1e-5)
+    many = dropout(jnp.ones((4, 32, 32, 4)), 0.25, jax.random.split(jax.random.key(1), 4))
+    assert float(many.mean()) == pytest.approx(1.0, abs=0.02)  # 4 standard errors of 16,384 draws
+    assert float((many == 0).mean()) == pytest.approx(0.25, abs=0.015)
+
+
+def test_classes_are_asked_for_and_refused(tiny):
+    (xt, t), labels = inputs(), jnp.array([1, 2])
+    with pytest.raises(ValueError, match="this U-Net takes no labels"):
+        tiny(xt, t, labels)
+    unet = UNet(dataclasses.replace(TINY, num_class_embeds=3), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="this U-Net has classes: give labels"):
+        unet(xt, t)
+    assert float(jnp.abs(unet(xt, t, labels) - unet(xt, t, labels[::-1])).max()) > 1e-4

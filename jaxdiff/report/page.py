@@ -31,6 +31,7 @@ def write(workdir: epath.PathLike) -> epath.Path:
         study=study, cells=cells, figures=figures, tables=shown,
         failed=[c.name for c in cells if c.result.get("quality") and c.result["quality"][0]["value"] < GATE],
         judge=_judge(workdir / "shared"), JUDGE=JUDGE, GATE=GATE, seeds=len({cell.own["seed"] for cell in cells}),
+        blind={cell.own["model"]: tables.in_words_of_levels(cell.own) for cell in cells},
         settings=json.dumps(study, indent=1), versions=json.dumps(cells[-1].run, indent=1),
     )  # fmt: skip
     files.write(workdir / "report.html", page)

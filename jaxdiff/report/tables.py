@@ -41,6 +41,8 @@ def table_2(cells: Sequence[CellResult]) -> list[Row]:
             shares = {"minority, %": (mix.proportions[1], minority), "majority, %": (mix.proportions[0], other)}
             rows += [{"": label, "data": data, "trained": 100 * p, **v} for label, (p, v) in shares.items()]
         rows.append({"": "average LPIPS x 100", "data": data, "trained": real, **lpips})
+    pixels = {c.own["model"]: c.own.get("bottleneck", "") for c in cells}
+    rows.insert(0, {"": "bottleneck, px", "data": "", "trained": "", **pixels})
     columns = list(dict.fromkeys(["", "data", "trained", *names, *paper.TABLE_2_MODELS]))
     for label, (real, values) in paper.TABLE_2.items():
         theirs = dict(zip(paper.TABLE_2_MODELS, values, strict=True))
@@ -70,7 +72,8 @@ def table_3(cells: Sequence[CellResult], form: str = "kth") -> list[Row]:
                 _column(*c): _mean(here, "neighbors", form, model or None, images=images, space=c[0], k=c[1])
                 for c in columns
             }
-            rows.append({"images of": label, "data": in_words(mix), **values})
+            pixels = {c.own.get("bottleneck", "") for c in here if c.own["model"] == model}
+            rows.append({"images of": label, "data": in_words(mix), "bottleneck, px": next(iter(pixels), ""), **values})
     return rows
 
 
@@ -124,18 +127,24 @@ def training(cells: Sequence[CellResult]) -> list[Row]:
         speeds = sorted(m["images_per_second"] for m in cell.metrics[1:])
         rows.append(
             {"cell": cell.name, **_place(cell), "parameters": cell.own["parameters"],
-             "bottleneck, px": cell.own["bottleneck"], "steps": cell.config["train"]["steps"],
+             "levels that cannot see t": in_words_of_levels(cell.own), "steps": cell.config["train"]["steps"],
              "last loss": last.get("loss", ""), "images/s": speeds[len(speeds) // 2] if speeds else "",
              "seconds": cell.run["seconds"], "device": f"{cell.run['devices']} x {cell.run['device']}"}
         )  # fmt: skip
     return rows
 
 
+def in_words_of_levels(own: Row) -> str:
+    """The levels whose blocks cannot see the noise level, of all."""
+    blind = own.get("time_blind", [])
+    return f"{', '.join(map(str, blind)) or 'none'} of {own['depth']}"
+
+
 def _place(cell: CellResult) -> Row:
     own = cell.own
     shares = "-".join(f"{100 * p:g}" for p in own["proportions"])
-    return {"model": own["model"], "depth": own["depth"], "proportions": shares, "seed": own["seed"],
-            "minority": own["minority"]}  # fmt: skip
+    return {"model": own["model"], "depth": own["depth"], "bottleneck, px": own.get("bottleneck", ""),
+            "proportions": shares, "seed": own["seed"], "minority": own["minority"]}  # fmt: skip
 
 
 def to_csv(rows: Sequence[Row]) -> str:

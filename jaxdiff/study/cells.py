@@ -7,6 +7,7 @@ from typing import Any
 
 import ml_collections
 
+from jaxdiff import models
 from jaxdiff.datasets import digits
 from jaxdiff.datasets.mixtures import exact_counts
 from jaxdiff.study.config import check
@@ -34,18 +35,44 @@ def unet_config(config: ml_collections.ConfigDict, model: str) -> UNetConfig:
     entry = config.models[model]
     changes = {"row": entry} if isinstance(entry, str) else dict(entry)
     row = changes.pop("row", None)
-    if row not in TABLE_A:
-        raise ValueError(f"model {row!r} is not known (config.models, {model!r}); choose one of {', '.join(TABLE_A)}")
+    init = models.describe(config.train.init)[0] if config.train.init else None
+    rows = TABLE_A | ({} if init is None else {"init": init})
+    if row not in rows:
+        raise ValueError(f"model {row!r} is not known (config.models, {model!r}); choose one of {', '.join(rows)}")
     fields = {field.name for field in dataclasses.fields(UNetConfig)}
     for unknown in set(changes) - fields:
         raise ValueError(f"config.models.{model} sets {unknown!r}; a UNetConfig has {', '.join(sorted(fields))}")
     changes = {key: tuple(v) if isinstance(v, list | tuple) else v for key, v in changes.items()}
     channels = {"in_channels": config.data.channels, "out_channels": config.data.channels}
-    unet = dataclasses.replace(TABLE_A[row].widened(config.width), **channels | changes)
-    if not all(1 <= level <= unet.depth for level in unet.attention):
-        raise ValueError(f"config.models.{model} has attention at {unet.attention}; its levels are 1 to {unet.depth}")
+    unet = dataclasses.replace(rows[row].widened(config.width), **channels | changes)
+    if unet.has_classes:
+        raise ValueError(f"model {row!r} takes class labels (config.models, {model!r}); a study's models take none")
+    if init is not None:
+        check_init(config, model, unet, init)
     unet.check_image_size(config.data.size)
     return unet
+
+
+def check_init(config: ml_collections.ConfigDict, model: str, unet: UNetConfig, init: UNetConfig) -> None:
+    """Raise ValueError, naming what differs, where the weights of config.train.init do not fit a model of the study."""
+    for field in dataclasses.fields(UNetConfig):
+        here, there = getattr(unet, field.name), getattr(init, field.name)
+        if here != there and field.name not in ("sample_size", "dropout"):
+            raise ValueError(
+                f"config.models.{model} has {field.name} {here} and config.train.init {there}; "
+                'give the model the row "init" to take its U-Net from there'
+            )
+    _, schedule, prediction, _ = models.describe(config.train.init)
+    if prediction != config.diffusion.prediction:
+        raise ValueError(
+            f"config.diffusion.prediction is {config.diffusion.prediction} and config.train.init predicts {prediction}"
+        )
+    wanted = models.schedule(config.diffusion.to_dict()).alpha_bar
+    if wanted.shape != schedule.alpha_bar.shape or abs(wanted - schedule.alpha_bar).max() > 1e-4:
+        raise ValueError(
+            f"config.diffusion.schedule is {config.diffusion.schedule} with {config.diffusion.steps} steps, which are not "
+            "the noise levels of config.train.init"
+        )
 
 
 def expand(config: ml_collections.ConfigDict) -> list[Cell]:

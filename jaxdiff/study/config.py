@@ -28,6 +28,7 @@ TABLE: tuple[tuple[str, object, str], ...] = (
     ("diffusion.schedule",   "linear",                "linear (the paper's), scaled_linear or cosine"),
     ("diffusion.steps",      1000,                    "T, the number of noise levels"),
     ("diffusion.prediction", "eps",                   "what the network predicts: eps (the paper's), v or x0"),
+    ("train.init",           "",                      "start from the weights of a cell or a diffusers folder; a model's row may be \"init\""),
     ("train.steps",          1000,                    "optimizer steps"),
     ("train.batch",          32,                      "images a step, over all devices"),
     ("train.learning_rate",  2e-3,                    "AdamW's peak rate; it then falls as a cosine"),
@@ -137,6 +138,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     for key in ("inception", "weights_dir"):
         if config.measures[key] and not epath.Path(config.measures[key]).exists():
             raise ValueError(f"config.measures.{key} is {config.measures[key]}, which does not exist")
+    if config.train.init and not epath.Path(config.train.init).exists():
+        raise ValueError(f"config.train.init is {config.train.init}, which does not exist")
     if config.sample.common == 1:
         raise ValueError("config.sample.common is 1; at least 2 samples can be compared, or 0 draws none")
     if any(model not in config.models for model in config.primary) or len(config.primary) not in (0, 2):

@@ -25,66 +25,94 @@ def noise_bank(seed: int, indices: Int[np.ndarray, " n"]) -> jax.Array:
 
 
 class Drawer:
-    """Draws from one model, chunk by chunk over all devices; compiled once for each place where a chain begins.
+    """Draws from one model, chunk by chunk over all devices, step by step; one compiled program serves every chain.
 
     A chunk has one size, padded, so that a sample's bits do not depend on how many are asked for. Images are float32
-    [n, size, size, channel] in [-1, 1].
+    [n, height, width, channel] in [-1, 1]. Of a U-Net with classes, sample i is of class i modulo their number, or of
+    `label`. settings: a sampler's, as a cell's `sample` section has them (method, steps, clip, batch, ...).
     """
 
-    def __init__(self, model: models.Model, settings: dict[str, Any], progress: Progress):
-        size, channels = model.config["data"]["size"], model.unet.config.in_channels
+    def __init__(self, model: models.Model, settings: dict[str, Any], progress: Progress, label: int | None = None):
         self.model, self.settings, self.progress = model, settings, progress
-        self.shape, self.chunk = (size, size, channels), settings["batch"]
+        self.shape, self.chunk, self.label = model.shape, settings["batch"], label
+        config = model.unet.config
+        if config.out_channels != config.in_channels:
+            raise ValueError(
+                f"this U-Net returns {config.out_channels} channels of {config.in_channels}; no sampler here takes both"
+            )
+        if config.class_embed_type is not None:
+            raise ValueError("this U-Net takes class embeddings that no label gives; call it with them from Python")
+        if label is not None and not 0 <= label < (config.num_class_embeds or 0):
+            raise ValueError(f"label {label} is not known; this U-Net has {config.num_class_embeds or 'no'} classes")
         self.mesh = parallel.data_mesh(self.chunk)
         self.params = jax.device_put(parameters(model.unet), parallel.replicated(self.mesh))
-        self._compiled: dict[int | None, Callable] = {}
+        self._options = samplers.options(settings | {"prediction": model.prediction})
+        self._compiled = self._compile()
 
     def sample(self, indices: Int[np.ndarray, " n"], seed: int) -> Float[np.ndarray, "n h w c"]:
         """The samples of these entries of a seed's bank."""
 
-        def chunk(part: np.ndarray) -> Array:
+        def begin(part: np.ndarray) -> tuple[Array, Array]:
             keys = noise_bank(seed, part)
-            return self._run(None)(self.params, samplers.initial_noise(keys, self.shape), keys)
+            return samplers.initial_noise(keys, self.shape), keys
 
-        return self._in_chunks("sample", indices, chunk)
+        return self._in_chunks("sample", indices, begin, None)
 
     def denoise(self, x0: Float[Array, "n h w c"], t: int, seed: int) -> Float[np.ndarray, "n h w c"]:
         """The images x0 noised to the sampler's last step that is not above t (its lowest, if all are), and denoised from there."""
-        chain = samplers.timesteps(self.model.schedule, self.settings["steps"])
+        schedule = self.model.schedule
+        chain = np.asarray(samplers.chain(schedule, self.settings["steps"], **self._options.path).t)
         start = int(chain[chain <= max(t, chain[-1])][0])
 
-        def chunk(part: np.ndarray) -> Array:
-            keys, images = noise_bank(seed, part), x0[part]
-            at = jnp.full(len(part), start)
-            xt = diffusion.add_noise(self.model.schedule, images, samplers.initial_noise(keys, self.shape), at)
-            return self._run(start)(self.params, xt, keys)
+        def begin(part: np.ndarray) -> tuple[Array, Array]:
+            keys = noise_bank(seed, part)
+            noise, at = samplers.initial_noise(keys, self.shape), jnp.full(len(part), start)
+            return diffusion.add_noise(schedule, x0[part], noise, at), keys
 
-        return self._in_chunks("denoise", np.arange(len(x0)), chunk)
+        return self._in_chunks("denoise", np.arange(len(x0)), begin, start)
 
-    def _in_chunks(self, what: str, indices: np.ndarray, run: Callable[[np.ndarray], Array]) -> np.ndarray:
+    def _in_chunks(
+        self, what: str, indices: np.ndarray, begin: Callable[[np.ndarray], tuple[Array, Array]], start: int | None
+    ) -> np.ndarray:
+        steps = jax.tree.map(
+            np.asarray, samplers.chain(self.model.schedule, self.settings["steps"], start=start, **self._options.path)
+        )
+        count, per_call = len(steps.t), 1 if jax.default_backend() == "cpu" else 10
         images = []
         for first in range(0, len(indices), self.chunk):
-            self.progress(what, first, len(indices), "")
-            images.append(np.asarray(run(np.resize(indices[first : first + self.chunk], self.chunk))))
+            part = np.resize(indices[first : first + self.chunk], self.chunk)
+            here, labels = min(self.chunk, len(indices) - first), self._labels(part)
+            xt, keys = begin(part)
+            for i in range(0, count, per_call):
+                self.progress(what, first + here * i // count, len(indices), "")
+                now = samplers.Step(*(jnp.asarray(column[i : i + per_call]) for column in steps))
+                xt = self._compiled(self.params, xt, now, keys, labels)
+            images.append(np.asarray(xt))
         self.progress(what, len(indices), len(indices), "")
         return np.concatenate(images)[: len(indices)]
 
-    def _run(self, start: int | None) -> Callable[[Params, Array, Array], Array]:
-        if start not in self._compiled:
-            s, apply = self.settings, functional(abstract(self.model.unet.config))
-            options = {"eta": s["eta"]} if s["method"] == "ddim" else {}
-            sampler = getattr(samplers, s["method"])
+    def _labels(self, part: np.ndarray) -> Array | None:
+        classes = self.model.unet.config.num_class_embeds
+        if not classes:
+            return None
+        return jnp.asarray(part % classes if self.label is None else np.full(len(part), self.label))
 
-            def local(params: Params, xt: Array, keys: Array) -> Array:
-                return sampler(
-                    lambda x, t: apply(params, x, t), self.model.schedule, xt, keys, start=start,
-                    prediction=self.model.prediction, steps=s["steps"], clip=s["clip"], **options,
-                )  # fmt: skip
+    def _compile(self) -> Callable[..., Array]:
+        """A jitted call of one or more steps; on a CPU one, outside a loop, is the faster."""
+        apply, model = functional(abstract(self.model.unet.config)), self.model
+        step = samplers.STEPS[self.settings["method"]]
 
-            specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA)
-            mapped = jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False)
-            self._compiled[start] = jax.jit(mapped)
-        return self._compiled[start]
+        def local(params: Params, xt: Array, now: samplers.Step, keys: Array, labels: Array | None) -> Array:
+            def one(xt: Array, now: samplers.Step) -> Array:
+                predict = lambda x, t: apply(params, x, t, labels)  # noqa: E731
+                return step(predict, model.schedule, xt, now, keys, **self._options.step)
+
+            if len(now.t) == 1:
+                return one(xt, jax.tree.map(lambda column: column[0], now))
+            return jax.lax.scan(lambda x, at: (one(x, at), None), xt, now)[0]
+
+        specs = (parallel.REPLICATED, parallel.DATA, parallel.REPLICATED, parallel.DATA, parallel.DATA)
+        return jax.jit(jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False))
 
 
 def mean_eps_slope(drawer: Drawer, x0: Float[Array, "n h w c"], seed: int) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def result(cell: Cell, folder: epath.Path, made: Iterable[str]) -> None:
         "name": cell.name, "model": cell.model, "depth": cell.unet.depth, "proportions": list(cell.proportions),
         "n": cell.n, "seed": cell.seed, "majority": cell.majority, "minority": cell.minority,
         "parameters": parameter_count(cell.unet), "prediction": cell.settings["diffusion"]["prediction"],
-        "bottleneck": cell.settings["data"]["size"] // 2 ** (cell.unet.depth - 1),
+        "bottleneck": cell.unet.bottleneck(cell.settings["data"]["size"]), "time_blind": list(cell.unet.time_blind),
     }  # fmt: skip
     found: dict[str, Any] = {"schema": results.SCHEMA, "cell": own}
     for name in made:

@@ -13,7 +13,7 @@ from jaxdiff import checkpoints, files, models, parallel, training
 from jaxdiff.datasets import digits
 from jaxdiff.study.cells import Cell
 from jaxdiff.study.draw import Progress
-from jaxdiff.unet import UNet, abstract, functional, parameters
+from jaxdiff.unet import UNet, UNetConfig, abstract, functional, parameters
 
 
 def train(
@@ -24,13 +24,13 @@ def train(
     mesh, saved = parallel.data_mesh(s["batch"]), folder / "checkpoints"
     keep = {k: s[k] for k in ("learning_rate", "warmup", "weight_decay", "clip")}
     optimizer = training.adamw(s["steps"], **keep)
-    params = parameters(UNet(cell.unet, rngs=nnx.Rngs(cell.seed)))
+    params = parameters(models.load(s["init"]).unet if s["init"] else UNet(cell.unet, rngs=nnx.Rngs(cell.seed)))
     state = training.init_state(params, optimizer, mesh)
     broken = lambda step: progress("train", step, s["steps"], f"checkpoint {step} is damaged and not used")  # noqa: E731
     if (start := checkpoints.newest(saved, broken)) is not None:
         state = checkpoints.restore(saved, start, state)
     train_step = training.make_train_step(
-        functional(abstract(cell.unet)), optimizer, models.schedule(diffusion), mesh,
+        training_apply(cell.unet), optimizer, models.schedule(diffusion), mesh,
         prediction=diffusion["prediction"], ema=s["ema"], seed=cell.seed,
     )  # fmt: skip
     wanted = s["steps_per_call"] or (1 if jax.default_backend() == "cpu" else 32)
@@ -47,6 +47,12 @@ def train(
             continue  # the generator's last yield brings the last metrics: save after those are seen
         if reached % s["checkpoint_every"] == 0 or reached == s["steps"]:
             checkpoints.save(saved, reached, state)
+
+
+def training_apply(config: UNetConfig) -> training.Apply:
+    """The U-Net as training calls it; the keys are used where it has dropout."""
+    net = functional(abstract(config))
+    return lambda params, xt, t, keys: net(params, xt, t, None, keys if config.dropout else None)
 
 
 class MetricsLog:

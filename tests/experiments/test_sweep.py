@@ -128,6 +128,38 @@ def test_sample_gives_the_same_images_for_any_number_of_them(whole, tmp_path):
     assert (tmp_path / "few.png").exists()
 
 
+@pytest.fixture(scope="module")
+def folder(whole, tmp_path_factory):
+    """The cell as a diffusers pipeline folder."""
+    out = tmp_path_factory.mktemp("converted") / "pipeline"
+    said = finished(command("convert", "--model", whole[0] / "cells" / CELL, "--out", out))
+    assert "a diffusers pipeline of" in said
+    return out
+
+
+def test_a_converted_cell_is_sampled_as_a_diffusers_folder(folder, tmp_path):
+    """Its DDIM keeps eps where x0 is clipped, as diffusers does: other images than the cell's, of the same size."""
+    out = finished(command("sample", "--model", folder, "--num=3", "--steps=3", "--out", tmp_path / "s.npz"))
+    assert "3 samples" in out
+    assert np.load(tmp_path / "s.npz")["arr_0"].shape == (3, 16, 16, 1)
+    process = command("convert", "--model", folder, "--out", folder)
+    assert "exists; choose another --out" in process.communicate()[1]
+    assert process.returncode == 1
+
+
+@pytest.mark.slow
+def test_a_study_starts_from_a_diffusers_folder(folder, whole, tmp_path):
+    options = (f"--config.train.init={folder}", "--config.train.steps=10", "--workdir", tmp_path / "run")
+    finished(command("sweep", *SMALL, *options))
+    first, cold = (
+        json.loads((d / "cells" / CELL / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+        for d in (tmp_path / "run", whole[0])
+    )
+    assert first < 0.9 * cold, "ten steps from trained weights have a smaller loss than ten from random ones"
+    process = command("sweep", *SMALL, *options[:1], "--config.diffusion.prediction=v", "--workdir", tmp_path / "other")
+    assert "config.diffusion.prediction is v and config.train.init predicts eps" in process.communicate()[1]
+
+
 def test_the_report_needs_no_jax(whole, tmp_path):
     (tmp_path / "jax").mkdir()
     (tmp_path / "jax/__init__.py").write_text("raise ImportError('blocked by the test')")

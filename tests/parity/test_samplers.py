@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import diffusers_io, diffusers_scheduler, files, samplers
+from jaxdiff import diffusers_io, diffusers_scheduler, samplers
 from jaxdiff.unet import functional, parameters
 from tests.parity.cases import SMALL, _types
 
@@ -20,7 +20,13 @@ SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 SPACINGS = ("leading", "trailing", "linspace")
 # Every pair of the first three; the other settings take turns, so that each value meets most others.
-OTHERS = ({"clip_sample": True}, {"clip_sample": False}, {"clip_sample_range": 1.7}, {"steps_offset": 1}, {"num_train_timesteps": 700})
+OTHERS = (
+    {"clip_sample": True},
+    {"clip_sample": False},
+    {"clip_sample_range": 1.7},
+    {"steps_offset": 1},
+    {"num_train_timesteps": 700},
+)
 GRID = [
     {"beta_schedule": schedule, "prediction_type": prediction, "timestep_spacing": spacing} | OTHERS[i % len(OTHERS)]
     for i, (schedule, prediction, spacing) in enumerate(itertools.product(SCHEDULES, PREDICTIONS, SPACINGS))
@@ -64,7 +70,7 @@ def run_theirs(scheduler, unet, steps, eta):
         if isinstance(scheduler, diffusers.DDIMScheduler):
             x = scheduler.step(output, t, x, eta=eta, variance_noise=drawn if eta else None).prev_sample
         else:
-            with mock.patch("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: drawn):
+            with mock.patch("diffusers.schedulers.scheduling_ddpm.randn_tensor", return_value=drawn):
                 x = scheduler.step(output, t, x).prev_sample
     return x.numpy().transpose(0, 2, 3, 1)
 
@@ -77,7 +83,9 @@ def run_ours(settings, scheduler, predict):
     x = samplers.initial_noise(KEYS, SHAPE)
     for i in range(len(steps.t)):
         now = samplers.Step(*(part[i] for part in map(np.asarray, steps)))
-        output = like_a_denoiser(predict(x, np.full(len(x), now.t)), x, (1.0 - now.alpha_bar) ** 0.5, settings["prediction"])
+        output = like_a_denoiser(
+            predict(x, np.full(len(x), now.t)), x, (1.0 - now.alpha_bar) ** 0.5, settings["prediction"]
+        )
         x = update(x, now, output)
     return np.asarray(x)
 
@@ -93,7 +101,10 @@ def test_final_images(i, kind, nets, tmp_path):
     """50 steps of DDIM, 100 of DDPM: within 1e-3."""
     predict, unet = nets
     eta = ETAS[i % len(ETAS)]
-    more = {"DDIM": {"set_alpha_to_one": i % 2 == 0}, "DDPM": {"variance_type": ("fixed_small", "fixed_large", "fixed_small_log")[i % 3]}}
+    more = {
+        "DDIM": {"set_alpha_to_one": i % 2 == 0},
+        "DDPM": {"variance_type": ("fixed_small", "fixed_large", "fixed_small_log")[i % 3]},
+    }
     theirs = getattr(diffusers, f"{kind}Scheduler")(**GRID[i], **more[kind])
     theirs.save_pretrained(tmp_path)
     raw = diffusers_scheduler.read(tmp_path)

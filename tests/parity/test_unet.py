@@ -70,6 +70,8 @@ def test_forward_pass_and_gradients(name, tmp_path):
             zero += 1
     worst = max(errors, key=errors.get)
     count = sum(p.size for p in parameters(unet).values())
-    print(f"{name:55} {count:>11,} parameters  output {difference:.1e}  gradient {errors[worst]:.1e} ({worst}), zero {zero}")
+    print(
+        f"{name:55} {count:>11,} parameters  output {difference:.1e}  gradient {errors[worst]:.1e} ({worst}), zero {zero}"
+    )
     assert difference <= 1e-4
     assert errors[worst] <= 1e-3, worst
