@@ -44,7 +44,9 @@ def read(path: epath.PathLike, sha256: str | None = None) -> dict[str, np.ndarra
     try:
         return _read(path.read_bytes(), path)
     except (*_BROKEN, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} is no weights file that can be read ({error})") from None
+        raise ValueError(
+            f"{path} is no weights file that can be read ({error}); get a whole one that holds arrays alone"
+        ) from None
 
 
 _BROKEN = (

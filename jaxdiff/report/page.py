@@ -72,6 +72,7 @@ def _tables(
     rows = confusion.get("matrix", {}).get("convolutional", [[0]])
     tested = min((sum(row) for row in rows if sum(row)), default=0)
     trained = [cell for cell in cells if cell.metrics]
+    pixels = {cell.name: cell.own.get("bottleneck", "") for cell in cells}
     found = {
         "verdicts": ("What may be concluded", "Primary claims, by rules fixed beforehand; p-values after Holm. "
                      "Everything below is exploratory.", verdicts.claims(trained, study, tested)),
@@ -93,9 +94,9 @@ def _tables(
                           "(1: as trained; above: amplified). Which model amplifies most can depend on the scale.",
                           tables.measures(cells, "amplification")),
         "flips": ("Flips on the common noise", "Counts b and c are compared (McNemar); the two selections beside them show "
-                  "what choosing on the minority does by itself. The rows of seeds are the null.", tables.flips(compared)),
+                  "what choosing on the minority does by itself. The rows of seeds are the null.", tables.flips(compared, pixels)),
         "similarity": ("Likeness of models on the same noise", "LPIPS: smaller is more alike; correlation: larger. Normal "
-                       "95 % intervals over noises.", tables.similarity(compared)),
+                       "95 % intervals over noises.", tables.similarity(compared, pixels)),
         "lpips": ("LPIPS", "Mean over pairs with jackknife intervals.", tables.measures(cells, "lpips")),
         "neighbors": ("Neighbors", "Every entry behind Table 3.", tables.measures(cells, "neighbors")),
         "quality": ("Quality", "mean_eps_slope: 1 is right, near 0 is a network that cannot output the mean of eps.",

@@ -91,15 +91,18 @@ def _column(space: str, k: int) -> str:
     return f"{space}, {'RMS a pixel, %' if space == 'pixels' else 'cosine x 100'}, k = {k}"
 
 
-def flips(comparisons: Row) -> list[Row]:
-    """One row a pair of models on the common noise: counts each way, McNemar's p, and both selections."""
+def flips(comparisons: Row, pixels: dict[str, Any]) -> list[Row]:
+    """One row a pair of models on the common noise: counts each way, McNemar's p, and both selections.
+
+    pixels: each cell's bottleneck."""
     rows = []
     for pair in comparisons.get("flips", []):
         chosen = {
             s["name"]: f"{s['value']:.2f} [{s['low']:.2f}, {s['high']:.2f}] of {s['n']}" for s in pair["selections"]
         }
         rows.append({
-            "from": pair["a"], "to": pair["b"], "changes": "depth" if pair["kind"] == "depth" else "seed only",
+            "from": pair["a"], "to": pair["b"], "bottlenecks, px": f"{pixels[pair['a']]}, {pixels[pair['b']]}",
+            "changes": "depth" if pair["kind"] == "depth" else "seed only",
             "n": pair["n"], "minority to majority (b)": pair["b_count"], "majority to minority (c)": pair["c_count"],
             "McNemar p": pair["p_value"],
             "majority in the second, of minority in the first": chosen.get("minority_in_a", ""),
@@ -108,12 +111,19 @@ def flips(comparisons: Row) -> list[Row]:
     return rows
 
 
-def similarity(comparisons: Row) -> list[Row]:
+def similarity(comparisons: Row, pixels: dict[str, Any]) -> list[Row]:
     """One row a pair of depths and measure: the same noise beside different noises."""
     rows: dict[tuple, Row] = {}
     for e in comparisons.get("similarity", []):
         row = rows.setdefault(
-            (e["a"], e["b"], e["name"]), {"from": e["a"], "to": e["b"], "measure": e["name"], "n": e["n"]}
+            (e["a"], e["b"], e["name"]),
+            {
+                "from": e["a"],
+                "to": e["b"],
+                "bottlenecks, px": f"{pixels[e['a']]}, {pixels[e['b']]}",
+                "measure": e["name"],
+                "n": e["n"],
+            },
         )
         row[f"{e['pairing']} noise"] = f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]"
     return list(rows.values())

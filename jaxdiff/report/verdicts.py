@@ -30,7 +30,7 @@ def over_seeds(cells: Sequence[CellResult]) -> list[Row]:
             found = estimates.logit_over_seeds([s["value"] for s in shares], [s["n"] for s in shares])
             interval = [found.value, found.low, found.high] if found else ["one seed has no interval"] + [""] * 2
             if shares:
-                rows.append({"model": model, "proportions": in_words(mix), "trained": mix.proportions[1],
+                rows.append({"model": model, "bottleneck, px": mine[0].own.get("bottleneck", ""), "proportions": in_words(mix), "trained": mix.proportions[1],
                              "seeds": len(shares), "each seed": ", ".join(f"{s['value']:.3f}" for s in shares),
                              **dict(zip(("over seeds", "low", "high"), interval, strict=True))})  # fmt: skip
     return rows

@@ -71,6 +71,31 @@ class Drawer:
 
         return self._in_chunks("denoise", np.arange(len(x0)), begin, start)
 
+    def round_trip(self, x0: Float[Array, "n h w c"], iterations: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Each image's x_T by DDIM's inversion, the image again, and the RMS difference a pixel (`samplers.round_trip`)."""
+        apply, model, labels = (
+            functional(abstract(self.model.unet.config)),
+            self.model,
+            self._labels(np.arange(self.chunk)),
+        )
+        options = {"prediction": model.prediction, "steps": self.settings["steps"], "iterations": iterations}
+
+        def local(params: Params, x0: Array, labels: Array | None) -> tuple[Array, Array, Array]:
+            return samplers.round_trip(lambda x, t: apply(params, x, t, labels), model.schedule, x0, **options)
+
+        specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA)
+        run = jax.jit(
+            jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=(parallel.DATA,) * 3, check_vma=False)
+        )
+        found = []
+        for first in range(0, len(x0), self.chunk):
+            self.progress("invert", first, len(x0), "")
+            part = np.resize(np.arange(first, min(first + self.chunk, len(x0))), self.chunk)
+            found.append([np.asarray(array) for array in run(self.params, x0[part], labels)])
+        self.progress("invert", len(x0), len(x0), "")
+        x_T, again, error = (np.concatenate(arrays)[: len(x0)] for arrays in zip(*found, strict=True))
+        return x_T, again, error
+
     def _in_chunks(
         self, what: str, indices: np.ndarray, begin: Callable[[np.ndarray], tuple[Array, Array]], start: int | None
     ) -> np.ndarray:
