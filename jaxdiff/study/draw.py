@@ -73,11 +73,7 @@ class Drawer:
 
     def round_trip(self, x0: Float[Array, "n h w c"], iterations: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Each image's x_T by DDIM's inversion, the image again, and the RMS difference a pixel (`samplers.round_trip`)."""
-        apply, model, labels = (
-            functional(abstract(self.model.unet.config)),
-            self.model,
-            self._labels(np.arange(self.chunk)),
-        )
+        apply, model = functional(abstract(self.model.unet.config)), self.model
         options = {"prediction": model.prediction, "steps": self.settings["steps"], "iterations": iterations}
 
         def local(params: Params, x0: Array, labels: Array | None) -> tuple[Array, Array, Array]:
@@ -91,7 +87,7 @@ class Drawer:
         for first in range(0, len(x0), self.chunk):
             self.progress("invert", first, len(x0), "")
             part = np.resize(np.arange(first, min(first + self.chunk, len(x0))), self.chunk)
-            found.append([np.asarray(array) for array in run(self.params, x0[part], labels)])
+            found.append([np.asarray(array) for array in run(self.params, x0[part], self._labels(part))])
         self.progress("invert", len(x0), len(x0), "")
         x_T, again, error = (np.concatenate(arrays)[: len(x0)] for arrays in zip(*found, strict=True))
         return x_T, again, error

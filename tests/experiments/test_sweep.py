@@ -142,6 +142,9 @@ def test_a_converted_cell_is_sampled_as_a_diffusers_folder(folder, tmp_path):
     out = finished(command("sample", "--model", folder, "--num=3", "--steps=3", "--out", tmp_path / "s.npz"))
     assert "3 samples" in out
     assert np.load(tmp_path / "s.npz")["arr_0"].shape == (3, 16, 16, 1)
+    again = ("--invert", tmp_path / "s.npz", "--steps=4", "--out", tmp_path / "again.npz")
+    assert "round trip: RMS difference a pixel" in finished(command("sample", "--model", folder, *again))
+    assert np.load(tmp_path / "again.npz")["x_T"].shape == (3, 16, 16, 1)
     process = command("convert", "--model", folder, "--out", folder)
     assert "exists; choose another --out" in process.communicate()[1]
     assert process.returncode == 1
