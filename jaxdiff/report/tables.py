@@ -42,7 +42,7 @@ def table_2(cells: Sequence[CellResult]) -> list[Row]:
             rows += [{"": label, "data": data, "trained": 100 * p, **v} for label, (p, v) in shares.items()]
         rows.append({"": "average LPIPS x 100", "data": data, "trained": real, **lpips})
     pixels = {c.own["model"]: c.own.get("bottleneck", "") for c in cells}
-    rows.insert(0, {"": "bottleneck, px", "data": "", "trained": "", **pixels})
+    rows.append({"": "bottleneck, px", "data": "", "trained": "", **pixels})
     columns = list(dict.fromkeys(["", "data", "trained", *names, *paper.TABLE_2_MODELS]))
     for label, (real, values) in paper.TABLE_2.items():
         theirs = dict(zip(paper.TABLE_2_MODELS, values, strict=True))

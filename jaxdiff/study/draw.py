@@ -119,7 +119,7 @@ class Drawer:
         return jnp.asarray(part % classes if self.label is None else np.full(len(part), self.label))
 
     def _compile(self) -> Callable[..., Array]:
-        """A jitted call of one or more steps; on a CPU one, outside a loop, is the faster."""
+        """A jitted call of one or more steps; on a CPU one, so that progress is seen."""
         apply, model = functional(abstract(self.model.unet.config)), self.model
         step = samplers.STEPS[self.settings["method"]]
 

@@ -54,8 +54,9 @@ def run_cell(cell: Cell, workdir: epath.Path, progress: Progress, profile: bool 
     judge = shared_classifiers(s["classifier"], looks, (cell.majority, cell.minority), shared, splits, progress)
     started = time.time()
     trained = {key: s[key] for key in s if key not in ("sample", "classifier", "measures")}
-    origin = {"trained": trained, "init": init_checksums(s["train"]["init"])} if s["train"]["init"] else trained
-    stage(folder, "train", origin, (f"checkpoints/{s['train']['steps']}", "metrics.jsonl"),
+    if s["train"]["init"]:
+        trained["init"] = init_checksums(s["train"]["init"])
+    stage(folder, "train", trained, (f"checkpoints/{s['train']['steps']}", "metrics.jsonl"),
           lambda: train(cell, folder, splits()["train"], progress, workdir / "profile" if profile else None))  # fmt: skip
     kinds = ("samples.npz", "common.npz") if s["sample"]["common"] else ("samples.npz",)
     drawn = stage(folder, "sample", {"trained": trained, "sample": s["sample"]}, kinds,
@@ -123,9 +124,9 @@ def difference(there: Any, here: Any, at: str = "config") -> str:
 
 
 def init_checksums(path: str) -> dict[str, str]:
-    """What the weights are that training starts from: the weights files' own checksums, or a cell's manifest."""
-    names = [p.relative_to(path).as_posix() for p in files.walk(path) if p.suffix in (".safetensors", ".bin", ".json")]
-    return files.checksums(path, names)
+    """What the weights are that training starts from: checksums of the weights files, or of a cell's manifests."""
+    kept = [p for p in files.walk(path) if p.suffix in (".safetensors", ".bin") or p.parent.name == "checkpoints"]
+    return files.checksums(path, [p.relative_to(path).as_posix() for p in kept])
 
 
 def load_data(cell: Cell, folder: epath.Path) -> dict[str, digits.Split]:

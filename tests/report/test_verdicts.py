@@ -90,5 +90,6 @@ def test_table_2_stands_beside_the_papers():
     rows = tables.table_2(seeds([0.2, 0.22], [0.1, 0.1]))
     assert rows[0] == {"": "minority, %", "data": "80-20, N = 300", "trained": 20.0, "2": pytest.approx(21.0), "6": 10.0,
                        "2-large": "", "3": "", "4": "", "5": ""}  # fmt: skip
-    assert rows[3]["6"] == 28.85
+    assert rows[3][""] == "bottleneck, px"
+    assert rows[4]["6"] == 28.85
     assert "2-large" in tables.to_csv(rows).splitlines()[0]
