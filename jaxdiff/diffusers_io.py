@@ -4,6 +4,7 @@ A folder is the U-Net's own (config.json beside the weights) or a pipeline's (un
 first hub checkpoints have all three in one place).
 """
 
+import dataclasses
 import re
 from typing import Any
 
@@ -29,12 +30,7 @@ FIELDS: dict[str, Any] = {  # UNet2DModel's, with its defaults, which an absent 
     "resnet_time_scale_shift": "default", "add_attention": True, "class_embed_type": None, "num_class_embeds": None,
     "num_train_timesteps": None,
 }  # fmt: skip
-SAME = (  # fields that UNetConfig has under the same name
-    "sample_size", "in_channels", "out_channels", "center_input_sample", "time_embedding_type", "time_embedding_dim",
-    "freq_shift", "flip_sin_to_cos", "block_out_channels", "layers_per_block", "mid_block_scale_factor",
-    "downsample_padding", "dropout", "act_fn", "attention_head_dim", "norm_num_groups", "attn_norm_num_groups",
-    "norm_eps", "resnet_time_scale_shift", "add_attention", "class_embed_type", "num_class_embeds", "num_train_timesteps",
-)  # fmt: skip
+SAME = tuple(field.name for field in dataclasses.fields(UNetConfig) if field.name in FIELDS)
 FLOATS = ("mid_block_scale_factor", "freq_shift", "dropout", "norm_eps")
 # block type: (has attention, resamples by a ResNet block; None: as downsample_type or upsample_type says)
 DOWN = {"DownBlock2D": (False, False), "AttnDownBlock2D": (True, None), "ResnetDownsampleBlock2D": (False, True)}

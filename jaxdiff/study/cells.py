@@ -10,6 +10,7 @@ import ml_collections
 from jaxdiff import models
 from jaxdiff.datasets import digits
 from jaxdiff.datasets.mixtures import exact_counts
+from jaxdiff.diffusion import Prediction, Schedule
 from jaxdiff.study.config import check
 from jaxdiff.unet import TABLE_A, UNetConfig
 
@@ -35,8 +36,8 @@ def unet_config(config: ml_collections.ConfigDict, model: str) -> UNetConfig:
     entry = config.models[model]
     changes = {"row": entry} if isinstance(entry, str) else dict(entry)
     row = changes.pop("row", None)
-    init = models.describe(config.train.init)[0] if config.train.init else None
-    rows = TABLE_A | ({} if init is None else {"init": init})
+    init = models.describe(config.train.init) if config.train.init else None
+    rows = TABLE_A | ({} if init is None else {"init": init[0]})
     if row not in rows:
         raise ValueError(f"model {row!r} is not known (config.models, {model!r}); choose one of {', '.join(rows)}")
     fields = {field.name for field in dataclasses.fields(UNetConfig)}
@@ -48,12 +49,15 @@ def unet_config(config: ml_collections.ConfigDict, model: str) -> UNetConfig:
     if unet.has_classes:
         raise ValueError(f"model {row!r} takes class labels (config.models, {model!r}); a study's models take none")
     if init is not None:
-        check_init(config, model, unet, init)
+        check_init(config, model, unet, *init[:3])
     unet.check_image_size(config.data.size)
     return unet
 
 
-def check_init(config: ml_collections.ConfigDict, model: str, unet: UNetConfig, init: UNetConfig) -> None:
+def check_init(
+    config: ml_collections.ConfigDict, model: str, unet: UNetConfig, init: UNetConfig, schedule: Schedule,
+    prediction: Prediction,
+) -> None:  # fmt: skip
     """Raise ValueError, naming what differs, where the weights of config.train.init do not fit a model of the study."""
     for field in dataclasses.fields(UNetConfig):
         here, there = getattr(unet, field.name), getattr(init, field.name)
@@ -62,7 +66,6 @@ def check_init(config: ml_collections.ConfigDict, model: str, unet: UNetConfig, 
                 f"config.models.{model} has {field.name} {here} and config.train.init {there}; "
                 'give the model the row "init" to take its U-Net from there'
             )
-    _, schedule, prediction, _ = models.describe(config.train.init)
     if prediction != config.diffusion.prediction:
         raise ValueError(
             f"config.diffusion.prediction is {config.diffusion.prediction} and config.train.init predicts {prediction}"
