@@ -1,13 +1,16 @@
 """What the commands share: the environment a process must start with, flags, progress, and errors in one sentence."""
 
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from logging import getLogger
 
 from absl import app, flags, logging
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 console = Console(soft_wrap=True, highlight=False)
@@ -27,8 +30,32 @@ def prepare_environment() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 
+def define_distributed() -> None:
+    """The flags of a run of several processes."""
+    flags.DEFINE_bool(
+        "distributed", False,
+        "This is one of several processes that run the same command on one cell at a time; JAX finds the others by "
+        "SLURM, Kubernetes, Cloud TPU or Open MPI, or by the three flags that follow.",
+    )  # fmt: skip
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of the process with --process_id=0.")
+    flags.DEFINE_integer("processes", 0, "How many processes there are.", lower_bound=0)
+    flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.")
+
+
+def start_distributed() -> None:
+    """Join the other processes, where the flags say that there are some."""
+    given = flags.FLAGS
+    if given.distributed or given.coordinator:
+        from jaxdiff import parallel
+
+        parallel.start(given.coordinator, given.processes, given.process_id)
+        console.quiet = not parallel.is_leader()
+
+
 def run(main: Callable[[], None], description: str) -> None:
     """Parse the flags and call `main`; a ValueError or an OSError becomes one sentence and exit status 1.
+
+    SIGTERM in training saves it first; the exit status is then 143.
 
     JAXDIFF_TRACEBACK=1 shows where it was raised.
     """
@@ -53,15 +80,22 @@ def run(main: Callable[[], None], description: str) -> None:
             fail("interrupted; the same command goes on from the last checkpoint")
 
     sys.modules["__main__"].__doc__ = description
-    logging.set_verbosity(logging.ERROR)
-    logging.set_stderrthreshold("error")
+    logging.set_verbosity(logging.FATAL)  # Orbax logs a traceback of what is then raised
+    logging.set_stderrthreshold("fatal")
+    signal.signal(signal.SIGTERM, _terminate)
+    handler = RichHandler(console=console, show_time=False, show_path=False)
+    getLogger("jaxdiff").addHandler(handler)
     app.run(guarded, flags_parser=parse)
 
 
-def fail(sentence: str) -> None:
-    """Print one sentence and leave with status 1."""
+def _terminate(*_: object) -> None:
+    fail("told to end (SIGTERM); the same command goes on from here", status=143)
+
+
+def fail(sentence: str, status: int = 1) -> None:
+    """Print one sentence and leave."""
     print(f"error: {sentence}", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(status)
 
 
 def _in_words(error: Exception) -> str:

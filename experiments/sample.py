@@ -23,7 +23,7 @@ from absl import flags  # noqa: E402
 from etils import epath  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from jaxdiff import files, models, results  # noqa: E402
+from jaxdiff import files, models, parallel, results  # noqa: E402
 from jaxdiff.datasets import folders  # noqa: E402
 from jaxdiff.datasets.images import to_float, to_size, to_uint8  # noqa: E402
 from jaxdiff.study.draw import Drawer  # noqa: E402
@@ -40,6 +40,7 @@ flags.DEFINE_integer(
     "iterations", 5, "Of the fixed point in each step of the inversion; 1 is the usual one.", lower_bound=1
 )
 flags.DEFINE_integer("label", None, "The class, of a U-Net with classes; by default each in turn.", lower_bound=0)
+_cli.define_distributed()
 FLAGS = flags.FLAGS
 
 
@@ -56,12 +57,15 @@ def grid(images: np.ndarray) -> Image.Image:
 def main() -> None:
     if not FLAGS.model:
         raise ValueError("--model is missing; give a cell's folder, as runs/STUDY/cells/NAME, or a diffusers folder")
+    _cli.start_distributed()
     model, out = models.load(FLAGS.model), epath.Path(FLAGS.out)
     changes = {"batch": FLAGS.batch, "method": FLAGS.method, "steps": FLAGS.steps}
     settings = model.config["sample"] | {key: value for key, value in changes.items() if value}
     with _cli.Reporter() as progress:
-        drawer = Drawer(model, settings, progress, FLAGS.label)
+        drawer = Drawer(model, settings, progress, FLAGS.label, together=True)
         images = invert(drawer, out) if FLAGS.invert else draw(drawer, out)
+    if not parallel.is_leader():
+        return
     picture = io.BytesIO()
     grid(images).save(picture, "PNG")
     files.write(out.with_suffix(".png"), picture.getvalue())
@@ -71,7 +75,8 @@ def main() -> None:
 def draw(drawer: Drawer, out: epath.Path) -> np.ndarray:
     """New images from the seed's noise bank."""
     images = to_uint8(drawer.sample(np.arange(FLAGS.num), FLAGS.seed))
-    results.write_samples(out, images, np.arange(FLAGS.num))
+    if parallel.is_leader():
+        results.write_samples(out, images, np.arange(FLAGS.num))
     return images
 
 

@@ -17,7 +17,7 @@ from etils import epath  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 from rich.table import Column, Table  # noqa: E402
 
-from jaxdiff import report, results  # noqa: E402
+from jaxdiff import parallel, report, results  # noqa: E402
 from jaxdiff.study import cells, stages  # noqa: E402
 from jaxdiff.study.config import AXES, explain  # noqa: E402
 from jaxdiff.study.machine import estimate  # noqa: E402
@@ -30,6 +30,7 @@ flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, 
 flags.DEFINE_string("shard", "1/1", "i/n: only every n-th cell, from the i-th on, for n machines that share a study.")
 flags.DEFINE_bool("dry_run", False, "Print cells, parameters, images, estimated time and disk; run nothing.")
 flags.DEFINE_bool("profile", False, "Record a few training calls of the first cell under WORKDIR/profile.")
+_cli.define_distributed()
 FLAGS = flags.FLAGS
 
 
@@ -62,6 +63,7 @@ def main() -> None:
     config = FLAGS.config
     if config is None:
         raise ValueError("--config is missing; say which study to run, as --config configs/quickstart.py")
+    _cli.start_distributed()
     chosen = cells.select(cells.expand(config), FLAGS.cells, FLAGS.shard)
     if FLAGS.dry_run:
         return show_plan(chosen)
@@ -75,6 +77,8 @@ def main() -> None:
         finished = results.read_cells(workdir)
         progress.prefix = ""
         stages.run_comparisons(finished, workdir, cells.plain(config.measures.to_dict()), progress)
+    if not parallel.is_leader():
+        return
     for done in finished:
         gate = done.result["quality"][0]["value"]
         shares = (f"{s['name']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in done.result["share"])

@@ -3,27 +3,71 @@
 The manifest is written last, by rename. A step without a matching manifest does not exist.
 """
 
-from collections.abc import Callable
+import dataclasses
+import logging
+import os
+import re
 
 import jax
 from etils import epath
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from jaxdiff import files
+from jaxdiff import files, parallel
+
+log = logging.getLogger(__name__)
 
 
-def save(folder: epath.PathLike, step: int, state: PyTree, keep: int = 2) -> None:
-    """Save `state` (arrays in dicts, tuples and dataclasses) as `step`, then remove all but the newest `keep`.
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """Which steps stay when a new one is saved: the newest `last`, multiples of `every` (0: none), and, where
+    `log_spaced` is set (0: none), that many steps times 1, 2, 4, 8, ..."""
 
-    Raises OSError where the disk refuses.
+    last: int = 2
+    every: int = 0
+    log_spaced: int = 0
+
+    def __call__(self, steps: list[int]) -> set[int]:
+        doubled = {self.log_spaced << i for i in range(64)} if self.log_spaced else set()
+        return {s for s in steps if s in steps[-self.last :] or s in doubled or (self.every and s % self.every == 0)}
+
+
+def save(folder: epath.PathLike, step: int, state: PyTree, keep: Keep = Keep()) -> None:
+    """Save `state` (arrays in dicts, tuples and dataclasses) as `step`, then remove what `keep` does not name.
+
+    A collective call where several processes run. Raises OSError where the disk refuses; the steps that were there stay.
     """
     folder = epath.Path(folder)
-    _forget(folder, step)  # what a broken save may have left
-    ocp.save(_path(folder, step), _as_dict(state))
+    parallel.by_leader(f"forget {step}", lambda: _forget(folder, step))  # what a broken save may have left
+    try:
+        ocp.save(_path(folder, step), _as_dict(state))
+        parallel.by_leader(f"manifest {step}", lambda: _finish(folder, step, keep))
+    except (OSError, ValueError) as error:
+        code = _os_error(error)
+        if code is None:
+            raise
+        _forget(folder, step)
+        last = max(steps(folder), default=None)
+        whole = "no step is saved yet" if last is None else f"step {last} is whole"
+        raise OSError(
+            f"step {step} cannot be saved in {folder} ({os.strerror(code)}); {whole}, and the same command goes on from "
+            "there once the disk can be written"
+        ) from None
+
+
+def _finish(folder: epath.Path, step: int, keep: Keep) -> None:
     files.write_json(folder / f"{step}.json", files.checksums(folder, [str(step)]))
-    for old in steps(folder)[:-keep]:
+    there = steps(folder)
+    for old in set(there) - keep(there):
         _forget(folder, old)
+
+
+def _os_error(error: Exception) -> int | None:
+    """The operating system's error number; Orbax's writer has it in the text of a ValueError."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(found[1]) if found else None
 
 
 def steps(folder: epath.PathLike) -> list[int]:
@@ -33,21 +77,32 @@ def steps(folder: epath.PathLike) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def is_whole(folder: epath.PathLike, step: int) -> bool:
-    """Whether every file of the step is there and has the bytes that were written."""
+def damage(folder: epath.PathLike, step: int) -> str | None:
+    """What is wrong with a step, naming the first file that is missing, new, or has other bytes than its manifest says."""
     folder = epath.Path(folder)
+    if not (folder / f"{step}.json").exists():
+        return "it was never finished, or its manifest is missing"
     try:
-        return files.read_json(folder / f"{step}.json") == files.checksums(folder, [str(step)])
-    except (OSError, ValueError):
-        return False
+        wanted, found = files.read_json(folder / f"{step}.json"), files.checksums(folder, [str(step)])
+    except (OSError, ValueError) as error:
+        return str(error)
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if wanted.get(name) != found[name]:
+            return f"{name} has other bytes than its manifest says"
+    return None
 
 
-def newest(folder: epath.PathLike, broken: Callable[[int], None] = lambda step: None) -> int | None:
-    """The newest whole step, None where there is none; `broken` is told of every newer step that is not whole."""
-    for step in reversed(steps(folder)):
-        if is_whole(folder, step):
+def newest(folder: epath.PathLike) -> int | None:
+    """The newest whole step, None where there is none; every newer step that is not whole is named by a warning."""
+    folder = epath.Path(folder)
+    begun = {int(path.name) for path in folder.iterdir() if path.name.isdigit()} if folder.exists() else set()
+    for step in sorted(begun | set(steps(folder)), reverse=True):
+        found = damage(folder, step)
+        if found is None:
             return step
-        broken(step)
+        log.warning("the checkpoint of step %d in %s is damaged and not used: %s", step, folder, found)
     return None
 
 
@@ -81,5 +136,6 @@ def _as_dict(tree: PyTree) -> dict:
 
 def _forget(folder: epath.Path, step: int) -> None:
     (folder / f"{step}.json").unlink(missing_ok=True)  # first: without it the step does not exist
-    if (folder / str(step)).exists():
-        (folder / str(step)).rmtree()
+    for place in (folder / str(step), folder / f"{step}.orbax-checkpoint-tmp"):
+        if place.exists():
+            place.rmtree()

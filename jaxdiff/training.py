@@ -7,35 +7,39 @@ sees what the unbroken run would have seen.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from jaxdiff import diffusion
+from jaxdiff import diffusion, parallel
 from jaxdiff.datasets.images import to_float
-from jaxdiff.datasets.pipeline import batch_indices
+from jaxdiff.datasets.pipeline import Calls
 from jaxdiff.parallel import DATA, REPLICATED, replicated
 from jaxdiff.unet import Params
 
 Apply = Callable[[Params, Array, Array, Array], Array]  # parameters, xt, t, keys of the dropout
 Metrics = dict[str, float | int]
+Gradient = Callable[[Params, "Batch"], tuple[Array, Params]]  # the loss, and its gradient
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that a step changes: parameters, their moving average, the optimizer's state, the step count."""
+    """Everything that a step changes: parameters, their moving average, the optimizer's state, the step count.
 
-    params: Params
-    ema: Params
+    Its leaves are arrays; where nothing is computed yet, their shapes or shardings.
+    """
+
+    params: dict[str, Any]
+    ema: dict[str, Any]
     opt_state: optax.OptState
-    step: Int[Array, ""]
+    step: Any
 
 
 class Batch(NamedTuple):
@@ -47,22 +51,22 @@ class Batch(NamedTuple):
     keys: Key[Array, " batch"]
 
 
-def adamw(
-    steps: int, *, learning_rate: float, warmup: float = 0.05, weight_decay: float = 0.01, clip: float = 1.0
-) -> optax.GradientTransformation:
-    """AdamW after clipping the global norm; the rate rises linearly over the fraction `warmup`, then falls as a cosine."""
-    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, round(warmup * steps)), max(2, steps))
-    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=weight_decay))
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, mesh: Mesh, shard_params: bool = False
+) -> TrainState:
+    """The state before the first step, replicated over the mesh or split over it. The EMA starts at the parameters.
 
-
-def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The state before the first step, replicated over the mesh. The EMA starts at the parameters.
-
-    The parameters are copied, since a train step gives up the state that it is given.
+    The parameters go to the devices by way of the host, so that no device needs to hold them all; they are copied,
+    since a train step gives up the state that it is given.
     """
-    own, ema = (jax.tree.map(jnp.copy, params) for _ in range(2))
-    state = TrainState(own, ema, optimizer.init(own), jnp.zeros((), jnp.int32))
-    return jax.device_put(state, replicated(mesh))
+
+    def begin(params: Params) -> TrainState:
+        return TrainState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.zeros((), jnp.int32))
+
+    host = {name: np.asarray(value) for name, value in params.items()}
+    where = parallel.shardings(jax.eval_shape(begin, host), mesh, shard_params)
+    placed = {name: parallel.place(value, where.params[name]) for name, value in host.items()}
+    return jax.jit(begin, out_shardings=where)(jax.tree.map(jnp.copy, placed))
 
 
 def ema_decay(step: int | Int[Array, ""], decay: float) -> Float[Array, ""]:
@@ -71,31 +75,80 @@ def ema_decay(step: int | Int[Array, ""], decay: float) -> Float[Array, ""]:
 
 
 def draw_batch(
-    images: UInt8[Array, "n height width channel"], indices: Int[Array, " batch"], key: Key[Array, ""],
-    schedule: diffusion.Schedule,
-) -> Batch:  # fmt: skip
-    """The images at `indices` in [-1, 1], each with its own uniform noise level and Gaussian noise."""
-    x0 = to_float(images[indices])
+    images: UInt8[Array, "batch height width channel"], key: Key[Array, ""], schedule: diffusion.Schedule, flip: bool
+) -> Batch:
+    """The images in [-1, 1], each with its own uniform noise level and Gaussian noise; `flip` mirrors half of them."""
     key_t, key_eps = jax.random.split(key)
-    keys = jax.random.split(jax.random.fold_in(key, 1), len(indices))
-    t = jax.random.randint(key_t, indices.shape, 0, schedule.steps)
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(images))
+    t = jax.random.randint(key_t, keys.shape, 0, schedule.steps)
+    x0 = to_float(images)
+    if flip:
+        mirrored = jax.random.bernoulli(jax.random.fold_in(key, 2), shape=(*keys.shape, 1, 1, 1))
+        x0 = jnp.where(mirrored, x0[:, :, ::-1], x0)
     return Batch(x0, jax.random.normal(key_eps, x0.shape), t, keys)
 
 
 def make_train_step(
     apply: Apply, optimizer: optax.GradientTransformation, schedule: diffusion.Schedule, mesh: Mesh, *,
-    prediction: diffusion.Prediction, ema: float, seed: int,
-) -> Callable[[TrainState, Array, Array], tuple[TrainState, dict[str, Array]]]:  # fmt: skip
-    """A jitted call of K steps: (state, images uint8 [n,h,w,c], indices int [K, batch]) -> (state, metrics [K]).
+    prediction: diffusion.Prediction, ema: float, seed: int, accumulate: int = 1, shard_params: bool = False,
+    flip: bool = False,
+) -> Callable[[TrainState, Array], tuple[TrainState, dict[str, Array]]]:  # fmt: skip
+    """A jitted call of K steps: (state, images uint8 [K, batch, h, w, c]) -> (state, metrics [K]).
 
-    The state is donated. K is the first axis of `indices`; K = 1 compiles without a loop, which a CPU needs (a
-    weight gradient inside a loop is a hundred times slower there).
+    The state is donated. K = 1 compiles without a loop, which a CPU needs (a weight gradient inside a loop is a hundred
+    times slower there). accumulate: the batch is taken in so many parts, whose gradients are averaged. shard_params: the
+    state is split over the mesh, each step gathers the parameters.
     """
 
     def loss_of(params: Params, batch: Batch) -> Array:
         xt = diffusion.add_noise(schedule, batch.x0, batch.eps, batch.t)
         wanted = diffusion.target(schedule, prediction, batch.x0, batch.eps, batch.t)
         return diffusion.loss(apply(params, xt, batch.t, batch.keys), wanted)
+
+    value_and_gradient = _accumulated(jax.value_and_grad(loss_of), accumulate)
+    mean_gradient = (_gathered if shard_params else _reduced)(value_and_gradient, mesh)
+
+    def one(state: TrainState, images: Array) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        value, gradient = mean_gradient(state.params, draw_batch(images, key, schedule, flip))
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = ema_decay(state.step, ema)
+        averaged = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.ema, params)
+        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+        return TrainState(params, averaged, opt_state, state.step + 1), metrics
+
+    def call(state: TrainState, images: Array) -> tuple[TrainState, dict[str, Array]]:
+        if images.shape[0] == 1:
+            state, metrics = one(state, images[0])
+            metrics = jax.tree.map(lambda m: m[None], metrics)
+        else:
+            state, metrics = jax.lax.scan(one, state, images)
+        where = parallel.shardings((state, metrics), mesh, shard_params)
+        return jax.lax.with_sharding_constraint((state, metrics), where)
+
+    return jax.jit(call, donate_argnums=0)
+
+
+def _accumulated(value_and_gradient: Gradient, parts: int) -> Gradient:
+    """The mean over `parts` interleaved parts of the batch, one after the other (on a CPU without a loop)."""
+    if parts == 1:
+        return value_and_gradient
+
+    def mean(params: Params, batch: Batch) -> tuple[Array, Params]:
+        part = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+        zero = jax.tree.map(
+            jnp.zeros_like, jax.eval_shape(value_and_gradient, params, jax.tree.map(lambda x: x[0], part))
+        )
+        add = lambda total, one: (jax.tree.map(jnp.add, total, value_and_gradient(params, one)), None)  # noqa: E731
+        total, _ = jax.lax.scan(add, zero, part, unroll=jax.default_backend() == "cpu")
+        return jax.tree.map(lambda x: x / parts, total)
+
+    return mean
+
+
+def _reduced(value_and_gradient: Gradient, mesh: Mesh) -> Gradient:
+    """Each device its share of the batch with its own copy of the parameters; one all-reduce a step."""
 
     @functools.partial(
         jax.shard_map,
@@ -104,28 +157,23 @@ def make_train_step(
         out_specs=(REPLICATED, REPLICATED),
         check_vma=False,
     )
-    def mean_gradient(params: Params, batch: Batch) -> tuple[Array, Params]:
-        flat, unravel = ravel_pytree(jax.value_and_grad(loss_of)(params, batch))
-        return unravel(jax.lax.pmean(flat, "data"))  # one all-reduce a step
+    def mean(params: Params, batch: Batch) -> tuple[Array, Params]:
+        flat, unravel = ravel_pytree(value_and_gradient(params, batch))
+        return unravel(jax.lax.pmean(flat, "data"))
 
-    def one(state: TrainState, images: Array, indices: Array) -> tuple[TrainState, dict[str, Array]]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        value, gradient = mean_gradient(state.params, draw_batch(images, indices, key, schedule))
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = ema_decay(state.step, ema)
-        averaged = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.ema, params)
-        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
-        return TrainState(params, averaged, opt_state, state.step + 1), metrics
+    return mean
 
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(replicated(mesh), replicated(mesh)))
-    def call(state: TrainState, images: Array, indices: Array) -> tuple[TrainState, dict[str, Array]]:
-        if indices.shape[0] == 1:
-            state, metrics = one(state, images, indices[0])
-            return state, jax.tree.map(lambda m: m[None], metrics)
-        return jax.lax.scan(lambda s, i: one(s, images, i), state, indices)
 
-    return call
+def _gathered(value_and_gradient: Gradient, mesh: Mesh) -> Gradient:
+    """The parameters are gathered from where they lie, and each device keeps its part of the gradient."""
+
+    def mean(params: Params, batch: Batch) -> tuple[Array, Params]:
+        whole = jax.lax.with_sharding_constraint(params, replicated(mesh))
+        shared = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, DATA))
+        value, gradient = value_and_gradient(whole, shared)
+        return value, jax.lax.with_sharding_constraint(gradient, parallel.shardings(gradient, mesh, True))
+
+    return mean
 
 
 def steps_per_call(wanted: int, *intervals: int) -> int:
@@ -133,24 +181,43 @@ def steps_per_call(wanted: int, *intervals: int) -> int:
     return max(k for k in range(1, wanted + 1) if all(interval % k == 0 for interval in intervals))
 
 
-def fit(
-    train_step: Callable, state: TrainState, images: UInt8[np.ndarray, "n height width channel"], mesh: Mesh, *,
-    steps: int, batch: int, k: int, seed: int,
-) -> Iterator[tuple[TrainState, list[Metrics]]]:  # fmt: skip
-    """Train until `steps`; yields after every call the state and the metrics that are known by then.
+def flops(lowered: jax.stages.Lowered) -> float:
+    """Floating-point operations of a call by XLA's cost analysis, 0 where it does not tell."""
+    costs = lowered.cost_analysis() or {}
+    return float(costs.get("flops", 0.0))
 
-    Metrics are read one call late, so that the device never waits for them; the last yield brings the rest. The
-    state that is yielded is given up when the generator is resumed: save it before.
+
+class Call(NamedTuple):
+    """What is known after a call: the step that it reached, its state, and the metrics that have come in by now.
+
+    The state is given up when the next call is made: save it before. `rest()` waits for the metrics still to come.
     """
-    resident = jax.device_put(images, replicated(mesh))
-    step, pending = int(state.step), None
-    while step < steps:
-        indices = np.stack([batch_indices(seed, s, batch, len(images)) for s in range(step, step + k)])
-        state, metrics = train_step(state, resident, indices)
-        ready, pending, step = pending, (step, metrics), step + k
-        yield state, [] if ready is None else _records(*ready)
-    if pending is not None:
-        yield state, _records(*pending)
+
+    step: int
+    state: TrainState
+    metrics: list[Metrics]
+    rest: Callable[[], list[Metrics]]
+
+
+def fit(train_step: Callable, state: TrainState, calls: Calls, *, steps: int) -> Iterator[Call]:
+    """Train until `steps`, one call after the other.
+
+    Metrics are read one call late, so that the device never waits for them; the last call brings all of them.
+    """
+    pending: list[tuple[int, dict[str, Array]]] = []
+
+    def take() -> list[Metrics]:
+        known = [record for call in pending for record in _records(*call)]
+        pending.clear()
+        return known
+
+    step = int(state.step)
+    for images in calls(step):
+        state, metrics = train_step(state, images)
+        known = take()
+        pending.append((step, metrics))
+        step += len(images)
+        yield Call(step, state, known + (take() if step == steps else []), take)
 
 
 def _records(first: int, metrics: dict[str, Array]) -> list[Metrics]:

@@ -58,12 +58,13 @@ class Hidden:
 class UNet(nnx.Module):
     """eps, v or x0 as a function of the noisy image and the integer step (Ho et al. 2020; Table A of the paper).
 
+    `remat = True` keeps the input of each block alone for the backward pass, which computes the rest again.
     Raises ValueError where the groups or the heads do not divide a level's channels.
     """
 
     def __init__(self, config: UNetConfig, rngs: nnx.Rngs):
         widths = config.block_out_channels
-        self.config = config
+        self.config, self.remat = config, False
         self.conv_in = Conv(config.in_channels, widths[0], rngs)
         self.time_proj = _projection(config, rngs)
         features = widths[0] * (2 if config.time_embedding_type == "fourier" else 1)
@@ -102,7 +103,8 @@ class UNet(nnx.Module):
         n = self.config.depth
         if hidden.level != n:
             raise ValueError(f"the mid-block takes level {n}, not level {hidden.level}")
-        z = hidden.z if self.mid_block is None else self.mid_block(hidden.z, hidden.emb, fold(hidden.keys, n + 1))
+        keys = fold(hidden.keys, n + 1)
+        z = hidden.z if self.mid_block is None else self._through(self.mid_block, hidden.z, hidden.emb, keys)
         return dataclasses.replace(hidden, z=z, level=n + 1)
 
     def decode(self, hidden: Hidden) -> Images:
@@ -114,7 +116,7 @@ class UNet(nnx.Module):
             hidden = self.bottleneck(hidden)
         z, skips = hidden.z, hidden.skips
         for i, block in enumerate(self.up_blocks):
-            z = block(z, skips[-per_block:], hidden.emb, fold(hidden.keys, n + 2 + i))
+            z = self._through(block, z, skips[-per_block:], hidden.emb, fold(hidden.keys, n + 2 + i))
             skips = skips[:-per_block]
         z = self.conv_out(nnx.silu(self.conv_norm_out(z)))
         if self.config.time_embedding_type == "fourier":  # t is then the noise's standard deviation: z is a score
@@ -126,8 +128,11 @@ class UNet(nnx.Module):
         if level == 0:
             z = self.conv_in(2.0 * z - 1.0 if self.config.center_input_sample else z)
             skips = (z,)
-        outputs = self.down_blocks[level](z, hidden.emb, fold(hidden.keys, level + 1))
+        outputs = self._through(self.down_blocks[level], z, hidden.emb, fold(hidden.keys, level + 1))
         return dataclasses.replace(hidden, z=outputs[-1], skips=skips + outputs, level=level + 1)
+
+    def _through(self, block: nnx.Module, *inputs: Any) -> Any:
+        return nnx.remat(type(block).__call__)(block, *inputs) if self.remat else block(*inputs)
 
     def _features(self, t: Num[Array, " batch"]) -> Float[Array, "batch _feature"]:
         c = self.config

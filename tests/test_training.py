@@ -1,36 +1,44 @@
 import dataclasses
+import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxdiff import checkpoints, parallel, training
-from jaxdiff.datasets.pipeline import batch_indices
+from jaxdiff import checkpoints, optimizers, parallel, training
+from jaxdiff.datasets import pipeline
 from jaxdiff.diffusion import Schedule
-from jaxdiff.unet import abstract, functional, parameters
+from jaxdiff.study.train import training_apply
+from jaxdiff.unet import parameters
 from tests.conftest import TINY
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
+RULE = optax.flatten(optimizers.make("adamw", 8, learning_rate=1e-3))
 
 
-def run(tiny, devices=8, k=1, steps=4, state=None):
+APPLY = training_apply(TINY)
+
+
+@functools.cache
+def train_step(devices, apply=APPLY, accumulate=1):
+    options = {"prediction": "v", "ema": 0.999, "seed": 0, "accumulate": accumulate}
+    return training.make_train_step(apply, RULE, Schedule.linear(100), parallel.data_mesh(devices), **options)
+
+
+def run(tiny, devices=8, k=1, steps=4, state=None, **options):
     mesh = parallel.data_mesh(devices)
-    optimizer = training.adamw(8, learning_rate=1e-3)
-    step = training.make_train_step(
-        lambda p, xt, t, keys: functional(abstract(TINY))(p, xt, t),
-        optimizer,
-        Schedule.linear(100),
-        mesh,
-        prediction="v",
-        ema=0.999,
-        seed=0,
-    )
-    state = state or training.init_state(parameters(tiny), optimizer, mesh)
+    state = state or training.init_state(parameters(tiny), RULE, mesh)
     lines = []
-    for now, metrics in training.fit(step, state, IMAGES, mesh, steps=steps, batch=8, k=k, seed=0):
-        lines += metrics
-        last = now
-    return last, lines
+    calls = pipeline.resident(IMAGES, mesh, seed=0, steps=steps, batch=8, k=k)
+    for call in training.fit(train_step(devices, **options), state, calls, steps=steps):
+        lines += call.metrics
+    return call.state, lines
+
+
+def losses(lines):
+    return [line["loss"] for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +52,18 @@ def test_every_step_is_reported_once(eight):
 
 
 def test_one_device_computes_what_eight_compute(tiny, eight):
-    alone = run(tiny, devices=1)
-    np.testing.assert_allclose([m["loss"] for m in alone[1]], [m["loss"] for m in eight[1]], rtol=1e-4)
+    np.testing.assert_allclose(losses(run(tiny, devices=1)[1]), losses(eight[1]), rtol=1e-4)
 
 
 def test_k_steps_in_one_call_are_the_same_steps(tiny, eight):
-    np.testing.assert_allclose([m["loss"] for m in run(tiny, k=2)[1]], [m["loss"] for m in eight[1]], rtol=1e-4)
+    np.testing.assert_allclose(losses(run(tiny, k=2)[1]), losses(eight[1]), rtol=1e-4)
 
 
 def test_a_restored_state_goes_on_bit_for_bit(tiny, eight, tmp_path):
     half, _ = run(tiny, steps=2)
     checkpoints.save(tmp_path, 2, half)
     mesh = parallel.data_mesh(8)
-    like = training.init_state(parameters(tiny), training.adamw(8, learning_rate=1e-3), mesh)
+    like = training.init_state(parameters(tiny), RULE, mesh)
     restored = checkpoints.restore(tmp_path, checkpoints.newest(tmp_path), like)
     for ours, theirs in zip(jax.tree.leaves(run(tiny, state=restored)[0]), jax.tree.leaves(eight[0]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -71,26 +78,107 @@ def test_relative_folders_are_as_good_as_absolute_ones(tmp_path, monkeypatch):
     np.testing.assert_array_equal(checkpoints.restore_part("runs/cell", 1, "ema")["a.b"], np.arange(3.0))
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path):
+def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, caplog):
     for step in (1, 2, 3):
-        checkpoints.save(tmp_path, step, {"a": np.arange(step + 4.0)}, keep=2)
+        checkpoints.save(tmp_path, step, {"a": np.arange(step + 4.0)})
     assert checkpoints.steps(tmp_path) == [2, 3]
-    victim = max((p for p in (tmp_path / "3").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    data = bytearray(victim.read_bytes())
-    data[len(data) // 2] ^= 1
-    victim.write_bytes(data)
-    told = []
-    assert checkpoints.newest(tmp_path, told.append) == 2
-    assert told == [3]
-    (tmp_path / "2.json").unlink()
-    assert checkpoints.newest(tmp_path) is None
+    for victim in [p for p in (tmp_path / "3").rglob("*") if p.is_file()] + [tmp_path / "3.json"]:
+        data = victim.read_bytes()
+        flipped = bytearray(data or b"x")
+        flipped[len(flipped) // 2] ^= 1
+        for harm in (bytes(flipped), data[: len(data) // 2] if len(data) > 1 else b"xy", None):
+            caplog.clear()
+            victim.unlink()
+            if harm is not None:
+                victim.write_bytes(harm)
+            assert checkpoints.newest(tmp_path) == 2
+            assert "step 3" in caplog.text
+            assert victim.name in caplog.text or "manifest" in caplog.text
+            victim.write_bytes(data)
+    assert checkpoints.newest(tmp_path) == 3
+
+
+def test_steps_are_kept_as_asked():
+    keep = checkpoints.Keep(last=1, every=6, log_spaced=2)
+    assert sorted(keep(list(range(2, 22, 2)))) == [2, 4, 6, 8, 12, 16, 18, 20]
+    assert checkpoints.Keep()([1, 2, 3]) == {2, 3}
 
 
 def test_batches_are_epochs_of_the_data():
-    seen = np.concatenate([batch_indices(3, step, 8, 20) for step in range(5)])
+    seen = np.concatenate([pipeline.batch_indices(3, step, 8, 20) for step in range(5)])
     assert sorted(seen[:20]) == sorted(seen[20:]) == list(range(20))
     assert list(seen[:20]) != list(seen[20:])
-    assert list(batch_indices(4, 0, 8, 20)) != list(seen[:8])
+    assert list(pipeline.batch_indices(4, 0, 8, 20)) != list(seen[:8])
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_streamed_images_are_those_that_lie_on_the_device(k):
+    mesh = parallel.data_mesh(8)
+    options = {"seed": 3, "steps": 6, "batch": 8, "k": k}
+    resident, streamed = (list(make(IMAGES, mesh, **options)(2)) for make in (pipeline.resident, pipeline.streamed))
+    assert len(resident) == len(streamed) == 4 // k
+    for ours, theirs in zip(resident, streamed, strict=True):
+        assert ours.sharding == theirs.sharding
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def linear(params, xt, t, keys):
+    return params["conv_in.bias"].sum() * xt + params["conv_out.bias"].sum()
+
+
+def test_accumulated_gradients_are_the_whole_batchs(tiny):
+    whole, parts = (run(tiny, devices=2, apply=linear, accumulate=a)[1] for a in (1, 4))
+    for name in ("loss", "gradient_norm"):
+        np.testing.assert_allclose([m[name] for m in parts], [m[name] for m in whole], rtol=1e-5)
+
+
+def test_remat_changes_nothing_but_memory(tiny):
+    xt, t = jnp.ones((2, 8, 8, 1)), jnp.zeros(2, int)
+    kept, recomputed = (
+        jax.grad(lambda p, a=a: a(p, xt, t, None).sum()) for a in (APPLY, training_apply(TINY, remat=True))
+    )
+    assert str(jax.make_jaxpr(kept)(parameters(tiny))).count("remat") == 0
+    assert str(jax.make_jaxpr(recomputed)(parameters(tiny))).count("remat") > 4
+    plain, again = (jax.jit(grad)(parameters(tiny)) for grad in (kept, recomputed))
+    for name, value in plain.items():
+        np.testing.assert_allclose(again[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_keeps_weights_statistics_and_softmax_wide(tiny):
+    apply, params = training_apply(TINY, "bfloat16"), parameters(tiny)
+    xt, t = jnp.ones((2, 8, 8, 1)), jnp.zeros(2, int)
+    narrow, wide = (jax.jit(lambda p, a=a: a(p, xt, t, None)) for a in (apply, APPLY))
+    jaxpr = str(jax.make_jaxpr(narrow)(params))
+    lines = [line for line in jaxpr.splitlines() if " rsqrt " in line or " exp " in line]
+    assert len(lines) >= 10
+    assert all("f32" in line.split("=")[0] for line in lines if " rsqrt " in line)
+    assert any("f32[2,2,16,16]" in line for line in lines if " exp " in line)  # the softmax
+    products = [line for line in jaxpr.splitlines() if "conv_general_dilated" in line]
+    assert all("bf16" in line.split("=")[0] for line in products)
+    assert float(jnp.abs(narrow(params) - wide(params)).max()) < 0.05 * float(jnp.abs(wide(params)).max())
+
+
+def test_flipping_mirrors_some_images():
+    key, images = jax.random.key(0), jnp.asarray(IMAGES[:8])
+    plain, flipped = (training.draw_batch(images, key, Schedule.linear(100), flip) for flip in (False, True))
+    same = [bool((a == b).all()) for a, b in zip(plain.x0, flipped.x0, strict=True)]
+    mirrored = [bool((a[:, ::-1] == b).all()) for a, b in zip(plain.x0, flipped.x0, strict=True)]
+    assert 0 < sum(same) < 8
+    assert all(a != b for a, b in zip(same, mirrored, strict=True))
+    np.testing.assert_array_equal(plain.eps, flipped.eps)
+
+
+@pytest.mark.parametrize(("name", "schedule"), [("adamw", "cosine"), ("lion", "linear"), ("sgd", "constant")])
+def test_optimizers_descend_and_the_rate_ends_where_it_should(name, schedule):
+    rule = optimizers.make(name, 200, learning_rate=0.05, schedule=schedule, weight_decay=0.0)
+    x = jnp.array([1.0, -2.0])
+    state = rule.init(x)
+    for _ in range(200):
+        before = x
+        updates, state = rule.update(2 * x, state, x)
+        x = optax.apply_updates(x, updates)
+    assert float(jnp.abs(x).max()) < 0.1
+    assert schedule == "constant" or float(jnp.abs(x - before).max()) < 1e-3
 
 
 def test_k_falls_to_a_divisor():

@@ -9,6 +9,7 @@ from etils import epath
 
 from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.features.spaces import SPACES
+from jaxdiff.optimizers import OPTIMIZERS, SCHEDULES
 
 # key                        default                  what it is
 TABLE: tuple[tuple[str, object, str], ...] = (
@@ -31,12 +32,24 @@ TABLE: tuple[tuple[str, object, str], ...] = (
     ("train.init",           "",                      "start from the weights of a cell or a diffusers folder; a model's row may be \"init\""),
     ("train.steps",          1000,                    "optimizer steps"),
     ("train.batch",          32,                      "images a step, over all devices"),
-    ("train.learning_rate",  2e-3,                    "AdamW's peak rate; it then falls as a cosine"),
+    ("train.accumulate",     1,                       "parts of a batch whose gradients are averaged, one after the other"),
+    ("train.flip",           False,                   "mirror half of the images at random (not for digits)"),
+    ("train.dtype",          "float32",               "float32, or bfloat16 for activations and products (weights and sums stay float32)"),
+    ("train.remat",          False,                   "compute activations again in the backward pass, to save memory"),
+    ("train.shard_params",   False,                   "split weights and optimizer over the devices (FSDP), for large U-Nets"),
+    ("train.optimizer",      "adamw",                 "adamw, lion or sgd (optax)"),
+    ("train.learning_rate",  2e-3,                    "peak learning rate"),
+    ("train.schedule",       "cosine",                "how the rate falls after the warm-up: cosine, linear, or constant"),
     ("train.warmup",         0.05,                    "fraction of the steps over which the rate rises"),
-    ("train.weight_decay",   0.01,                    "AdamW's decoupled weight decay"),
+    ("train.weight_decay",   0.01,                    "decoupled weight decay"),
     ("train.clip",           1.0,                     "largest global norm of a gradient"),
     ("train.ema",            0.999,                   "decay of the weights' moving average, which is what is sampled"),
     ("train.checkpoint_every", 500,                   "steps between checkpoints"),
+    ("train.keep_last",      2,                       "newest checkpoints that are kept"),
+    ("train.keep_every",     0,                       "keep checkpoints at multiples of so many steps too; 0 keeps none"),
+    ("train.keep_log_spaced", False,                  "keep those at 1, 2, 4, 8, ... times checkpoint_every too"),
+    ("train.resident_mb",    2000,                    "larger training sets are read by grain as training goes"),
+    ("train.tensorboard",    False,                   "write TensorBoard's event file beside metrics.jsonl"),
     ("train.steps_per_call", 0,                       "K steps in one compiled call; 0 chooses 1 on a CPU and 32 elsewhere"),
     ("train.log_every",      10,                      "steps between lines of metrics.jsonl"),
     ("sample.num",           256,                     "samples of a model"),
@@ -56,7 +69,9 @@ TABLE: tuple[tuple[str, object, str], ...] = (
 AXES = ("seeds", "models", "data.proportions", "data.n")  # what may grow in a study that has begun
 NUMBERS = {  # key: (lowest, highest)
     "width": (0, math.inf), "data.size": (1, math.inf), "data.parts": (1, math.inf), "diffusion.steps": (2, math.inf),
-    "train.steps": (1, math.inf), "train.batch": (1, math.inf), "train.learning_rate": (0, math.inf),
+    "train.steps": (1, math.inf), "train.batch": (1, math.inf), "train.accumulate": (1, math.inf),
+    "train.keep_last": (1, math.inf), "train.keep_every": (0, math.inf), "train.resident_mb": (0, math.inf),
+    "train.learning_rate": (0, math.inf),
     "train.warmup": (0, 1), "train.weight_decay": (0, math.inf), "train.clip": (0, math.inf), "train.ema": (0, 1),
     "train.checkpoint_every": (1, math.inf), "train.steps_per_call": (0, math.inf), "train.log_every": (1, math.inf),
     "sample.num": (3, math.inf), "sample.common": (0, math.inf), "sample.steps": (1, math.inf), "sample.eta": (0, 1), "sample.batch": (1, math.inf),
@@ -65,7 +80,8 @@ NUMBERS = {  # key: (lowest, highest)
 CHOICES = {
     "data.source": ("digits",), "data.channels": (1, 3), "diffusion.schedule": ("linear", "scaled_linear", "cosine"),
     "diffusion.prediction": ("eps", "v", "x0"), "sample.method": ("ddim", "ddpm"),
-    "measures.lpips": ("vgg", "alex", "none"),
+    "measures.lpips": ("vgg", "alex", "none"), "train.dtype": ("float32", "bfloat16"),
+    "train.optimizer": tuple(OPTIMIZERS), "train.schedule": tuple(SCHEDULES),
 }  # fmt: skip
 
 
@@ -140,6 +156,10 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise ValueError(f"config.measures.{key} is {config.measures[key]}, which does not exist")
     if config.train.init and not epath.Path(config.train.init).exists():
         raise ValueError(f"config.train.init is {config.train.init}, which does not exist")
+    if config.train.batch % config.train.accumulate:
+        raise ValueError(
+            f"config.train.accumulate is {config.train.accumulate}; it must divide train.batch, {config.train.batch}"
+        )
     if config.sample.common == 1:
         raise ValueError("config.sample.common is 1; at least 2 samples can be compared, or 0 draws none")
     if any(model not in config.models for model in config.primary) or len(config.primary) not in (0, 2):

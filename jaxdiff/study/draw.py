@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 from scipy import stats
 
@@ -29,10 +30,14 @@ class Drawer:
 
     A chunk has one size, padded, so that a sample's bits do not depend on how many are asked for. Images are float32
     [n, height, width, channel] in [-1, 1]. Of a U-Net with classes, sample i is of class i modulo their number, or of
-    `label`. settings: a sampler's, as a cell's `sample` section has them (method, steps, clip, batch, ...).
+    `label`. settings: a sampler's, as a cell's `sample` section has them (method, steps, clip, batch, ...). together: every
+    process of the run draws its part, and has the whole.
     """
 
-    def __init__(self, model: models.Model, settings: dict[str, Any], progress: Progress, label: int | None = None):
+    def __init__(
+        self, model: models.Model, settings: dict[str, Any], progress: Progress, label: int | None = None,
+        together: bool = False,
+    ):  # fmt: skip
         self.model, self.settings, self.progress = model, settings, progress
         self.shape, self.chunk, self.label = model.shape, settings["batch"], label
         config = model.unet.config
@@ -44,16 +49,18 @@ class Drawer:
             raise ValueError("this U-Net takes class embeddings that no label gives; call it with them from Python")
         if label is not None and not 0 <= label < (config.num_class_embeds or 0):
             raise ValueError(f"label {label} is not known; this U-Net has {config.num_class_embeds or 'no'} classes")
-        self.mesh = parallel.data_mesh(self.chunk)
-        self.params = jax.device_put(parameters(model.unet), parallel.replicated(self.mesh))
+        self.mesh = parallel.global_mesh(self.chunk) if together else parallel.data_mesh(self.chunk)
+        self.over = NamedSharding(self.mesh, parallel.DATA)
+        whole = parallel.replicated(self.mesh)
+        self.params = {n: parallel.place(np.asarray(p), whole) for n, p in parameters(model.unet).items()}
         self._options = samplers.options(settings | {"prediction": model.prediction})
         self._compiled = self._compile()
 
     def sample(self, indices: Int[np.ndarray, " n"], seed: int) -> Float[np.ndarray, "n h w c"]:
         """The samples of these entries of a seed's bank."""
 
-        def begin(part: np.ndarray) -> tuple[Array, Array]:
-            keys = noise_bank(seed, part)
+        def begin(index: Array) -> tuple[Array, Array]:
+            keys = noise_bank(seed, index)
             return samplers.initial_noise(keys, self.shape), keys
 
         return self._in_chunks("sample", indices, begin, None)
@@ -64,12 +71,12 @@ class Drawer:
         chain = np.asarray(samplers.chain(schedule, self.settings["steps"], **self._options.path).t)
         start = int(chain[chain <= max(t, chain[-1])][0])
 
-        def begin(part: np.ndarray) -> tuple[Array, Array]:
-            keys = noise_bank(seed, part)
-            noise, at = samplers.initial_noise(keys, self.shape), jnp.full(len(part), start)
-            return diffusion.add_noise(schedule, x0[part], noise, at), keys
+        def begin(index: Array, x0: Array) -> tuple[Array, Array]:
+            keys = noise_bank(seed, index)
+            noise, at = samplers.initial_noise(keys, self.shape), jnp.full(len(index), start)
+            return diffusion.add_noise(schedule, x0, noise, at), keys
 
-        return self._in_chunks("denoise", np.arange(len(x0)), begin, start)
+        return self._in_chunks("denoise", np.arange(len(x0)), begin, start, np.asarray(x0))
 
     def round_trip(self, x0: Float[Array, "n h w c"], iterations: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Each image's x_T by DDIM's inversion, the image again, and the RMS difference a pixel (`samplers.round_trip`)."""
@@ -86,26 +93,30 @@ class Drawer:
         found = []
         for first, part in self._parts("invert", np.arange(len(x0))):
             self.progress("invert", first, len(x0), "")
-            found.append([np.asarray(array) for array in run(self.params, x0[part], self._labels(part))])
+            images = parallel.place(np.asarray(x0)[part], self.over)
+            found.append([parallel.fetch(array) for array in run(self.params, images, self._labels(part))])
         x_T, again, error = (np.concatenate(arrays)[: len(x0)] for arrays in zip(*found, strict=True))
         return x_T, again, error
 
     def _in_chunks(
-        self, what: str, indices: np.ndarray, begin: Callable[[np.ndarray], tuple[Array, Array]], start: int | None
-    ) -> np.ndarray:
+        self, what: str, indices: np.ndarray, begin: Callable[..., tuple[Array, Array]], start: int | None,
+        *inputs: np.ndarray,
+    ) -> np.ndarray:  # fmt: skip
+        """begin: from the indices of a chunk, and the same rows of `inputs`, to the first xt and the keys."""
         steps = jax.tree.map(
             np.asarray, samplers.chain(self.model.schedule, self.settings["steps"], start=start, **self._options.path)
         )
         count, per_call = len(steps.t), 1 if jax.default_backend() == "cpu" else 10
-        images = []
+        first_xt, images = jax.jit(begin, out_shardings=self.over), []
         for first, part in self._parts(what, indices):
             here, labels = min(self.chunk, len(indices) - first), self._labels(part)
-            xt, keys = begin(part)
+            rows = (part.astype(np.int32), *(array[part] for array in inputs))
+            xt, keys = first_xt(*(parallel.place(array, self.over) for array in rows))
             for i in range(0, count, per_call):
                 self.progress(what, first + here * i // count, len(indices), "")
-                now = samplers.Step(*(jnp.asarray(column[i : i + per_call]) for column in steps))
+                now = samplers.Step(*(column[i : i + per_call] for column in steps))
                 xt = self._compiled(self.params, xt, now, keys, labels)
-            images.append(np.asarray(xt))
+            images.append(parallel.fetch(xt))
         return np.concatenate(images)[: len(indices)]
 
     def _parts(self, what: str, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -118,7 +129,8 @@ class Drawer:
         classes = self.model.unet.config.num_class_embeds
         if not classes:
             return None
-        return jnp.asarray(part % classes if self.label is None else np.full(len(part), self.label))
+        labels = part % classes if self.label is None else np.full(len(part), self.label)
+        return parallel.place(labels.astype(np.int32), self.over)
 
     def _compile(self) -> Callable[..., Array]:
         """A jitted call of one or more steps; on a CPU one, 7 % slower than ten, so that chains of all lengths share it."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jaxdiff import files, models, results
+from jaxdiff import files, models, parallel, results
 from jaxdiff.datasets import digits
 from jaxdiff.datasets.images import to_uint8
 from jaxdiff.features.classifier import ARCHITECTURES
@@ -25,21 +25,30 @@ from jaxdiff.study.train import train
 
 
 def stage(
-    folder: epath.Path, name: str, inputs: Any, outputs: tuple[str, ...], make: Callable[[], object]
-) -> dict[str, str]:
-    """Run `make` unless the stage is done; the checksums of its outputs, which are the inputs of later stages."""
+    folder: epath.Path, name: str, inputs: Any, outputs: tuple[str, ...], make: Callable[[], object],
+    together: bool = False,
+) -> dict[str, str]:  # fmt: skip
+    """Run `make` unless the stage is done; the checksums of its outputs, which are the inputs of later stages.
+
+    Where several processes share the cell the leader runs `make` alone, unless all do it `together`.
+    """
     record, wanted = folder / "stages" / f"{name}.json", files.fingerprint(inputs)
-    if record.exists():
-        done = files.read_json(record)
-        try:
-            if done["inputs"] == wanted and files.checksums(folder, outputs) == done["outputs"]:
-                return done["outputs"]
-        except OSError:
-            pass  # an output is gone: make it again
-    make()
-    sums = files.checksums(folder, outputs)
-    files.write_json(record, {"inputs": wanted, "outputs": sums})
-    return sums
+    if not parallel.leaders(np.bool_(_is_done(record, wanted, folder, outputs))):
+        if together or parallel.is_leader():
+            make()
+        finish = lambda: files.write_json(record, {"inputs": wanted, "outputs": files.checksums(folder, outputs)})  # noqa: E731
+        parallel.by_leader(name, finish)
+    return files.read_json(record)["outputs"]
+
+
+def _is_done(record: epath.Path, wanted: str, folder: epath.Path, outputs: tuple[str, ...]) -> bool:
+    if not record.exists():
+        return False
+    done = files.read_json(record)
+    try:
+        return done["inputs"] == wanted and files.checksums(folder, outputs) == done["outputs"]
+    except OSError:
+        return False  # an output is gone: make it again
 
 
 def run_cell(cell: Cell, workdir: epath.Path, progress: Progress, profile: bool = False) -> None:
@@ -57,10 +66,10 @@ def run_cell(cell: Cell, workdir: epath.Path, progress: Progress, profile: bool 
     if s["train"]["init"]:
         trained["init"] = init_checksums(s["train"]["init"])
     stage(folder, "train", trained, (f"checkpoints/{s['train']['steps']}", "metrics.jsonl"),
-          lambda: train(cell, folder, splits()["train"], progress, workdir / "profile" if profile else None))  # fmt: skip
+          lambda: train_together(cell, folder, splits, progress, workdir / "profile" if profile else None), True)  # fmt: skip
     kinds = ("samples.npz", "common.npz") if s["sample"]["common"] else ("samples.npz",)
     drawn = stage(folder, "sample", {"trained": trained, "sample": s["sample"]}, kinds,
-                  lambda: sample(cell, folder, progress))  # fmt: skip
+                  lambda: sample(cell, folder, progress), True)  # fmt: skip
     called = stage(folder, "classify", {"samples": drawn, "judge": judge}, ("classes.npz",),
                    lambda: measure.classify(folder, shared))  # fmt: skip
     data, m = {key: trained[key] for key in ("data", "n", "proportions", "seed")}, s["measures"]
@@ -76,7 +85,9 @@ def run_cell(cell: Cell, workdir: epath.Path, progress: Progress, profile: bool 
               "inception": files.sha256(m["inception"]) if m["inception"] else ""}  # fmt: skip
     made["neighbors"] = stage(folder, "neighbors", inputs, ("measures/neighbors.json", "neighbors.npz"),
                               lambda: measure.measure_neighbors(cell, folder, splits, progress))  # fmt: skip
-    if not (folder / "run.json").exists():  # before result.json, which says that the cell is finished
+    if (
+        parallel.is_leader() and not (folder / "run.json").exists()
+    ):  # before result.json, which says that the cell is finished
         files.write_json(folder / "run.json", environment() | {"seconds": round(time.time() - started, 1)})
     stage(folder, "result", {"made": made, "settings": s}, ("result.json",), lambda: measure.result(cell, folder, made))
 
@@ -109,7 +120,8 @@ def claim(path: epath.Path, settings: dict[str, Any], fixed: Callable[[dict], di
                 "choose another --workdir or remove that folder"
             )
     try:
-        files.write_json(path, settings)
+        if parallel.is_leader():
+            files.write_json(path, settings)
     except OSError as error:
         raise ValueError(f"{path.parent} cannot be written ({error.strerror}); choose another --workdir") from None
 
@@ -164,10 +176,20 @@ def shared_classifiers(
     )
 
 
+def train_together(
+    cell: Cell, folder: epath.Path, splits: Callable[[], measure.Splits], progress: Progress, profile: epath.Path | None
+) -> None:
+    """Every process trains; the leader prepares the data first."""
+    parallel.by_leader("data", splits)
+    train(cell, folder, splits()["train"], progress, profile)
+
+
 def sample(cell: Cell, folder: epath.Path, progress: Progress) -> None:
     """Sample the trained cell from its seed's noise bank, and from the one that all seeds share."""
-    drawer = Drawer(models.load(folder), cell.settings["sample"], progress)
+    drawer = Drawer(models.load(folder), cell.settings["sample"], progress, together=True)
     for name, seed, count in (("samples", cell.seed, "num"), ("common", COMMON, "common")):
         indices = np.arange(cell.settings["sample"][count])
         if len(indices):
-            results.write_samples(folder / f"{name}.npz", to_uint8(drawer.sample(indices, seed)), indices)
+            images = drawer.sample(indices, seed)
+            if parallel.is_leader():
+                results.write_samples(folder / f"{name}.npz", to_uint8(images), indices)

@@ -1,94 +1,159 @@
 """Training a cell: from its data to checkpoints and metrics.jsonl."""
 
-import json
-import time
-from collections.abc import Iterator
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from etils import epath
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from orbax.checkpoint import multihost
 
-from jaxdiff import checkpoints, files, models, parallel, training
-from jaxdiff.datasets import digits
+from jaxdiff import checkpoints, models, optimizers, parallel, training
+from jaxdiff.datasets import digits, pipeline
 from jaxdiff.study.cells import Cell
 from jaxdiff.study.draw import Progress
-from jaxdiff.unet import UNet, UNetConfig, abstract, functional, parameters
+from jaxdiff.study.log import MetricsLog
+from jaxdiff.unet import Params, UNet, UNetConfig, abstract, functional, parameters
+
+warn = logging.getLogger(__name__)
 
 
 def train(
     cell: Cell, folder: epath.Path, split: digits.Split, progress: Progress, profile: epath.Path | None = None
 ) -> None:
-    """Train to the end from the newest whole checkpoint; writes checkpoints and metrics.jsonl."""
-    s, diffusion = cell.settings["train"], cell.settings["diffusion"]
-    mesh, saved = parallel.data_mesh(s["batch"]), folder / "checkpoints"
-    keep = {k: s[k] for k in ("learning_rate", "warmup", "weight_decay", "clip")}
-    optimizer = training.adamw(s["steps"], **keep)
-    params = parameters(models.load(s["init"]).unet if s["init"] else UNet(cell.unet, rngs=nnx.Rngs(cell.seed)))
-    state = training.init_state(params, optimizer, mesh)
-    broken = lambda step: progress("train", step, s["steps"], f"checkpoint {step} is damaged and not used")  # noqa: E731
-    if (start := checkpoints.newest(saved, broken)) is not None:
+    """Train to the end from the newest whole checkpoint; writes checkpoints and metrics.jsonl.
+
+    On SIGTERM it is saved first. Raises ValueError at a step that is not finite, and leaves the checkpoints before it whole.
+    """
+    s, saved = cell.settings["train"], folder / "checkpoints"
+    mesh, rule = parallel.global_mesh(s["batch"] // s["accumulate"]), optimizer(s)
+    state = training.init_state(initial(cell), rule, mesh, s["shard_params"])
+    start = int(parallel.leaders(np.int32(checkpoints.newest(saved) or 0)))
+    if start:
         state = checkpoints.restore(saved, start, state)
-    train_step = training.make_train_step(
-        training_apply(cell.unet), optimizer, models.schedule(diffusion), mesh,
-        prediction=diffusion["prediction"], ema=s["ema"], seed=cell.seed,
-    )  # fmt: skip
-    wanted = s["steps_per_call"] or (1 if jax.default_backend() == "cpu" else 32)
-    k = training.steps_per_call(wanted, s["steps"], s["checkpoint_every"])
-    run = training.fit(train_step, state, split.images, mesh, steps=s["steps"], batch=s["batch"], k=k, seed=cell.seed)
+    calls, k = batches(cell, split, mesh)
+    progress("train", start, s["steps"], "compiling")
+    step, flops = _compile(cell, rule, mesh, state, k)
+    run = training.fit(step, state, calls, steps=s["steps"])
     if profile is not None:
         run = profiled(run, profile)
-    log = MetricsLog(folder / "metrics.jsonl", start or 0, s["log_every"], s["batch"])
-    for step, (state, metrics) in enumerate(run, start=0):
-        reached = min((start or 0) + (step + 1) * k, s["steps"])
-        log.write(metrics)
-        progress("train", log.last, s["steps"], log.note)
-        if reached == s["steps"] > log.last:
-            continue  # the generator's last yield brings the last metrics: save after those are seen
-        if reached % s["checkpoint_every"] == 0 or reached == s["steps"]:
-            checkpoints.save(saved, reached, state)
+    log = MetricsLog(folder, start, s, flops, mesh.size)
+    with Preemption() as preemption:
+        for call in run:
+            log.write(call.metrics)
+            progress("train", log.last, s["steps"], log.note)
+            stop = preemption.reached(call.step) and call.step < s["steps"]
+            if stop or call.step % s["checkpoint_every"] == 0 or call.step == s["steps"]:
+                log.write(call.rest())  # a state whose loss is not finite is not saved
+                checkpoints.save(saved, call.step, call.state, keep(s))
+                log.saved = call.step
+            if stop:
+                warn.warning("training is saved at step %d of %d", call.step, s["steps"])
+                break
+    log.close()
 
 
-def training_apply(config: UNetConfig) -> training.Apply:
-    """The U-Net as training calls it; the keys are used where it has dropout."""
-    net = functional(abstract(config))
-    return lambda params, xt, t, keys: net(params, xt, t, None, keys if config.dropout else None)
+def _compile(
+    cell: Cell, rule: optax.GradientTransformation, mesh: Mesh, state: training.TrainState, k: int
+) -> tuple[Callable, float]:
+    """The compiled train step, and the FLOP of one step of the model (by XLA's cost analysis)."""
+    s, data = cell.settings["train"], cell.settings["data"]
+    step = training.make_train_step(
+        training_apply(cell.unet, s["dtype"], s["remat"]), rule, models.schedule(cell.settings["diffusion"]), mesh,
+        prediction=cell.settings["diffusion"]["prediction"], ema=s["ema"], seed=cell.seed,
+        accumulate=s["accumulate"], shard_params=s["shard_params"], flip=s["flip"],
+    )  # fmt: skip
+    shape = (k, s["batch"], data["size"], data["size"], data["channels"])
+    lowered = step.lower(state, jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=NamedSharding(mesh, pipeline.STEPS)))
+    return lowered.compile(), training.flops(lowered) / k
 
 
-class MetricsLog:
-    """metrics.jsonl: one line each `every` steps; lines past the step from which a run goes on are dropped."""
-
-    def __init__(self, path: epath.Path, start: int, every: int, batch: int):
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
-        files.write(path, "".join(line + "\n" for line in kept))
-        self.path, self.every, self.batch = path, every, batch
-        self.last, self.note, self.marked = start, "compiling", (start, time.time())
-
-    def write(self, metrics: list[training.Metrics]) -> None:
-        """Append the lines that are due. Raises ValueError where the loss is no longer finite."""
-        due = []
-        for record in metrics:
-            self.last = int(record["step"])
-            if not np.isfinite(record["loss"]):
-                raise ValueError(f"the loss is {record['loss']} at step {self.last}; lower train.learning_rate")
-            if self.last % self.every == 0:
-                due.append(record)
-        if due:
-            (step, then), now = self.marked, time.time()
-            rate = (self.last - step) * self.batch / max(now - then, 1e-9)
-            self.marked, self.note = (self.last, now), f"loss {due[-1]['loss']:.4f}, {rate:,.0f} images/s"
-            with self.path.open("a") as file:
-                file.writelines(json.dumps(record | {"images_per_second": round(rate, 1)}) + "\n" for record in due)
+def batches(cell: Cell, split: digits.Split, mesh: Mesh) -> tuple[pipeline.Calls, int]:
+    """The cell's calls of K steps, and K: on a CPU 1 unless it is set, elsewhere up to 32."""
+    s = cell.settings["train"]
+    wanted = s["steps_per_call"] or (1 if jax.default_backend() == "cpu" else 32)
+    k = training.steps_per_call(wanted, s["steps"], s["checkpoint_every"])
+    make = pipeline.resident if split.images.nbytes <= s["resident_mb"] * 1e6 else pipeline.streamed
+    return make(split.images, mesh, seed=cell.seed, steps=s["steps"], batch=s["batch"], k=k), k
 
 
-def profiled(run: Iterator, folder: epath.Path) -> Iterator:
+def initial(cell: Cell) -> Params:
+    """The parameters before the first step, made on the host: by the cell's seed, or those of train.init."""
+    init = cell.settings["train"]["init"]
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return parameters(models.load(init).unet if init else UNet(cell.unet, rngs=nnx.Rngs(cell.seed)))
+
+
+def optimizer(settings: dict[str, Any]) -> optax.GradientTransformation:
+    """The optimizer that a cell's `train` section asks for."""
+    options = {k: settings[k] for k in ("learning_rate", "schedule", "warmup", "weight_decay", "clip")}
+    rule = optimizers.make(settings["optimizer"], settings["steps"], **options)
+    return rule if settings["shard_params"] else optax.flatten(rule)  # one long vector compiles and runs faster
+
+
+def keep(settings: dict[str, Any]) -> checkpoints.Keep:
+    """Which checkpoints stay, as a cell's `train` section asks."""
+    spaced = settings["checkpoint_every"] if settings["keep_log_spaced"] else 0
+    return checkpoints.Keep(settings["keep_last"], settings["keep_every"], spaced)
+
+
+def training_apply(config: UNetConfig, dtype: str = "float32", remat: bool = False) -> training.Apply:
+    """The U-Net as training calls it; the keys are used where it has dropout.
+
+    dtype bfloat16: activations and products are, while parameters, statistics and softmax stay float32. remat: the
+    backward pass computes each block again from its input.
+    """
+    unet = abstract(config)
+    unet.remat = remat
+    net = functional(unet)
+    cast = (lambda x: x.astype(dtype)) if dtype != "float32" else (lambda x: x)
+    return lambda params, xt, t, keys: net(params, cast(xt), t, None, keys if config.dropout else None)
+
+
+class Preemption:
+    """Holds SIGTERM back, which clusters send before they take a machine away, until training is saved.
+
+    Several processes agree on the step by JAX's own service, which then has the signal.
+    """
+
+    def __enter__(self) -> "Preemption":
+        self.noticed = False
+        self.mine = threading.current_thread() is threading.main_thread()
+        self.before = signal.getsignal(signal.SIGTERM)
+        if self.mine and jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._notice)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.mine:
+            signal.signal(signal.SIGTERM, self.before)
+            if self.noticed:
+                signal.raise_signal(signal.SIGTERM)
+
+    def _notice(self, *_: object) -> None:
+        self.noticed = True
+
+    def reached(self, step: int) -> bool:
+        """Whether to save and leave at this step; the same answer in every process."""
+        if jax.process_count() > 1:
+            self.noticed = multihost.reached_preemption(step)
+        return self.noticed
+
+
+def profiled(run: Iterator[training.Call], folder: epath.Path) -> Iterator[training.Call]:
     """The same iterator, with calls 3 to 8 recorded for TensorBoard or Perfetto (after compilation)."""
     i = 0
-    for i, item in enumerate(run):
+    for i, call in enumerate(run):
         if i == 3:
             jax.profiler.start_trace(str(folder))
-        yield item
+        yield call
         if i == 8:
             break
     if i >= 3:  # a run of fewer calls is recorded to its end

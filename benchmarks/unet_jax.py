@@ -1,0 +1,105 @@
+"""Our side of benchmarks.train and benchmarks.sample: a worker (see benchmarks/turns.py)."""
+
+import json
+import sys
+import time
+
+from experiments import _cli
+
+_cli.prepare_environment()
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import optax  # noqa: E402
+
+from benchmarks.turns import serve  # noqa: E402
+from jaxdiff import models, optimizers, parallel, samplers, training  # noqa: E402
+from jaxdiff.datasets import pipeline  # noqa: E402
+from jaxdiff.study.draw import Drawer  # noqa: E402
+from jaxdiff.study.train import training_apply  # noqa: E402
+from jaxdiff.unet import parameters  # noqa: E402
+
+TASK = json.loads(sys.argv[1])
+MODEL = models.load(TASK["folder"])
+
+
+def product_rate() -> float:
+    """GFLOP/s of a float32 matrix product of 2,048 on every device, the best of ten."""
+    mesh = parallel.data_mesh(8)
+    a = jnp.ones((mesh.size, 2048, 2048))
+    matmul = jax.jit(jax.shard_map(lambda x: x @ x, mesh=mesh, in_specs=parallel.DATA, out_specs=parallel.DATA))
+    times = []
+    for _ in range(11):
+        then = time.perf_counter()
+        jax.block_until_ready(matmul(a))
+        times.append(time.perf_counter() - then)
+    return mesh.size * 2 * 2048**3 / min(times[1:]) / 1e9
+
+
+def trainer():
+    """A function of a number of steps that trains so many, and the FLOP of one."""
+    batch, k = TASK["batch"], TASK["steps_per_call"]
+    mesh, rule = parallel.data_mesh(batch), optax.flatten(optimizers.make("adamw", 100_000, learning_rate=1e-4))
+    state = training.init_state(parameters(MODEL.unet), rule, mesh)
+    apply = training_apply(MODEL.unet.config, TASK["dtype"])
+    options = {"prediction": "eps", "ema": 0.999, "seed": 0}
+    step = training.make_train_step(apply, rule, MODEL.schedule, mesh, **options)
+    images = np.random.default_rng(0).integers(0, 256, (1024, *MODEL.shape)).astype(np.uint8)
+    calls = pipeline.resident(images, mesh, seed=0, steps=100_000 // k * k, batch=batch, k=k)
+    lowered = step.lower(state, next(calls(0)))
+    run = training.fit(lowered.compile(), state, calls, steps=100_000 // k * k)
+
+    def steps(count: int) -> None:
+        for _ in range(-(-count // k)):
+            call = next(run)
+        jax.block_until_ready(call.state.step)
+
+    return steps, training.flops(lowered) / k
+
+
+def sampler():
+    """A function of a number of DDIM steps that takes so many on one batch, and the FLOP of one."""
+    model = MODEL
+    settings = {"method": "ddim", "steps": 1000, "batch": TASK["batch"], "clip": True, "eta": 0.0}
+    drawer = Drawer(model, settings, lambda *_: None)
+    keys = jax.random.split(jax.random.key(0), TASK["batch"])
+    xt = parallel.place(np.asarray(samplers.initial_noise(keys, drawer.shape)), drawer.over)
+    chain = jax.tree.map(np.asarray, samplers.chain(model.schedule, 1000))
+    k = 1 if jax.default_backend() == "cpu" else 10
+    first = samplers.Step(*(column[:k] for column in chain))
+    keys = jax.device_put(keys, drawer.over)
+    flops = training.flops(drawer._compiled.lower(drawer.params, xt, first, keys, None)) / k
+
+    def steps(count: int) -> None:
+        for _ in range(-(-count // k)):
+            x = drawer._compiled(drawer.params, xt, first, keys, None)
+        jax.block_until_ready(x)
+
+    return steps, flops
+
+
+def main() -> None:
+    steps, flops = (trainer if TASK["what"] == "train" else sampler)()
+    count = 0
+
+    def warm() -> dict:
+        nonlocal count
+        then = time.perf_counter()
+        steps(3)
+        took = time.perf_counter() - then
+        then = time.perf_counter()
+        steps(3)
+        count = max(3, round(TASK["seconds"] / ((time.perf_counter() - then) / 3)))
+        return {"compiled": took, "flops": flops, "product": product_rate(), "device": jax.devices()[0].device_kind}
+
+    def once() -> dict:
+        then = time.perf_counter()
+        steps(count)
+        return {"rate": count * TASK["batch"] / (time.perf_counter() - then)}
+
+    serve(warm, once)
+
+
+if __name__ == "__main__":
+    main()
