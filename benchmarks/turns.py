@@ -4,10 +4,11 @@ A worker reads one JSON line a request and answers with one; the first answer sa
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -16,7 +17,9 @@ class Worker:
 
     def __init__(self, python: str, module: str, task: dict[str, Any]):
         command = [python, "-m", module, json.dumps(task)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # on both sides
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The worker's answer. Raises RuntimeError where it has ended."""
@@ -36,8 +39,8 @@ class Worker:
         self.process.wait()
 
 
-def serve(warm: Any, once: Any) -> None:
-    """A worker's loop: `warm()` compiles, `once()` gives the seconds of a round; "flops" measures a matrix product."""
+def serve(warm: Callable[[], dict], once: Callable[[], dict]) -> None:
+    """A worker's loop: `warm()` compiles, `once()` is a round."""
     for line in sys.stdin:
         request = json.loads(line)
         answer = warm() if request["do"] == "warm" else once()

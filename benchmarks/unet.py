@@ -1,8 +1,6 @@
 """jaxdiff's U-Net beside diffusers' with PyTorch: the same weights, the same batch, two processes in turns.
 
-  python -m benchmarks.unet --what train --peer_python PATH [--models 2,3,4] [--width 0.25] [--batch 32]
-
---peer_python is an interpreter with torch and diffusers (extra: parity), this one where it has them. A row says images a
+benchmarks/train.py and benchmarks/sample.py run it. --peer_python is an interpreter with torch and diffusers (extra: parity), this one where it has them. A row says images a
 second of both, median and range of the rounds; their ratio; and what share of this machine's own rate for a float32
 matrix product of 2,048, measured in the same run, our model's arithmetic reaches. Sampling counts images times steps.
 """
@@ -11,7 +9,7 @@ import statistics
 import sys
 import tempfile
 
-from absl import app, flags
+from absl import flags
 from flax import nnx
 
 from benchmarks.turns import Worker, rounds, spread
@@ -64,7 +62,3 @@ def main(_) -> None:
     print(f"{'model':8} {'jaxdiff':28} {'diffusers':28} ratio               share of the product's rate   first calls")
     for name in FLAGS.models:
         print(row(name), flush=True)
-
-
-if __name__ == "__main__":
-    app.run(main)

@@ -15,6 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, Num
 
+from jaxdiff import cpu, random
+from jaxdiff.cpu import Heads, Kernel
+
 Images = Float[Array, "batch _height _width _channel"]  # only the batch is the same in and out
 Keys = Key[Array, " batch"] | None  # one a sample; None where nothing is drawn
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -28,7 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
     """PyTorch's default for weights and biases alike: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
     bound = 1.0 / math.sqrt(fan_in)
-    return nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound))
+    return nnx.Param(random.uniform(rngs.params(), shape, jnp.float32, low=-bound, high=bound))
 
 
 class Linear(nnx.Module):
@@ -47,30 +50,46 @@ class Embedding(nnx.Module):
     """A row of a table for each integer."""
 
     def __init__(self, count: int, features: int, rngs: nnx.Rngs):
-        self.weight = nnx.Param(jax.random.normal(rngs.params(), (count, features), jnp.float32))
+        self.weight = nnx.Param(random.normal(rngs.params(), (count, features), jnp.float32))
 
     def __call__(self, index: Int[Array, " batch"]) -> Float[Array, "batch _feature"]:
         return self.weight[...][index]
 
 
-def convolve(x: Images, kernel: Float[Array, "h w _inner _outer"], stride: int, padding: tuple[int, int]) -> Images:
-    """A square convolution with `padding` zeros before and after, along height and width alike.
+def _convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -> Images:
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [padding] * 2, dimension_numbers=dimensions)
 
-    As a matrix product where that is faster on a CPU: of 1x1 kernels several times, and of the nine (or more) shifted
-    views where at most 4x4 pixels come out, up to fifty times (2x2 images fall off XLA's fast path).
-    """
+
+def convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -> Images:
+    """A square convolution with `padding` zeros before and after, along height and width alike."""
     size = kernel.shape[0]
-    if size == 1 and stride == 1:
+    if size == 1 and stride == 1:  # a matrix product by definition
         return x @ kernel[0, 0]
-    height, width = ((length + sum(padding) - size) // stride + 1 for length in x.shape[1:3])
-    if max(height, width) > 4:
-        return jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), [padding] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
-    rows, columns = stride * (height - 1) + 1, stride * (width - 1) + 1
-    views = [x[:, i : i + rows : stride, j : j + columns : stride] for i in range(size) for j in range(size)]
-    return jnp.concatenate(views, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+    plain = lambda x, kernel: _convolve(x, kernel, stride, padding)  # noqa: E731
+    if (max(x.shape[1:3]) + sum(padding) - size) // stride + 1 > cpu.SMALL:
+        return plain(x, kernel)
+    fast = lambda x, kernel: cpu.convolve(x, kernel, stride, padding)  # noqa: E731
+    return jax.lax.platform_dependent(x, kernel, cpu=fast, default=plain)
+
+
+def convolve_doubled(x: Images, kernel: Kernel) -> Images:
+    """A 3x3 convolution, padded by one, of the image with every pixel twice in height and width."""
+    plain = lambda x, kernel: convolve(double(x), kernel, 1, (1, 1))  # noqa: E731
+    if max(x.shape[1:3]) <= cpu.SMALL // 2:
+        return plain(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cpu=cpu.convolve_doubled, default=plain)
+
+
+def attend(q: Heads, k: Heads, v: Heads) -> Heads:
+    """Softmax attention, the scores divided by the root of dim; the softmax in float32, or wider where q is."""
+    return jax.lax.platform_dependent(q, k, v, cpu=cpu.attend, default=_attend)
+
+
+def _attend(q: Heads, k: Heads, v: Heads) -> Heads:
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
+    weights = jax.nn.softmax(scores.astype(jnp.promote_types(q.dtype, jnp.float32)), axis=-1).astype(q.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
 
 
 class Conv(nnx.Module):
@@ -116,6 +135,7 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: Images) -> Images:
         weight, bias = self.weight[...], self.bias[...]
+        x = jax.lax.platform_dependent(x, cpu=cpu.cut, default=lambda x: x)
         wide = x.astype(jnp.promote_types(x.dtype, weight.dtype))
         mean = self._over_group(wide.mean(axis=(1, 2)))
         centred = wide - mean[:, None, None]
@@ -133,7 +153,7 @@ def dropout(x: Images, rate: float, keys: Keys) -> Images:
     """Each element of a sample is zero with probability `rate`, by the sample's own key, or 1 / (1 - rate) times itself."""
     if keys is None or rate == 0.0:
         return x
-    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
+    kept = jax.vmap(lambda key: random.uniform(key, x.shape[1:]) < 1.0 - rate)(keys)
     return jnp.where(kept, x / (1.0 - rate), 0.0)
 
 
@@ -216,10 +236,7 @@ class Attention(nnx.Module):
             return projection(tokens).reshape(batch, height * width, channels // self.head_dim, self.head_dim)
 
         q, k, v = heads(self.to_q), heads(self.to_k), heads(self.to_v)
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q * self.head_dim**-0.5, k)
-        wide = jnp.promote_types(x.dtype, self.to_q.weight[...].dtype)
-        weights = jax.nn.softmax(scores.astype(wide), axis=-1).astype(x.dtype)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(batch, height, width, channels)
+        mixed = attend(q, k, v).reshape(batch, height, width, channels)
         h = x + self.to_out[0](mixed)
         return h if self.output_scale == 1.0 else h / self.output_scale
 
@@ -241,7 +258,9 @@ class Upsample(nnx.Module):
         self.conv = Conv(channels, channels, rngs)
 
     def __call__(self, x: Images) -> Images:
-        return self.conv(double(x))
+        conv = self.conv
+        weight, bias = (p[...].astype(x.dtype) for p in (conv.weight, conv.bias))
+        return convolve_doubled(x, weight) + bias[None, None, None]
 
 
 def timestep_features(

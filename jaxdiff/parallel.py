@@ -26,12 +26,8 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = -1) -> No
     Without arguments JAX asks the environment: SLURM, Cloud TPU, Kubernetes or Open MPI. Raises ValueError where that
     does not tell, or where the others do not come.
     """
-    given = {
-        "coordinator_address": coordinator or None, "num_processes": processes or None,
-        "process_id": None if process_id < 0 else process_id,
-    }  # fmt: skip
     try:
-        jax.distributed.initialize(**given)
+        jax.distributed.initialize(coordinator or None, processes or None, None if process_id < 0 else process_id)
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"the processes of this run cannot be joined ({str(error).splitlines()[0]}); give --coordinator=HOST:PORT, "

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from jaxdiff import random
 from jaxdiff.diffusion import Batch, Prediction, Schedule, to_x0_and_eps
 
 Predict = Callable[[Array, Array], Array]
@@ -70,13 +71,13 @@ def chain(
 
 
 def _noise(keys: Keys, t: Int[Array, ""], like: Batch) -> Batch:
-    draw = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), like.shape[1:], like.dtype))
+    draw = jax.vmap(lambda key: random.normal(jax.random.fold_in(key, t), like.shape[1:], like.dtype))
     return draw(keys)
 
 
 def initial_noise(keys: Keys, shape: tuple[int, ...]) -> Float[Array, " batch *shape"]:
     """x_T of each sample, from its own key; no step of the chain uses the same numbers."""
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 2**31 - 1), shape))(keys)
+    return jax.vmap(lambda key: random.normal(jax.random.fold_in(key, 2**31 - 1), shape))(keys)
 
 
 def ddim_step(

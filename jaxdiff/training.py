@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from jaxdiff import diffusion, parallel
+from jaxdiff import diffusion, parallel, random
 from jaxdiff.datasets.images import to_float
 from jaxdiff.datasets.pipeline import Calls
 from jaxdiff.parallel import DATA, REPLICATED, replicated
@@ -85,14 +85,14 @@ def draw_batch(
     if flip:
         mirrored = jax.random.bernoulli(jax.random.fold_in(key, 2), shape=(*keys.shape, 1, 1, 1))
         x0 = jnp.where(mirrored, x0[:, :, ::-1], x0)
-    return Batch(x0, jax.random.normal(key_eps, x0.shape), t, keys)
+    return Batch(x0, random.normal(key_eps, x0.shape), t, keys)
 
 
 def make_train_step(
     apply: Apply, optimizer: optax.GradientTransformation, schedule: diffusion.Schedule, mesh: Mesh, *,
     prediction: diffusion.Prediction, ema: float, seed: int, accumulate: int = 1, shard_params: bool = False,
     flip: bool = False,
-) -> Callable[[TrainState, Array], tuple[TrainState, dict[str, Array]]]:  # fmt: skip
+) -> jax.stages.Wrapped:  # fmt: skip
     """A jitted call of K steps: (state, images uint8 [K, batch, h, w, c]) -> (state, metrics [K]).
 
     The state is donated. K = 1 compiles without a loop, which a CPU needs (a weight gradient inside a loop is a hundred

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from jaxdiff import random
 from jaxdiff.datasets.images import to_float
 from jaxdiff.datasets.pipeline import batch_indices
 from jaxdiff.layers import Conv, Linear
@@ -79,7 +80,7 @@ def no_digits(images: Float[Array, "batch h w c"], labels: Int[Array, " batch"],
     kinds = jax.random.split(key, 7)
     other = jnp.roll(images, 1, axis=0)
     column = lambda k, low, high: jax.random.uniform(kinds[k], (batch, 1, 1, 1), minval=low, maxval=high)  # noqa: E731
-    noise = jax.random.normal(kinds[0], images.shape)
+    noise = random.normal(kinds[0], images.shape)
     coarse = jax.image.resize(noise[:, : size // 4, : size // 4], images.shape, "linear")
     rough = jnp.clip(column(1, -1.0, 1.0) + column(2, 0.2, 2.0) * noise, -1, 1)
     smooth = jnp.clip(column(1, -1.0, 1.0) + column(2, 0.2, 2.0) * coarse, -1, 1)
@@ -105,7 +106,7 @@ def train(
         key_distort, key_noise, key_level, key_reject = jax.random.split(key, 4)
         level = jax.random.uniform(key_level, (x.shape[0], 1, 1, 1), maxval=0.25)
         clean = distort(to_float(x), key_distort)
-        seen = jnp.clip(clean + level * jax.random.normal(key_noise, x.shape), -1, 1)
+        seen = jnp.clip(clean + level * random.normal(key_noise, x.shape), -1, 1)
         rejects = no_digits(clean, y, key_reject)[: x.shape[0] // 4]
         targets = jnp.concatenate([y, jnp.full(rejects.shape[:1], num_classes)])
         logits = apply(params, jnp.concatenate([seen, rejects]))

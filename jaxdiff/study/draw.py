@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 from scipy import stats
 
 from jaxdiff import diffusion, models, parallel, samplers
@@ -19,7 +19,7 @@ BANK = 0x6E6F6973  # sets the keys of a seed's noise bank apart from those of it
 COMMON = 2**31 - 1  # the "seed" of the bank that every seed's models share
 
 
-def noise_bank(seed: int, indices: Int[np.ndarray, " n"]) -> jax.Array:
+def noise_bank(seed: int, indices: Int[ArrayLike, " n"]) -> jax.Array:
     """The keys of the samples with these indices in the noise bank of a seed, the same for every model."""
     bank = jax.random.fold_in(jax.random.key(seed), BANK)
     return jax.vmap(jax.random.fold_in, (None, 0))(bank, jnp.asarray(indices))

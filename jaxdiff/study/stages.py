@@ -177,7 +177,7 @@ def shared_classifiers(
 
 
 def train_together(
-    cell: Cell, folder: epath.Path, splits: Callable[[], measure.Splits], progress: Progress, profile: epath.Path | None
+    cell: Cell, folder: epath.Path, splits: measure.Splits, progress: Progress, profile: epath.Path | None
 ) -> None:
     """Every process trains; the leader prepares the data first."""
     parallel.by_leader("data", splits)

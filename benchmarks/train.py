@@ -1,0 +1,12 @@
+"""Our train step beside diffusers' with PyTorch, on the same weights; see benchmarks/unet.py for the flags.
+
+python -m benchmarks.train --peer_python PATH [--models 2,3,4] [--width 0.25] [--batch 32]
+"""
+
+from absl import app, flags
+
+from benchmarks import unet
+
+if __name__ == "__main__":
+    flags.FLAGS.set_default("what", "train")
+    app.run(unet.main)

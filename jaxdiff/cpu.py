@@ -1,0 +1,80 @@
+"""Forms of the U-Net's operations that XLA runs fast on a CPU. Each computes what its namesake in layers.py defines.
+
+Chosen by measurement on two cores (benchmarks/train.py); plain automatic differentiation of them is what is fast, so all
+of JAX's transformations work as on the definitions.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+LONG = 128  # tokens from which on attention takes one image at a time
+SMALL = 4  # pixels on a side up to which a convolution is a matrix product
+
+Images = Float[Array, "batch _height _width _channel"]
+Kernel = Float[Array, "h w _inner _outer"]
+Heads = Float[Array, "batch token head dim"]
+
+
+def cut(x: Images) -> Images:
+    """x itself, kept from being fused with what comes before it, and its gradient with what comes after.
+
+    Before a group norm, XLA otherwise fuses the norm's whole backward pass into the transposed copies that the weight
+    gradients need, where it runs with strides: cutting there gains 12 % of a train step.
+    """
+    return jax.lax.optimization_barrier(x)
+
+
+def attend(q: Heads, k: Heads, v: Heads) -> Heads:
+    """Softmax attention with the scores laid out keys by queries.
+
+    The sums of the softmax come out of the product with the values, by a row of ones appended to these; the division is
+    made on the small result. Long rows of tokens take one image at a time and compute the scores again in the backward
+    pass, so that they stay in the cache.
+    """
+    if q.shape[1] < LONG:
+        return _attend(q, k, v)
+    one = jax.checkpoint(lambda qkv: _attend(*(x[None] for x in qkv))[0])
+    return jax.lax.map(one, (q, k, v))
+
+
+def _attend(q: Heads, k: Heads, v: Heads) -> Heads:
+    scores = k.transpose(0, 2, 1, 3) @ (q * q.shape[-1] ** -0.5).transpose(0, 2, 3, 1)
+    wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    weights = jnp.exp(wide - jax.lax.stop_gradient(wide.max(axis=-2, keepdims=True))).astype(v.dtype)
+    values = v.transpose(0, 2, 3, 1)
+    mixed = jnp.concatenate([values, jnp.ones_like(values[:, :, :1])], axis=-2) @ weights
+    return (mixed[:, :, :-1] / mixed[:, :, -1:]).transpose(0, 3, 1, 2)
+
+
+def convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -> Images:
+    """A convolution to few pixels as one matrix product of the shifted views: up to fifty times as fast at 2x2 pixels."""
+    size = kernel.shape[0]
+    height, width = ((length + sum(padding) - size) // stride + 1 for length in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    rows, columns = stride * (height - 1) + 1, stride * (width - 1) + 1
+    views = [x[:, i : i + rows : stride, j : j + columns : stride] for i in range(size) for j in range(size)]
+    return jnp.concatenate(views, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def convolve_doubled(x: Images, kernel: Kernel) -> Images:
+    """A 3x3 convolution of the image with every pixel twice, as four 2x2 convolutions of the small image.
+
+    Even rows of the result see the rows i-1 and i of the small image, odd ones i and i+1, with the kernel's rows that
+    fall on the same pixel added up; columns likewise.
+    """
+    rows = (jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]]))
+    parts = []
+    for i, by_row in enumerate(rows):
+        columns = (
+            jnp.stack([by_row[:, 0], by_row[:, 1] + by_row[:, 2]], axis=1),
+            jnp.stack([by_row[:, 0] + by_row[:, 1], by_row[:, 2]], axis=1),
+        )
+        for j, small in enumerate(columns):
+            padding = [(1 - i, i), (1 - j, j)]
+            parts.append(
+                jax.lax.conv_general_dilated(x, small, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            )
+    batch, height, width, channels = parts[0].shape
+    even, odd = (jnp.stack(parts[i : i + 2], axis=3) for i in (0, 2))
+    return jnp.stack([even, odd], axis=2).reshape(batch, 2 * height, 2 * width, channels)
