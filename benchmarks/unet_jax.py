@@ -47,15 +47,15 @@ def trainer():
     step = training.make_train_step(apply, rule, MODEL.schedule, mesh, **options)
     images = np.random.default_rng(0).integers(0, 256, (1024, *MODEL.shape)).astype(np.uint8)
     calls = pipeline.resident(images, mesh, seed=0, steps=100_000 // k * k, batch=batch, k=k)
-    lowered = step.lower(state, next(calls(0)))
-    run = training.fit(lowered.compile(), state, calls, steps=100_000 // k * k)
+    compiled = step.lower(state, next(calls(0))).compile()
+    run = training.fit(compiled, state, calls, steps=100_000 // k * k)
 
     def steps(count: int) -> None:
         for _ in range(-(-count // k)):
             call = next(run)
         jax.block_until_ready(call.state.step)
 
-    return steps, training.flops(lowered) / k
+    return steps, batch * training.image_flops(training_apply(MODEL.unet.config), parameters(MODEL.unet), MODEL.shape)
 
 
 def sampler():
@@ -69,7 +69,7 @@ def sampler():
     k = 1 if jax.default_backend() == "cpu" else 10
     first = samplers.Step(*(column[:k] for column in chain))
     keys = jax.device_put(keys, drawer.over)
-    flops = training.flops(drawer._compiled.lower(drawer.params, xt, first, keys, None)) / k
+    flops = TASK["batch"] * training.image_flops(training_apply(model.unet.config), drawer.params, drawer.shape) / 3
 
     def steps(count: int) -> None:
         for _ in range(-(-count // k)):

@@ -114,11 +114,19 @@ def restore(folder: epath.PathLike, step: int, like: PyTree) -> PyTree:
 
 
 def restore_part(folder: epath.PathLike, step: int, part: str) -> dict[str, jax.Array]:
-    """One field of the saved state that is a flat dict of arrays (`ema`), on the default device."""
+    """One field of the saved state that is a flat dict of arrays (`ema`), on this process's first device.
+
+    Unlike the other calls it may be made by one process of several alone.
+    """
     path, device = _path(folder, step), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    saved = ocp.metadata(path).metadata
-    abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device) for name, leaf in saved.items()}
-    leaves = ocp.load(path, abstract)
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
+    with ocp.Context(multiprocessing_options=alone):
+        saved = ocp.metadata(path).metadata
+        abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device) for name, leaf in saved.items()}
+        leaves = ocp.load(path, abstract)
     return {name.removeprefix(f"{part}/"): leaf for name, leaf in leaves.items() if name.startswith(f"{part}/")}
 
 

@@ -181,9 +181,15 @@ def steps_per_call(wanted: int, *intervals: int) -> int:
     return max(k for k in range(1, wanted + 1) if all(interval % k == 0 for interval in intervals))
 
 
-def flops(lowered: jax.stages.Lowered) -> float:
-    """Floating-point operations of a call by XLA's cost analysis, 0 where it does not tell."""
-    costs = lowered.cost_analysis() or {}
+def image_flops(apply: Apply, params: dict[str, Any], shape: tuple[int, ...]) -> float:
+    """Floating-point operations of the gradient for one image of this shape, by XLA's cost analysis.
+
+    Of the definitions in layers.py, as other platforms than a CPU run them: loops, which the analysis counts once, and
+    activations that are computed again are no part of the model.
+    """
+    one = (jnp.zeros((1, *shape)), jnp.zeros((1,), jnp.int32), jax.random.split(jax.random.key(0), 1))
+    gradient = jax.jit(jax.value_and_grad(lambda p: apply(p, *one).sum()))
+    costs = gradient.trace(params).lower(lowering_platforms=("tpu",)).cost_analysis() or {}
     return float(costs.get("flops", 0.0))
 
 

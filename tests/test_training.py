@@ -1,17 +1,20 @@
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
+from jax.sharding import NamedSharding
 
-from jaxdiff import checkpoints, optimizers, parallel, training
+from jaxdiff import checkpoints, layers, optimizers, parallel, training
 from jaxdiff.datasets import pipeline
 from jaxdiff.diffusion import Schedule
 from jaxdiff.study.train import training_apply
-from jaxdiff.unet import parameters
+from jaxdiff.unet import UNet, parameters
 from tests.conftest import TINY
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
@@ -22,9 +25,14 @@ APPLY = training_apply(TINY)
 
 
 @functools.cache
-def train_step(devices, apply=APPLY, accumulate=1):
-    options = {"prediction": "v", "ema": 0.999, "seed": 0, "accumulate": accumulate}
-    return training.make_train_step(apply, RULE, Schedule.linear(100), parallel.data_mesh(devices), **options)
+def compiled(devices, k=1, apply=APPLY, accumulate=1, shard=False):
+    """The train step as a run has it: compiled once, ahead of time."""
+    mesh = parallel.data_mesh(devices)
+    options = {"prediction": "v", "ema": 0.999, "seed": 0, "accumulate": accumulate, "shard_params": shard}
+    step = training.make_train_step(apply, RULE, Schedule.linear(100), mesh, **options)
+    state = training.init_state(parameters(UNet(TINY, rngs=nnx.Rngs(0))), RULE, mesh, shard)
+    images = jax.ShapeDtypeStruct((k, 8, 8, 8, 1), jnp.uint8, sharding=NamedSharding(mesh, pipeline.STEPS))
+    return step.lower(state, images).compile()
 
 
 def run(tiny, devices=8, k=1, steps=4, state=None, **options):
@@ -32,7 +40,7 @@ def run(tiny, devices=8, k=1, steps=4, state=None, **options):
     state = state or training.init_state(parameters(tiny), RULE, mesh)
     lines = []
     calls = pipeline.resident(IMAGES, mesh, seed=0, steps=steps, batch=8, k=k)
-    for call in training.fit(train_step(devices, **options), state, calls, steps=steps):
+    for call in training.fit(compiled(devices, k, **options), state, calls, steps=steps):
         lines += call.metrics
     return call.state, lines
 
@@ -53,6 +61,20 @@ def test_every_step_is_reported_once(eight):
 
 def test_one_device_computes_what_eight_compute(tiny, eight):
     np.testing.assert_allclose(losses(run(tiny, devices=1)[1]), losses(eight[1]), rtol=1e-4)
+
+
+def test_a_step_is_one_all_reduce_and_gives_up_its_state(tiny, eight):
+    text = compiled(8, 1).as_text()
+    reduced = re.findall(r"= (\w+)\[([\d,]*)\]\S* all-reduce\(", text)
+    donated = re.search(r"input_output_alias=\{(.*?)\}, entry", text)[1].count("may-alias")
+    leaves = len(jax.tree.leaves(eight[0]))
+    print(
+        f"all-reduces {reduced}; {4 * int(reduced[0][1])} bytes; {donated} of {leaves} arrays of the state are donated"
+    )
+    count = sum(p.size for p in parameters(tiny).values())
+    assert reduced == [("f32", str(count + 1))]  # the gradient, and the loss
+    assert donated == leaves
+    assert not re.search("all-gather|all-to-all|reduce-scatter|collective-permute", text)
 
 
 def test_k_steps_in_one_call_are_the_same_steps(tiny, eight):
@@ -122,14 +144,20 @@ def test_streamed_images_are_those_that_lie_on_the_device(k):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def linear(params, xt, t, keys):
-    return params["conv_in.bias"].sum() * xt + params["conv_out.bias"].sum()
+def test_accumulated_gradients_are_the_whole_batchs():
+    def linear(params, xt, t, keys):
+        return params["scale"] * xt + params["shift"]
 
-
-def test_accumulated_gradients_are_the_whole_batchs(tiny):
-    whole, parts = (run(tiny, devices=2, apply=linear, accumulate=a)[1] for a in (1, 4))
-    for name in ("loss", "gradient_norm"):
-        np.testing.assert_allclose([m[name] for m in parts], [m[name] for m in whole], rtol=1e-5)
+    mesh, rule = parallel.data_mesh(2), optax.sgd(0.1)
+    images = next(pipeline.resident(IMAGES, mesh, seed=0, steps=1, batch=8, k=1)(0))
+    found = []
+    for parts in (1, 4):
+        options = {"prediction": "v", "ema": 0.5, "seed": 0, "accumulate": parts}
+        step = training.make_train_step(linear, rule, Schedule.linear(100), mesh, **options)
+        state = training.init_state({"scale": jnp.ones(()), "shift": jnp.zeros((1, 1, 1, 1))}, rule, mesh)
+        found.append(step(state, images))
+    for whole, parts in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
 def test_remat_changes_nothing_but_memory(tiny):
@@ -156,6 +184,16 @@ def test_bfloat16_keeps_weights_statistics_and_softmax_wide(tiny):
     products = [line for line in jaxpr.splitlines() if "conv_general_dilated" in line]
     assert all("bf16" in line.split("=")[0] for line in products)
     assert float(jnp.abs(narrow(params) - wide(params)).max()) < 0.05 * float(jnp.abs(wide(params)).max())
+
+
+def test_flop_of_a_convolution_and_its_gradients():
+    def conv(params, xt, t, keys):
+        return layers.convolve(xt, params["kernel"], 1, (1, 1))
+
+    kernel = jnp.zeros((3, 3, 4, 8))
+    forward = 2 * (30 * 30 * 9 + 4 * 30 * 6 + 4 * 4) * 4 * 8  # taps on the padding are not counted
+    found = training.image_flops(conv, {"kernel": kernel}, (32, 32, 4))
+    assert 1.9 * forward < found < 2.3 * forward  # the gradient of the kernel, and the value
 
 
 def test_flipping_mirrors_some_images():

@@ -1,6 +1,7 @@
 """Every setting of a study, its default and its meaning, in one table; and the checks of their values."""
 
 import difflib
+import importlib.util
 import math
 from typing import Any
 
@@ -156,6 +157,10 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise ValueError(f"config.measures.{key} is {config.measures[key]}, which does not exist")
     if config.train.init and not epath.Path(config.train.init).exists():
         raise ValueError(f"config.train.init is {config.train.init}, which does not exist")
+    if config.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ValueError(
+            "config.train.tensorboard is set and tensorboard is not installed; pip install 'jaxdiff[tensorboard]'"
+        )
     if config.train.batch % config.train.accumulate:
         raise ValueError(
             f"config.train.accumulate is {config.train.accumulate}; it must divide train.batch, {config.train.batch}"

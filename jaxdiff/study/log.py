@@ -36,7 +36,7 @@ class MetricsLog:
             self.last = int(record["step"])
             for name in ("loss", "gradient_norm"):
                 if not math.isfinite(record[name]):
-                    self._stop(name.replace("_", " "), record)
+                    self._stop(name, record)
             if self.last % self.every == 0:
                 due.append(record)
         if not due:
@@ -70,21 +70,17 @@ class MetricsLog:
     def _stop(self, name: str, record: training.Metrics) -> None:
         saved = f"the checkpoint of step {self.saved} is whole" if self.saved else "no checkpoint was saved before it"
         raise ValueError(
-            f"the {name} is {record[name]} at step {self.last} (loss {record['loss']:.4g}); {saved}; choose a lower "
+            f"the {name.replace('_', ' ')} is {record[name]} at step {self.last} (loss {record['loss']:.4g}); {saved}; choose a lower "
             "train.learning_rate or train.clip, and another --workdir"
         )
 
 
 class _Board:
-    """TensorBoard's event file."""
+    """TensorBoard's event file. The package is an extra, so it is imported where it is used."""
 
     def __init__(self, folder: epath.Path):
-        try:
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
-        except ImportError:
-            raise ValueError(
-                "config.train.tensorboard is set and tensorboard is not installed; pip install 'jaxdiff[tensorboard]'"
-            ) from None
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
         self.writer = EventFileWriter(str(folder))
 
     def write(self, records: list[dict[str, float]]) -> None:

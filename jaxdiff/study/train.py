@@ -71,8 +71,10 @@ def _compile(
         accumulate=s["accumulate"], shard_params=s["shard_params"], flip=s["flip"],
     )  # fmt: skip
     shape = (k, s["batch"], data["size"], data["size"], data["channels"])
-    lowered = step.lower(state, jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=NamedSharding(mesh, pipeline.STEPS)))
-    return lowered.compile(), training.flops(lowered) / k
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=NamedSharding(mesh, pipeline.STEPS))
+    shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in state.params.items()}
+    flops = s["batch"] * training.image_flops(training_apply(cell.unet), shapes, shape[2:])
+    return step.lower(state, images).compile(), flops
 
 
 def batches(cell: Cell, split: digits.Split, mesh: Mesh) -> tuple[pipeline.Calls, int]:

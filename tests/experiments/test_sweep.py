@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -74,22 +72,6 @@ def test_a_run_leaves_the_layout_and_says_what_it_found(whole):
         30,
         40,
     ]
-
-
-def test_killed_in_training_and_run_again_is_the_same_result(whole, tmp_path):
-    process = command("sweep", *SMALL, "--workdir", tmp_path)
-    manifest = tmp_path / "cells" / CELL / "checkpoints" / "10.json"
-    deadline = time.time() + 200
-    while not manifest.exists() and time.time() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert manifest.exists()
-    assert not (tmp_path / "cells" / CELL / "result.json").exists()
-    finished(command("sweep", *SMALL, "--workdir", tmp_path))
-    for name in ("result.json", "samples.npz", "common.npz", "classes.npz", "neighbors.npz"):
-        ours, theirs = (d / "cells" / CELL / name for d in (tmp_path, whole[0]))
-        assert ours.read_bytes() == theirs.read_bytes(), name
 
 
 def test_done_stages_are_skipped_and_lost_ones_made_again(whole):

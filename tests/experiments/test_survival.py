@@ -1,0 +1,119 @@
+"""Runs that are killed, told to end, starved of disk or led astray, and the same command again."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from jaxdiff import checkpoints
+from tests.experiments.test_sweep import CELL, SMALL
+
+KILLS = int(os.environ.get("JAXDIFF_KILLS", "3"))  # in a row, of each kind
+
+pytestmark = pytest.mark.slow
+
+
+def start(workdir, *arguments):
+    """The tiny study on one CPU device, where equal runs are equal bit for bit."""
+    flags = "--xla_llvm_disable_expensive_passes=true --xla_force_host_platform_device_count=1"
+    run = [sys.executable, "-W", "ignore", "-m", "experiments.sweep", *SMALL, f"--workdir={workdir}", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(run, env=os.environ | {"XLA_FLAGS": flags}, **pipes)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    workdir, then = tmp_path_factory.mktemp("unbroken") / "study", time.time()
+    process = start(workdir)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    return workdir, time.time() - then
+
+
+def same(ours, theirs):
+    """The weights and their average bit for bit, the samples and the result byte for byte."""
+    ours, theirs = ours / "cells" / CELL, theirs / "cells" / CELL
+    step = checkpoints.newest(theirs / "checkpoints")
+    assert checkpoints.newest(ours / "checkpoints") == step
+    for part in ("params", "ema"):
+        wanted = checkpoints.restore_part(theirs / "checkpoints", step, part)
+        for name, value in checkpoints.restore_part(ours / "checkpoints", step, part).items():
+            np.testing.assert_array_equal(value, wanted[name])
+    for name in ("samples.npz", "classes.npz", "result.json"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+def test_ended_at_random_moments_and_run_again(kind, unbroken, tmp_path):
+    whole, seconds = unbroken
+    moments = random.Random(int(kind))
+    for _ in range(KILLS):
+        process, moment = start(tmp_path / "study"), moments.uniform(0.1, 0.95) * seconds
+        try:
+            out, err = process.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
+            process.send_signal(kind)
+            out, err = process.communicate(timeout=120)
+            print(f"{kind.name} after {moment:.1f} s of {seconds:.1f}: {' '.join((out.splitlines() or ['-'])[-1:])}")
+            if kind == signal.SIGTERM and process.returncode != 0:
+                assert process.returncode in (143, -signal.SIGTERM)  # the latter while Python itself still starts
+                assert process.returncode < 0 or "the same command goes on from here" in err
+    out, err = start(tmp_path / "study").communicate(timeout=300)
+    assert "report:" in out, out + err
+    same(tmp_path / "study", whole)
+
+
+def test_a_step_that_is_not_finite_stops_the_run(tmp_path):
+    process = start(tmp_path / "study", "--config.train.learning_rate=1e6", "--config.train.clip=1e30")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 1, out
+    assert len(err.splitlines()) == 1
+    for words in ("error: the ", " at step ", "train.learning_rate"):
+        assert words in err
+    print(err)
+    saved = tmp_path / "study" / "cells" / CELL / "checkpoints"
+    for step in checkpoints.steps(saved):
+        assert checkpoints.damage(saved, step) is None
+
+
+def pages(folder):
+    """Bytes that the files of a folder take on a tmpfs."""
+    return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*"))
+
+
+def test_a_full_disk_keeps_the_last_step_and_the_run_goes_on(unbroken, tmp_path):
+    disk, one = tmp_path / "disk", pages(unbroken[0] / "cells" / CELL / "checkpoints" / "40")
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        process = start(disk / "study")
+        while not (disk / "study/shared/stages/classifiers.json").exists():  # training comes next
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - one * 7 // 4))
+        out, err = process.communicate(timeout=300)
+        print(err)
+        assert process.returncode == 1, out + err
+        assert len(err.splitlines()) == 1, err
+        assert "No space left on device" in err
+        saved = disk / "study/cells" / CELL / "checkpoints"
+        kept = checkpoints.steps(saved)
+        assert kept
+        assert all(checkpoints.damage(saved, step) is None for step in kept)
+        assert f"step {kept[-1]} is whole" in err
+        (disk / "ballast").unlink()
+        out, err = start(disk / "study").communicate(timeout=300)
+        assert "report:" in out, out + err
+        same(disk / "study", unbroken[0])
+    finally:
+        process.kill()
+        process.communicate()
+        subprocess.run(["umount", str(disk)], check=True)
