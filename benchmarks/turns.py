@@ -8,6 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,11 +40,24 @@ class Worker:
         self.process.wait()
 
 
-def serve(warm: Callable[[], dict], once: Callable[[], dict]) -> None:
-    """A worker's loop: `warm()` compiles, `once()` is a round."""
+def serve(steps: Callable[[int], None], batch: int, seconds: float, about: Callable[[], dict[str, Any]]) -> None:
+    """A worker's loop. steps: does so many and waits for them; a round is as many as take `seconds`.
+
+    The answer to the first request holds what `about` measures besides.
+    """
+    count = 3
+
+    def timed() -> float:
+        then = time.perf_counter()
+        steps(count)
+        return time.perf_counter() - then
+
     for line in sys.stdin:
-        request = json.loads(line)
-        answer = warm() if request["do"] == "warm" else once()
+        if json.loads(line)["do"] == "warm":
+            answer = {"compiled": timed()} | about()
+            count = max(3, round(count * seconds / timed()))
+        else:
+            answer = {"rate": count * batch / timed()}
         print(json.dumps(answer), flush=True)
 
 

@@ -81,24 +81,7 @@ def sampler():
 
 def main() -> None:
     steps, flops = (trainer if TASK["what"] == "train" else sampler)()
-    count = 0
-
-    def warm() -> dict:
-        nonlocal count
-        then = time.perf_counter()
-        steps(3)
-        took = time.perf_counter() - then
-        then = time.perf_counter()
-        steps(3)
-        count = max(3, round(TASK["seconds"] / ((time.perf_counter() - then) / 3)))
-        return {"compiled": took, "flops": flops, "product": product_rate(), "device": jax.devices()[0].device_kind}
-
-    def once() -> dict:
-        then = time.perf_counter()
-        steps(count)
-        return {"rate": count * TASK["batch"] / (time.perf_counter() - then)}
-
-    serve(warm, once)
+    serve(steps, TASK["batch"], TASK["seconds"], lambda: {"flops": flops, "product": product_rate()})
 
 
 if __name__ == "__main__":

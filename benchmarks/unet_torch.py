@@ -63,7 +63,7 @@ def trainer():
 
 def sampler():
     """DDIM steps on one batch."""
-    net, size, channels = MODEL.eval(), MODEL.config.sample_size, MODEL.config.in_channels
+    size, channels = MODEL.eval().config.sample_size, MODEL.config.in_channels
     scheduler, xt = DDIMScheduler(), torch.randn(TASK["batch"], channels, size, size, device=DEVICE)
     scheduler.set_timesteps(1000)
 
@@ -75,29 +75,12 @@ def sampler():
             scheduler.step(found.float(), t, xt, use_clipped_model_output=True)
         wait()
 
-    del net
     return steps
 
 
 def main() -> None:
-    steps, count = (trainer if TASK["what"] == "train" else sampler)(), 0
-
-    def warm() -> dict:
-        nonlocal count
-        then = time.perf_counter()
-        steps(3)
-        took = time.perf_counter() - then
-        then = time.perf_counter()
-        steps(3)
-        count = max(3, round(TASK["seconds"] / ((time.perf_counter() - then) / 3)))
-        return {"compiled": took, "product": product_rate()}
-
-    def once() -> dict:
-        then = time.perf_counter()
-        steps(count)
-        return {"rate": count * TASK["batch"] / (time.perf_counter() - then)}
-
-    serve(warm, once)
+    steps = (trainer if TASK["what"] == "train" else sampler)()
+    serve(steps, TASK["batch"], TASK["seconds"], lambda: {"product": product_rate()})
 
 
 if __name__ == "__main__":

@@ -91,7 +91,10 @@ def run(main: Callable[[], None], description: str) -> None:
     logging.set_stderrthreshold("fatal")
     signal.signal(signal.SIGTERM, _terminate)
     handler = RichHandler(console=console, show_time=False, show_path=False)
-    getLogger("jaxdiff").addHandler(handler)
+    ours = getLogger("jaxdiff")
+    ours.addHandler(handler)
+    ours.setLevel("WARNING")  # absl sets the level of the root logger to its own
+    ours.propagate = False
     app.run(guarded, flags_parser=parse)
 
 

@@ -35,7 +35,7 @@ def train(
     s, saved = cell.settings["train"], folder / "checkpoints"
     mesh, rule = parallel.global_mesh(s["batch"] // s["accumulate"]), optimizer(s)
     state = training.init_state(initial(cell), rule, mesh, s["shard_params"])
-    start = int(parallel.leaders(np.int32(checkpoints.newest(saved) or 0)))
+    start = int(parallel.leaders(np.int32((checkpoints.newest(saved) or 0) if parallel.is_leader() else 0)))
     if start:
         state = checkpoints.restore(saved, start, state)
     calls, k = batches(cell, split, mesh)

@@ -69,6 +69,21 @@ def test_ended_at_random_moments_and_run_again(kind, unbroken, tmp_path):
     same(tmp_path / "study", whole)
 
 
+def test_told_to_end_in_training_it_is_saved_where_it_was(tmp_path):
+    process = start(tmp_path / "study", "--config.train.steps=200000", "--config.train.checkpoint_every=100000")
+    metrics = tmp_path / "study" / "cells" / CELL / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 143, err
+    assert err.splitlines() == ["error: told to end (SIGTERM); the same command goes on from here"]
+    (step,) = checkpoints.steps(metrics.parent / "checkpoints")
+    assert 0 < step < 100000
+    assert f"training is saved at step {step} of 200000" in out
+
+
 def test_a_step_that_is_not_finite_stops_the_run(tmp_path):
     process = start(tmp_path / "study", "--config.train.learning_rate=1e6", "--config.train.clip=1e30")
     out, err = process.communicate(timeout=300)
