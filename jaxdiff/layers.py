@@ -82,7 +82,10 @@ def convolve_doubled(x: Images, kernel: Kernel) -> Images:
 
 
 def attend(q: Heads, k: Heads, v: Heads) -> Heads:
-    """Softmax attention, the scores divided by the root of dim; the softmax in float32, or wider where q is."""
+    """Softmax attention, the scores divided by the root of dim; the softmax in float32, or wider where q is.
+
+    (jax.nn.dot_product_attention has it in float32 even for float64.)
+    """
     return jax.lax.platform_dependent(q, k, v, cpu=cpu.attend, default=_attend)
 
 
