@@ -1,8 +1,9 @@
 """jaxdiff's U-Net beside diffusers' with PyTorch: the same weights, the same batch, two processes in turns.
 
-benchmarks/train.py and benchmarks/sample.py run it. --peer_python is an interpreter with torch and diffusers (extra: parity), this one where it has them. A row says images a
-second of both, median and range of the rounds; their ratio; and what share of this machine's own rate for a float32
-matrix product of 2,048, measured in the same run, our model's arithmetic reaches. Sampling counts images times steps.
+benchmarks/train.py and benchmarks/sample.py run it. --peer_python is an interpreter with torch and diffusers (extra:
+parity), this one where it has them. A row says images a second of both, median and range of the rounds; their ratio; and
+what share of this machine's own rate for a float32 matrix product of 2,048, measured in the same run, our model's
+arithmetic reaches. Sampling counts images times steps.
 """
 
 import statistics

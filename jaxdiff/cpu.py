@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 LONG = 128  # tokens from which on attention takes one image at a time
 SMALL = 4  # pixels on a side up to which a convolution is a matrix product
 
-Images = Float[Array, "batch _height _width _channel"]
+Images = Float[Array, "batch _height _width _channel"]  # only the batch is the same in and out
 Kernel = Float[Array, "h w _inner _outer"]
 Heads = Float[Array, "batch token head dim"]
 

@@ -16,9 +16,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key, Num
 
 from jaxdiff import cpu, random
-from jaxdiff.cpu import Heads, Kernel
+from jaxdiff.cpu import Heads, Images, Kernel
 
-Images = Float[Array, "batch _height _width _channel"]  # only the batch is the same in and out
 Keys = Key[Array, " batch"] | None  # one a sample; None where nothing is drawn
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": nnx.silu,
