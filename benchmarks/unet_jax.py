@@ -73,7 +73,7 @@ def sampler():
 
     def steps(count: int) -> None:
         for _ in range(-(-count // k)):
-            x = drawer._compiled(drawer.params, xt, first, keys, None)
+            x = drawer.step(drawer.params, xt, first, keys, None)
         jax.block_until_ready(x)
 
     return steps, flops

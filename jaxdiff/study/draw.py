@@ -32,6 +32,8 @@ class Drawer:
     [n, height, width, channel] in [-1, 1]. Of a U-Net with classes, sample i is of class i modulo their number, or of
     `label`. settings: a sampler's, as a cell's `sample` section has them (method, steps, clip, batch, ...). together: every
     process of the run draws its part, and has the whole.
+
+    `step(params, xt, steps, keys, labels)` is the compiled move from one noise level of the chain to the next.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Drawer:
         whole = parallel.replicated(self.mesh)
         self.params = {n: parallel.place(np.asarray(p), whole) for n, p in parameters(model.unet).items()}
         self._options = samplers.options(settings | {"prediction": model.prediction})
-        self._compiled = self._compile()
+        self.step = self._compile()
 
     def sample(self, indices: Int[np.ndarray, " n"], seed: int) -> Float[np.ndarray, "n h w c"]:
         """The samples of these entries of a seed's bank."""
@@ -115,7 +117,7 @@ class Drawer:
             for i in range(0, count, per_call):
                 self.progress(what, first + here * i // count, len(indices), "")
                 now = samplers.Step(*(column[i : i + per_call] for column in steps))
-                xt = self._compiled(self.params, xt, now, keys, labels)
+                xt = self.step(self.params, xt, now, keys, labels)
             images.append(parallel.fetch(xt))
         return np.concatenate(images)[: len(indices)]
 
