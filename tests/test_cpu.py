@@ -28,6 +28,11 @@ def doubled(x, kernel):
 CASES = {
     "attention of 16 tokens": (cpu.attend, layers._attend, tuple(rand(2, 16, 3, 8, seed=i) for i in range(3))),
     "attention of 144 tokens": (cpu.attend, layers._attend, tuple(rand(2, 144, 2, 8, seed=i) for i in range(3))),
+    "attention of 400 tokens, some heads at a time": (
+        cpu.attend,
+        layers._attend,
+        tuple(rand(1, 400, 6, 4, seed=i) for i in range(3)),
+    ),
     "conv 3x3 to 1x1": conv_case(1, 3, 1, (1, 1)),
     "conv 3x3 to 2x2": conv_case(2, 3, 1, (1, 1)),
     "conv 3x3 to 4x4": conv_case(4, 3, 1, (1, 1)),
