@@ -16,7 +16,7 @@ from etils import epath  # noqa: E402
 
 from jaxdiff import report, results  # noqa: E402
 from jaxdiff.datasets.folders import read_images  # noqa: E402
-from jaxdiff.study.evaluate import Options, Reference, digits_reference, evaluate  # noqa: E402
+from jaxdiff.study.evaluate import Options, Reference, dataset_reference, evaluate  # noqa: E402
 
 flags.DEFINE_multi_string("samples", None, "A folder of images or an .npz; may be repeated.")
 flags.DEFINE_string("reference", None, "A folder, an .npz, or digits: what the samples are held against.")
@@ -87,13 +87,12 @@ def main() -> None:
             raise ValueError(f"--{flag} is missing; --help shows an example")
     chosen = options()
     sets = {name: read_images(path, FLAGS.size) for name, path in zip(names(FLAGS.samples), FLAGS.samples, strict=True)}
-    first = next(iter(sets.values()))
+    first, workdir = next(iter(sets.values())), epath.Path(FLAGS.workdir)
     if FLAGS.reference == "digits":
-        reference = digits_reference(first.shape[1], first.shape[3])
+        reference = dataset_reference("digits", first.shape[1], first.shape[3], workdir)
     else:
         held_out = read_images(FLAGS.held_out, FLAGS.size) if FLAGS.held_out else None
         reference = Reference(epath.Path(FLAGS.reference).name, read_images(FLAGS.reference, FLAGS.size), held_out)
-    workdir = epath.Path(FLAGS.workdir)
     with _cli.Reporter() as progress:
         evaluate(sets, reference, chosen, workdir, progress)
     for cell in results.read_cells(workdir):

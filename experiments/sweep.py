@@ -18,8 +18,8 @@ from ml_collections import config_flags  # noqa: E402
 from rich.table import Column, Table  # noqa: E402
 
 from jaxdiff import parallel, report, results  # noqa: E402
-from jaxdiff.study import cells, stages  # noqa: E402
-from jaxdiff.study.config import AXES, explain  # noqa: E402
+from jaxdiff.study import cells, data, stages  # noqa: E402
+from jaxdiff.study.config import AXES, PLACES, explain  # noqa: E402
 from jaxdiff.study.machine import estimate  # noqa: E402
 
 config_flags.DEFINE_config_file(
@@ -36,8 +36,8 @@ FLAGS = flags.FLAGS
 
 def without_axes(study: dict) -> dict:
     """What must stay as it is in a study that has begun: it may gain cells."""
-    data = {k: v for k, v in study["data"].items() if f"data.{k}" not in AXES}
-    return {k: v for k, v in stages.without_measures(study).items() if k not in AXES} | {"data": data}
+    fixed = {k: v for k, v in study["data"].items() if f"data.{k}" not in AXES + PLACES}
+    return {k: v for k, v in stages.without_measures(study).items() if k not in AXES} | {"data": fixed}
 
 
 def show_plan(chosen: list[cells.Cell]) -> None:
@@ -67,13 +67,14 @@ def main() -> None:
     chosen = cells.select(cells.expand(config), FLAGS.cells, FLAGS.shard)
     if FLAGS.dry_run:
         return show_plan(chosen)
-    cells.check_data(chosen)
+    data.check(chosen, config.data.dir)
+    places = data.Places(config.data.dir, config.data.cache)
     workdir = epath.Path(FLAGS.workdir or f"runs/{config.name}")
     stages.claim(workdir / "study.json", cells.plain(config.to_dict()), fixed=without_axes)
     with _cli.Reporter() as progress:
         for i, cell in enumerate(chosen):
             progress.prefix = f"[{i + 1}/{len(chosen)}] {cell.name}"
-            stages.run_cell(cell, workdir, progress, profile=FLAGS.profile and i == 0)
+            stages.run_cell(cell, workdir, progress, FLAGS.profile and i == 0, places)
         finished = results.read_cells(workdir)
         progress.prefix = ""
         stages.run_comparisons(finished, workdir, cells.plain(config.measures.to_dict()), progress)

@@ -49,6 +49,14 @@ def read(path: epath.PathLike, sha256: str | None = None) -> dict[str, np.ndarra
         ) from None
 
 
+def unpickle(data: bytes, name: epath.PathLike) -> Any:
+    """The arrays, containers and numbers of a pickle; nothing in it is run. Raises ValueError, saying `name`, for others."""
+    try:
+        return _unpickle(data)
+    except _BROKEN as error:
+        raise ValueError(f"{name} is no pickle of arrays ({error}); get a whole one that holds arrays alone") from None
+
+
 _BROKEN = (
     pickle.UnpicklingError, EOFError, IndexError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error
 )  # fmt: skip
@@ -146,7 +154,7 @@ class _Unpickler(pickle.Unpickler):
     ALLOWED = _allowed()
 
     def __init__(self, file: io.BytesIO, storage: Callable[[type, str, int], np.ndarray]):
-        super().__init__(file)
+        super().__init__(file, encoding="latin1")  # the bytes of Python 2's arrays
         self.storage = storage
 
     def find_class(self, module: str, name: str) -> Any:

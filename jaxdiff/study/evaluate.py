@@ -12,8 +12,7 @@ from etils import epath
 from jaxtyping import UInt8
 
 from jaxdiff import files, results
-from jaxdiff.datasets import digits
-from jaxdiff.datasets.images import to_size
+from jaxdiff.datasets import sources
 from jaxdiff.features import spaces
 from jaxdiff.measures.lpips import LPIPS
 from jaxdiff.study import measure, stages
@@ -25,12 +24,13 @@ Images = UInt8[np.ndarray, "_n _h _w _c"]
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """What samples are held against. labelled: the digits' pools, from which the classifiers are trained."""
+    """What samples are held against. labelled: a dataset's pools, from which classifiers of its classes are trained."""
 
     name: str
     images: Images
     held_out: Images | None = None
-    labelled: dict[str, digits.Split] | None = None
+    labelled: dict[str, sources.Split] | None = None
+    classes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Options:
     classifier_steps: int = 2000
 
 
-def digits_reference(size: int, channels: int) -> Reference:
-    """The embedded digits: the generator's pool as the reference, the other pools for held-out rows and classifiers."""
-    images, labels = digits.embedded()
-    pools = {name: digits.pool(name) for name in digits.POOLS}
-    splits = {n: digits.Split(to_size(images[p], size, channels), labels[p]) for n, p in pools.items()}
-    return Reference("digits", splits["generator"].images, splits["held_out"].images, splits)
+def dataset_reference(name: str, size: int, channels: int, workdir: epath.Path) -> Reference:
+    """A dataset by name: the generator's pool as the reference, the other pools for held-out rows and classifiers."""
+    dataset = sources.describe(name, size=size, channels=channels)
+    everything = np.sort(dataset.pools["generator"])
+    splits = sources.splits(dataset, workdir / "shared" / "data", everything)
+    return Reference(name, splits["train"].images, splits["held_out"].images, splits, len(dataset.classes))
 
 
 def evaluate(
@@ -69,7 +69,8 @@ def evaluate(
     if options.classes and reference.labelled is not None:
         splits, data = reference.labelled, {"source": reference.name, "shape": list(reference.images.shape[1:])}
         settings = {"steps": options.classifier_steps}
-        stages.shared_classifiers(settings, data, options.classes, workdir / "shared", lambda: splits, progress)
+        shared = workdir / "shared"
+        stages.shared_classifiers(settings, data, options.classes, reference.classes, shared, lambda: splits, progress)
     for i, (name, images) in enumerate(sets.items()):
         progress("evaluate", i, len(sets), name)
         _one(name, i, images, reference, memory, options, workdir)

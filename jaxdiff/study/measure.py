@@ -1,7 +1,7 @@
 """Measuring a cell: its classifiers, its shares, its diversity, its neighbors; each from files to a file."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,37 +10,42 @@ from etils import epath
 from jaxtyping import Int
 
 from jaxdiff import files, models, results
-from jaxdiff.datasets import digits
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.datasets.mixtures import mixture
+from jaxdiff.datasets.sources import Split
 from jaxdiff.estimates import Estimate, mean_t
 from jaxdiff.features import classifier, spaces
 from jaxdiff.measures import shares
 from jaxdiff.measures.lpips import LPIPS, Pairwise
 from jaxdiff.measures.neighbors import nearest
 from jaxdiff.study.cells import Cell
+from jaxdiff.study.data import Splits
 from jaxdiff.study.draw import Drawer, Progress, mean_eps_slope
 from jaxdiff.unet import Params, parameter_count
 
-Splits = Callable[[], dict[str, digits.Split]]
-LABELS = digits.NUM_CLASSES + 1  # the ten digits and the reject class
 KEPT, SHOWN = 64, 3  # samples whose nearest training images are kept as images, and how many of each
 DENOISED_FROM = 0.3  # of all noise levels: where held-out images are noised to before the cell denoises them
 
 
-def train_classifiers(settings: dict[str, Any], classes: tuple[int, int], folder: epath.Path, splits: Splits) -> dict:
-    """Two architectures, trained alike; their confusion matrices on digits they never saw, and the gate's own test."""
+def train_classifiers(
+    settings: dict[str, Any], classes: tuple[int, int], known: int, folder: epath.Path, splits: Splits
+) -> dict[str, Any]:
+    """Two architectures, trained alike; their confusion matrices on images they never saw, and the gate's own test.
+
+    known: the dataset's classes; classes: the study's two of them. (Where there are no others, nothing is said of them.)
+    """
     seen, test, held_out = (splits()[name] for name in ("classifier", "classifier_test", "held_out"))
     found: dict[str, Any] = {"matrix": {}}
     for name in classifier.ARCHITECTURES:
-        params = classifier.train(seen.images, seen.labels, steps=settings["steps"], architecture=name)
+        params = classifier.train(seen.images, seen.labels, steps=settings["steps"], num_classes=known,
+                                  architecture=name)  # fmt: skip
         called = classifier.classify(params, test.images)[0]
-        found["matrix"][name] = shares.confusion_matrix(test.labels, called, LABELS).tolist()
+        found["matrix"][name] = shares.confusion_matrix(test.labels, called, known + 1).tolist()
         results.write_npz(folder / f"{name}.npz", **{k: np.asarray(v) for k, v in params.items()})
         if name == "convolutional":
             called, mine = classifier.classify(params, held_out.images)[0], np.isin(held_out.labels, classes)
             found["gate"] = {"held_out": float(np.isin(called[mine], classes).mean()),
-                             "other_digits": float(np.isin(called[~mine], classes).mean())}  # fmt: skip
+                             "other_digits": None if mine.all() else float(np.isin(called[~mine], classes).mean())}  # fmt: skip
     files.write_json(folder / "confusion.json", found)
     return found
 
@@ -64,7 +69,7 @@ def classify(folder: epath.Path, shared: epath.Path) -> None:
     results.write_npz(folder / "classes.npz", **arrays)
 
 
-def held_out_like(cell: Cell, split: digits.Split) -> Int[np.ndarray, " n"]:
+def held_out_like(cell: Cell, split: Split) -> Int[np.ndarray, " n"]:
     """Indices of held-out images in the cell's own class mix, to whole images and at least one a class."""
     majority, minority = (int((split.labels == c).sum()) for c in (cell.majority, cell.minority))
     wanted = round(majority * cell.proportions[1] / cell.proportions[0])
@@ -93,7 +98,8 @@ def measure_shares(cell: Cell, folder: epath.Path, shared: epath.Path, splits: S
         _classifiers(shared)["convolutional"],
         to_uint8(drawer.denoise(x0, round(DENOISED_FROM * drawer.model.schedule.steps), cell.seed)),
     )[0]
-    denoised = shares.confusion_matrix(held_out.labels[mine], again, LABELS)
+    known = len(files.read_json(shared / "confusion.json")["matrix"]["convolutional"])
+    denoised = shares.confusion_matrix(held_out.labels[mine], again, known)
     files.write_json(folder / "denoised.json", {"matrix": denoised.tolist()})
     found = read_shares(folder, shared, roles, denoised, cell.proportions[1])
     found["quality"].append(mean_eps_slope(drawer, x0, cell.seed))
@@ -178,11 +184,11 @@ def measure_neighbors(cell: Cell, folder: epath.Path, splits: Splits, progress: 
     files.write_json(folder / "measures" / "neighbors.json", {"neighbors": rows})
 
 
-def result(cell: Cell, folder: epath.Path, made: Iterable[str]) -> None:
+def result(cell: Cell, folder: epath.Path, made: Iterable[str], about: str) -> None:
     """result.json: every number of the cell, from the measures' files."""
     own = {
         "name": cell.name, "model": cell.model, "depth": cell.unet.depth, "proportions": list(cell.proportions),
-        "n": cell.n, "seed": cell.seed, "majority": cell.majority, "minority": cell.minority,
+        "data": about, "n": cell.n, "seed": cell.seed, "majority": cell.majority, "minority": cell.minority,
         "parameters": parameter_count(cell.unet), "prediction": cell.settings["diffusion"]["prediction"],
         "bottleneck": cell.unet.bottleneck(cell.settings["data"]["size"]), "time_blind": list(cell.unet.time_blind),
     }  # fmt: skip

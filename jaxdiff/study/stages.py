@@ -14,10 +14,9 @@ import numpy as np
 from etils import epath
 
 from jaxdiff import files, models, parallel, results
-from jaxdiff.datasets import digits
 from jaxdiff.datasets.images import to_uint8
 from jaxdiff.features.classifier import ARCHITECTURES
-from jaxdiff.study import compare, measure
+from jaxdiff.study import compare, data, measure
 from jaxdiff.study.cells import Cell
 from jaxdiff.study.draw import COMMON, Drawer, Progress
 from jaxdiff.study.machine import environment
@@ -51,18 +50,25 @@ def _is_done(record: epath.Path, wanted: str, folder: epath.Path, outputs: tuple
         return False  # an output is gone: make it again
 
 
-def run_cell(cell: Cell, workdir: epath.Path, progress: Progress, profile: bool = False) -> None:
+def run_cell(
+    cell: Cell, workdir: epath.Path, progress: Progress, profile: bool = False, places: data.Places | None = None
+) -> None:
     """Train, sample, classify and measure one cell under workdir/cells, skipping what is done.
 
     Raises ValueError where the folder holds a cell of the same name with other settings.
     """
     folder, shared, s = workdir / "cells" / cell.name, workdir / "shared", cell.settings
     claim(folder / "config.json", s, fixed=without_measures)
-    splits = functools.cache(lambda: load_data(cell, shared / "data"))
-    looks = {key: s["data"][key] for key in ("source", "classes", "size", "channels")}
-    judge = shared_classifiers(s["classifier"], looks, (cell.majority, cell.minority), shared, splits, progress)
+    places = places or data.Places()
+    found = data.dataset(s, places.data_dir)
+    splits = functools.cache(lambda: data.load(cell, places, workdir, progress))
+    looks = {"data": found.source.identity, "attribute": s["data"]["attribute"]}
+    judge = shared_classifiers(
+        s["classifier"], looks, (cell.majority, cell.minority), len(found.classes), shared, splits, progress
+    )
     started = time.time()
     trained = {key: s[key] for key in s if key not in ("sample", "classifier", "measures")}
+    trained["identity"] = found.source.identity
     if s["train"]["init"]:
         trained["init"] = init_checksums(s["train"]["init"])
     stage(folder, "train", trained, (f"checkpoints/{s['train']['steps']}", "metrics.jsonl"),
@@ -72,16 +78,16 @@ def run_cell(cell: Cell, workdir: epath.Path, progress: Progress, profile: bool 
                   lambda: sample(cell, folder, progress), True)  # fmt: skip
     called = stage(folder, "classify", {"samples": drawn, "judge": judge}, ("classes.npz",),
                    lambda: measure.classify(folder, shared))  # fmt: skip
-    data, m = {key: trained[key] for key in ("data", "n", "proportions", "seed")}, s["measures"]
+    drawn_from, m = {key: trained[key] for key in ("data", "identity", "n", "proportions", "seed")}, s["measures"]
     made = {"shares": stage(
         folder, "shares", {"called": called, "judge": judge, "trained": trained}, ("measures/shares.json",),
         lambda: measure.measure_shares(cell, folder, shared, splits, progress),
     )}  # fmt: skip
     if m["lpips"] != "none":
-        inputs = {"drawn": drawn, "called": called, "data": data, "net": m["lpips"]}
+        inputs = {"drawn": drawn, "called": called, "data": drawn_from, "net": m["lpips"]}
         made["lpips"] = stage(folder, "lpips", inputs, ("measures/lpips.json",),
                               lambda: measure.measure_lpips(cell, folder, splits, progress))  # fmt: skip
-    inputs = {"drawn": drawn, "data": data, "spaces": m["spaces"], "k": m["k"],
+    inputs = {"drawn": drawn, "data": drawn_from, "spaces": m["spaces"], "k": m["k"],
               "inception": files.sha256(m["inception"]) if m["inception"] else ""}  # fmt: skip
     made["neighbors"] = stage(folder, "neighbors", inputs, ("measures/neighbors.json", "neighbors.npz"),
                               lambda: measure.measure_neighbors(cell, folder, splits, progress))  # fmt: skip
@@ -89,7 +95,13 @@ def run_cell(cell: Cell, workdir: epath.Path, progress: Progress, profile: bool 
         parallel.is_leader() and not (folder / "run.json").exists()
     ):  # before result.json, which says that the cell is finished
         files.write_json(folder / "run.json", environment() | {"seconds": round(time.time() - started, 1)})
-    stage(folder, "result", {"made": made, "settings": s}, ("result.json",), lambda: measure.result(cell, folder, made))
+    stage(
+        folder,
+        "result",
+        {"made": made, "settings": s},
+        ("result.json",),
+        lambda: measure.result(cell, folder, made, found.source.about),
+    )
 
 
 def run_comparisons(
@@ -141,43 +153,33 @@ def init_checksums(path: str) -> dict[str, str]:
     return files.checksums(path, [p.relative_to(path).as_posix() for p in kept])
 
 
-def load_data(cell: Cell, folder: epath.Path) -> dict[str, digits.Split]:
-    """The splits of a cell's dataset. Seeds take the disjoint parts in turn, then reshuffle."""
-    data = cell.settings["data"]
-    turn, part = divmod(cell.seed, data["parts"])
-    counts = {c: cell.counts[c] for c in sorted(cell.counts)}
-    return digits.load(
-        folder, counts, part=part, parts=data["parts"], seed=turn, size=data["size"], channels=data["channels"]
-    )
-
-
 def without_measures(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that a trained cell is bound to: how it is measured may change."""
     return {key: value for key, value in settings.items() if key != "measures"}
 
 
 def shared_classifiers(
-    settings: dict[str, Any], data: dict[str, Any], classes: tuple[int, int], folder: epath.Path, splits: measure.Splits,
-    progress: Progress,
+    settings: dict[str, Any], looks: dict[str, Any], classes: tuple[int, int], known: int, folder: epath.Path,
+    splits: data.Splits, progress: Progress,
 ) -> dict[str, str]:  # fmt: skip
-    """The classifiers and their confusion matrices on digits they never saw, made once for a study.
+    """The classifiers of the `known` classes and their confusion matrices on images they never saw, made once for a study.
 
-    data: where the digits come from and what they look like; all that the classifiers depend on beside `settings`.
+    looks: what the images are, all that the classifiers depend on beside `settings`; classes: the study's two.
     """
 
     def make() -> None:
         progress("classifier", 0, 1, "")
-        gate = measure.train_classifiers(settings, classes, folder, splits)["gate"]
-        progress("classifier", 1, 1, f"gate on held-out digits {gate['held_out']:.2f}")
+        gate = measure.train_classifiers(settings, classes, known, folder, splits)["gate"]
+        progress("classifier", 1, 1, f"gate on held-out images {gate['held_out']:.2f}")
 
     outputs = ("confusion.json", *(f"{name}.npz" for name in ARCHITECTURES))
     return stage(
-        folder, "classifiers", {"data": data, "classes": sorted(classes), "classifier": settings}, outputs, make
+        folder, "classifiers", {"looks": looks, "classes": sorted(classes), "classifier": settings}, outputs, make
     )
 
 
 def train_together(
-    cell: Cell, folder: epath.Path, splits: measure.Splits, progress: Progress, profile: epath.Path | None
+    cell: Cell, folder: epath.Path, splits: data.Splits, progress: Progress, profile: epath.Path | None
 ) -> None:
     """Every process trains; the leader prepares the data first."""
     parallel.by_leader("data", splits)

@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding
 from orbax.checkpoint import multihost
 
 from jaxdiff import checkpoints, models, optimizers, parallel, training
-from jaxdiff.datasets import digits, pipeline
+from jaxdiff.datasets import pipeline
+from jaxdiff.datasets.sources import Split
 from jaxdiff.study.cells import Cell
 from jaxdiff.study.draw import Progress
 from jaxdiff.study.log import MetricsLog
@@ -25,9 +26,7 @@ from jaxdiff.unet import Params, UNet, UNetConfig, abstract, functional, paramet
 warn = logging.getLogger(__name__)
 
 
-def train(
-    cell: Cell, folder: epath.Path, split: digits.Split, progress: Progress, profile: epath.Path | None = None
-) -> None:
+def train(cell: Cell, folder: epath.Path, split: Split, progress: Progress, profile: epath.Path | None = None) -> None:
     """Train to the end from the newest whole checkpoint; writes checkpoints and metrics.jsonl.
 
     On SIGTERM it is saved first. Raises ValueError at a step that is not finite, and leaves the checkpoints before it whole.
@@ -77,13 +76,15 @@ def _compile(
     return step.lower(state, images).compile(), flops
 
 
-def batches(cell: Cell, split: digits.Split, mesh: Mesh) -> tuple[pipeline.Calls, int]:
+def batches(cell: Cell, split: Split, mesh: Mesh) -> tuple[pipeline.Calls, int]:
     """The cell's calls of K steps, and K: on a CPU 1 unless it is set, elsewhere up to 32."""
     s = cell.settings["train"]
     wanted = s["steps_per_call"] or (1 if jax.default_backend() == "cpu" else 32)
     k = training.steps_per_call(wanted, s["steps"], s["checkpoint_every"])
-    make = pipeline.resident if split.images.nbytes <= s["resident_mb"] * 1e6 else pipeline.streamed
-    return make(split.images, mesh, seed=cell.seed, steps=s["steps"], batch=s["batch"], k=k), k
+    options = {"seed": cell.seed, "steps": s["steps"], "batch": s["batch"], "k": k}
+    if len(split) * split[0].nbytes <= s["resident_mb"] * 1e6:
+        return pipeline.resident(split.images, mesh, **options), k
+    return pipeline.streamed(split, mesh, **options), k
 
 
 def initial(cell: Cell) -> Params:

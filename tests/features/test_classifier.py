@@ -5,20 +5,26 @@ import pytest
 
 from jaxdiff.datasets import digits
 from jaxdiff.datasets.images import to_size
+from jaxdiff.datasets.sources import describe
 from jaxdiff.features import classifier
 
 
 @pytest.fixture(scope="module")
-def judge():
+def pools():
+    return describe("digits", size=16, channels=1).pools
+
+
+@pytest.fixture(scope="module")
+def judge(pools):
     """A classifier of the study's own size, trained for a quarter of the study's steps."""
     images, labels = digits.embedded()
-    chosen = digits.pool("classifier")
+    chosen = pools["classifier"]
     return classifier.train(to_size(images[chosen], 16, 1), labels[chosen], steps=500)
 
 
-def test_the_gate_passes_held_out_digits_and_fails_the_rest(judge):
+def test_the_gate_passes_held_out_digits_and_fails_the_rest(judge, pools):
     images, labels = digits.embedded()
-    held_out = digits.pool("held_out")
+    held_out = pools["held_out"]
     called, probabilities = classifier.classify(judge, to_size(images[held_out], 16, 1))
     mine = np.isin(labels[held_out], (6, 9))
     assert np.isin(called[mine], (6, 9)).mean() >= 0.93

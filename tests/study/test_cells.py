@@ -2,7 +2,7 @@ import importlib
 
 import pytest
 
-from jaxdiff.study import cells
+from jaxdiff.study import cells, data
 from jaxdiff.study.config import TABLE, default_config, explain, nearest_key
 
 
@@ -44,7 +44,7 @@ def test_a_grid_of_cells():
         ({"data__n": (5000,)}, r"too few images .* at most 300 can be had"),
         ({"data__n": (301,)}, r"301"),
         ({"data__size": 17}, r"an image of 17 px cannot be halved 1 times"),
-        ({"data__classes": (6, 6)}, r"two different digits"),
+        ({"data__classes": (6, 6)}, r"two different classes"),
         ({"diffusion__prediction": "noise"}, r"choose one of eps, v, x0"),
         ({"sample__steps": 2000}, r"there are only 1000 noise levels"),
         ({"width": 0.3}, r"width 0.3 gives channels and groups"),
@@ -69,7 +69,7 @@ def test_bad_values_get_a_sentence(changes, sentence):
         section, _, leaf = key.partition("__")
         (config[section] if leaf else config)[leaf or section] = value
     with pytest.raises(ValueError, match=sentence):
-        cells.check_data(cells.expand(config))
+        data.check(cells.expand(config))
 
 
 def test_selections_that_choose_nothing():
@@ -94,4 +94,4 @@ def test_the_configs_of_the_repository():
     paper = cells.expand(importlib.import_module("configs.paper_mnist").get_config())
     assert len(paper) == 5 * 4 * 3, "depths 2 to 6, four proportions, three seeds"
     with pytest.raises(ValueError, match="at most 260 can be had"):
-        cells.check_data(paper)
+        data.check(paper)

@@ -2,32 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.datasets import digits
 from jaxdiff.datasets.images import to_size
-from jaxdiff.datasets.mixtures import exact_counts, mixture, most_images
-
-
-def test_pools_are_fixed_and_disjoint():
-    labels, pools = digits.embedded()[1], [digits.pool(name) for name in digits.POOLS]
-    assert len(np.unique(np.concatenate(pools))) == sum(map(len, pools)) == 5000
-    for name, pool in zip(digits.POOLS, pools, strict=True):
-        assert (np.bincount(labels[pool]) == digits.POOLS[name]).all()
-
-
-def test_the_builder_gives_exact_proportions(tmp_path):
-    splits = digits.load(tmp_path, {6: 40, 9: 10}, part=0, parts=1, seed=0, size=16, channels=1)
-    assert splits["train"].images.shape == (50, 16, 16, 1)
-    assert list(np.bincount(splits["train"].labels)[[6, 9]]) == [40, 10]
-    assert {name: len(s.labels) for name, s in splits.items() if name != "train"} == {
-        "classifier": 1600, "classifier_test": 500, "held_out": 500,
-    }  # fmt: skip
-    again = digits.load(tmp_path, {6: 40, 9: 10}, part=0, parts=1, seed=0, size=28, channels=3)
-    assert again["train"].images.shape == (50, 28, 28, 3)
-    images, labels = digits.embedded()
-    grey = again["train"].images[..., :1]
-    assert all(
-        (images[labels == y] == x).all((1, 2, 3)).any() for x, y in zip(grey[:5], again["train"].labels, strict=False)
-    )
+from jaxdiff.datasets.mixtures import exact_counts, group_counts, mixture, most_images
 
 
 def test_mixtures_nest_and_parts_are_disjoint():
@@ -49,6 +25,13 @@ def test_proportions():
         exact_counts(300, (0.8, 0.3))
     with pytest.raises(ValueError, match="cannot be split"):
         exact_counts(7, (0.8, 0.2))
+
+
+def test_groups_have_whole_images():
+    assert group_counts(400, (0.4438, 0.1394, 0.4082, 0.0086)) == [178, 56, 163, 3]
+    assert sum(group_counts(7, (0.4, 0.3, 0.2, 0.1))) == 7
+    with pytest.raises(ValueError, match=r"40 images split as .* leave a group without one; choose a larger n"):
+        group_counts(40, (0.4438, 0.1394, 0.4082, 0.0086))
 
 
 def test_sizes():

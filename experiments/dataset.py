@@ -1,0 +1,94 @@
+"""Prepare a dataset, count it, and draw some of it.
+
+  python -m experiments.dataset --name digits --show
+  python -m experiments.dataset --name coloured_digits --show --out grid.png
+  python -m experiments.dataset --name celeba --data_dir ~/CelebA --attribute Male --group Blond_Hair --show
+  python -m experiments.dataset --name folder:my_images --show
+
+A study prepares what it needs by itself; with --config.data.cache=CACHE it takes what was prepared here.
+"""
+
+import io
+
+from experiments import _cli
+
+_cli.prepare_environment()
+
+import numpy as np  # noqa: E402
+from absl import flags  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from rich.table import Column, Table  # noqa: E402
+
+from jaxdiff import files  # noqa: E402
+from jaxdiff.datasets import celeba, sources  # noqa: E402
+from jaxdiff.datasets.prepared import Prepared, prepare, verify  # noqa: E402
+
+flags.DEFINE_string(
+    "name", None, f"{', '.join(sources.NAMES)}, or {sources.FOLDER}PATH (a subfolder a class, or metadata.csv)."
+)
+flags.DEFINE_string(
+    "data_dir", None, "Where the data are as published: MNIST's idx files or mnist.pkl.gz, CelebA's images and lists."
+)
+flags.DEFINE_string("cache", "runs/data", "Where the prepared dataset goes.")
+flags.DEFINE_string("attribute", "", "The attribute whose no and yes are the classes, as Male of celeba.")
+flags.DEFINE_string("group", "", "The attribute that splits each class into two groups, as Blond_Hair of celeba.")
+flags.DEFINE_integer("size", None, "Pixels on a side; by default 32 for digits and 64 for others.", 1)
+flags.DEFINE_integer("channels", 0, "1 grey, 3 RGB; 0 takes 1 for digits and 3 for others.")
+flags.DEFINE_bool("show", False, "Print counts and proportions, and draw a random grid.")
+flags.DEFINE_string("out", "grid.png", "The picture of --show.")
+flags.DEFINE_integer("seed", 0, "Which images the picture shows.")
+FLAGS = flags.FLAGS
+
+
+def counts(dataset: sources.Dataset) -> Table:
+    """How many of each class, or of each group, and what the paper says where it says something."""
+    by_group = dataset.groups is not None
+    keys, names = (dataset.groups, dataset.group_names) if by_group else (dataset.labels, dataset.classes)
+    name = Column("group" if by_group else "class", no_wrap=True)
+    table = Table(name, "images", "%", "the paper, %", *(pool.replace("_", " ") for pool in dataset.pools), box=None)
+    rows = [(name, keys == i) for i, name in enumerate(names)]
+    if by_group:
+        rows = [(name, dataset.labels == i) for i, name in enumerate(dataset.classes)] + rows
+    for name, mine in rows:
+        paper = celeba.PAPER.get(name) if dataset.name == "celeba" else None
+        pools = (f"{int(mine[pool].sum()):,}" for pool in dataset.pools.values())
+        table.add_row(name, f"{int(mine.sum()):,}", f"{100 * mine.mean():.2f}", f"{paper:.2f}" if paper else "", *pools)
+    return table
+
+
+def draw(dataset: sources.Dataset, prepared: Prepared) -> None:
+    """A random grid, every image with its class or group above it."""
+    chosen = np.random.default_rng(FLAGS.seed).permutation(len(prepared))[:32]
+    keys, names = (dataset.labels, dataset.classes) if dataset.groups is None else (dataset.groups, dataset.group_names)
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    for ax, image, key in zip(figure.subplots(4, 8).flat, prepared.read(chosen), keys[chosen], strict=False):
+        ax.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        ax.set_title(names[key], fontsize=8)
+        ax.set_axis_off()
+    for ax in figure.axes[len(chosen) :]:
+        ax.set_axis_off()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=100)
+    files.write(FLAGS.out, picture.getvalue())
+
+
+def main() -> None:
+    if not FLAGS.name:
+        raise ValueError(f"--name is missing; choose one of {', '.join(sources.NAMES)}, or {sources.FOLDER}PATH")
+    channels = FLAGS.channels or (1 if FLAGS.name == "digits" else 3)
+    size = FLAGS.size or (32 if FLAGS.name.endswith("digits") else 64)
+    chosen = {"data_dir": FLAGS.data_dir, "attribute": FLAGS.attribute, "group": FLAGS.group}
+    dataset = sources.describe(FLAGS.name, size=size, channels=channels, **chosen)
+    with _cli.Reporter() as progress:
+        prepared = prepare(dataset.source, FLAGS.cache, dataset.name.partition(":")[0], progress)
+    _cli.console.print(f"{prepared.about}: {prepared.folder}")
+    if FLAGS.show:
+        verify(prepared)
+        disk = sum(path.stat().length for path in prepared.folder.iterdir())
+        _cli.console.print(counts(dataset))
+        _cli.console.print(f"{disk / 1e6:,.1f} MB, every file as it was written; {FLAGS.out} shows 32 of the images")
+        draw(dataset, prepared)
+
+
+if __name__ == "__main__":
+    _cli.run(main, __doc__ or "")

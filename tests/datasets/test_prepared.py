@@ -1,0 +1,69 @@
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from jaxdiff import files
+from jaxdiff.datasets.celeba import celeba
+from jaxdiff.datasets.prepared import MANIFEST, Columns, Source, open_prepared, prepare, verify
+from tests.datasets import published
+
+PREPARE = """
+import sys, time
+from jaxdiff.datasets.celeba import celeba
+from jaxdiff.datasets.prepared import prepare
+print("ready", flush=True)
+def progress(what, done, of, note):
+    print(done, flush=True)
+    time.sleep(60)
+prepare(celeba(sys.argv[1], 64, 3), sys.argv[2], "celeba", progress)
+"""
+
+
+def test_a_killed_preparation_is_begun_again_and_equal(tmp_path):
+    published.celeba(tmp_path / "raw", 600)
+    command = [sys.executable, "-c", PREPARE, str(tmp_path / "raw"), str(tmp_path / "cache")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert process.stdout.readline() == "256\n"
+        process.send_signal(signal.SIGKILL)
+    (left,) = (tmp_path / "cache" / "celeba").iterdir()
+    assert left.name.startswith(".")
+    source = celeba(tmp_path / "raw", 64, 3)
+    again, whole = (prepare(source, tmp_path / name, "celeba") for name in ("cache", "other"))
+    assert [path.name for path in (tmp_path / "cache" / "celeba").iterdir()] == [again.folder.name]
+    assert files.read_json(again.folder / MANIFEST) == files.read_json(whole.folder / MANIFEST)
+    verify(again)
+
+
+def test_it_is_prepared_once(tmp_path):
+    first = prepare(toy(), tmp_path, "toy")
+    made = (first.folder / MANIFEST).stat().mtime
+    time.sleep(0.01)
+    second = prepare(toy(), tmp_path, "toy")
+    assert (second.folder / MANIFEST).stat().mtime == made
+    np.testing.assert_array_equal(second.read(np.array([2, 0])), [first[2], first[0]])
+    assert second.about == "five squares"
+    assert prepare(toy(size=4), tmp_path, "toy").folder != first.folder
+
+
+def test_damage_is_named(tmp_path):
+    made = prepare(toy(), tmp_path, "toy")
+    records = next(made.folder.glob("*.array_record-*"))
+    data = bytearray(records.read_bytes())
+    data[len(data) // 2] ^= 1
+    records.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match=r"array_record-00000-of-00001 is damaged \(SHA-256 differs\); remove"):
+        verify(made)
+    records.write_bytes(bytes(data[:-1]))
+    with pytest.raises(ValueError, match="array_record-00000-of-00001 is missing or cut short; remove"):
+        open_prepared(made.folder)
+
+
+def toy(size=3):
+    columns = Columns(np.arange(5) % 2, ("even", "odd"))
+    decode = lambda i: np.full((size, size, 1), i, np.uint8)  # noqa: E731
+    return Source("five squares", {"size": size}, columns, decode)
