@@ -41,14 +41,12 @@ FLAGS = flags.FLAGS
 
 
 def counts(dataset: sources.Dataset) -> Table:
-    """How many of each class, or of each group, and what the paper says where it says something."""
-    by_group = dataset.groups is not None
-    keys, names = (dataset.groups, dataset.group_names) if by_group else (dataset.labels, dataset.classes)
-    name = Column("group" if by_group else "class", no_wrap=True)
-    table = Table(name, "images", "%", "the paper, %", *(pool.replace("_", " ") for pool in dataset.pools), box=None)
-    rows = [(name, keys == i) for i, name in enumerate(names)]
-    if by_group:
-        rows = [(name, dataset.labels == i) for i, name in enumerate(dataset.classes)] + rows
+    """How many of each class and of each group, in all and in each pool, and what the paper says where it does."""
+    first = Column("class" if dataset.groups is None else "class or group", no_wrap=True)
+    table = Table(first, "images", "%", "the paper, %", *(pool.replace("_", " ") for pool in dataset.pools), box=None)
+    rows = [(name, dataset.labels == i) for i, name in enumerate(dataset.classes)]
+    if dataset.groups is not None:
+        rows += [(name, dataset.groups == i) for i, name in enumerate(dataset.group_names)]
     for name, mine in rows:
         paper = celeba.PAPER.get(name) if dataset.name == "celeba" else None
         pools = (f"{int(mine[pool].sum()):,}" for pool in dataset.pools.values())
@@ -59,13 +57,12 @@ def counts(dataset: sources.Dataset) -> Table:
 def draw(dataset: sources.Dataset, prepared: Prepared) -> None:
     """A random grid, every image with its class or group above it."""
     chosen = np.random.default_rng(FLAGS.seed).permutation(len(prepared))[:32]
-    keys, names = (dataset.labels, dataset.classes) if dataset.groups is None else (dataset.groups, dataset.group_names)
     figure = Figure(figsize=(12, 6.4), layout="constrained")
-    for ax, image, key in zip(figure.subplots(4, 8).flat, prepared.read(chosen), keys[chosen], strict=False):
+    for ax, image, i in zip(figure.subplots(4, 8).flat, prepared.read(chosen), chosen, strict=False):
         ax.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        ax.set_title(names[key], fontsize=8)
-        ax.set_axis_off()
-    for ax in figure.axes[len(chosen) :]:
+        name = dataset.classes[dataset.labels[i]] if dataset.groups is None else dataset.group_names[dataset.groups[i]]
+        ax.set_title(name, fontsize=8)
+    for ax in figure.axes:
         ax.set_axis_off()
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=100)
