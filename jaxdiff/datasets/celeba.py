@@ -95,7 +95,8 @@ def _images(data_dir: epath.Path) -> tuple[dict[str, int], Callable[[str], bytes
     folder, archive = data_dir / IMAGES, data_dir / f"{IMAGES}.zip"
     if folder.is_dir():
         inner = folder / IMAGES if (folder / IMAGES).is_dir() else folder  # as Kaggle's archive unpacks
-        return {p.name: p.stat().length for p in inner.glob("*.jpg")}, lambda name: (inner / name).read_bytes()
+        lengths = {name: length for name, length in files.lengths(inner).items() if name.endswith(".jpg")}
+        return lengths, lambda name: (inner / name).read_bytes()
     if archive.exists():
         return _archive(archive)
     raise ValueError(f"{data_dir} holds neither {IMAGES}/ nor {IMAGES}.zip; {HELP}")

@@ -55,11 +55,9 @@ def decode(data: bytes, name: str, size: int | None = None, channels: int | None
     """A file's image, the middle square resized to `size`, with so many channels (as it is where None); errors say `name`."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            plain = (
-                _eight_bit(picture)
-                if channels is None
-                else _eight_bit(picture).convert("L" if channels == 1 else "RGB")
-            )
+            plain = _eight_bit(picture)
+            if channels is not None and len(plain.getbands()) != channels:
+                plain = plain.convert("L" if channels == 1 else "RGB")
             array = np.asarray(plain if size is None else _square(plain, size))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} cannot be read as an image ({error}); repair or remove it") from None
@@ -72,7 +70,8 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(picture) / 257.0).round().astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise ValueError(f"mode {picture.mode} has no fixed range; save it with 8 bits")
-    return picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
+    wanted = "L" if picture.mode in ("1", "L", "LA") else "RGB"
+    return picture if picture.mode == wanted else picture.convert(wanted)
 
 
 def _square(picture: Image.Image, size: int) -> Image.Image:

@@ -6,6 +6,7 @@ columns of 0 and 1 are attributes; or images alone, which are one class.
 
 import csv
 import io
+import os
 
 import numpy as np
 from etils import epath
@@ -27,20 +28,26 @@ def image_folder(folder: epath.PathLike, size: int, channels: int) -> Source:
     folder = epath.Path(folder)
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; a folder of images is expected")
-    paths = [p for p in files.walk(folder) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-    names = [path.relative_to(folder).as_posix() for path in paths]
+    lengths = {name: n for name, n in files.lengths(folder).items() if _is_image(name)}
+    names = list(lengths)
     if not names:
         raise ValueError(f"{folder} holds 0 images; PNG, JPEG or any other kind that Pillow reads are expected")
     columns = _listed(folder, names) if (folder / METADATA).exists() else _subfolders(folder, names)
 
     def decoded(index: int) -> Image:
-        return decode(paths[index].read_bytes(), str(paths[index]), size, channels)
+        path = os.path.join(folder, names[index])
+        with open(path, "rb") as file:
+            return decode(file.read(), path, size, channels)
 
-    lengths = {name: path.stat().length for name, path in zip(names, paths, strict=True)}
     identity = {"images": files.fingerprint(lengths), "columns": files.fingerprint([
         columns.labels.tolist(), columns.classes, np.asarray(columns.attributes).tolist()]), "size": size, "channels": channels}  # fmt: skip
     about = f"{len(names):,} images of {folder.name}, the middle square at {size} px"
     return Source(about, identity, columns, decoded)
+
+
+def _is_image(name: str) -> bool:
+    stem, suffix = os.path.splitext(os.path.basename(name))
+    return suffix.lower() in SUFFIXES and not stem.startswith(".")
 
 
 def _subfolders(folder: epath.Path, names: list[str]) -> Columns:

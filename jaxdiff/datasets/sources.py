@@ -6,7 +6,9 @@ generator's; the classifier never sees the others.
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -75,7 +77,7 @@ def describe(
     """The dataset of that name. attribute: its yes and no are the classes, in place of the dataset's own; group: the
     attribute that makes groups of them. Raises ValueError for an unknown name or attribute, or data that are not there.
     """
-    source = _source(name, data_dir, size, channels)
+    source = raw(name, size=size, channels=channels, data_dir=os.fspath(data_dir) if data_dir else None)
     columns, twin = source.columns, 0
     labels, classes = columns.labels, columns.classes
     if attribute:
@@ -88,7 +90,13 @@ def describe(
     return Dataset(name, source, labels, classes, groups, names, pools, twin)
 
 
-def _source(name: str, data_dir: epath.PathLike | None, size: int, channels: int) -> Source:
+def raw(name: str, *, size: int, channels: int, data_dir: str | None = None) -> Source:
+    """The source of a dataset's images by name. Raises ValueError for an unknown name or data that are not there."""
+    recipe: dict[str, Any] = {"name": name, "size": size, "channels": channels, "data_dir": data_dir}
+    return dataclasses.replace(_raw(**recipe), recipe=recipe)
+
+
+def _raw(name: str, size: int, channels: int, data_dir: str | None) -> Source:
     if name == "digits":
         return digits(data_dir, size, channels)
     if name == "coloured_digits":

@@ -7,24 +7,25 @@ import numpy as np
 import pytest
 
 from jaxdiff import files
-from jaxdiff.datasets.celeba import celeba
 from jaxdiff.datasets.prepared import MANIFEST, Columns, Source, open_prepared, prepare, verify
+from jaxdiff.datasets.sources import raw
 from tests.datasets import published
 
 PREPARE = """
 import sys, time
-from jaxdiff.datasets.celeba import celeba
 from jaxdiff.datasets.prepared import prepare
+from jaxdiff.datasets.sources import raw
 print("ready", flush=True)
 def progress(what, done, of, note):
     print(done, flush=True)
     time.sleep(60)
-prepare(celeba(sys.argv[1], 64, 3), sys.argv[2], "celeba", progress)
+prepare(raw("celeba", size=64, channels=3, data_dir=sys.argv[1]), sys.argv[2], "celeba", progress)
 """
 
 
-def test_a_killed_preparation_is_begun_again_and_equal(tmp_path):
-    published.celeba(tmp_path / "raw", 600)
+@pytest.mark.parametrize("num", [600, 4200], ids=["by one process", "by several"])
+def test_a_killed_preparation_is_begun_again_and_equal(tmp_path, num):
+    published.celeba(tmp_path / "raw", num)
     command = [sys.executable, "-c", PREPARE, str(tmp_path / "raw"), str(tmp_path / "cache")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
@@ -32,7 +33,7 @@ def test_a_killed_preparation_is_begun_again_and_equal(tmp_path):
         process.send_signal(signal.SIGKILL)
     (left,) = (tmp_path / "cache" / "celeba").iterdir()
     assert left.name.startswith(".")
-    source = celeba(tmp_path / "raw", 64, 3)
+    source = raw("celeba", size=64, channels=3, data_dir=str(tmp_path / "raw"))
     again, whole = (prepare(source, tmp_path / name, "celeba") for name in ("cache", "other"))
     assert [path.name for path in (tmp_path / "cache" / "celeba").iterdir()] == [again.folder.name]
     assert files.read_json(again.folder / MANIFEST) == files.read_json(whole.folder / MANIFEST)
@@ -61,6 +62,15 @@ def test_damage_is_named(tmp_path):
     records.write_bytes(bytes(data[:-1]))
     with pytest.raises(ValueError, match="array_record-00000-of-00001 is missing or cut short; remove"):
         open_prepared(made.folder)
+
+
+def test_a_broken_image_in_another_process_is_named(tmp_path):
+    published.celeba(tmp_path / "raw", 4200)
+    (tmp_path / "raw" / "img_align_celeba" / "003000.jpg").write_bytes(b"no image")
+    source = raw("celeba", size=16, channels=3, data_dir=str(tmp_path / "raw"))
+    with pytest.raises(ValueError, match=r"img_align_celeba/003000.jpg cannot be read as an image"):
+        prepare(source, tmp_path / "cache", "celeba")
+    assert not any((tmp_path / "cache" / "celeba").iterdir())
 
 
 def toy(size=3):
