@@ -24,7 +24,9 @@ from jaxdiff.datasets import celeba, sources  # noqa: E402
 from jaxdiff.datasets.prepared import Prepared, prepare, verify  # noqa: E402
 
 flags.DEFINE_string(
-    "name", None, f"{', '.join(sources.NAMES)}, or {sources.FOLDER}PATH (a subfolder a class, or metadata.csv)."
+    "name",
+    None,
+    f"{', '.join(sources.NAMES)}, {sources.FOLDER}PATH or {sources.TFDS}NAME (a subfolder a class, or metadata.csv).",
 )
 flags.DEFINE_string(
     "data_dir", None, "Where the data are as published: MNIST's idx files or mnist.pkl.gz, CelebA's images and lists."
@@ -71,7 +73,9 @@ def draw(dataset: sources.Dataset, prepared: Prepared) -> None:
 
 def main() -> None:
     if not FLAGS.name:
-        raise ValueError(f"--name is missing; choose one of {', '.join(sources.NAMES)}, or {sources.FOLDER}PATH")
+        raise ValueError(
+            f"--name is missing; choose one of {', '.join(sources.NAMES)}, {sources.FOLDER}PATH or {sources.TFDS}NAME"
+        )
     channels = FLAGS.channels or (1 if FLAGS.name == "digits" else 3)
     size = FLAGS.size or (32 if FLAGS.name.endswith("digits") else 64)
     chosen = {"data_dir": FLAGS.data_dir, "attribute": FLAGS.attribute, "group": FLAGS.group}

@@ -18,8 +18,9 @@ from jaxdiff.datasets.prepared import Columns, Image, Source
 
 IMAGES, ATTRIBUTES, PARTITION = "img_align_celeba", "list_attr_celeba", "list_eval_partition"
 HELP = (
-    "put CelebA there (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html), or a celeb_a that TensorFlow Datasets has prepared "
-    "as array_record"
+    "put img_align_celeba (folder or zip), list_attr_celeba and list_eval_partition (.txt or .csv) of "
+    "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into one folder, or have TensorFlow Datasets prepare celeb_a with "
+    'file_format="array_record"'
 )
 # What the paper says of the training data, %: the classes, and the two groups that it names.
 PAPER = {"Male": 41.68, "not Male": 58.32, "Male, Blond_Hair": 0.86, "Male, not Blond_Hair": 40.81}

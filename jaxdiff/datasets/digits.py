@@ -11,11 +11,11 @@ import struct
 import zlib
 
 import numpy as np
-import tensorflow_datasets as tfds
 from etils import epath
 from jaxtyping import Int
 
 from jaxdiff import files, weights
+from jaxdiff.datasets.from_tfds import find
 from jaxdiff.datasets.images import Images8, to_size
 from jaxdiff.datasets.prepared import Columns, Image, Source
 
@@ -125,10 +125,12 @@ def _pickled(path: epath.Path) -> Labelled:
 def _tfds(folder: epath.Path | None) -> Labelled | None:
     """A mnist that TFDS has prepared as array_record, in its own folder or in `folder`; None where there is none."""
     try:
-        builder = tfds.core.read_only_builder.builder_from_files(
-            "mnist", **({} if folder is None else {"data_dir": folder})
-        )
-        rows = [row for split in ("train", "test") for row in builder.as_data_source(split)]
-    except (tfds.core.registered.DatasetNotFoundError, NotImplementedError):
+        builder = find("mnist", folder)
+    except ValueError:  # prepared in another format
+        if folder is not None:
+            raise
+        return None  # TFDS's own folder was not asked for
+    if builder is None:
         return None
+    rows = [row for split in ("train", "test") for row in builder.as_data_source(split)]
     return np.stack([row["image"] for row in rows]), np.array([int(row["label"]) for row in rows])

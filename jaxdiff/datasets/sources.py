@@ -1,6 +1,6 @@
 """Every dataset by its name: its classes, groups and pools, and the splits that a study trains on and measures with.
 
-Names: digits, coloured_digits, celeba, folder:PATH. Pools are fixed and disjoint: a mixture is drawn from the
+Names: digits, coloured_digits, celeba, folder:PATH, tfds:NAME. Pools are fixed and disjoint: a mixture is drawn from the
 generator's; the classifier never sees the others.
 """
 
@@ -15,15 +15,16 @@ from etils import epath
 from jaxtyping import Int
 
 from jaxdiff.datasets import coloured
-from jaxdiff.datasets.celeba import celeba
+from jaxdiff.datasets.celeba import HELP, celeba
 from jaxdiff.datasets.digits import digits
+from jaxdiff.datasets.from_tfds import find, from_tfds
 from jaxdiff.datasets.image_folder import image_folder
 from jaxdiff.datasets.images import Images8
-from jaxdiff.datasets.mixtures import mixture, most_images, part_of
+from jaxdiff.datasets.mixtures import group_counts, mixture, most_images, part_of
 from jaxdiff.datasets.prepared import Columns, Image, Prepared, Progress, Source, prepare
 
 NAMES = ("digits", "coloured_digits", "celeba")
-FOLDER = "folder:"
+FOLDER, TFDS = "folder:", "tfds:"
 POOLS = ("generator", "classifier", "classifier_test", "held_out")
 SHARES = (0.7145, 0.0925, 0.1505, 0.04)  # of each class; of full MNIST 4,500 and more to train on, 950 to test with
 EMBEDDED = (0.48, 0.32, 0.1, 0.1)  # 240, 160, 50 and 50 of 500
@@ -104,12 +105,16 @@ def _raw(name: str, size: int, channels: int, data_dir: str | None) -> Source:
             raise ValueError(f"coloured_digits have 3 channels; {channels} were asked for")
         return coloured.coloured_digits(data_dir, size)
     if name == "celeba":
-        if not data_dir:
-            raise ValueError("celeba cannot be downloaded here; give the folder that holds it as data_dir")
-        return celeba(data_dir, size, channels)
+        if data_dir and not find("celeb_a", data_dir):
+            return celeba(data_dir, size, channels)
+        if not data_dir and not find("celeb_a"):
+            raise ValueError(f"CelebA is not here and cannot be downloaded; {HELP}, and name that folder as data_dir")
+        return from_tfds("celeb_a", data_dir, size, channels)
     if name.startswith(FOLDER):
         return image_folder(name.removeprefix(FOLDER), size, channels)
-    raise ValueError(f"dataset {name!r} is not known; choose one of {', '.join(NAMES)}, or {FOLDER}PATH")
+    if name.startswith(TFDS):
+        return from_tfds(name.removeprefix(TFDS), data_dir, size, channels)
+    raise ValueError(f"dataset {name!r} is not known; choose one of {', '.join(NAMES)}, {FOLDER}PATH or {TFDS}NAME")
 
 
 def _pools(columns: Columns, labels: np.ndarray, shares: Sequence[float], twin: int) -> dict[str, np.ndarray]:
@@ -134,6 +139,23 @@ def most(dataset: Dataset, classes: Sequence[int], proportions: Sequence[float],
     return most_images(sizes, proportions, parts)
 
 
+def most_of_groups(dataset: Dataset, classes: Sequence[int], shares: Sequence[float], parts: int, below: int) -> int:
+    """The largest n below a number that the pool has at these shares of the groups (each class without and with)."""
+    generator = dataset.pools["generator"]
+    keys = dataset.labels if dataset.twin or dataset.groups is None else dataset.groups
+    wanted = classes if dataset.twin else [2 * label + i for label in classes for i in (0, 1)]
+    have = [int((keys[generator] == key).sum()) // (2 if dataset.twin else 1) // parts for key in wanted]
+    for n in range(below - 1, 0, -1):
+        try:
+            counts = group_counts(n, shares)
+        except ValueError:
+            return 0
+        asked = [counts[0] + counts[1], counts[2] + counts[3]] if dataset.twin else counts
+        if all(a <= b for a, b in zip(asked, have, strict=True)):
+            return n
+    return 0
+
+
 def training_set(
     dataset: Dataset, counts: Mapping[int, int], *, part: int, parts: int, seed: int, grouped: bool = False
 ) -> Int[np.ndarray, " n"]:
@@ -151,9 +173,8 @@ def training_set(
     each = counts if grouped else {2 * c + i: (n + 1 - i) // 2 for c, n in counts.items() for i in (0, 1)}
     once = generator[generator < dataset.twin]
     chosen = []
-    for label in sorted(
-        {group // 2 for group in each}
-    ):  # the one guise from the front of the order, the other from its end
+    for label in sorted({group // 2 for group in each}):
+        # the one guise from the front of the order, the other from its end
         plain, other = each.get(2 * label, 0), each.get(2 * label + 1, 0)
         order = part_of(once[dataset.labels[once] == label], plain + other, label, part=part, parts=parts, seed=seed)
         chosen += [order[:plain], order[::-1][:other] + dataset.twin]

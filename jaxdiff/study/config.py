@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from jaxdiff.datasets.sources import FOLDER, NAMES
+from jaxdiff.datasets.sources import FOLDER, NAMES, TFDS
 from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.features.spaces import SPACES
 from jaxdiff.optimizers import OPTIMIZERS, SCHEDULES
@@ -20,7 +20,7 @@ TABLE: tuple[tuple[str, object, str], ...] = (
     ("width",                1.0,                     "multiplies the channels and the groups of every model"),
     ("models",               {"2": "2"},              "name -> a row of TABLE_A, or {row: ..., field of UNetConfig: ...}"),
     ("primary",              (),                      "the shallow and the deep model of the primary claim; by default of the bare rows"),
-    ("data.source",          "digits",                "digits (MNIST), coloured_digits, celeba, or folder:PATH (a subfolder a class)"),
+    ("data.source",          "digits",                "digits (MNIST), coloured_digits, celeba, folder:PATH (a subfolder a class) or tfds:NAME"),
     ("data.dir",             "",                      "where data are as published: MNIST's idx files or mnist.pkl.gz, CelebA's images and lists"),
     ("data.cache",           "",                      "where prepared datasets are kept; by default under the workdir"),
     ("data.attribute",       "",                      "the attribute whose no (0) and yes (1) are the classes, as Male of celeba"),
@@ -187,8 +187,10 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_source(data: ml_collections.ConfigDict) -> None:
-    if data.source not in NAMES and not data.source.startswith(FOLDER):
-        raise ValueError(f"config.data.source is {data.source!r}; choose one of {', '.join(NAMES)}, or {FOLDER}PATH")
+    if data.source not in NAMES and not data.source.startswith((FOLDER, TFDS)):
+        raise ValueError(
+            f"config.data.source is {data.source!r}; choose one of {', '.join(NAMES)}, {FOLDER}PATH or {TFDS}NAME"
+        )
     if data.dir and not epath.Path(data.dir).exists():
         raise ValueError(f"config.data.dir is {data.dir}, which does not exist")
     four = any(isinstance(mix, tuple | list) and len(mix) == 4 for mix in data.proportions)

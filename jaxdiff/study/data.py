@@ -49,14 +49,27 @@ def check(cells: Sequence[Cell], data_dir: str = "") -> None:
                     f"config.data.classes holds {label}; the {len(found.classes)} classes of {data['source']} are "
                     + ", ".join(f"{i} ({name})" for i, name in enumerate(found.classes))
                 )
+        if cell.grouped:
+            _check_groups(cell, found)
+            continue
         most = sources.most(found, (cell.majority, cell.minority), cell.proportions, data["parts"])
-        if cell.n > most and not cell.grouped:
+        if cell.n > most:
             raise ValueError(
                 f"config.data.n is {cell.n} and there are too few images for it at {cell.proportions}: at most {most} can be "
                 f"had of {found.source.about}, of which the generator may have {len(found.pools['generator']):,} "
                 f"(in {data['parts']} part{'s' * (data['parts'] > 1)})"
             )
+
+
+def _check_groups(cell: Cell, found: Dataset) -> None:
+    try:
         training_set(cell, found)
+    except ValueError as error:
+        shares, parts = cell.settings["proportions"], cell.settings["data"]["parts"]
+        most = sources.most_of_groups(found, (cell.majority, cell.minority), shares, parts, cell.n)
+        raise ValueError(
+            f"config.data.n is {cell.n} at {tuple(shares)}: {error}; at most {most} can be had of {found.source.about}"
+        ) from None
 
 
 def training_set(cell: Cell, found: Dataset) -> Any:

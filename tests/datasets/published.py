@@ -5,6 +5,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
 from PIL import Image
 
 NAMES = ("5_o_Clock_Shadow", "Blond_Hair", "Male", "Smiling")
@@ -44,3 +46,16 @@ def celeba(folder: Path, n: int = 24, *, archive: bool = False, table: bool = Fa
 def _table(path: Path, header: tuple[str, ...], names: list[str], rows: list[list[int]]) -> None:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header, *([name, *row] for name, row in zip(names, rows, strict=True))])
+
+
+def tfds_folder(place: Path, name: str, features: dict, parts: dict[str, list[dict]]) -> None:
+    """A folder as TFDS itself leaves it: array_record files of these examples a split, with its metadata."""
+    folder, kinds, infos = epath.Path(place), tfds.features.FeaturesDict(features), []
+    folder.mkdir(parents=True)
+    for split, rows in parts.items():
+        template = tfds.core.ShardedFileTemplate(folder, split=split, dataset_name=name, filetype_suffix="array_record")
+        path, encoded = template.sharded_filepath(shard_index=0, num_shards=1), map(kinds.serialize_example, rows)
+        tfds.core.file_adapters.ArrayRecordFileAdapter.write_examples(path, enumerate(encoded))
+        size = {"shard_lengths": [len(rows)], "num_bytes": path.stat().length}
+        infos.append(tfds.core.SplitInfo(name=split, filename_template=template, **size))
+    tfds.folder_dataset.write_metadata(data_dir=folder, features=kinds, split_infos=infos, check_data=False)

@@ -6,13 +6,15 @@ import struct
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from etils import epath
 from PIL import Image
 
 from jaxdiff.datasets import coloured, sources
 from jaxdiff.datasets.digits import digits, embedded
 from jaxdiff.datasets.mixtures import group_counts
-from jaxdiff.datasets.sources import POOLS, describe, splits, training_set
+from jaxdiff.datasets.sources import POOLS, describe, raw, splits, training_set
+from jaxdiff.study.cells import expand
+from jaxdiff.study.config import default_config
+from jaxdiff.study.data import check
 from tests.datasets import published
 
 GROUPS = (12, 13, 18, 19)  # sixes in red and in green, nines likewise
@@ -87,7 +89,7 @@ def test_digits_of_the_published_files_and_of_tfds(tmp_path):
         for r in (train, slice(40, 55), slice(55, 60))
     ]
     (classic / "mnist.pkl.gz").write_bytes(gzip.compress(pickle.dumps(tuple(parts), protocol=2)))
-    tfds_mnist(epath.Path(prepared), {"train": train, "test": test})
+    tfds_mnist(prepared, {"train": train, "test": test})
     for folder, words in ((idx, "idx files"), (classic, r"mnist.pkl.gz"), (prepared, "TFDS")):
         source = digits(folder, 28, 1)
         assert source.about.startswith("60 MNIST digits")
@@ -105,36 +107,58 @@ def png(pixels):
 def tfds_mnist(folder, rows):
     """A mnist as TFDS prepares it in array_record files (its own features, without TensorFlow)."""
     images, labels = embedded()
-    place = folder / "mnist" / "3.0.1"
-    place.mkdir(parents=True)
-    features = tfds.features.FeaturesDict(
-        {"image": tfds.features.Image(shape=(28, 28, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
-    )
-    infos = []
-    for split, chosen in rows.items():
-        template = tfds.core.ShardedFileTemplate(
-            place, split=split, dataset_name="mnist", filetype_suffix="array_record"
-        )
-        encoded = [
-            features.serialize_example({"image": png(x), "label": int(y)})
-            for x, y in zip(images[chosen], labels[chosen], strict=True)
-        ]
-        path = template.sharded_filepath(shard_index=0, num_shards=1)
-        tfds.core.file_adapters.ArrayRecordFileAdapter.write_examples(path, enumerate(encoded))
-        infos.append(
-            tfds.core.SplitInfo(name=split, shard_lengths=[len(encoded)], num_bytes=1, filename_template=template)
-        )
-    tfds.folder_dataset.write_metadata(data_dir=place, features=features, split_infos=infos, check_data=False)
+    features = {"image": tfds.features.Image(shape=(28, 28, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
+    parts = {split: [{"image": png(x), "label": int(y)} for x, y in zip(images[r], labels[r], strict=True)]
+             for split, r in rows.items()}  # fmt: skip
+    published.tfds_folder(folder / "mnist" / "3.0.1", "mnist", features, parts)
+
+
+def test_celeba_as_tfds_prepares_it(tmp_path):
+    has = published.celeba(tmp_path / "raw")
+    features = {"image": tfds.features.Image(shape=(218, 178, 3), encoding_format="jpeg"),
+                "attributes": dict.fromkeys(published.NAMES, np.bool_)}  # fmt: skip
+    folder = tmp_path / "raw" / "img_align_celeba"
+    row = lambda i: {  # noqa: E731
+        "image": io.BytesIO((folder / f"{i + 1:06d}.jpg").read_bytes()),
+        "attributes": dict(zip(published.NAMES, map(bool, has[i]), strict=True)),
+    }
+    places = {"test": range(18, 24), "train": range(12), "validation": range(12, 18)}
+    parts = {split: [row(i) for i in chosen] for split, chosen in places.items()}
+    published.tfds_folder(tmp_path / "tfds" / "celeb_a" / "2.1.0", "celeb_a", features, parts)
+    ours, theirs = (raw("celeba", size=16, channels=3, data_dir=str(tmp_path / p)) for p in ("raw", "tfds"))
+    assert theirs.about == "24 images of TFDS's celeb_a/2.1.0"
+    np.testing.assert_array_equal(theirs.columns.partition, ours.columns.partition)
+    for name in published.NAMES:
+        np.testing.assert_array_equal(theirs.columns.attribute(name), ours.columns.attribute(name))
+    for i in range(24):
+        np.testing.assert_array_equal(theirs.decode(i), ours.decode(i))
+    again = raw("tfds:celeb_a", size=16, channels=3, data_dir=str(tmp_path / "tfds"))
+    assert again.identity == theirs.identity
+
+
+def test_the_largest_mixture_of_groups_is_said():
+    config = default_config()
+    config.data.source, config.data.n = "coloured_digits", (500,)
+    config.data.proportions = (coloured.CELEBA_GROUPS,)
+    with pytest.raises(
+        ValueError, match=r"data.n is 500 at .*: 292 images of class 6 .*; at most 412 can be had of 5,000"
+    ):
+        check(expand(config))
+    config.data.n = (412,)
+    check(expand(config))
 
 
 def test_what_cannot_be_had_is_said(tmp_path):
     with pytest.raises(
-        ValueError, match=r"dataset 'mnist' is not known; choose one of digits, coloured_digits, celeba, or"
+        ValueError, match=r"dataset 'mnist' is not known; choose one of digits, coloured_digits, celeba, folder:PATH or"
     ):
         describe("mnist", size=16, channels=1)
     with pytest.raises(ValueError, match="coloured_digits have 3 channels; 1 were asked for"):
         describe("coloured_digits", size=16, channels=1)
-    with pytest.raises(ValueError, match="celeba cannot be downloaded here; give the folder"):
+    with pytest.raises(
+        ValueError,
+        match=r"CelebA is not here and cannot be downloaded; put img_align_celeba .* or have TensorFlow Datasets prepare",
+    ):
         describe("celeba", size=16, channels=3)
     with pytest.raises(ValueError, match=r"holds no digits; put MNIST's four idx files"):
         digits(tmp_path, 28, 1)
@@ -145,6 +169,10 @@ def test_what_cannot_be_had_is_said(tmp_path):
     (tmp_path / "mnist.pkl.gz").write_bytes(gzip.compress(pickle.dumps(print)))
     with pytest.raises(ValueError, match=r"is no pickle of arrays \(it asks for builtins.print"):
         digits(tmp_path, 28, 1)
+    with pytest.raises(
+        ValueError, match=r"has not prepared cifar10 here, and TensorFlow, .*; or take its images as folder"
+    ):
+        describe("tfds:cifar10", size=32, channels=3, data_dir=tmp_path)
     (tmp_path / "mnist.pkl.gz").write_bytes(b"no gzip")
     with pytest.raises(ValueError, match="is no whole gzip file"):
         digits(tmp_path, 28, 1)
