@@ -49,7 +49,7 @@ def show_plan(chosen: list[cells.Cell]) -> None:
     for cell in chosen:
         cost = costs.setdefault(cell.model, None) or estimate(cell)
         costs[cell.model] = cost
-        table.add_row(cell.name, f"{cost['parameters']:,}", f"{cell.n:,}", f"{cost['images']:,}",
+        table.add_row(cell.name, f"{cost['parameters']:,}", " + ".join(f"{n:,}" for n in cell.counts.values()), f"{cost['images']:,}",
                       f"{cost['seconds'] / 60:,.1f} min", f"{cost['bytes'] / 1e6:,.0f} MB")  # fmt: skip
     _cli.console.print(table)
     total = [sum(costs[cell.model][key] for cell in chosen) for key in ("seconds", "bytes")]

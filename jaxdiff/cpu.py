@@ -4,12 +4,15 @@ Chosen by measurement on two cores (benchmarks/train.py); plain automatic differ
 of JAX's transformations work as on the definitions.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 LONG = 128  # tokens from which on attention takes one image at a time
 CACHED = 2**19  # scores at once, 2 MiB
+WIDE, PART = 2**22, 2**20  # bytes of a convolution's result from which on it is cut, and to how many
 SMALL = 4  # pixels on a side up to which a convolution is a matrix product
 
 Images = Float[Array, "batch _height _width _channel"]  # only the batch is the same in and out
@@ -62,6 +65,36 @@ def convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -
     return jnp.concatenate(views, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
+def parts(x: Images, kernel: Kernel) -> int:
+    """Into how many parts `convolve_wide` cuts the batch: 1 where it gains nothing, of what it gives being small."""
+    given = x.shape[1] * x.shape[2] * kernel.shape[-1] * x.dtype.itemsize
+    count = 1
+    while len(x) * given > WIDE and len(x) % (2 * count) == 0 and len(x) // count * given > PART:
+        count *= 2
+    return count
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def convolve_wide(x: Images, kernel: Kernel, padding: tuple[int, int]) -> Images:
+    """A convolution of stride 1 that gives many numbers; its weights' gradient is summed over parts of the batch.
+
+    That gradient reads the whole result's for every weight: where this is out of the cache, at a third of the rate.
+    """
+    return _convolve(x, kernel, (padding, padding))
+
+
+@convolve_wide.defjvp
+def _(padding: tuple[int, int], primals: tuple, tangents: tuple) -> tuple[Images, Images]:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    both = (padding, padding)
+    of_kernel = [_convolve(part, dkernel, both) for part in jnp.split(x, parts(x, kernel))]
+    return convolve_wide(x, kernel, padding), _convolve(dx, kernel, both) + jnp.concatenate(of_kernel)
+
+
+def _convolve(x: Images, kernel: Kernel, padding: tuple[tuple[int, int], tuple[int, int]]) -> Images:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
 def convolve_doubled(x: Images, kernel: Kernel) -> Images:
     """A 3x3 convolution of the image with every pixel twice, as four 2x2 convolutions of the small image.
 
@@ -69,17 +102,14 @@ def convolve_doubled(x: Images, kernel: Kernel) -> Images:
     fall on the same pixel added up; columns likewise.
     """
     rows = (jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]]))
-    parts = []
+    quarters = []
     for i, by_row in enumerate(rows):
         columns = (
             jnp.stack([by_row[:, 0], by_row[:, 1] + by_row[:, 2]], axis=1),
             jnp.stack([by_row[:, 0] + by_row[:, 1], by_row[:, 2]], axis=1),
         )
         for j, small in enumerate(columns):
-            padding = [(1 - i, i), (1 - j, j)]
-            parts.append(
-                jax.lax.conv_general_dilated(x, small, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-            )
-    batch, height, width, channels = parts[0].shape
-    even, odd = (jnp.stack(parts[i : i + 2], axis=3) for i in (0, 2))
+            quarters.append(_convolve(x, small, ((1 - i, i), (1 - j, j))))
+    batch, height, width, channels = quarters[0].shape
+    even, odd = (jnp.stack(quarters[i : i + 2], axis=3) for i in (0, 2))
     return jnp.stack([even, odd], axis=2).reshape(batch, 2 * height, 2 * width, channels)

@@ -66,9 +66,12 @@ def convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -
     if size == 1 and stride == 1:  # a matrix product by definition
         return x @ kernel[0, 0]
     plain = lambda x, kernel: _convolve(x, kernel, stride, padding)  # noqa: E731
-    if (max(x.shape[1:3]) + sum(padding) - size) // stride + 1 > cpu.SMALL:
+    if (max(x.shape[1:3]) + sum(padding) - size) // stride + 1 <= cpu.SMALL:
+        fast = lambda x, kernel: cpu.convolve(x, kernel, stride, padding)  # noqa: E731
+    elif stride == 1 and cpu.parts(x, kernel) > 1:
+        fast = lambda x, kernel: cpu.convolve_wide(x, kernel, padding)  # noqa: E731
+    else:
         return plain(x, kernel)
-    fast = lambda x, kernel: cpu.convolve(x, kernel, stride, padding)  # noqa: E731
     return jax.lax.platform_dependent(x, kernel, cpu=fast, default=plain)
 
 

@@ -37,11 +37,24 @@ CASES = {
     "conv 3x3 to 2x2": conv_case(2, 3, 1, (1, 1)),
     "conv 3x3 to 4x4": conv_case(4, 3, 1, (1, 1)),
     "conv 3x3, stride 2, padded after": conv_case(8, 3, 2, (0, 1)),
+    "conv 3x3 with a wide result": (
+        lambda x, w: cpu.convolve_wide(x, w, (1, 1)),
+        lambda x, w: layers._convolve(x, w, 1, (1, 1)),
+        (rand(8, 32, 32, 2), rand(3, 3, 2, 160)),
+    ),
     "conv 1x1, stride 2": conv_case(4, 1, 2, (0, 0)),
     "doubling conv from 3x3": (cpu.convolve_doubled, doubled, (rand(2, 3, 3, 6), rand(3, 3, 6, 5))),
     "doubling conv from 8x6": (cpu.convolve_doubled, doubled, (rand(2, 8, 6, 6), rand(3, 3, 6, 5))),
     "the cut before a norm": (cpu.cut, lambda x: x, (rand(2, 4, 4, 3),)),
 }
+
+
+def test_a_wide_result_is_cut_to_a_mebibyte():
+    x, kernel = rand(16, 32, 32, 2), rand(3, 3, 2, 128)
+    assert cpu.parts(x, kernel) == 8
+    assert cpu.parts(x[:8], kernel) == 1
+    text = jax.jit(jax.grad(lambda w: layers.convolve(x, w, 1, (1, 1)).sum())).lower(kernel).as_text()
+    assert text.count("stablehlo.convolution") >= 8
 
 
 def close(ours, theirs, tolerance):

@@ -1,6 +1,7 @@
 """A study's data: the dataset that its settings describe, and the splits of each cell."""
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,8 +22,11 @@ class Places(NamedTuple):
     cache: str = ""
 
     def prepared(self, workdir: epath.Path) -> epath.Path:
-        """The folder of prepared datasets."""
-        return epath.Path(self.cache) if self.cache else workdir / "shared" / "data"
+        """The folder of prepared datasets, which has to be on this machine."""
+        if self.cache:
+            return epath.Path(self.cache)
+        remote = "://" in os.fspath(workdir)
+        return epath.Path("~/.cache/jaxdiff").expanduser() if remote else workdir / "shared" / "data"
 
 
 def dataset(settings: dict[str, Any], data_dir: str = "") -> Dataset:
