@@ -23,7 +23,9 @@ prepare(raw("celeba", size=64, channels=3, data_dir=sys.argv[1]), sys.argv[2], "
 """
 
 
-@pytest.mark.parametrize("num", [600, 4200], ids=["by one process", "by several"])
+@pytest.mark.parametrize(
+    "num", [pytest.param(600, id="by one process"), pytest.param(4200, id="by several", marks=pytest.mark.slow)]
+)
 def test_a_killed_preparation_is_begun_again_and_equal(tmp_path, num):
     published.celeba(tmp_path / "raw", num)
     command = [sys.executable, "-c", PREPARE, str(tmp_path / "raw"), str(tmp_path / "cache")]
