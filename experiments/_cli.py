@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+TERMINATED = 143  # the exit status after SIGTERM
 console = Console(soft_wrap=True, highlight=False)
 
 
@@ -95,11 +96,21 @@ def run(main: Callable[[], None], description: str) -> None:
     ours.addHandler(handler)
     ours.setLevel("WARNING")  # absl sets the level of the root logger to its own
     ours.propagate = False
-    app.run(guarded, flags_parser=parse)
+    try:
+        app.run(guarded, flags_parser=parse)
+    except SystemExit as leaving:
+        jax = sys.modules.get("jax")  # experiments.report has none
+        if leaving.code == TERMINATED and jax is not None and not jax.distributed.is_initialized():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(
+                TERMINATED
+            )  # Python would take apart what JAX's threads still compute with, and crash now and then
+        raise
 
 
 def _terminate(*_: object) -> None:
-    fail("told to end (SIGTERM); the same command goes on from here", status=143)
+    fail("told to end (SIGTERM); the same command goes on from here", status=TERMINATED)
 
 
 def fail(sentence: str, status: int = 1) -> None:
