@@ -49,7 +49,7 @@ def test_what_is_missing_is_said(tmp_path):
         celeba(tmp_path, 64, 3)
     published.celeba(tmp_path)
     (tmp_path / "img_align_celeba").rename(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match=r"neither img_align_celeba/ nor img_align_celeba.zip; put CelebA there"):
+    with pytest.raises(ValueError, match=r"neither img_align_celeba/ nor img_align_celeba.zip; put img_align_celeba"):
         celeba(tmp_path, 64, 3)
     (tmp_path / "elsewhere").rename(tmp_path / "img_align_celeba")
     with pytest.raises(

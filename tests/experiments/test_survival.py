@@ -14,7 +14,7 @@ import pytest
 from jaxdiff import checkpoints
 from tests.experiments.test_sweep import CELL, SMALL
 
-KILLS = int(os.environ.get("JAXDIFF_KILLS", "3"))  # in a row, of each kind
+KILLS = int(os.environ.get("JAXDIFF_KILLS", "3"))  # that hit a run, of each kind
 
 pytestmark = pytest.mark.slow
 
@@ -51,22 +51,27 @@ def same(ours, theirs):
 
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
 def test_ended_at_random_moments_and_run_again(kind, unbroken, tmp_path):
-    whole, seconds = unbroken
+    (whole, seconds), study, hit = unbroken, tmp_path / "study", 0
     moments = random.Random(int(kind))
-    for _ in range(KILLS):
-        process, moment = start(tmp_path / "study"), moments.uniform(0.1, 0.95) * seconds
+    while hit < KILLS:
+        process, moment = start(study), moments.uniform(0.1, 0.95) * seconds
         try:
             out, err = process.communicate(timeout=moment)
         except subprocess.TimeoutExpired:
             process.send_signal(kind)
             out, err = process.communicate(timeout=120)
+            hit += 1
             print(f"{kind.name} after {moment:.1f} s of {seconds:.1f}: {' '.join((out.splitlines() or ['-'])[-1:])}")
             if kind == signal.SIGTERM and process.returncode != 0:
                 assert process.returncode in (143, -signal.SIGTERM)  # the latter while Python itself still starts
                 assert process.returncode < 0 or "the same command goes on from here" in err
-    out, err = start(tmp_path / "study").communicate(timeout=300)
+        else:  # it came to its end before: another one is begun
+            assert "report:" in out, out + err
+            same(study, whole)
+            shutil.rmtree(study)
+    out, err = start(study).communicate(timeout=300)
     assert "report:" in out, out + err
-    same(tmp_path / "study", whole)
+    same(study, whole)
 
 
 def test_told_to_end_in_training_it_is_saved_where_it_was(tmp_path):
