@@ -103,9 +103,8 @@ def run(main: Callable[[], None], description: str) -> None:
         if leaving.code == TERMINATED and jax is not None and not jax.distributed.is_initialized():
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(
-                TERMINATED
-            )  # Python would take apart what JAX's threads still compute with, and crash now and then
+            # Python would take apart what JAX's threads still compute with, and crash now and then
+            os._exit(TERMINATED)
         raise
 
 

@@ -76,7 +76,7 @@ def main() -> None:
         raise ValueError(
             f"--name is missing; choose one of {', '.join(sources.NAMES)}, {sources.FOLDER}PATH or {sources.TFDS}NAME"
         )
-    channels = FLAGS.channels or (1 if FLAGS.name == "digits" else 3)
+    channels = FLAGS.channels or sources.default_channels(FLAGS.name)
     size = FLAGS.size or (32 if FLAGS.name.endswith("digits") else 64)
     chosen = {"data_dir": FLAGS.data_dir, "attribute": FLAGS.attribute, "group": FLAGS.group}
     dataset = sources.describe(FLAGS.name, size=size, channels=channels, **chosen)

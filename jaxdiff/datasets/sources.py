@@ -91,6 +91,11 @@ def describe(
     return Dataset(name, source, labels, classes, groups, names, pools, twin)
 
 
+def default_channels(name: str) -> int:
+    """1 (grey) for digits, 3 (RGB) for every other dataset."""
+    return 1 if name == "digits" else 3
+
+
 def raw(name: str, *, size: int, channels: int, data_dir: str | None = None) -> Source:
     """The source of a dataset's images by name. Raises ValueError for an unknown name or data that are not there."""
     recipe: dict[str, Any] = {"name": name, "size": size, "channels": channels, "data_dir": data_dir}

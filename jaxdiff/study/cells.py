@@ -9,6 +9,7 @@ import ml_collections
 
 from jaxdiff import models
 from jaxdiff.datasets.mixtures import exact_counts, group_counts
+from jaxdiff.datasets.sources import default_channels
 from jaxdiff.diffusion import Prediction, Schedule
 from jaxdiff.study.config import PLACES, check
 from jaxdiff.unet import TABLE_A, UNetConfig
@@ -60,7 +61,7 @@ def unet_config(config: ml_collections.ConfigDict, model: str) -> UNetConfig:
 
 def channels(config: ml_collections.ConfigDict) -> int:
     """Of the images, as set or as the source has them."""
-    return config.data.channels or (1 if config.data.source == "digits" else 3)
+    return config.data.channels or default_channels(config.data.source)
 
 
 def check_init(
