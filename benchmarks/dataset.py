@@ -16,7 +16,8 @@ from absl import app, flags
 from PIL import Image
 
 from jaxdiff.datasets import sources
-from jaxdiff.datasets.prepared import Source, prepare
+from jaxdiff.datasets.prepared import prepare
+from jaxdiff.datasets.source import Source
 
 flags.DEFINE_integer("num", 20_000, "Images.")
 FLAGS = flags.FLAGS

@@ -21,12 +21,12 @@ from rich.table import Column, Table  # noqa: E402
 
 from jaxdiff import files  # noqa: E402
 from jaxdiff.datasets import celeba, sources  # noqa: E402
-from jaxdiff.datasets.prepared import Prepared, prepare, verify  # noqa: E402
+from jaxdiff.datasets.prepared import Prepared, verify  # noqa: E402
 
 flags.DEFINE_string(
     "name",
     None,
-    f"{', '.join(sources.NAMES)}, {sources.FOLDER}PATH or {sources.TFDS}NAME (a subfolder a class, or metadata.csv).",
+    f"{sources.KNOWN}; a folder has a subfolder a class, or metadata.csv.",
 )
 flags.DEFINE_string(
     "data_dir", None, "Where the data are as published: MNIST's idx files or mnist.pkl.gz, CelebA's images and lists."
@@ -73,15 +73,13 @@ def draw(dataset: sources.Dataset, prepared: Prepared) -> None:
 
 def main() -> None:
     if not FLAGS.name:
-        raise ValueError(
-            f"--name is missing; choose one of {', '.join(sources.NAMES)}, {sources.FOLDER}PATH or {sources.TFDS}NAME"
-        )
+        raise ValueError(f"--name is missing; choose one of {sources.KNOWN}")
     channels = FLAGS.channels or sources.default_channels(FLAGS.name)
     size = FLAGS.size or (32 if FLAGS.name.endswith("digits") else 64)
     chosen = {"data_dir": FLAGS.data_dir, "attribute": FLAGS.attribute, "group": FLAGS.group}
     dataset = sources.describe(FLAGS.name, size=size, channels=channels, **chosen)
     with _cli.Reporter() as progress:
-        prepared = prepare(dataset.source, FLAGS.cache, dataset.name.partition(":")[0], progress)
+        prepared = dataset.prepare(FLAGS.cache, progress)
     _cli.console.print(f"{prepared.about}: {prepared.folder}")
     if FLAGS.show:
         verify(prepared)

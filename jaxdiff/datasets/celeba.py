@@ -14,7 +14,7 @@ from etils import epath
 
 from jaxdiff import files
 from jaxdiff.datasets.folders import decode as decode_image
-from jaxdiff.datasets.prepared import Columns, Image, Source
+from jaxdiff.datasets.source import Columns, Image, Source
 
 IMAGES, ATTRIBUTES, PARTITION = "img_align_celeba", "list_attr_celeba", "list_eval_partition"
 HELP = (
@@ -34,7 +34,7 @@ def celeba(data_dir: epath.PathLike, size: int, channels: int) -> Source:
     data_dir = epath.Path(data_dir)
     header, rows = _table(data_dir, ATTRIBUTES)
     lists = [_list(data_dir, name) for name in (ATTRIBUTES, PARTITION)]
-    names, columns = [row[0] for row in rows], _columns(lists, header, rows, _table(data_dir, PARTITION)[1])
+    names = [row[0] for row in rows]
     lengths, read = _images(data_dir)
     _match(lists[0], set(names), data_dir / IMAGES, set(lengths))
 
@@ -45,7 +45,8 @@ def celeba(data_dir: epath.PathLike, size: int, channels: int) -> Source:
     # the names and lengths of the files stand for their bytes, which would take a minute to read
     identity = {"lists": [files.sha256(path) for path in lists], "images": files.fingerprint(lengths)}
     about = f"{len(names):,} faces of CelebA, the middle square at {size} px"
-    return Source(about, identity | {"size": size, "channels": channels}, columns, decode)
+    describe = lambda: _columns(lists, header, rows, _table(data_dir, PARTITION)[1])  # noqa: E731
+    return Source(about, identity | {"size": size, "channels": channels}, len(names), describe, decode)
 
 
 def _columns(lists: list[epath.Path], header: list[str], rows: list[list[str]], parts: list[list[str]]) -> Columns:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdiff.datasets.digits import digits
-from jaxdiff.datasets.prepared import Columns, Image, Source
+from jaxdiff.datasets.source import Columns, Image, Source
 
 ATTRIBUTE = "green"
 HUES = {False: 0.0, True: 0.33}  # of red and of green ink
@@ -34,7 +34,8 @@ def coloured_digits(data_dir: str | None, size: int) -> Source:
     green = np.repeat([False, True], n)[:, None]
     columns = Columns(np.tile(grey.columns.labels, 2), grey.columns.classes, green, (ATTRIBUTE,))
     about = grey.about.replace("MNIST digits", "MNIST digits, each in red and in green ink")
-    return Source(about, grey.identity | {"inks": [HUES[False], HUES[True], JITTER]}, columns, decode)
+    identity = grey.identity | {"inks": [HUES[False], HUES[True], JITTER]}
+    return Source(about, identity, 2 * n, lambda: columns, decode, grey.shares)
 
 
 def _ink(rng: np.random.Generator, green: bool) -> Float[np.ndarray, " 3"]:

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from jaxdiff.datasets.folders import decode
-from jaxdiff.datasets.prepared import Columns, Image, Source
+from jaxdiff.datasets.source import Columns, Image, Source
 
 PARTITION = ("train", "validation", "test")
 HOST = ("storage.googleapis.com", 443)  # where TFDS finds what datasets are made of
@@ -56,14 +56,10 @@ def from_tfds(name: str, data_dir: epath.PathLike | None, size: int, channels: i
         data = parts[part][index - int(firsts[part])]["image"]
         return decode(bytes(data), f"image {index} of {name}", size, channels)
 
-    columns = _columns(features, parts, order)
-    identity = {
-        "name": builder.info.full_name,
-        "lengths": [len(part) for part in parts],
-        "size": size,
-        "channels": channels,
-    }
-    return Source(f"{len(columns.labels):,} images of TFDS's {builder.info.full_name}", identity, columns, decoded)
+    full, lengths = builder.info.full_name, [len(part) for part in parts]
+    identity = {"name": full, "lengths": lengths, "size": size, "channels": channels}
+    describe = lambda: _columns(features, parts, order)  # noqa: E731
+    return Source(f"{sum(lengths):,} images of TFDS's {full}", identity, sum(lengths), describe, decoded)
 
 
 def _columns(features: Any, parts: list[Any], order: list[str]) -> Columns:

@@ -14,7 +14,7 @@ from jaxtyping import Bool
 
 from jaxdiff import files
 from jaxdiff.datasets.folders import SUFFIXES, decode
-from jaxdiff.datasets.prepared import Columns, Image, Source
+from jaxdiff.datasets.source import Columns, Image, Source
 
 METADATA = "metadata.csv"
 BINARY = {"0": False, "1": True, "-1": False, "false": False, "true": True, "False": False, "True": True}
@@ -42,7 +42,7 @@ def image_folder(folder: epath.PathLike, size: int, channels: int) -> Source:
     identity = {"images": files.fingerprint(lengths), "columns": files.fingerprint([
         columns.labels.tolist(), columns.classes, np.asarray(columns.attributes).tolist()]), "size": size, "channels": channels}  # fmt: skip
     about = f"{len(names):,} images of {folder.name}, the middle square at {size} px"
-    return Source(about, identity, columns, decoded)
+    return Source(about, identity, len(names), lambda: columns, decoded)
 
 
 def _is_image(name: str) -> bool:

@@ -5,74 +5,27 @@ TensorFlow (`tfds.data_source`). Preparation goes to a folder of another name th
 prepared dataset is whole or not there.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Int
 
 from jaxdiff import files
+from jaxdiff.datasets import writing
+from jaxdiff.datasets.source import Columns, Image, Images, Progress, Source
 
-Image = UInt8[np.ndarray, "height width channel"]
-Images = UInt8[np.ndarray, "n height width channel"]
 SHARD = 2048  # images a file
-REPORTED = 256  # images between two lines of progress
 SPLIT = "images"
 FILES, COLUMNS, MANIFEST = "about.json", "columns.npz", "checksums.json"
-Progress = Callable[[str, int, int, str], None]  # what, done, of, note
-
-
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """What is known of every image beside its pixels.
-
-    labels: the class of each, an index of `classes`. attributes: yes or no for each of `attribute_names`. partition: the
-    part of the publisher's own split, 0 where there is none.
-    """
-
-    labels: Int[np.ndarray, " n"]
-    classes: tuple[str, ...]
-    attributes: Bool[np.ndarray, "n attribute"] | None = None
-    attribute_names: tuple[str, ...] = ()
-    partition: Int[np.ndarray, " n"] | None = None
-
-    def attribute(self, name: str) -> Bool[np.ndarray, " n"]:
-        """Which images have an attribute. Raises ValueError, listing those that exist, for an unknown one."""
-        if self.attributes is None or name not in self.attribute_names:
-            known = ", ".join(self.attribute_names) or "none"
-            raise ValueError(f"attribute {name!r} is not known; the dataset's are {known}")
-        return self.attributes[:, self.attribute_names.index(name)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Images wherever they come from.
-
-    about: in a few words, where; identity: all that the pixels depend on, as JSON holds it; decode: the i-th image at the
-    size that is wanted; recipe: what another process calls `sources.raw` with to have the same source, as JSON holds it,
-    None where it cannot.
-    """
-
-    about: str
-    identity: dict[str, Any]
-    columns: Columns
-    decode: Callable[[int], Image]
-    recipe: dict[str, Any] | None = None
-
-    def __len__(self) -> int:
-        return len(self.columns.labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,13 +122,13 @@ def _runs(process: int) -> bool:
 def _write(source: Source, folder: epath.Path, name: str, progress: Progress) -> None:
     """Every file but the manifest."""
     folder.mkdir(parents=True)
-    features, parts, (template, paths) = _features(source), _parts(source), _files(folder, name, source)
+    image = tfds.features.Tensor(shape=source.decode(0).shape, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES)
+    features = tfds.features.FeaturesDict({"image": image})
+    parts = [range(len(source))[first : first + SHARD] for first in range(0, len(source), SHARD)]
+    template = tfds.core.ShardedFileTemplate(folder, split=SPLIT, dataset_name=name, filetype_suffix="array_record")
+    paths = [template.sharded_filepath(shard_index=i, num_shards=len(parts)) for i in range(len(parts))]
     report = lambda done: progress(f"prepare {name}", done, len(source), "")  # noqa: E731
-    if len(parts) > 2 and source.recipe is not None:
-        _by_workers(source, folder, name, min(os.cpu_count() or 1, len(parts)), report)
-    else:
-        write_records(source, folder, name, range(len(parts)), report)
-    report(len(source))
+    writing.write_together(source, _tasks(source, features, paths, parts), report)
     info = tfds.core.SplitInfo(
         name=SPLIT, shard_lengths=[len(part) for part in parts], filename_template=template,
         num_bytes=sum(path.stat().length for path in paths),
@@ -186,66 +139,15 @@ def _write(source: Source, folder: epath.Path, name: str, progress: Progress) ->
     _describe(source, folder, paths)
 
 
-def _features(source: Source) -> tfds.features.FeaturesDict:
-    image = tfds.features.Tensor(shape=source.decode(0).shape, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES)
-    return tfds.features.FeaturesDict({"image": image})
-
-
-def _parts(source: Source) -> list[range]:
-    return [range(len(source))[first : first + SHARD] for first in range(0, len(source), SHARD)]
-
-
-def _files(folder: epath.Path, name: str, source: Source) -> tuple[tfds.core.ShardedFileTemplate, list[epath.Path]]:
-    template = tfds.core.ShardedFileTemplate(folder, split=SPLIT, dataset_name=name, filetype_suffix="array_record")
-    count = len(_parts(source))
-    return template, [template.sharded_filepath(shard_index=i, num_shards=count) for i in range(count)]
-
-
-def write_records(
-    source: Source, folder: epath.Path, name: str, chosen: Iterable[int], report: Callable[[int], None]
-) -> None:
-    """The files with these numbers, one after the other; `report` hears from time to time how many images are written."""
-    features, parts, paths, done = _features(source), _parts(source), _files(folder, name, source)[1], 0
-
-    for number in chosen:
-        # TFDS's own writer packs the pixels, which saves a tenth of the room and costs an eighth of the time
-        writer = ArrayRecordWriter(os.fspath(paths[number]), "group_size:1,uncompressed")
-        for i in parts[number]:
-            writer.write(features.serialize_example({"image": source.decode(i)}))
-            done += 1
-            if done % REPORTED == 0:
-                report(done)
-        writer.close()
-    report(done)
-
-
-def _by_workers(source: Source, folder: epath.Path, name: str, workers: int, report: Callable[[int], None]) -> None:
-    """write_records in processes of their own (jaxdiff/datasets/worker.py), each every n-th file."""
-    tasks = [{"recipe": source.recipe, "folder": os.fspath(folder), "name": name, "first": i, "every": workers}
-             for i in range(workers)]  # fmt: skip
-    command = [sys.executable, "-m", "jaxdiff.datasets.worker"]
-    running = [subprocess.Popen([*command, json.dumps(task)], stdout=subprocess.PIPE, text=True) for task in tasks]
-    done = [0] * workers
-
-    def listen(i: int) -> None:
-        for line in running[i].stdout or ():
-            message = json.loads(line)
-            if "error" in message:
-                raise ValueError(message["error"])
-            done[i] = message["done"]
-            report(sum(done))
-        if running[i].wait():
-            raise OSError(f"a process that prepared {name} ended with status {running[i].returncode}; try again")
-
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        listening = [pool.submit(listen, i) for i in range(workers)]
-        try:
-            for future in concurrent.futures.as_completed(listening):
-                future.result()
-        finally:
-            for process in running:
-                process.kill()
-                process.communicate()
+def _tasks(
+    source: Source, features: tfds.features.FeaturesDict, paths: Sequence[epath.Path], parts: Sequence[range]
+) -> list[writing.Task]:
+    """One for each process: as many as there are cores for many images, one for few."""
+    white = np.full(features["image"].shape, 255, np.uint8)  # no byte of the lengths before it is 255
+    head, _, tail = features.serialize_example({"image": white}).partition(white.tobytes())
+    count = min(os.cpu_count() or 1, len(parts)) if len(parts) > 2 and source.again else 1
+    written = [(os.fspath(path), part) for path, part in zip(paths, parts, strict=True)]
+    return [writing.Task(tuple(written[i::count]), head, tail) for i in range(count)]
 
 
 def _describe(source: Source, folder: epath.Path, paths: Sequence[epath.Path]) -> None:

@@ -7,8 +7,7 @@ generator's; the classifier never sees the others.
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from etils import epath
@@ -21,13 +20,12 @@ from jaxdiff.datasets.from_tfds import find, from_tfds
 from jaxdiff.datasets.image_folder import image_folder
 from jaxdiff.datasets.images import Images8
 from jaxdiff.datasets.mixtures import group_counts, mixture, most_images, part_of
-from jaxdiff.datasets.prepared import Columns, Image, Prepared, Progress, Source, prepare
+from jaxdiff.datasets.prepared import Prepared, prepare
+from jaxdiff.datasets.source import POOLS, Columns, Image, Progress, Source
 
 NAMES = ("digits", "coloured_digits", "celeba")
 FOLDER, TFDS = "folder:", "tfds:"
-POOLS = ("generator", "classifier", "classifier_test", "held_out")
-SHARES = (0.7145, 0.0925, 0.1505, 0.04)  # of each class; of full MNIST 4,500 and more to train on, 950 to test with
-EMBEDDED = (0.48, 0.32, 0.1, 0.1)  # 240, 160, 50 and 50 of 500
+KNOWN = f"{', '.join(NAMES)}, {FOLDER}PATH or {TFDS}NAME"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +69,10 @@ class Dataset:
     pools: Mapping[str, Int[np.ndarray, " _n"]]
     twin: int = 0
 
+    def prepare(self, cache: epath.PathLike, progress: Progress = lambda *_: None) -> Prepared:
+        """All its images, decoded and written under `cache` where they are not there yet."""
+        return prepare(self.source, cache, self.name.partition(":")[0], progress)
+
 
 def describe(
     name: str, *, size: int, channels: int, data_dir: epath.PathLike | None = None, attribute: str = "", group: str = ""
@@ -87,8 +89,13 @@ def describe(
         group, twin = group or coloured.ATTRIBUTE, len(labels) // 2
     groups = 2 * labels + columns.attribute(group) if group else None
     names = tuple(f"{c}, {no}{group}" for c in classes for no in ("not ", "")) if group else ()
-    pools = _pools(columns, labels, EMBEDDED if "embedded" in source.about else SHARES, twin)
+    pools = _pools(columns, labels, source.shares, twin)
     return Dataset(name, source, labels, classes, groups, names, pools, twin)
+
+
+def is_name(name: str) -> bool:
+    """Whether this names a dataset (which may not be here), and no file or folder."""
+    return name in NAMES or name.startswith((FOLDER, TFDS))
 
 
 def default_channels(name: str) -> int:
@@ -98,28 +105,29 @@ def default_channels(name: str) -> int:
 
 def raw(name: str, *, size: int, channels: int, data_dir: str | None = None) -> Source:
     """The source of a dataset's images by name. Raises ValueError for an unknown name or data that are not there."""
-    recipe: dict[str, Any] = {"name": name, "size": size, "channels": channels, "data_dir": data_dir}
-    return dataclasses.replace(_raw(**recipe), recipe=recipe)
+    make = _maker(name, size, channels, data_dir)
+    return dataclasses.replace(make(), again=make)
 
 
-def _raw(name: str, size: int, channels: int, data_dir: str | None) -> Source:
+def _maker(name: str, size: int, channels: int, data_dir: str | None) -> Callable[[], Source]:
+    """What makes the source, with its arguments: another process imports it alone."""
     if name == "digits":
-        return digits(data_dir, size, channels)
+        return functools.partial(digits, data_dir, size, channels)
     if name == "coloured_digits":
         if channels != 3:
             raise ValueError(f"coloured_digits have 3 channels; {channels} were asked for")
-        return coloured.coloured_digits(data_dir, size)
+        return functools.partial(coloured.coloured_digits, data_dir, size)
     if name == "celeba":
         if data_dir and not find("celeb_a", data_dir):
-            return celeba(data_dir, size, channels)
+            return functools.partial(celeba, data_dir, size, channels)
         if not data_dir and not find("celeb_a"):
             raise ValueError(f"CelebA is not here and cannot be downloaded; {HELP}, and name that folder as data_dir")
-        return from_tfds("celeb_a", data_dir, size, channels)
+        return functools.partial(from_tfds, "celeb_a", data_dir, size, channels)
     if name.startswith(FOLDER):
-        return image_folder(name.removeprefix(FOLDER), size, channels)
+        return functools.partial(image_folder, name.removeprefix(FOLDER), size, channels)
     if name.startswith(TFDS):
-        return from_tfds(name.removeprefix(TFDS), data_dir, size, channels)
-    raise ValueError(f"dataset {name!r} is not known; choose one of {', '.join(NAMES)}, {FOLDER}PATH or {TFDS}NAME")
+        return functools.partial(from_tfds, name.removeprefix(TFDS), data_dir, size, channels)
+    raise ValueError(f"dataset {name!r} is not known; choose one of {KNOWN}")
 
 
 def _pools(columns: Columns, labels: np.ndarray, shares: Sequence[float], twin: int) -> dict[str, np.ndarray]:
@@ -190,6 +198,6 @@ def splits(
     dataset: Dataset, cache: epath.PathLike, train: Int[np.ndarray, " n"], progress: Progress = lambda *_: None
 ) -> dict[str, Split]:
     """`train`, these images, and the other pools whole; the dataset is prepared under `cache` where it is not yet."""
-    prepared = prepare(dataset.source, cache, dataset.name.partition(":")[0], progress)
+    prepared = dataset.prepare(cache, progress)
     held = {"train": train} | {name: np.sort(pool) for name, pool in dataset.pools.items() if name != "generator"}
     return {name: Split(prepared, indices, dataset.labels[indices]) for name, indices in held.items()}

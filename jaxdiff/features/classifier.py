@@ -1,7 +1,7 @@
-"""A small convolutional classifier of the ten digits and of images that are no digit.
+"""A small convolutional classifier of a dataset's classes and of images that are of none.
 
-The reject class makes a quality gate that can fail: without it, noise is always "some digit". It is trained on noise
-of many scales, mixtures of two digits, digits cut and put together wrongly, and digits lost in noise.
+The reject class makes a quality gate that can fail: without it, noise is always "some class". It is trained on noise
+of many scales, two images laid over each other, images cut and put together wrongly, and images lost in noise.
 """
 
 import functools
@@ -74,8 +74,8 @@ def distort(images: Float[Array, "batch h w c"], key: Key[Array, ""]) -> Float[A
     )
 
 
-def no_digits(images: Float[Array, "batch h w c"], labels: Int[Array, " batch"], key: Key[Array, ""]) -> Array:
-    """As many images that are no digit, each of one of six kinds, in [-1, 1]."""
+def rejects(images: Float[Array, "batch h w c"], key: Key[Array, ""]) -> Float[Array, "batch h w c"]:
+    """As many images that are of no class, each of one of six kinds, in [-1, 1]."""
     batch, size = images.shape[0], images.shape[1]
     kinds = jax.random.split(key, 7)
     other = jnp.roll(images, 1, axis=0)
@@ -107,9 +107,9 @@ def train(
         level = jax.random.uniform(key_level, (x.shape[0], 1, 1, 1), maxval=0.25)
         clean = distort(to_float(x), key_distort)
         seen = jnp.clip(clean + level * random.normal(key_noise, x.shape), -1, 1)
-        rejects = no_digits(clean, y, key_reject)[: x.shape[0] // 4]
-        targets = jnp.concatenate([y, jnp.full(rejects.shape[:1], num_classes)])
-        logits = apply(params, jnp.concatenate([seen, rejects]))
+        none = rejects(clean, key_reject)[: x.shape[0] // 4]
+        targets = jnp.concatenate([y, jnp.full(none.shape[:1], num_classes)])
+        logits = apply(params, jnp.concatenate([seen, none]))
         smooth = optax.smooth_labels(jax.nn.one_hot(targets, num_classes + 1), 0.05)
         return optax.softmax_cross_entropy(logits, smooth).mean()
 

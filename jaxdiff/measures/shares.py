@@ -44,11 +44,11 @@ def quality(reading: Reading, classes: Sequence[int]) -> list[Entry]:
     """The gate first, then the shares of what is neither class, then how often the two classifiers disagree.
 
     `gate` is the fraction of samples that the classifier calls one of the study's classes, 0..1, larger is better; it
-    can fail, since the classifier also knows the other digits and a class of images that are no digit.
+    can fail, since the classifier also knows the other classes and one of images that are of none.
     """
     valid, none = np.isin(reading.called, classes), reading.called == reading.reject
     agree = np.where(valid, reading.called, -1) == np.where(np.isin(reading.second, classes), reading.second, -1)
-    counts = {"gate": valid, "other_digit": ~valid & ~none, "no_digit": none, "disagreement": ~agree}
+    counts = {"gate": valid, "other_class": ~valid & ~none, "no_class": none, "disagreement": ~agree}
     return [proportion(name, int(found.sum()), len(found)) for name, found in counts.items()]
 
 
@@ -58,8 +58,8 @@ def minority_share(
 ) -> list[Entry]:  # fmt: skip
     """The minority's share of the samples that are either class, by every reading of the same samples.
 
-    classified: as called. corrected: for the errors on test digits (`confusion`, true x called), between the two
-    classes; corrected_many: over all digits. corrected_denoised: for the errors on held-out digits that the cell
+    classified: as called. corrected: for the errors on test images (`confusion`, true x called), between the two
+    classes; corrected_many: over all classes. corrected_denoised: for the errors on held-out images that the cell
     itself has noised and denoised (`denoised`). second: as the other architecture calls them. bounds: every ambiguous
     image given to the majority, and to the minority. Empty where no sample is either class.
     """

@@ -61,10 +61,10 @@ def lpips_against_depth(cells: Cells) -> Figure:
 
 
 def quality_gate(cells: Cells) -> Figure:
-    """What the classifier makes of each cell's samples: a study's class, another digit, no digit."""
+    """What the classifier makes of each cell's samples: a study's class, another class, none."""
     figure, ax = axes(height=0.35 * len(cells) + 1.2)
     left = np.zeros(len(cells))
-    parts = {"gate": "one of the two classes", "other_digit": "another digit", "no_digit": "no digit"}
+    parts = {"gate": "one of the two classes", "other_class": "another class", "no_class": "none"}
     for (part, label), colour in zip(parts.items(), (COLOURS[0], COLOURS[4], COLOURS[3]), strict=True):
         values = np.array([100 * e["value"] for c in cells if (e := entry(c, "quality", part))])
         ax.barh([c.name for c in cells], values, left=left, color=colour, label=label, height=0.6)
@@ -194,11 +194,11 @@ FIGURES = {
     "nearest": Plot(
         nearest_grid, lambda cell: len(cell.nearest), "Samples and their nearest training images",
         "Under each sample of the first seed, the training image that is nearest in pixels. Look for pairs that are the same "
-        "image: that is memorization. Nearness alone is not, since held-out digits have near neighbors too (Table 3).",
+        "image: that is memorization. Nearness alone is not, since held-out images have near neighbors too (Table 3).",
     ),
     "gate": Plot(
         quality_gate, lambda cell: cell.result.get("quality"), "Quality gate",
-        "How a classifier with ten digits and a class for what is no digit reads the {n} samples of a cell. The first part "
+        "How a classifier with all classes of the dataset, and one for what is none of them, reads the {n} samples of a cell. The first part "
         "is the gate; where it is under 70 % (dotted), the share above describes only the samples that are left.",
     ),
     "loss": Plot(

@@ -14,7 +14,7 @@ from jaxdiff.report import style, tables, verdicts
 from jaxdiff.report.figures import FIGURES, GATE
 from jaxdiff.results import CellResult, read_cells
 
-JUDGE = 0.95  # the classifier's own gate on held-out digits
+JUDGE = 0.95  # the classifier's own gate on held-out images
 
 
 def write(workdir: epath.PathLike) -> epath.Path:
@@ -39,7 +39,7 @@ def write(workdir: epath.PathLike) -> epath.Path:
 
 
 def _judge(shared: epath.Path) -> float | None:
-    """The fraction of held-out digits of the two classes that the classifier calls one of them."""
+    """The fraction of held-out images of the two classes that the classifier calls one of them."""
     path = shared / "confusion.json"
     return files.read_json(path)["gate"]["held_out"] if path.exists() else None
 
@@ -85,10 +85,10 @@ def _tables(
                         tables.table_3(cells, "mean")),
         "table3_paper": ("The paper's Table 3", "As printed; its Euclidean columns at k = 5 and 10 do not rise "
                          "with depth throughout.", tables.table_3_paper() if trained else []),
-        "over_seeds": ("Shares over seeds", "The share corrected over all digits; t interval of the mean logit, seeds - 1 degrees of "
+        "over_seeds": ("Shares over seeds", "The share corrected over all classes; t interval of the mean logit, seeds - 1 degrees of "
                        "freedom.", verdicts.over_seeds(trained)),
-        "shares": ("Every reading of the shares", "classified: as called; corrected: for errors on test digits; denoised: for "
-                   "errors on held-out digits that the model itself denoised; second: another architecture; bounds: every "
+        "shares": ("Every reading of the shares", "classified: as called; corrected: for errors on test images; denoised: for "
+                   "errors on held-out images that the model itself denoised; second: another architecture; bounds: every "
                    "ambiguous sample to either class.", tables.measures(cells, "share")),
         "amplification": ("Amplification on three scales", "absolute, as odds, and as the exponent S of Theorem 2 "
                           "(1: as trained; above: amplified). Which model amplifies most can depend on the scale.",

@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 def over_seeds(cells: Sequence[CellResult]) -> list[Row]:
-    """One row a model and mix: the share corrected over all digits over its seeds, by the t interval of the logit."""
+    """One row a model and mix: the share corrected over all classes over its seeds, by the t interval of the logit."""
     rows = []
     for mix in mixes(cells):
         for model in models(cells):
@@ -103,7 +103,7 @@ def _too_little(seeds: int, test_images: int) -> str:
 
 
 def _share(cell: CellResult) -> Row | None:
-    """Corrected over all digits: errors that leave the two classes unequally are errors too."""
+    """Corrected over all classes: errors that leave the two classes unequally are errors too."""
     return entry(cell, "share", "corrected_many") or entry(cell, "share", "classified")
 
 

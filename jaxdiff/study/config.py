@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from jaxdiff.datasets.sources import FOLDER, NAMES, TFDS
+from jaxdiff.datasets.sources import KNOWN, is_name
 from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.features.spaces import SPACES
 from jaxdiff.optimizers import OPTIMIZERS, SCHEDULES
@@ -187,10 +187,8 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_source(data: ml_collections.ConfigDict) -> None:
-    if data.source not in NAMES and not data.source.startswith((FOLDER, TFDS)):
-        raise ValueError(
-            f"config.data.source is {data.source!r}; choose one of {', '.join(NAMES)}, {FOLDER}PATH or {TFDS}NAME"
-        )
+    if not is_name(data.source):
+        raise ValueError(f"config.data.source is {data.source!r}; choose one of {KNOWN}")
     if data.dir and not epath.Path(data.dir).exists():
         raise ValueError(f"config.data.dir is {data.dir}, which does not exist")
     four = any(isinstance(mix, tuple | list) and len(mix) == 4 for mix in data.proportions)

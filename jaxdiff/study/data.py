@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from jaxdiff.datasets import sources
-from jaxdiff.datasets.prepared import Progress
+from jaxdiff.datasets.source import Progress
 from jaxdiff.datasets.sources import Dataset, Split
 from jaxdiff.study.cells import Cell
 

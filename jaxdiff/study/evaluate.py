@@ -24,18 +24,18 @@ Images = UInt8[np.ndarray, "_n _h _w _c"]
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """What samples are held against. labelled: a dataset's pools, from which classifiers of its classes are trained."""
+    """What samples are held against. labelled: a dataset's pools, from which classifiers of `classes` are trained."""
 
     name: str
     images: Images
     held_out: Images | None = None
     labelled: dict[str, sources.Split] | None = None
-    classes: int = 0
+    classes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """lpips: vgg, alex or none; classes: majority and minority digit; trained: the minority's share in the training data."""
+    """lpips: vgg, alex or none; classes: majority and minority, by their places in the dataset's; trained: the minority's share in the training data."""
 
     lpips: str = "vgg"
     spaces: tuple[str, ...] = ("pixels", "vgg")
@@ -48,12 +48,10 @@ class Options:
     classifier_steps: int = 2000
 
 
-def dataset_reference(name: str, size: int, channels: int, workdir: epath.Path) -> Reference:
-    """A dataset by name: the generator's pool as the reference, the other pools for held-out rows and classifiers."""
-    dataset = sources.describe(name, size=size, channels=channels)
-    everything = np.sort(dataset.pools["generator"])
-    splits = sources.splits(dataset, workdir / "shared" / "data", everything)
-    return Reference(name, splits["train"].images, splits["held_out"].images, splits, len(dataset.classes))
+def dataset_reference(dataset: sources.Dataset, cache: epath.Path, progress: Progress) -> Reference:
+    """The generator's pool as the reference, the other pools for held-out rows and classifiers."""
+    splits = sources.splits(dataset, cache, np.sort(dataset.pools["generator"]), progress)
+    return Reference(dataset.name, splits["train"].images, splits["held_out"].images, splits, dataset.classes)
 
 
 def evaluate(
@@ -70,7 +68,8 @@ def evaluate(
         splits, data = reference.labelled, {"source": reference.name, "shape": list(reference.images.shape[1:])}
         settings = {"steps": options.classifier_steps}
         shared = workdir / "shared"
-        stages.shared_classifiers(settings, data, options.classes, reference.classes, shared, lambda: splits, progress)
+        known = len(reference.classes)
+        stages.shared_classifiers(settings, data, options.classes, known, shared, lambda: splits, progress)
     for i, (name, images) in enumerate(sets.items()):
         progress("evaluate", i, len(sets), name)
         _one(name, i, images, reference, memory, options, workdir)
@@ -89,6 +88,11 @@ def _check(sets: Mapping[str, Images], reference: Reference, options: Options) -
             raise ValueError(
                 f"{name} are of {shapes[0]} and {reference.name} of {shapes[1]} (grey is 1, RGB 3); {hint}"
             )
+    if options.classes and max(options.classes) >= len(reference.classes):
+        raise ValueError(
+            f"the class {max(options.classes)} was asked for; those of {reference.name} are "
+            + (", ".join(f"{i} ({name})" for i, name in enumerate(reference.classes)) or "not known")
+        )
     if max(options.k) > len(reference.images):
         raise ValueError(f"k is {max(options.k)} and {reference.name} holds only {len(reference.images)} images")
     sizes = {name: len(images) for name, images in sets.items()}

@@ -45,7 +45,7 @@ def train_classifiers(
         if name == "convolutional":
             called, mine = classifier.classify(params, held_out.images)[0], np.isin(held_out.labels, classes)
             found["gate"] = {"held_out": float(np.isin(called[mine], classes).mean()),
-                             "other_digits": None if mine.all() else float(np.isin(called[~mine], classes).mean())}  # fmt: skip
+                             "other_classes": None if mine.all() else float(np.isin(called[~mine], classes).mean())}  # fmt: skip
     files.write_json(folder / "confusion.json", found)
     return found
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxdiff import files
-from jaxdiff.datasets.prepared import MANIFEST, Columns, Source, open_prepared, prepare, verify
+from jaxdiff.datasets.prepared import MANIFEST, open_prepared, prepare, verify
+from jaxdiff.datasets.source import Columns, Source
 from jaxdiff.datasets.sources import raw
 from tests.datasets import published
 
@@ -78,4 +79,4 @@ def test_a_broken_image_in_another_process_is_named(tmp_path):
 def toy(size=3):
     columns = Columns(np.arange(5) % 2, ("even", "odd"))
     decode = lambda i: np.full((size, size, 1), i, np.uint8)  # noqa: E731
-    return Source("five squares", {"size": size}, columns, decode)
+    return Source("five squares", {"size": size}, 5, lambda: columns, decode)

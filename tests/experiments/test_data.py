@@ -43,6 +43,18 @@ def test_coloured_digits_by_one_override(tmp_path):
     assert result["cell"]["data"] == "5,000 embedded MNIST digits, each in red and in green ink"
 
 
+@pytest.mark.slow
+def test_images_are_held_against_a_dataset_by_name(tmp_path):
+    published.celeba(tmp_path / "celeba", 40)
+    samples = tmp_path / "celeba" / "img_align_celeba"
+    out = finished(command(
+        "evaluate", "--samples", samples, "--size=16", "--reference=celeba", "--data_dir", tmp_path / "celeba",
+        "--attribute=Male", "--spaces=pixels", "--k=1", "--workdir", tmp_path / "out",
+    ))  # fmt: skip
+    assert "pixels euclidean to neighbor 1, samples: 0.0" in out
+    assert "held-out: " in out
+
+
 def test_a_dataset_is_counted_and_drawn(tmp_path):
     published.celeba(tmp_path / "celeba", 40)
     flags = ("--name", "celeba", "--data_dir", tmp_path / "celeba", "--cache", tmp_path / "cache", "--size", 16)

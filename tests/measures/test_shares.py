@@ -22,7 +22,7 @@ def named(entries):
 def test_quality_and_disagreement():
     seen = reading([6] * 6 + [9] * 2 + [3] + [10], second=[6] * 5 + [9] * 3 + [4] + [6])
     quality = shares.quality(seen, (6, 9))
-    assert [q["name"] for q in quality] == ["gate", "other_digit", "no_digit", "disagreement"]
+    assert [q["name"] for q in quality] == ["gate", "other_class", "no_class", "disagreement"]
     assert [q["value"] for q in quality] == pytest.approx([0.8, 0.1, 0.1, 0.2]), "3 and 4 are both neither: they agree"
 
 

@@ -40,6 +40,11 @@ def test_sets_of_the_same_noise_are_compared(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"classes": (0, 1)}, "the class 1 was asked for; those of reference are not known"),
+        (
+            {"reference": dataclasses.replace(REFERENCE, classes=("no", "yes")), "classes": (0, 2)},
+            r"the class 2 was asked for; those of reference are 0 \(no\), 1 \(yes\)",
+        ),
         ({"k": (1, 99)}, "k is 99 and reference holds only 18 images"),
         ({"lpips": "alex"}, "LPIPS with alex needs 32 px or more, not 16"),
         ({"spaces": ("clip",)}, "feature space 'clip' is not known; choose one of pixels"),
