@@ -35,15 +35,15 @@ class Model:
         return height, width, self.unet.config.in_channels
 
 
-def load(path: epath.PathLike) -> Model:
-    """The newest whole checkpoint of a cell, or the weights of a diffusers folder.
+def load(path: epath.PathLike, step: int | None = None) -> Model:
+    """The newest whole checkpoint of a cell, or that of a step; or the weights of a diffusers folder.
 
     Raises ValueError where the folder is neither, or is not whole.
     """
     folder, (config, schedule, prediction, settings) = epath.Path(path), describe(path)
     if diffusers_io.is_folder(folder):
         return Model(diffusers_io.load_unet(folder), schedule, prediction, settings)
-    step = checkpoints.newest(folder / "checkpoints")
+    step = checkpoints.newest(folder / "checkpoints") if step is None else step
     if step is None:
         raise ValueError(f"{path} has no whole checkpoint yet; run its study to the end first")
     ema = checkpoints.restore_part(folder / "checkpoints", step, "ema")

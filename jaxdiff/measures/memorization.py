@@ -90,8 +90,16 @@ def kinds(
     return [proportion(name, int(mine.sum()), len(samples)) | {"threshold": near} for name, mine in shares.items()]
 
 
+def noised(schedule: Schedule, x0: Float[Array, "n h w c"], t: int, seed: int) -> tuple[Array, Array]:
+    """x_t of each image and its eps, which depend on seed, t and the image's place alone."""
+    at = jax.random.fold_in(jax.random.key(seed), t)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(at, jnp.arange(len(x0)))
+    eps = jax.vmap(lambda key: random.normal(key, x0.shape[1:]))(keys)
+    return diffusion.add_noise(schedule, x0, eps, jnp.full(len(x0), t)), eps
+
+
 def eps_losses(
-    eps_hat: Callable[[Array, Array], Array], schedule: Schedule, x0: Float[Array, "n h w c"], seed: int
+    eps_hat: Callable[[Array, Array], Array | np.ndarray], schedule: Schedule, x0: Float[Array, "n h w c"], seed: int
 ) -> Float[np.ndarray, " n"]:
     """Each image's mean squared error of the predicted eps over 8 noise levels, at noise that is the same every time.
 
@@ -99,12 +107,9 @@ def eps_losses(
     memorized of them (Carlini et al. 2023; along training, Bonnaire et al. 2025).
     """
     found = []
-    for i, t in enumerate(np.linspace(0, schedule.steps, LEVELS + 1)[1:].astype(int) - 1):
-        level = jax.random.fold_in(jax.random.key(seed), i)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(level, jnp.arange(len(x0)))
-        eps = jax.vmap(lambda key: random.normal(key, x0.shape[1:]))(keys)
-        at = jnp.full(len(x0), t)
-        error = eps_hat(diffusion.add_noise(schedule, x0, eps, at), at) - eps
+    for t in np.linspace(0, schedule.steps, LEVELS + 1)[1:].astype(int) - 1:
+        xt, eps = noised(schedule, x0, int(t), seed)
+        error = eps_hat(xt, jnp.full(len(x0), t)) - eps
         found.append(np.asarray(jnp.square(error).mean(axis=(1, 2, 3))))
     return np.mean(found, axis=0)
 

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from jaxdiff.report import mechanism
 from jaxdiff.report.select import Mix, entry, in_words, mixes, models
 from jaxdiff.report.style import COLOURS, INK, axes, mark
 from jaxdiff.results import CellResult
@@ -169,6 +170,21 @@ class Plot(NamedTuple):
 
 
 FIGURES = {
+    "central": Plot(
+        mechanism.central,
+        lambda cell: cell.result.get("memorization") and cell.result.get("amplification"),
+        "Memorization against amplification",
+        "The paper's Figure 2C with numbers: it says that models go from the upper left (high variance: copies of training "
+        "images) to the lower right (high bias: the majority grows) as they get deeper. A large mark is a model, small ones "
+        "its earlier checkpoints; a colour a depth. Dotted: the fraction of held-out images that would count as memorized.",
+    ),
+    "effective_k": Plot(
+        mechanism.effective_k, lambda cell: cell.result.get("effective_k"), "How many training images a step attends to",
+        "Left: exp(entropy of the weights) of the soft k-NN denoiser that is most like the model, on noised images that it "
+        "never saw; missing where undefined (the table says why). Right: how well that denoiser, the same of held-out "
+        "images, and a Gaussian predict the model. Where the Gaussian or the held-out images do as well, the model recalls "
+        "no training images at that noise level, and no k is to be had.",
+    ),
     "share": Plot(
         share_against_depth, lambda cell: cell.result.get("share"), "Minority share against depth",
         "Figure 4's upper half. Each mark is one model; bars are 95 % Wilson intervals over those "

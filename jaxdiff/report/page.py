@@ -99,6 +99,21 @@ def _tables(
                        "95 % intervals over noises.", tables.similarity(compared, pixels)),
         "lpips": ("LPIPS", "Mean over pairs with jackknife intervals.", tables.measures(cells, "lpips")),
         "neighbors": ("Neighbors", "Every entry behind Table 3.", tables.measures(cells, "neighbors")),
+        "memorization": ("Memorization", "memorized: d1 / d2 < 1/3 among the training images, beside held-out images; authenticity "
+                         "and distance_ratio fall with copying; nearer_to_training: 0.5 without copying, against as many held-out images; "
+                         "copy, spurious and generalized: as near to a training image, to another sample, or to neither, as 1 % of held-out "
+                         "images are to training images.", tables.measures(cells, "memorization")),
+        "checkpoints": ("Along training", "eps_loss: of training and of held-out images at the same noise at every checkpoint; eps_gap "
+                        "above 0 is memorization. The rest is of a few samples each.", tables.measures(cells, "checkpoints")),
+        "fidelity": ("Samples as a distribution", "PRDC, FID and KID against as many training and held-out images. Copies are best by "
+                     "most of these, so read them beside memorization. FID is comparable at equal n alone; KID is unbiased.",
+                     tables.measures(cells, "fidelity")),
+        "effective_k": ("Effective k", "Of the soft k-NN denoiser that predicts the model best, on noised unseen images and on the "
+                        "model's own path; R^2 of each denoiser on the same x_t. The controls say whether it is the training images "
+                        "that explain the model.", tables.measures(cells, "effective_k")),
+        "bias_variance": ("Bias and variance over models", "Eqs. 4 and 5. noise: all models of a row start from the same noises; "
+                          "inverted: from what one more model made of held-out images. Unbiased for any number of models; two-way "
+                          "intervals.", tables.bias_variance(compared)),
         "quality": ("Quality", "mean_eps_slope: 1 is right, near 0 is a network that cannot output the mean of eps.",
                     tables.measures(cells, "quality")),
         "training": ("Training", "", tables.training(trained)),

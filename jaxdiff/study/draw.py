@@ -1,6 +1,6 @@
 """Samples of a trained model, each from its own entry of a noise bank."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from scipy import stats
 
 from jaxdiff import diffusion, models, parallel, samplers
-from jaxdiff.unet import Params, abstract, functional, parameters
+from jaxdiff.unet import Params, UNet, abstract, functional, parameters
 
 # (what is being done, how much of it is done, of how much, a note such as the loss)
 Progress = Callable[[str, int, int, str], None]
@@ -53,19 +53,53 @@ class Drawer:
             raise ValueError(f"label {label} is not known; this U-Net has {config.num_class_embeds or 'no'} classes")
         self.mesh = parallel.global_mesh(self.chunk) if together else parallel.data_mesh(self.chunk)
         self.over = NamedSharding(self.mesh, parallel.DATA)
-        whole = parallel.replicated(self.mesh)
-        self.params = {n: parallel.place(np.asarray(p), whole) for n, p in parameters(model.unet).items()}
         self._options = samplers.options(settings | {"prediction": model.prediction})
-        self.step = self._compile()
+        self.use(model.unet)
+        self.step, self._predict = self._compile(), self._compile_prediction()
+
+    def use(self, unet: UNet) -> None:
+        """Draw with these weights from here on, as of another checkpoint: what is compiled stays."""
+        whole = parallel.replicated(self.mesh)
+        self.params = {n: parallel.place(np.asarray(p), whole) for n, p in parameters(unet).items()}
 
     def sample(self, indices: Int[np.ndarray, " n"], seed: int) -> Float[np.ndarray, "n h w c"]:
         """The samples of these entries of a seed's bank."""
+        return self._in_chunks("sample", indices, self._from_bank(seed), None)
 
+    def _from_bank(self, seed: int) -> Callable[[Array], tuple[Array, Array]]:
         def begin(index: Array) -> tuple[Array, Array]:
             keys = noise_bank(seed, index)
             return samplers.initial_noise(keys, self.shape), keys
 
-        return self._in_chunks("sample", indices, begin, None)
+        return begin
+
+    def decode(self, noise: Float[np.ndarray, "n h w c"], seed: int) -> Float[np.ndarray, "n h w c"]:
+        """The images that the whole chain makes of these x_T."""
+        begin = lambda index, xT: (xT, noise_bank(seed, index))  # noqa: E731
+        return self._in_chunks("decode", np.arange(len(noise)), begin, None, noise)
+
+    def path(self, indices: Int[np.ndarray, " n"], seed: int, levels: Sequence[int]) -> dict[int, np.ndarray]:
+        """The states x_t of these samples on their way, where the chain first is at or below each level; by their t."""
+        steps, begin = self._chain(None), jax.jit(self._from_bank(seed), out_shardings=self.over)
+        chain = np.asarray(steps.t)
+        wanted = {int(chain[chain <= max(level, chain[-1])][0]) for level in levels}
+        found: dict[int, list[np.ndarray]] = {t: [] for t in sorted(wanted)}
+        for _, part in self._parts("path", indices):
+            xt, keys = begin(parallel.place(part.astype(np.int32), self.over))
+            for i, state in self._walk(steps, 1, xt, keys, self._labels(part)):
+                if i < len(chain) and int(chain[i]) in wanted:
+                    found[int(chain[i])].append(parallel.fetch(state))
+        return {t: np.concatenate(states)[: len(indices)] for t, states in found.items()}
+
+    def predict(self, xt: Float[ArrayLike, "n h w c"], t: Int[ArrayLike, " n"]) -> tuple[np.ndarray, np.ndarray]:
+        """The clean images and the noise that the model sees in xt, x0_hat (not clipped) and eps_hat, [n, h, w, c]."""
+        states, found = (np.asarray(xt, np.float32), np.asarray(t, np.int32)), []
+        n = len(states[0])
+        for _, part in self._parts("", np.arange(n)):
+            rows = (parallel.place(array[part], self.over) for array in states)
+            found.append([parallel.fetch(a) for a in self._predict(self.params, *rows, self._labels(part))])
+        x0_hat, eps_hat = (np.concatenate(arrays)[:n] for arrays in zip(*found, strict=True))
+        return x0_hat, eps_hat
 
     def denoise(self, x0: Float[Array, "n h w c"], t: int, seed: int) -> Float[np.ndarray, "n h w c"]:
         """The images x0 noised to the sampler's last step that is not above t (its lowest, if all are), and denoised from there."""
@@ -105,27 +139,38 @@ class Drawer:
         *inputs: np.ndarray,
     ) -> np.ndarray:  # fmt: skip
         """begin: from the indices of a chunk, and the same rows of `inputs`, to the first xt and the keys."""
-        steps = jax.tree.map(
-            np.asarray, samplers.chain(self.model.schedule, self.settings["steps"], start=start, **self._options.path)
-        )
-        count, per_call = len(steps.t), 1 if jax.default_backend() == "cpu" else 10
+        steps, per_call = self._chain(start), 1 if jax.default_backend() == "cpu" else 10
         first_xt, images = jax.jit(begin, out_shardings=self.over), []
         for first, part in self._parts(what, indices):
-            here, labels = min(self.chunk, len(indices) - first), self._labels(part)
+            here = min(self.chunk, len(indices) - first)
             rows = (part.astype(np.int32), *(array[part] for array in inputs))
             xt, keys = first_xt(*(parallel.place(array, self.over) for array in rows))
-            for i in range(0, count, per_call):
-                self.progress(what, first + here * i // count, len(indices), "")
-                now = samplers.Step(*(column[i : i + per_call] for column in steps))
-                xt = self.step(self.params, xt, now, keys, labels)
-            images.append(parallel.fetch(xt))
+            for i, state in self._walk(steps, per_call, xt, keys, self._labels(part)):
+                self.progress(what, first + here * i // len(steps.t), len(indices), "")
+                last = state
+            images.append(parallel.fetch(last))
         return np.concatenate(images)[: len(indices)]
+
+    def _chain(self, start: int | None) -> samplers.Step:
+        chain = samplers.chain(self.model.schedule, self.settings["steps"], start=start, **self._options.path)
+        return jax.tree.map(np.asarray, chain)
+
+    def _walk(
+        self, steps: samplers.Step, per_call: int, xt: Array, keys: Array, labels: Array | None
+    ) -> Iterator[tuple[int, Array]]:
+        """How many steps are done, and the state then: before each call, and after the last."""
+        for i in range(0, len(steps.t), per_call):
+            yield i, xt
+            now = samplers.Step(*(column[i : i + per_call] for column in steps))
+            xt = self.step(self.params, xt, now, keys, labels)
+        yield len(steps.t), xt
 
     def _parts(self, what: str, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """How many of the indices are done, and the next chunk of them, the last filled up by going round."""
         for first in range(0, len(indices), self.chunk):
             yield first, np.resize(indices[first : first + self.chunk], self.chunk)
-        self.progress(what, len(indices), len(indices), "")
+        if what:
+            self.progress(what, len(indices), len(indices), "")
 
     def _labels(self, part: np.ndarray) -> Array | None:
         classes = self.model.unet.config.num_class_embeds
@@ -151,6 +196,17 @@ class Drawer:
         specs = (parallel.REPLICATED, parallel.DATA, parallel.REPLICATED, parallel.DATA, parallel.DATA)
         return jax.jit(jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False))
 
+    def _compile_prediction(self) -> Callable[..., tuple[Array, Array]]:
+        apply, model = functional(abstract(self.model.unet.config)), self.model
+
+        def local(params: Params, xt: Array, t: Array, labels: Array | None) -> tuple[Array, Array]:
+            return diffusion.to_x0_and_eps(model.schedule, model.prediction, apply(params, xt, t, labels), xt, t)
+
+        specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA, parallel.DATA)
+        return jax.jit(
+            jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=(parallel.DATA,) * 2, check_vma=False)
+        )
+
 
 def mean_eps_slope(drawer: Drawer, x0: Float[Array, "n h w c"], seed: int) -> dict[str, Any]:
     """Slope of the predicted on the true image mean of eps at t = T - 1, with its 95 % interval; 1 is right.
@@ -161,9 +217,7 @@ def mean_eps_slope(drawer: Drawer, x0: Float[Array, "n h w c"], seed: int) -> di
     model, n = drawer.model, len(x0)
     t = jnp.full(n, model.schedule.steps - 1)
     eps = samplers.initial_noise(noise_bank(seed, np.arange(n)), drawer.shape)
-    xt = diffusion.add_noise(model.schedule, x0, eps, t)
-    output = jax.jit(functional(abstract(model.unet.config)))(parameters(model.unet), xt, t)
-    predicted = diffusion.to_x0_and_eps(model.schedule, model.prediction, output, xt, t)[1]
+    predicted = drawer.predict(diffusion.add_noise(model.schedule, x0, eps, t), t)[1]
     means = [np.asarray(e.mean(axis=(1, 2))).ravel() for e in (eps, predicted)]
     fit = stats.linregress(*means)
     half = float(stats.t.ppf(0.975, means[0].size - 2)) * float(fit.stderr)

@@ -15,7 +15,7 @@ from jaxdiff import files, results
 from jaxdiff.datasets import sources
 from jaxdiff.features import spaces
 from jaxdiff.measures.lpips import LPIPS
-from jaxdiff.study import measure, stages
+from jaxdiff.study import measure, memorization, stages
 from jaxdiff.study.draw import Progress
 from jaxdiff.study.machine import environment
 
@@ -161,7 +161,7 @@ def _one(
 def _unlabelled(
     images: Images, labels: np.ndarray, reference: Reference, memory: _Memory, options: Options, folder: epath.Path
 ) -> dict[str, Any]:
-    """LPIPS and neighbors: what needs no labels (those that are there split LPIPS by class)."""
+    """LPIPS, neighbors and memorization: what needs no labels (those that are there split LPIPS by class)."""
     found: dict[str, Any] = {"neighbors": []}
     if memory.net is not None:
         mix = dict(zip(options.classes, (1 - options.trained, options.trained), strict=True)) if options.classes else {}
@@ -172,4 +172,19 @@ def _unlabelled(
         found["neighbors"] += rows
         if chosen.name == "pixels":
             measure.write_nearest(folder, *values["samples"], reference.images)
+    equal = _alike(reference)
+    found["memorization"] = memorization.copying(images, reference.images, equal, None)
+    against = {"reference": reference.images} if equal is None else equal._asdict()
+    found["fidelity"] = memorization.fidelity(images, against, options.spaces, options.inception or None)
     return found
+
+
+def _alike(reference: Reference) -> memorization.Alike | None:
+    """As many images of the reference as there are held-out ones, drawn at random: nothing is known of their classes."""
+    if reference.held_out is None:
+        return None
+    count, rng = min(len(reference.held_out), len(reference.images)), np.random.default_rng(0)
+    drawn = (rng.permutation(len(x))[:count] for x in (reference.images, reference.held_out))
+    return memorization.Alike(
+        *(x[np.sort(i)] for x, i in zip((reference.images, reference.held_out), drawn, strict=True))
+    )

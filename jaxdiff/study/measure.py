@@ -50,7 +50,8 @@ def train_classifiers(
     return found
 
 
-def _classifiers(shared: epath.Path) -> dict[str, Params]:
+def classifiers(shared: epath.Path) -> dict[str, Params]:
+    """The study's classifiers by architecture."""
     return {
         name: {key: jnp.asarray(value) for key, value in results.read_npz(shared / f"{name}.npz").items()}
         for name in classifier.ARCHITECTURES
@@ -59,7 +60,7 @@ def _classifiers(shared: epath.Path) -> dict[str, Params]:
 
 def classify(folder: epath.Path, shared: epath.Path) -> None:
     """classes.npz: label and probability of every sample, the other architecture's label, and those of the common bank."""
-    judges, arrays = _classifiers(shared), {}
+    judges, arrays = classifiers(shared), {}
     samples = results.read_npz(folder / "samples.npz")["arr_0"]
     arrays["label"], arrays["probability"] = classifier.classify(judges["convolutional"], samples)
     arrays["second"] = classifier.classify(judges["perceptron"], samples)[0]
@@ -95,7 +96,7 @@ def measure_shares(cell: Cell, folder: epath.Path, shared: epath.Path, splits: S
     x0 = to_float(held_out.images[mine])
     drawer = Drawer(models.load(folder), cell.settings["sample"], progress)
     again = classifier.classify(
-        _classifiers(shared)["convolutional"],
+        classifiers(shared)["convolutional"],
         to_uint8(drawer.denoise(x0, round(DENOISED_FROM * drawer.model.schedule.steps), cell.seed)),
     )[0]
     known = len(files.read_json(shared / "confusion.json")["matrix"]["convolutional"])

@@ -7,7 +7,7 @@ wrote. A stage that is done is skipped, so running the same command again resume
 import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from etils import epath
 from jaxdiff import files, models, parallel, results
 from jaxdiff.datasets.images import to_uint8
 from jaxdiff.features.classifier import ARCHITECTURES
-from jaxdiff.study import compare, data, measure
+from jaxdiff.study import compare, data, inversion, measure, memorization
 from jaxdiff.study.cells import Cell
 from jaxdiff.study.draw import COMMON, Drawer, Progress
 from jaxdiff.study.machine import environment
@@ -66,6 +66,11 @@ def run_cell(
     judge = shared_classifiers(
         s["classifier"], looks, (cell.majority, cell.minority), len(found.classes), shared, splits, progress
     )
+    if count := s["measures"]["inverted"]:
+        classes = sorted((cell.majority, cell.minority))
+        inputs = {"looks": looks, "classes": classes, "images": count}
+        stage(shared, "inverted", inputs, (inversion.IMAGES,),
+              lambda: inversion.keep_images(shared / inversion.IMAGES, splits()["held_out"], classes, count))  # fmt: skip
     started = time.time()
     trained = {key: s[key] for key in s if key not in ("sample", "classifier", "measures")}
     trained["identity"] = found.source.identity
@@ -78,45 +83,57 @@ def run_cell(
                   lambda: sample(cell, folder, progress), True)  # fmt: skip
     called = stage(folder, "classify", {"samples": drawn, "judge": judge}, ("classes.npz",),
                    lambda: measure.classify(folder, shared))  # fmt: skip
-    drawn_from, m = {key: trained[key] for key in ("data", "identity", "n", "proportions", "seed")}, s["measures"]
-    made = {"shares": stage(
-        folder, "shares", {"called": called, "judge": judge, "trained": trained}, ("measures/shares.json",),
-        lambda: measure.measure_shares(cell, folder, shared, splits, progress),
-    )}  # fmt: skip
-    if m["lpips"] != "none":
-        inputs = {"drawn": drawn, "called": called, "data": drawn_from, "net": m["lpips"]}
-        made["lpips"] = stage(folder, "lpips", inputs, ("measures/lpips.json",),
-                              lambda: measure.measure_lpips(cell, folder, splits, progress))  # fmt: skip
-    inputs = {"drawn": drawn, "data": drawn_from, "spaces": m["spaces"], "k": m["k"],
-              "inception": files.sha256(m["inception"]) if m["inception"] else ""}  # fmt: skip
-    made["neighbors"] = stage(folder, "neighbors", inputs, ("measures/neighbors.json", "neighbors.npz"),
-                              lambda: measure.measure_neighbors(cell, folder, splits, progress))  # fmt: skip
-    if (
-        parallel.is_leader() and not (folder / "run.json").exists()
-    ):  # before result.json, which says that the cell is finished
+    made = {}
+    known = {"trained": trained, "drawn": drawn, "called": called, "judge": judge}
+    for name, inputs, outputs, make in _measures(cell, folder, shared, splits, progress, known):
+        made[name] = stage(folder, name, inputs, (f"measures/{name}.json", *outputs), make)
+    if parallel.is_leader() and not (folder / "run.json").exists():  # before result.json, which says: finished
         files.write_json(folder / "run.json", environment() | {"seconds": round(time.time() - started, 1)})
-    stage(
-        folder,
-        "result",
-        {"made": made, "settings": s},
-        ("result.json",),
-        lambda: measure.result(cell, folder, made, found.source.about),
-    )
+    stage(folder, "result", {"made": made, "settings": s}, ("result.json",),
+          lambda: measure.result(cell, folder, made, found.source.about))  # fmt: skip
+
+
+def _measures(
+    cell: Cell, folder: epath.Path, shared: epath.Path, splits: data.Splits, progress: Progress, known: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any], tuple[str, ...], Callable[[], None]]]:
+    """Each measure's name, what it depends on, what it writes beside measures/NAME.json, and what makes it."""
+    take = lambda *names: {name: known[name] for name in names}  # noqa: E731
+    s, m = cell.settings, cell.settings["measures"]
+    images = {key: known["trained"][key] for key in ("data", "identity", "n", "proportions", "seed")}
+    where = {"data": images, "spaces": m["spaces"], "inception": files.sha256(m["inception"]) if m["inception"] else ""}
+    at, more = (cell, folder), (splits, progress)
+    yield "shares", take("called", "judge", "trained"), (), lambda: measure.measure_shares(*at, shared, *more)
+    if m["lpips"] != "none":
+        inputs = take("drawn", "called") | {"data": images, "net": m["lpips"]}
+        yield "lpips", inputs, (), lambda: measure.measure_lpips(*at, *more)
+    inputs = take("drawn") | where | {"k": m["k"]}
+    yield "neighbors", inputs, ("neighbors.npz",), lambda: measure.measure_neighbors(*at, *more)
+    yield "memorization", take("drawn") | where, (), lambda: memorization.measure_memorization(*at, *more)
+    inputs = take("trained", "judge") | {"sample": s["sample"]}
+    yield "checkpoints", inputs, (), lambda: memorization.measure_checkpoints(*at, shared, *more)
+    if m["queries"]:
+        inputs = take("trained") | {"sample": s["sample"], "queries": m["queries"]}
+        yield "effective_k", inputs, (), lambda: memorization.measure_effective_k(*at, *more)
 
 
 def run_comparisons(
     cells: Sequence[results.CellResult], workdir: epath.Path, settings: dict, progress: Progress
 ) -> None:
-    """shared/comparisons.json: flips and similarity between the finished cells."""
-    read = [
-        n
-        for n in ("result.json", "common.npz", "classes.npz")
-        if n != "common.npz" or any(len(c.common) for c in cells)
-    ]
+    """shared/comparisons.json: flips, similarity, bias and variance between the finished cells."""
+    shared = workdir / "shared"
+    inverted = []
+    for group in inversion.groups(cells) if (shared / inversion.IMAGES).exists() else ():
+        folders = {c.name: workdir / "cells" / c.name for c in (group.encoder, *group.decoders)}
+        inputs: dict[str, Any] = {name: files.checksums(folder, ["result.json"]) for name, folder in folders.items()}
+        inputs["images"] = files.sha256(shared / inversion.IMAGES)
+        inverted.append(shared / "inverted" / f"{group.name}.json")
+        make = functools.partial(inversion.write, group, workdir, inverted[-1], progress)
+        stage(shared, f"inverted-{group.name}", inputs, (f"inverted/{group.name}.json",), make)
+    read = ["result.json", "classes.npz", *(["common.npz"] if any(len(c.common) for c in cells) else [])]
     inputs = {"cells": {cell.name: files.checksums(workdir / "cells" / cell.name, read) for cell in cells},
-              "lpips": settings["lpips"]}  # fmt: skip
-    path = workdir / "shared" / "comparisons.json"
-    stage(path.parent, "comparisons", inputs, (path.name,), lambda: compare.write(cells, path, settings, progress))
+              "lpips": settings["lpips"], "inverted": [files.sha256(path) for path in inverted]}  # fmt: skip
+    path = shared / "comparisons.json"
+    stage(shared, "comparisons", inputs, (path.name,), lambda: compare.write(cells, inverted, path, settings, progress))
 
 
 def claim(path: epath.Path, settings: dict[str, Any], fixed: Callable[[dict], dict] = lambda s: s) -> None:

@@ -56,6 +56,17 @@ def test_a_run_leaves_the_layout_and_says_what_it_found(whole):
     ):
         assert (workdir / name).exists(), name
     assert f"{CELL}: gate" in out
+    sections = json.loads((cell / "result.json").read_text()).keys()
+    assert sections >= {
+        "quality",
+        "share",
+        "lpips",
+        "neighbors",
+        "memorization",
+        "fidelity",
+        "checkpoints",
+        "effective_k",
+    }
     samples = np.load(cell / "samples.npz")
     assert samples["arr_0"].shape == (20, 16, 16, 1)
     assert samples["arr_0"].dtype == np.uint8
@@ -130,6 +141,22 @@ def test_a_converted_cell_is_sampled_as_a_diffusers_folder(folder, tmp_path):
     process = command("convert", "--model", folder, "--out", folder)
     assert "exists; choose another --out" in process.communicate()[1]
     assert process.returncode == 1
+
+
+@pytest.mark.slow
+def test_seeds_encode_and_decode_each_others_images(tmp_path):
+    """Three seeds of one majority with disjoint training images: the first two decode what the third encodes."""
+    study = ("--config.seeds=(0,2,4)", "--config.data.parts=5", "--config.data.n=(20,)", "--config.measures.k=(1,2)",
+             "--config.measures.inverted=12", "--config.measures.queries=0", "--config.sample.checkpoints=0")  # fmt: skip
+    finished(command("sweep", *SMALL, "--workdir", tmp_path, *study))
+    compared = json.loads((tmp_path / "shared/comparisons.json").read_text())
+    (zero,) = (row for row in compared["bias_variance"] if row["name"] == "bias of the encoder itself")
+    assert zero["encoder"] == "1-80_20-n20-s4"
+    assert zero["n"] + zero["neither"] == 12
+    assert 0.5 < zero["|x_T|^2/d"] < 2
+    assert {(row["a"], row["b"], row["name"]) for row in compared["similarity"]} == {
+        ("1-80_20-n20-s0", "1-80_20-n20-s2", name) for name in ("lpips", "correlation")
+    } | {("1-80_20-n20-s2", "1-80_20-n20-s4", name) for name in ("lpips", "correlation")}
 
 
 @pytest.mark.slow
