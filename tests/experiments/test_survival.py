@@ -15,14 +15,16 @@ from jaxdiff import checkpoints
 from tests.experiments.test_sweep import CELL, SMALL
 
 KILLS = int(os.environ.get("JAXDIFF_KILLS", "3"))  # that hit a run, of each kind
+SHORT = ("--config.measures.lpips=none", "--config.measures.queries=0", "--config.sample.checkpoints=0")
 
 pytestmark = pytest.mark.slow
 
 
 def start(workdir, *arguments):
-    """The tiny study on one CPU device, where equal runs are equal bit for bit."""
+    """The tiny study without its longer measures on one CPU device, where equal runs are equal bit for bit."""
     flags = "--xla_llvm_disable_expensive_passes=true --xla_force_host_platform_device_count=1"
-    run = [sys.executable, "-W", "ignore", "-m", "experiments.sweep", *SMALL, f"--workdir={workdir}", *arguments]
+    run = [sys.executable, "-W", "ignore", "-m", "experiments.sweep", *SMALL, *SHORT, f"--workdir={workdir}",
+           *arguments]  # fmt: skip
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(run, env=os.environ | {"XLA_FLAGS": flags}, **pipes)
 

@@ -147,16 +147,14 @@ def test_a_converted_cell_is_sampled_as_a_diffusers_folder(folder, tmp_path):
 def test_seeds_encode_and_decode_each_others_images(tmp_path):
     """Three seeds of one majority with disjoint training images: the first two decode what the third encodes."""
     study = ("--config.seeds=(0,2,4)", "--config.data.parts=5", "--config.data.n=(20,)", "--config.measures.k=(1,2)",
-             "--config.measures.inverted=12", "--config.measures.queries=0", "--config.sample.checkpoints=0")  # fmt: skip
+             "--config.measures.inverted=12", "--config.measures.queries=0", "--config.sample.checkpoints=0",
+             "--config.measures.lpips=none")  # fmt: skip
     finished(command("sweep", *SMALL, "--workdir", tmp_path, *study))
     compared = json.loads((tmp_path / "shared/comparisons.json").read_text())
     (zero,) = (row for row in compared["bias_variance"] if row["name"] == "bias of the encoder itself")
     assert zero["encoder"] == "1-80_20-n20-s4"
     assert zero["n"] + zero["neither"] == 12
     assert 0.5 < zero["|x_T|^2/d"] < 2
-    assert {(row["a"], row["b"], row["name"]) for row in compared["similarity"]} == {
-        ("1-80_20-n20-s0", "1-80_20-n20-s2", name) for name in ("lpips", "correlation")
-    } | {("1-80_20-n20-s2", "1-80_20-n20-s4", name) for name in ("lpips", "correlation")}
 
 
 @pytest.mark.slow
