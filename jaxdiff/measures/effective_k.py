@@ -111,15 +111,20 @@ def local_patch(xt: Queries, memory: Memory, s: float, sigma: float, side: int) 
     What a network with so small a receptive field could do at best with the memory (Kamb & Ganguli 2025, without their
     shifts; Niedoba et al. 2024).
     """
-    stored, tau = jnp.asarray(memory[:LOCAL], jnp.float32), 2.0 * (sigma / s) ** 2
-    return np.stack([np.asarray(_local(jnp.asarray(x / s, jnp.float32), stored, tau, side)).ravel() for x in xt])
+    tau = 2.0 * (sigma / s) ** 2
+    found = _local(jnp.asarray(xt / s, jnp.float32), jnp.asarray(memory[:LOCAL], jnp.float32), tau, side)
+    return np.asarray(found).reshape(len(xt), -1)
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _local(query: Array, memory: Array, tau: Array, side: int) -> Array:
-    square = jnp.square(query[None] - memory).sum(axis=-1)
-    near = jax.lax.reduce_window(square, 0.0, jax.lax.add, (1, side, side), (1, 1, 1), "SAME")
-    return jnp.sum(jax.nn.softmax(-near / tau, axis=0)[..., None] * memory, axis=0)
+def _local(queries: Array, memory: Array, tau: Array, side: int) -> Array:
+    def one(query: Array) -> Array:
+        near = jnp.square(query[None] - memory).sum(axis=-1)
+        for window in ((1, side, 1), (1, 1, side)):  # a square's sum, row by row
+            near = jax.lax.reduce_window(near, 0.0, jax.lax.add, window, (1, 1, 1), "SAME")
+        return jnp.sum(jax.nn.softmax(-near / tau, axis=0)[..., None] * memory, axis=0)
+
+    return jax.lax.map(one, queries)
 
 
 def ladder(xt: Queries, x0_hat: Queries, memory: Memory, s: float, sigma: float) -> dict[str, tuple[float, int | None]]:

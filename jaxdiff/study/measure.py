@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int
 
-from jaxdiff import files, models, results
+from jaxdiff import files, results
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.datasets.mixtures import mixture
 from jaxdiff.datasets.sources import Split
@@ -89,12 +89,11 @@ def read_shares(
             "amplification": shares.amplification(share[0], trained) if share else []}  # fmt: skip
 
 
-def measure_shares(cell: Cell, folder: epath.Path, shared: epath.Path, splits: Splits, progress: Progress) -> None:
+def measure_shares(cell: Cell, folder: epath.Path, shared: epath.Path, splits: Splits, drawer: Drawer) -> None:
     """measures/shares.json: the gate and every reading of the minority's share; the slope of the mean of eps."""
     held_out, roles = splits()["held_out"], (cell.majority, cell.minority)
     mine = np.isin(held_out.labels, roles)
     x0 = to_float(held_out.images[mine])
-    drawer = Drawer(models.load(folder), cell.settings["sample"], progress)
     again = classifier.classify(
         classifiers(shared)["convolutional"],
         to_uint8(drawer.denoise(x0, round(DENOISED_FROM * drawer.model.schedule.steps), cell.seed)),

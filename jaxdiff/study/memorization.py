@@ -91,14 +91,15 @@ def measure_memorization(cell: Cell, folder: epath.Path, splits: Splits, progres
     files.write_json(folder / "measures" / "memorization.json", found)
 
 
-def measure_checkpoints(cell: Cell, folder: epath.Path, shared: epath.Path, splits: Splits, progress: Progress) -> None:
+def measure_checkpoints(
+    cell: Cell, folder: epath.Path, shared: epath.Path, splits: Splits, drawer: Drawer, progress: Progress
+) -> None:
     """measures/checkpoints.json: at every checkpoint that is kept, the eps loss of training and of held-out images at the
     same noise; at those before the last also the memorized fraction and the amplification of a few samples."""
     s, equal, memory = cell.settings, alike(cell, splits), spaces.space("pixels")(splits()["train"].images)
     kept, rows = checkpoints.steps(folder / "checkpoints"), []
     judge, roles = measure.classifiers(shared)["convolutional"], (cell.majority, cell.minority)
-    drawer = Drawer(models.load(folder, kept[0]), s["sample"], progress)
-    for i, step in enumerate(kept):
+    for i, step in enumerate(kept):  # the last one is the drawer's own again
         progress("checkpoints", i, len(kept), "")
         drawer.use(models.load(folder, step).unet)
         losses = [memorization.eps_losses(lambda xt, t: drawer.predict(xt, t)[1], drawer.model.schedule, to_float(x),
@@ -124,14 +125,15 @@ def _early(samples: Images, memory: np.ndarray, judge: dict, roles: tuple[int, i
     return found
 
 
-def measure_effective_k(cell: Cell, folder: epath.Path, splits: Splits, progress: Progress) -> None:
+def measure_effective_k(
+    cell: Cell, folder: epath.Path, splits: Splits, drawer: Drawer, progress: Progress
+) -> None:  # fmt: skip
     """measures/effective_k.json: at several noise levels, of noised images that no one has seen and of the cell's own
     samples on their path, the soft k-NN denoiser that the cell is most like."""
-    s, queries = cell.settings, cell.settings["measures"]["queries"]
+    queries = cell.settings["measures"]["queries"]
     train, equal = splits()["train"].images, alike(cell, splits)
     memory, *controls = (2.0 * images.astype(np.float32) / 255.0 - 1.0 for images in (train, *equal))
     named = dict(zip(("as many of train", "held_out"), controls, strict=True))
-    drawer = Drawer(models.load(folder), s["sample"], progress)
     schedule = drawer.model.schedule
     levels = [round(level * schedule.steps) for level in LEVELS]
     x0 = to_float(unseen(cell, splits()["classifier_test"], queries))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -78,14 +79,18 @@ def run_cell(
         trained["init"] = init_checksums(s["train"]["init"])
     stage(folder, "train", trained, (f"checkpoints/{s['train']['steps']}", "metrics.jsonl"),
           lambda: train_together(cell, folder, splits, progress, workdir / "profile" if profile else None), True)  # fmt: skip
+    drawer = functools.cache(lambda: Drawer(models.load(folder), s["sample"], progress, together=True))
+    alone = drawer if jax.process_count() == 1 else functools.cache(
+        lambda: Drawer(models.load(folder), s["sample"], progress)
+    )  # fmt: skip
     kinds = ("samples.npz", "common.npz") if s["sample"]["common"] else ("samples.npz",)
     drawn = stage(folder, "sample", {"trained": trained, "sample": s["sample"]}, kinds,
-                  lambda: sample(cell, folder, progress), True)  # fmt: skip
+                  lambda: sample(cell, folder, drawer()), True)  # fmt: skip
     called = stage(folder, "classify", {"samples": drawn, "judge": judge}, ("classes.npz",),
                    lambda: measure.classify(folder, shared))  # fmt: skip
     made = {}
     known = {"trained": trained, "drawn": drawn, "called": called, "judge": judge}
-    for name, inputs, outputs, make in _measures(cell, folder, shared, splits, progress, known):
+    for name, inputs, outputs, make in _measures(cell, folder, shared, splits, alone, progress, known):
         made[name] = stage(folder, name, inputs, (f"measures/{name}.json", *outputs), make)
     if parallel.is_leader() and not (folder / "run.json").exists():  # before result.json, which says: finished
         files.write_json(folder / "run.json", environment() | {"seconds": round(time.time() - started, 1)})
@@ -94,7 +99,13 @@ def run_cell(
 
 
 def _measures(
-    cell: Cell, folder: epath.Path, shared: epath.Path, splits: data.Splits, progress: Progress, known: dict[str, Any]
+    cell: Cell,
+    folder: epath.Path,
+    shared: epath.Path,
+    splits: data.Splits,
+    drawer: Callable[[], Drawer],
+    progress: Progress,
+    known: dict[str, Any],
 ) -> Iterator[tuple[str, dict[str, Any], tuple[str, ...], Callable[[], None]]]:
     """Each measure's name, what it depends on, what it writes beside measures/NAME.json, and what makes it."""
     take = lambda *names: {name: known[name] for name in names}  # noqa: E731
@@ -102,7 +113,12 @@ def _measures(
     images = {key: known["trained"][key] for key in ("data", "identity", "n", "proportions", "seed")}
     where = {"data": images, "spaces": m["spaces"], "inception": files.sha256(m["inception"]) if m["inception"] else ""}
     at, more = (cell, folder), (splits, progress)
-    yield "shares", take("called", "judge", "trained"), (), lambda: measure.measure_shares(*at, shared, *more)
+    yield (
+        "shares",
+        take("called", "judge", "trained"),
+        (),
+        lambda: measure.measure_shares(*at, shared, splits, drawer()),
+    )
     if m["lpips"] != "none":
         inputs = take("drawn", "called") | {"data": images, "net": m["lpips"]}
         yield "lpips", inputs, (), lambda: measure.measure_lpips(*at, *more)
@@ -110,10 +126,10 @@ def _measures(
     yield "neighbors", inputs, ("neighbors.npz",), lambda: measure.measure_neighbors(*at, *more)
     yield "memorization", take("drawn") | where, (), lambda: memorization.measure_memorization(*at, *more)
     inputs = take("trained", "judge") | {"sample": s["sample"]}
-    yield "checkpoints", inputs, (), lambda: memorization.measure_checkpoints(*at, shared, *more)
+    yield "checkpoints", inputs, (), lambda: memorization.measure_checkpoints(*at, shared, splits, drawer(), progress)
     if m["queries"]:
         inputs = take("trained") | {"sample": s["sample"], "queries": m["queries"]}
-        yield "effective_k", inputs, (), lambda: memorization.measure_effective_k(*at, *more)
+        yield "effective_k", inputs, (), lambda: memorization.measure_effective_k(*at, splits, drawer(), progress)
 
 
 def run_comparisons(
@@ -203,9 +219,8 @@ def train_together(
     train(cell, folder, splits()["train"], progress, profile)
 
 
-def sample(cell: Cell, folder: epath.Path, progress: Progress) -> None:
+def sample(cell: Cell, folder: epath.Path, drawer: Drawer) -> None:
     """Sample the trained cell from its seed's noise bank, and from the one that all seeds share."""
-    drawer = Drawer(models.load(folder), cell.settings["sample"], progress, together=True)
     for name, seed, count in (("samples", cell.seed, "num"), ("common", COMMON, "common")):
         indices = np.arange(cell.settings["sample"][count])
         if len(indices):
