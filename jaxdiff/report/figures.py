@@ -181,9 +181,9 @@ FIGURES = {
     "effective_k": Plot(
         mechanism.effective_k, lambda cell: cell.result.get("effective_k"), "How many training images a step attends to",
         "Left: exp(entropy of the weights) of the soft k-NN denoiser that is most like the model, on noised images that it "
-        "never saw; missing where undefined (the table says why). Right: how well that denoiser, the same of held-out "
-        "images, and a Gaussian predict the model. Where the Gaussian or the held-out images do as well, the model recalls "
-        "no training images at that noise level, and no k is to be had.",
+        "never saw; missing where undefined (the table says why). Right: how well that denoiser, the same of some training "
+        "images and of as many held-out ones, and a Gaussian predict the model. Where the Gaussian or the held-out images do "
+        "as well, the model recalls no training images at that noise level, and no k is to be had.",
     ),
     "share": Plot(
         share_against_depth, lambda cell: cell.result.get("share"), "Minority share against depth",

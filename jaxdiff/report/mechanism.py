@@ -32,6 +32,7 @@ def central(cells: Cells) -> Figure:
     if held_out:
         ax.axhline(100 * float(np.mean(held_out)), color=INK, linestyle=":", linewidth=1)
     ax.axvline(0, color=INK, linewidth=0.6)
+    ax.set_ylim(-2, max(10.0, 1.1 * ax.get_ylim()[1]))
     ax.set_xlabel("amplification: logit of the majority, generated - trained")
     ax.set_ylabel("memorized samples, %")
     handles = [Line2D([], [], color=COLOURS[i % 6], label=f"model {name}") for i, name in enumerate(names)]
@@ -55,13 +56,13 @@ def _track(cell: CellResult) -> list[tuple[float, float]]:
 def effective_k(cells: Cells) -> Figure:
     """k_eff against the noise level, where it is defined; and the R^2 by memory of each cell."""
     figure = Figure(figsize=(8.6, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    left, right = figure.subplots(1, 2, sharex=True)
     names = models(cells)
     for cell in cells:
         colour = COLOURS[names.index(cell.own["model"]) % 6]
         rows = [e for e in cell.result.get("effective_k", []) if e["queries"] == "unseen"]
         for ax, name, memory, line in ((left, "k_eff", "train", "o-"), (right, "r2", "train", "-"),
-                                       (right, "r2", "held_out", ":")):  # fmt: skip
+                                       (right, "r2", "as many of train", "-."), (right, "r2", "held_out", ":")):  # fmt: skip
             mine = [e for e in rows if e["name"] == name and e["memory"] == memory
                     and e.get("denoiser", "soft_knn") == "soft_knn" and e["value"] is not None]  # fmt: skip
             ax.plot([e["t"] for e in mine], [e["value"] for e in mine], line, color=colour, markersize=4, linewidth=1.2)
@@ -69,10 +70,11 @@ def effective_k(cells: Cells) -> Figure:
         right.plot([e["t"] for e in gaussian], [e["value"] for e in gaussian], "--", color=colour, linewidth=0.8)
     for ax, label in ((left, "effective k"), (right, "R² as a prediction of the model")):
         _plain(ax, label)
-    left.set_yscale("log")
+    left.set(yscale="log", ylim=(0.9, 1.1 * max(cell.own["n"] for cell in cells)))
     right.set_ylim(0, 1.02)
     handles = [Line2D([], [], color=COLOURS[i % 6], label=f"model {name}") for i, name in enumerate(names)]
-    lines: dict[str, Any] = {"soft k-NN of the training images": "-", "of held-out images": ":", "Gaussian": "--"}
+    lines: dict[str, Any] = {"soft k-NN of the training images": "-", "of some of them": "-.",
+                             "of as many held-out images": ":", "Gaussian": "--"}  # fmt: skip
     handles += [Line2D([], [], color=INK, linestyle=line, label=label) for label, line in lines.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
