@@ -1,8 +1,8 @@
 """How much samples copy the training images.
 
 Nearness alone is no copying, since held-out images are near to training images too: every measure stands beside the same
-measure of held-out images, or against them. Features are [n, d] float in one space (pixels in 0..1, by default), in which
-distances are Euclidean; every function returns entries as result.json holds them.
+measure of held-out images, or against them. Images are rows [n, d] of any number type in one space, in which distances are
+Euclidean (uint8 pixels are not copied as floats); every function returns entries as result.json holds them.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 from scipy import stats
 
 from jaxdiff import diffusion, random
@@ -20,15 +20,15 @@ from jaxdiff.estimates import mean_t
 from jaxdiff.measures.neighbors import nearest
 from jaxdiff.measures.shares import proportion
 
-Train = Float[np.ndarray, "t d"]
-Samples = Float[np.ndarray, "s d"]
+Train = Num[np.ndarray, "t d"]
+Samples = Num[np.ndarray, "s d"]
 Entry = dict[str, Any]
 RATIO = 1 / 3  # below this d1 / d2 a sample counts as memorized (Yoon et al. 2023)
 NEAR = 0.01  # of the held-out images that are nearer to the training images than what counts as a copy
 LEVELS = 8  # noise levels at which losses are compared
 
 
-def copying(sets: Mapping[str, Float[np.ndarray, "_n d"]], train: Train) -> list[Entry]:
+def copying(sets: Mapping[str, Num[np.ndarray, "_n d"]], train: Train) -> list[Entry]:
     """How near each set of images is to the training images; one set should be held-out images.
 
     memorized: the fraction with d1 / d2 < 1/3, the distances to the nearest and second nearest training image (Yoon et
@@ -38,12 +38,13 @@ def copying(sets: Mapping[str, Float[np.ndarray, "_n d"]], train: Train) -> list
     """
     if len(train) < 3:
         raise ValueError(f"{len(train)} training images have no nearest two each; at least 3 are needed")
-    apart = nearest(train, train, 2)[0][:, 1]
+    near = {name: nearest(images, train, 2) for name, images in sets.items()}
+    met = np.unique(np.concatenate([indices[:, 0] for _, indices in near.values()]))
+    apart = nearest(train[met], train, 2)[0][:, 1]
     found = []
-    for name, images in sets.items():
-        distances, indices = nearest(images, train, 2)
+    for name, (distances, indices) in near.items():
         ratio = distances[:, 0] / np.maximum(distances[:, 1], 1e-12)
-        authentic = distances[:, 0] > apart[indices[:, 0]]
+        authentic = distances[:, 0] > apart[np.searchsorted(met, indices[:, 0])]
         rows = [
             proportion("memorized", int((ratio < RATIO).sum()), len(ratio)),
             _median("distance_ratio", ratio),
@@ -62,7 +63,7 @@ def _median(name: str, values: np.ndarray) -> Entry:
             "n": len(values), "interval": "binomial 95 %"}  # fmt: skip
 
 
-def nearer_to_training(samples: Samples, train: Train, held_out: Float[np.ndarray, "t d"]) -> Entry:
+def nearer_to_training(samples: Samples, train: Train, held_out: Num[np.ndarray, "t d"]) -> Entry:
     """The fraction of samples whose closest training image is nearer than their closest held-out image.
 
     The distance to the closest record, with as many held-out images as training images, which the caller draws with the
@@ -75,7 +76,7 @@ def nearer_to_training(samples: Samples, train: Train, held_out: Float[np.ndarra
 
 
 def kinds(
-    samples: Samples, others: Float[np.ndarray, "_o d"], train: Train, held_out: Float[np.ndarray, "_h d"]
+    samples: Samples, others: Num[np.ndarray, "_o d"], train: Train, held_out: Num[np.ndarray, "_h d"]
 ) -> list[Entry]:
     """Shares of samples that are copies, spurious, and generalized (Pham et al. 2025); they sum to 1.
 

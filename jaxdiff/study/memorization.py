@@ -50,16 +50,20 @@ def unseen(cell: Cell, split: Split, count: int) -> Images:
 
 def copying(samples: Images, train: Images, equal: Alike | None, others: Images | None) -> list[dict[str, Any]]:
     """Every measure of copying, in pixels. others: a second set from the same model."""
-    pixels = spaces.space("pixels")
-    rows, memory = pixels(samples), pixels(train)
-    sets = {"samples": rows} | ({} if equal is None else {"held_out": pixels(equal.held_out)})
+    rows, memory = _rows(samples), _rows(train)
+    sets = {"samples": rows} | ({} if equal is None else {"held_out": _rows(equal.held_out)})
     found = memorization.copying(sets, memory)
     if equal is not None:
-        own = pixels(equal.train)
-        found.append(memorization.nearer_to_training(rows, own, sets["held_out"]))
+        found.append(memorization.nearer_to_training(rows, _rows(equal.train), sets["held_out"]))
         if others is not None and len(others):
-            found += memorization.kinds(rows, pixels(others), memory, sets["held_out"])
+            kinds = memorization.kinds(rows, _rows(others), memory, sets["held_out"])
+            scale = 255.0 * rows.shape[1] ** 0.5  # as Table 3: the RMS difference a pixel of [0, 1]
+            found += [row | {"threshold": row["threshold"] / scale} for row in kinds]
     return found
+
+
+def _rows(images: Images) -> UInt8[np.ndarray, "_n d"]:
+    return images.reshape(len(images), -1)
 
 
 def fidelity(
@@ -96,7 +100,7 @@ def measure_checkpoints(
 ) -> None:
     """measures/checkpoints.json: at every checkpoint that is kept, the eps loss of training and of held-out images at the
     same noise; at those before the last also the memorized fraction and the amplification of a few samples."""
-    s, equal, memory = cell.settings, alike(cell, splits), spaces.space("pixels")(splits()["train"].images)
+    s, equal, memory = cell.settings, alike(cell, splits), _rows(splits()["train"].images)
     kept, rows = checkpoints.steps(folder / "checkpoints"), []
     judge, roles = measure.classifiers(shared)["convolutional"], (cell.majority, cell.minority)
     for i, step in enumerate(kept):  # the last one is the drawer's own again
@@ -117,7 +121,7 @@ def _early(samples: Images, memory: np.ndarray, judge: dict, roles: tuple[int, i
     """What the central figure needs of a checkpoint's few samples."""
     called = classifier.classify(judge, samples)[0]
     either = [int((called == role).sum()) for role in roles]
-    found = [memorization.copying({"samples": spaces.space("pixels")(samples)}, memory)[0]]
+    found = [memorization.copying({"samples": _rows(samples)}, memory)[0]]
     found.append(shares.proportion("gate", sum(either), len(called)))
     if sum(either):
         share = shares.proportion("classified", either[1], sum(either))
