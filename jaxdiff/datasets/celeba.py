@@ -5,7 +5,9 @@ published, or .csv as on Kaggle).
 """
 
 import csv
+import functools
 import io
+import os
 import zipfile
 from collections.abc import Callable
 
@@ -37,16 +39,17 @@ def celeba(data_dir: epath.PathLike, size: int, channels: int) -> Source:
     names = [row[0] for row in rows]
     lengths, read = _images(data_dir)
     _match(lists[0], set(names), data_dir / IMAGES, set(lengths))
-
-    def decode(index: int) -> Image:
-        name = names[index]
-        return decode_image(read(name), f"{IMAGES}/{name}", size, channels)
-
+    decode = functools.partial(_decoded, read, names, size, channels)
     # the names and lengths of the files stand for their bytes, which would take a minute to read
     identity = {"lists": [files.sha256(path) for path in lists], "images": files.fingerprint(lengths)}
     about = f"{len(names):,} faces of CelebA, the middle square at {size} px"
     describe = lambda: _columns(lists, header, rows, _table(data_dir, PARTITION)[1])  # noqa: E731
     return Source(about, identity | {"size": size, "channels": channels}, len(names), describe, decode)
+
+
+def _decoded(read: Callable[[str], tuple[str, bytes]], names: list[str], size: int, channels: int, index: int) -> Image:
+    place, data = read(names[index])
+    return decode_image(data, place, size, channels)
 
 
 def _columns(lists: list[epath.Path], header: list[str], rows: list[list[str]], parts: list[list[str]]) -> Columns:
@@ -92,27 +95,42 @@ def _table(data_dir: epath.Path, name: str) -> tuple[list[str], list[list[str]]]
     return (rows[1], rows[2:]) if name == ATTRIBUTES else (["partition"], rows)
 
 
-def _images(data_dir: epath.Path) -> tuple[dict[str, int], Callable[[str], bytes]]:
-    """The length of each image by name, and a function that reads one."""
+def _images(data_dir: epath.Path) -> tuple[dict[str, int], Callable[[str], tuple[str, bytes]]]:
+    """The length of each image by name, and a function that reads one: where it is, and its bytes."""
     folder, archive = data_dir / IMAGES, data_dir / f"{IMAGES}.zip"
     if folder.is_dir():
         inner = folder / IMAGES if (folder / IMAGES).is_dir() else folder  # as Kaggle's archive unpacks
         lengths = {name: length for name, length in files.lengths(inner).items() if name.endswith(".jpg")}
-        return lengths, lambda name: (inner / name).read_bytes()
+        return lengths, functools.partial(_from_folder, os.fspath(inner))
     if archive.exists():
         return _archive(archive)
     raise ValueError(f"{data_dir} holds neither {IMAGES}/ nor {IMAGES}.zip; {HELP}")
 
 
-def _archive(path: epath.Path) -> tuple[dict[str, int], Callable[[str], bytes]]:
+def _from_folder(folder: str, name: str) -> tuple[str, bytes]:
+    path = os.path.join(folder, name)
+    with open(path, "rb") as file:
+        return path, file.read()
+
+
+def _from_archive(path: str, members: dict[str, str], name: str) -> tuple[str, bytes]:
+    return f"{path}/{members[name]}", _opened(path).read(members[name])
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(path: str) -> zipfile.ZipFile:
     try:
-        opened = zipfile.ZipFile(path)
+        return zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} cannot be read as a zip ({error}); fetch it again") from None
+
+
+def _archive(path: epath.Path) -> tuple[dict[str, int], Callable[[str], tuple[str, bytes]]]:
+    _opened.cache_clear()  # the file may be another one by now
+    opened = _opened(os.fspath(path))
     for name in opened.namelist():
         if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or name[1:2] == ":":
             raise ValueError(f"{path} holds {name!r}, a path that leaves its folder; do not use this archive")
     members = {name.rpartition("/")[2]: name for name in opened.namelist() if name.endswith(".jpg")}
-    return {short: opened.getinfo(name).file_size for short, name in members.items()}, lambda name: opened.read(
-        members[name]
-    )
+    lengths = {short: opened.getinfo(name).file_size for short, name in members.items()}
+    return lengths, functools.partial(_from_archive, os.fspath(path), members)

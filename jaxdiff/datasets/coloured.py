@@ -5,6 +5,8 @@ image to image, so that the ink is plain to see and still has to be learnt. A mi
 """
 
 import colorsys
+import functools
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
@@ -24,18 +26,19 @@ def coloured_digits(data_dir: str | None, size: int) -> Source:
     """RGB digits; image i is digit i in red, image n + i the same digit in green."""
     grey = digits(data_dir, size, 1)
     n = len(grey)
-
-    def decode(index: int) -> Image:
-        rng = np.random.default_rng([30, index])
-        ink, paper = _ink(rng, index >= n), rng.uniform(0.0, 0.25, 3)
-        stroke = grey.decode(index % n).astype(np.float64) / 255.0
-        return np.round(255.0 * (paper + (ink - paper) * stroke)).astype(np.uint8)
-
+    decode = functools.partial(_decoded, grey.decode, n)
     green = np.repeat([False, True], n)[:, None]
     columns = Columns(np.tile(grey.columns.labels, 2), grey.columns.classes, green, (ATTRIBUTE,))
     about = grey.about.replace("MNIST digits", "MNIST digits, each in red and in green ink")
     identity = grey.identity | {"inks": [HUES[False], HUES[True], JITTER]}
     return Source(about, identity, 2 * n, lambda: columns, decode, grey.shares)
+
+
+def _decoded(grey: Callable[[int], Image], n: int, index: int) -> Image:
+    rng = np.random.default_rng([30, index])
+    ink, paper = _ink(rng, index >= n), rng.uniform(0.0, 0.25, 3)
+    stroke = grey(index % n).astype(np.float64) / 255.0
+    return np.round(255.0 * (paper + (ink - paper) * stroke)).astype(np.uint8)
 
 
 def _ink(rng: np.random.Generator, green: bool) -> Float[np.ndarray, " 3"]:

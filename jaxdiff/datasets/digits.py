@@ -33,13 +33,14 @@ def digits(data_dir: epath.PathLike | None, size: int, channels: int) -> Source:
     Raises ValueError where data_dir is given and holds none of them, or a file is broken.
     """
     about, (images, labels) = raw_digits(data_dir)
-
-    def decode(index: int) -> Image:
-        return to_size(images[index : index + 1], size, channels)[0]
-
+    decode = functools.partial(_decoded, images, size, channels)
     identity = {"pixels": _digest(images, labels), "size": size, "channels": channels}
     about, shares = f"{len(labels):,} {about}", EMBEDDED_SHARES if about == EMBEDDED else SHARES
     return Source(about, identity, len(labels), lambda: Columns(labels, CLASSES), decode, shares)
+
+
+def _decoded(images: Images8, size: int, channels: int, index: int) -> Image:
+    return to_size(images[index : index + 1], size, channels)[0]
 
 
 def raw_digits(data_dir: epath.PathLike | None) -> tuple[str, Labelled]:

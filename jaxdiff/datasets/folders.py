@@ -60,7 +60,8 @@ def decode(data: bytes, name: str, size: int | None = None, channels: int | None
                 plain = plain.convert("L" if channels == 1 else "RGB")
             array = np.asarray(plain if size is None else _square(plain, size))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be read as an image ({error}); repair or remove it") from None
+        why = "of no kind that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{name} cannot be read as an image ({why}); repair or remove it") from None
     return array[..., None] if array.ndim == 2 else array
 
 

@@ -3,7 +3,9 @@
 Where TensorFlow is installed a dataset that is not there yet is downloaded and prepared first.
 """
 
+import functools
 import importlib.util
+import os
 import socket
 from typing import Any
 
@@ -48,21 +50,31 @@ def from_tfds(name: str, data_dir: epath.PathLike | None, size: int, channels: i
     features = builder.info.features
     if "image" not in features:
         raise ValueError(f"the records of {name} hold {', '.join(features)}; an image is expected")
-    skip = {"image": tfds.decode.SkipDecoding()}
     order = [s for s in PARTITION if s in builder.info.splits]
     order += [s for s in builder.info.splits if s not in order]
-    parts = [builder.as_data_source(split, decoders=skip) for split in order]
-    firsts = np.cumsum([0, *map(len, parts)])
-
-    def decoded(index: int) -> Image:
-        part = int(np.searchsorted(firsts, index, "right")) - 1
-        data = parts[part][index - int(firsts[part])]["image"]
-        return decode(bytes(data), f"image {index} of {name}", size, channels)
-
+    place = os.fspath(builder.data_path)
+    parts = _parts(place, tuple(order))
+    decoded = functools.partial(_decoded, place, tuple(order), name, size, channels)
     full, lengths = builder.info.full_name, [len(part) for part in parts]
     identity = {"name": full, "lengths": lengths, "size": size, "channels": channels}
     describe = lambda: _columns(features, parts, order)  # noqa: E731
     return Source(f"{sum(lengths):,} images of TFDS's {full}", identity, sum(lengths), describe, decoded)
+
+
+@functools.lru_cache(maxsize=1)
+def _parts(place: str, splits: tuple[str, ...]) -> list[Any]:
+    """The splits of a prepared dataset as data sources, whose images stay encoded."""
+    builder, skip = tfds.builder_from_directory(place), {"image": tfds.decode.SkipDecoding()}
+    return [builder.as_data_source(split, decoders=skip) for split in splits]
+
+
+def _decoded(place: str, splits: tuple[str, ...], name: str, size: int, channels: int, index: int) -> Image:
+    rest = index
+    for part in _parts(place, splits):
+        if rest < len(part):
+            return decode(bytes(part[rest]["image"]), f"image {index} of {name}", size, channels)
+        rest -= len(part)
+    raise IndexError(f"{name} has no image {index}")
 
 
 def _columns(features: Any, parts: list[Any], order: list[str]) -> Columns:

@@ -5,6 +5,7 @@ columns of 0 and 1 are attributes; or images alone, which are one class.
 """
 
 import csv
+import functools
 import io
 import os
 
@@ -33,16 +34,17 @@ def image_folder(folder: epath.PathLike, size: int, channels: int) -> Source:
     if not names:
         raise ValueError(f"{folder} holds 0 images; PNG, JPEG or any other kind that Pillow reads are expected")
     columns = _listed(folder, names) if (folder / METADATA).exists() else _subfolders(folder, names)
-
-    def decoded(index: int) -> Image:
-        path = os.path.join(folder, names[index])
-        with open(path, "rb") as file:
-            return decode(file.read(), path, size, channels)
-
+    decoded = functools.partial(_decoded, os.fspath(folder), names, size, channels)
     identity = {"images": files.fingerprint(lengths), "columns": files.fingerprint([
         columns.labels.tolist(), columns.classes, np.asarray(columns.attributes).tolist()]), "size": size, "channels": channels}  # fmt: skip
     about = f"{len(names):,} images of {folder.name}, the middle square at {size} px"
     return Source(about, identity, len(names), lambda: columns, decoded)
+
+
+def _decoded(folder: str, names: list[str], size: int, channels: int, index: int) -> Image:
+    path = os.path.join(folder, names[index])
+    with open(path, "rb") as file:
+        return decode(file.read(), path, size, channels)
 
 
 def _is_image(name: str) -> bool:

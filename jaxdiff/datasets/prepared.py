@@ -128,7 +128,7 @@ def _write(source: Source, folder: epath.Path, name: str, progress: Progress) ->
     template = tfds.core.ShardedFileTemplate(folder, split=SPLIT, dataset_name=name, filetype_suffix="array_record")
     paths = [template.sharded_filepath(shard_index=i, num_shards=len(parts)) for i in range(len(parts))]
     report = lambda done: progress(f"prepare {name}", done, len(source), "")  # noqa: E731
-    writing.write_together(source, _tasks(source, features, paths, parts), report)
+    writing.write_together(source.decode, _tasks(features, paths, parts), report)
     info = tfds.core.SplitInfo(
         name=SPLIT, shard_lengths=[len(part) for part in parts], filename_template=template,
         num_bytes=sum(path.stat().length for path in paths),
@@ -140,12 +140,12 @@ def _write(source: Source, folder: epath.Path, name: str, progress: Progress) ->
 
 
 def _tasks(
-    source: Source, features: tfds.features.FeaturesDict, paths: Sequence[epath.Path], parts: Sequence[range]
+    features: tfds.features.FeaturesDict, paths: Sequence[epath.Path], parts: Sequence[range]
 ) -> list[writing.Task]:
     """One for each process: as many as there are cores for many images, one for few."""
     white = np.full(features["image"].shape, 255, np.uint8)  # no byte of the lengths before it is 255
     head, _, tail = features.serialize_example({"image": white}).partition(white.tobytes())
-    count = min(os.cpu_count() or 1, len(parts)) if len(parts) > 2 and source.again else 1
+    count = min(os.cpu_count() or 1, len(parts)) if len(parts) > 2 else 1
     written = [(os.fspath(path), part) for path, part in zip(paths, parts, strict=True)]
     return [writing.Task(tuple(written[i::count]), head, tail) for i in range(count)]
 

@@ -44,9 +44,8 @@ class Source:
     """Images wherever they come from.
 
     about: in a few words, where; identity: all that the pixels depend on, as JSON holds it; length: how many; describe:
-    reads the columns; decode: the i-th image at the size that is wanted; shares: of every class, what each of POOLS gets
-    where the publisher has no partition; again: makes the same source in another process, which it is pickled for, None
-    where that cannot be.
+    reads the columns; decode: the i-th image at the size that is wanted, a function that other processes can have (pickled);
+    shares: of every class, what each of POOLS gets where the publisher has no partition.
     """
 
     about: str
@@ -55,7 +54,6 @@ class Source:
     describe: Callable[[], Columns]
     decode: Callable[[int], Image]
     shares: tuple[float, ...] = SHARES
-    again: Callable[[], "Source"] | None = None
 
     @functools.cached_property
     def columns(self) -> Columns:

@@ -7,7 +7,7 @@ generator's; the classifier never sees the others.
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
@@ -105,28 +105,22 @@ def default_channels(name: str) -> int:
 
 def raw(name: str, *, size: int, channels: int, data_dir: str | None = None) -> Source:
     """The source of a dataset's images by name. Raises ValueError for an unknown name or data that are not there."""
-    make = _maker(name, size, channels, data_dir)
-    return dataclasses.replace(make(), again=make)
-
-
-def _maker(name: str, size: int, channels: int, data_dir: str | None) -> Callable[[], Source]:
-    """What makes the source, with its arguments: another process imports it alone."""
     if name == "digits":
-        return functools.partial(digits, data_dir, size, channels)
+        return digits(data_dir, size, channels)
     if name == "coloured_digits":
         if channels != 3:
             raise ValueError(f"coloured_digits have 3 channels; {channels} were asked for")
-        return functools.partial(coloured.coloured_digits, data_dir, size)
+        return coloured.coloured_digits(data_dir, size)
     if name == "celeba":
         if data_dir and not find("celeb_a", data_dir):
-            return functools.partial(celeba, data_dir, size, channels)
+            return celeba(data_dir, size, channels)
         if not data_dir and not find("celeb_a"):
             raise ValueError(f"CelebA is not here and cannot be downloaded; {HELP}, and name that folder as data_dir")
-        return functools.partial(from_tfds, "celeb_a", data_dir, size, channels)
+        return from_tfds("celeb_a", data_dir, size, channels)
     if name.startswith(FOLDER):
-        return functools.partial(image_folder, name.removeprefix(FOLDER), size, channels)
+        return image_folder(name.removeprefix(FOLDER), size, channels)
     if name.startswith(TFDS):
-        return functools.partial(from_tfds, name.removeprefix(TFDS), data_dir, size, channels)
+        return from_tfds(name.removeprefix(TFDS), data_dir, size, channels)
     raise ValueError(f"dataset {name!r} is not known; choose one of {KNOWN}")
 
 

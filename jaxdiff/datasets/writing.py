@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from jaxdiff.datasets.source import Source
+from jaxdiff.datasets.source import Image
 
+Decode = Callable[[int], Image]
 REPORTED = 256  # images between two reports
 
 
@@ -29,14 +30,14 @@ class Task:
     tail: bytes
 
 
-def write(source: Source, task: Task, report: Callable[[int], None]) -> None:
+def write(decode: Decode, task: Task, report: Callable[[int], None]) -> None:
     """The files one after the other; `report` hears from time to time how many images are written."""
     done = 0
     for path, images in task.files:
         # TFDS's own writer packs the pixels, which saves a tenth of the room and costs an eighth of the time
         writer = ArrayRecordWriter(path, "group_size:1,uncompressed")
         for i in images:
-            writer.write(task.head + source.decode(i).tobytes() + task.tail)
+            writer.write(task.head + decode(i).tobytes() + task.tail)
             done += 1
             if done % REPORTED == 0:
                 report(done)
@@ -44,7 +45,7 @@ def write(source: Source, task: Task, report: Callable[[int], None]) -> None:
     report(done)
 
 
-def write_together(source: Source, tasks: Sequence[Task], report: Callable[[int], None]) -> None:
+def write_together(decode: Decode, tasks: Sequence[Task], report: Callable[[int], None]) -> None:
     """The first task here, each other one in a process of its own. Raises ValueError for an image that cannot be decoded."""
     done, others = [0] * len(tasks), tasks[1:]
     command = [sys.executable, "-m", "jaxdiff.datasets.writing"]
@@ -65,11 +66,11 @@ def write_together(source: Source, tasks: Sequence[Task], report: Callable[[int]
 
     with concurrent.futures.ThreadPoolExecutor(len(tasks)) as pool:
         listening = [
-            pool.submit(_listen, process, pickle.dumps((source.again, task)), functools.partial(count, place))
+            pool.submit(_listen, process, pickle.dumps((decode, task)), functools.partial(count, place))
             for place, (process, task) in enumerate(zip(running, others, strict=True), 1)
         ]
         try:
-            write(source, tasks[0], count_mine)
+            write(decode, tasks[0], count_mine)
             concurrent.futures.wait(listening, return_when=concurrent.futures.FIRST_EXCEPTION)
             check()
         finally:
@@ -96,9 +97,9 @@ def _listen(process: subprocess.Popen, task: bytes, report: Callable[[int], None
 def main() -> None:
     """A process's own part: a task from stdin; to stdout JSON lines, how many images are written or what is wrong."""
     say = lambda **message: print(json.dumps(message), flush=True)  # noqa: E731
-    again, task = pickle.load(sys.stdin.buffer)
+    decode, task = pickle.load(sys.stdin.buffer)
     try:
-        write(again(), task, lambda done: say(done=done))
+        write(decode, task, lambda done: say(done=done))
     except ValueError as error:
         say(error=str(error))
 
