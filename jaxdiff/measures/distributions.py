@@ -79,7 +79,7 @@ def fid(real: Real, fake: Fake) -> Entry:
     for x in (real, fake):
         mean = x.mean(axis=0, dtype=np.float64)
         means.append(mean)
-        factors.append(np.linalg.qr((x - mean) / math.sqrt(len(x) - 1), mode="r"))
+        factors.append(np.asarray(np.linalg.qr((x - mean) / math.sqrt(len(x) - 1), mode="r")))
     apart = float(np.square(means[0] - means[1]).sum()) + sum(float(np.square(f).sum()) for f in factors)
     value = apart - 2.0 * float(np.linalg.norm(factors[0] @ factors[1].T, "nuc"))
     return {"name": "fid", "value": max(value, 0.0), "low": None, "high": None, "n": len(fake), "interval": "none"}
