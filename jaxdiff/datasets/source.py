@@ -12,7 +12,8 @@ from jaxtyping import Bool, Int, UInt8
 
 Image = UInt8[np.ndarray, "height width channel"]
 Images = UInt8[np.ndarray, "n height width channel"]
-Progress = Callable[[str, int, int, str], None]  # what, done, of, note
+# (what is being done, how much of it is done, of how much, a note such as the loss)
+Progress = Callable[[str, int, int, str], None]
 POOLS = ("generator", "classifier", "classifier_test", "held_out")
 SHARES = (0.7145, 0.0925, 0.1505, 0.04)  # of each class; of full MNIST 4,500 and more to train on, 950 to test with
 

@@ -11,10 +11,9 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from scipy import stats
 
 from jaxdiff import diffusion, models, parallel, samplers
+from jaxdiff.datasets.source import Progress
 from jaxdiff.unet import Params, UNet, abstract, functional, parameters
 
-# (what is being done, how much of it is done, of how much, a note such as the loss)
-Progress = Callable[[str, int, int, str], None]
 BANK = 0x6E6F6973  # sets the keys of a seed's noise bank apart from those of its training
 COMMON = 2**31 - 1  # the "seed" of the bank that every seed's models share
 
