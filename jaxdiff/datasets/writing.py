@@ -48,6 +48,7 @@ def write(decode: Decode, task: Task, report: Callable[[int], None]) -> None:
 def write_together(decode: Decode, tasks: Sequence[Task], report: Callable[[int], None]) -> None:
     """The first task here, each other one in a process of its own. Raises ValueError for an image that cannot be decoded."""
     done, others = [0] * len(tasks), tasks[1:]
+    messages = [pickle.dumps((decode, task)) for task in others]  # what cannot be pickled starts no process
     command = [sys.executable, "-m", "jaxdiff.datasets.writing"]
     running = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in others]
 
@@ -66,8 +67,8 @@ def write_together(decode: Decode, tasks: Sequence[Task], report: Callable[[int]
 
     with concurrent.futures.ThreadPoolExecutor(len(tasks)) as pool:
         listening = [
-            pool.submit(_listen, process, pickle.dumps((decode, task)), functools.partial(count, place))
-            for place, (process, task) in enumerate(zip(running, others, strict=True), 1)
+            pool.submit(_listen, process, message, functools.partial(count, place))
+            for place, (process, message) in enumerate(zip(running, messages, strict=True), 1)
         ]
         try:
             write(decode, tasks[0], count_mine)

@@ -72,9 +72,15 @@ def classify(folder: epath.Path, shared: epath.Path) -> None:
 
 def held_out_like(cell: Cell, split: Split) -> Int[np.ndarray, " n"]:
     """Indices of held-out images in the cell's own class mix, to whole images and at least one a class."""
-    majority, minority = (int((split.labels == c).sum()) for c in (cell.majority, cell.minority))
+    return mixture(split.labels, in_mix(cell, split))
+
+
+def in_mix(cell: Cell, *splits: Split) -> dict[int, int]:
+    """How many images of either class the largest set in the cell's mix has that every split can give."""
+    sizes = [[int((split.labels == c).sum()) for c in (cell.majority, cell.minority)] for split in splits]
+    majority, minority = (min(pair) for pair in zip(*sizes, strict=True))
     wanted = round(majority * cell.proportions[1] / cell.proportions[0])
-    return mixture(split.labels, {cell.majority: majority, cell.minority: min(max(wanted, 1), minority)})
+    return {cell.majority: majority, cell.minority: min(max(wanted, 1), minority)}
 
 
 def read_shares(

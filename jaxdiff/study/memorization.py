@@ -34,10 +34,7 @@ class Alike(NamedTuple):
 def alike(cell: Cell, splits: Splits) -> Alike:
     """The largest such pair of sets that both have."""
     train, held_out = splits()["train"], splits()["held_out"]
-    sizes = [[int((split.labels == c).sum()) for c in (cell.majority, cell.minority)] for split in (train, held_out)]
-    majority, most = (min(pair) for pair in zip(*sizes, strict=True))
-    minority = min(max(1, round(majority * cell.proportions[1] / cell.proportions[0])), most)
-    counts = {cell.majority: majority, cell.minority: minority}
+    counts = measure.in_mix(cell, train, held_out)
     return Alike(*(split.images[mixture(split.labels, counts)] for split in (train, held_out)))
 
 
