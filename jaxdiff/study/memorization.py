@@ -106,8 +106,8 @@ def measure_checkpoints(
         losses = [memorization.eps_losses(lambda xt, t: drawer.predict(xt, t)[1], drawer.model.schedule, to_float(x),
                                           SAME_NOISE) for x in equal]  # fmt: skip
         here = memorization.loss_gap(*losses)
-        if step != kept[-1] and s["sample"]["checkpoints"]:
-            samples = to_uint8(drawer.sample(np.arange(s["sample"]["checkpoints"]), COMMON))
+        if step != kept[-1] and s["measures"]["checkpoints"]:
+            samples = to_uint8(drawer.sample(np.arange(s["measures"]["checkpoints"]), COMMON))
             here += _early(samples, memory, judge, roles, cell.proportions[1])
         rows += [row | {"step": step} for row in here]
     progress("checkpoints", len(kept), len(kept), "")

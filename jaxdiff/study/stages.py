@@ -125,7 +125,7 @@ def _measures(
     inputs = take("drawn") | where | {"k": m["k"]}
     yield "neighbors", inputs, ("neighbors.npz",), lambda: measure.measure_neighbors(*at, *more)
     yield "memorization", take("drawn") | where, (), lambda: memorization.measure_memorization(*at, *more)
-    inputs = take("trained", "judge") | {"sample": s["sample"]}
+    inputs = take("trained", "judge") | {"sample": s["sample"], "count": m["checkpoints"]}
     yield "checkpoints", inputs, (), lambda: memorization.measure_checkpoints(*at, shared, splits, drawer(), progress)
     if m["queries"]:
         inputs = take("trained") | {"sample": s["sample"], "queries": m["queries"]}

@@ -147,7 +147,7 @@ def test_a_converted_cell_is_sampled_as_a_diffusers_folder(folder, tmp_path):
 def test_seeds_encode_and_decode_each_others_images(tmp_path):
     """Three seeds of one majority with disjoint training images: the first two decode what the third encodes."""
     study = ("--config.seeds=(0,2,4)", "--config.data.parts=5", "--config.data.n=(20,)", "--config.measures.k=(1,2)",
-             "--config.measures.inverted=12", "--config.measures.queries=0", "--config.sample.checkpoints=0",
+             "--config.measures.inverted=12", "--config.measures.queries=0", "--config.measures.checkpoints=0",
              "--config.measures.lpips=none")  # fmt: skip
     finished(command("sweep", *SMALL, "--workdir", tmp_path, *study))
     compared = json.loads((tmp_path / "shared/comparisons.json").read_text())

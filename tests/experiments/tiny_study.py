@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.sample.num = 20
     config.sample.common = 10
     config.sample.steps = 4
-    config.sample.checkpoints = 4
+    config.measures.checkpoints = 4
     config.sample.batch = 8
     config.classifier.steps = 30
     config.measures.queries = 8

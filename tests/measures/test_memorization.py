@@ -23,57 +23,60 @@ def planted():
             "memorizer": train + noise[0], "memorizer again": train + noise[1]}  # fmt: skip
 
 
-def test_copying_tells_them_apart(planted):
-    sets = {name: planted[name] for name in ("memorizer", "generalizer", "held_out")}
-    found = {(row["images"], row["name"]): row for row in memorization.copying(sets, planted["train"])}
-    value = {key: row["value"] for key, row in found.items()}
-    assert value["memorizer", "memorized"] > 0.95
-    assert value["generalizer", "memorized"] < 0.05
-    assert value["memorizer", "distance_ratio"] < 0.2
-    assert value["generalizer", "distance_ratio"] > 0.8
-    assert value["memorizer", "authenticity"] < 0.05
-    assert value["generalizer", "authenticity"] > 0.4
-    for name in ("memorized", "distance_ratio", "authenticity"):
-        new, held_out = found["generalizer", name], found["held_out", name]
-        assert new["low"] < held_out["high"] and held_out["low"] < new["high"], "new images are as held-out ones"  # noqa: PT018
-
-
-def test_nearer_to_training_tells_them_apart(planted):
-    copies, new = (
-        memorization.nearer_to_training(planted[name], planted["train"], planted["held_out"])
-        for name in ("memorizer", "generalizer")
-    )
-    assert copies["value"] == 1.0
-    assert new["low"] < 0.5 < new["high"]
-
-
-def test_kinds_tell_them_apart(planted):
+@pytest.fixture(scope="module")
+def found(planted):
+    """Every measure of the memorizer's, the generalizer's and the held-out images, {measure: {images: row}}."""
     train, held_out = planted["train"], planted["held_out"]
-    of = lambda name: {  # noqa: E731
-        row["name"]: row["value"]
-        for row in memorization.kinds(planted[name], planted[f"{name} again"], train, held_out)
-    }
-    copies, new = of("memorizer"), of("generalizer")
-    assert copies["copy"] > 0.95
-    assert new["generalized"] > 0.9
+    rows = memorization.copying({name: planted[name] for name in ("memorizer", "generalizer", "held_out")}, train)
+    for name in ("memorizer", "generalizer"):
+        samples, again = planted[name], planted[f"{name} again"]
+        of = [memorization.nearer_to_training(samples, train, held_out),
+              *memorization.kinds(samples, again, train, held_out), *distributions.prdc(train, samples),
+              distributions.fid(train, samples), distributions.kid(train, samples)]  # fmt: skip
+        rows += [row | {"images": name} for row in of]
+    table = {}
+    for row in rows:
+        table.setdefault(row["name"], {})[row["images"]] = row
+    for name, by in table.items():
+        print(f"{name:20}" + "".join(f"  {images} {row['value']:.3g}" for images, row in by.items()))
+    return table
+
+
+@pytest.mark.parametrize(
+    ("name", "memorizer", "generalizer"),
+    [
+        ("memorized", (0.95, 1), (0, 0.05)),
+        ("distance_ratio", (0, 0.2), (0.8, 1)),
+        ("authenticity", (0, 0.05), (0.4, 1)),
+        ("nearer_to_training", (1, 1), (0.4, 0.6)),
+        ("copy", (0.95, 1), (0, 0.1)),
+        ("generalized", (0, 0.05), (0.9, 1)),
+    ],
+)
+def test_they_are_told_apart(found, name, memorizer, generalizer):
+    for (low, high), images in ((memorizer, "memorizer"), (generalizer, "generalizer")):
+        assert low <= found[name][images]["value"] <= high, images
+
+
+@pytest.mark.parametrize("name", ["memorized", "distance_ratio", "authenticity"])
+def test_new_images_are_as_held_out_ones(found, name):
+    new, held_out = found[name]["generalizer"], found[name]["held_out"]
+    assert new["low"] < held_out["high"]
+    assert held_out["low"] < new["high"]
+
+
+@pytest.mark.parametrize(("name", "better"), [("precision", 1), ("coverage", 1), ("fid", -1), ("kid", -1)])
+def test_distributions_do_not_see_copies_as_faults(found, name, better):
+    """The memorizer is the better one by these, to the training images: why they stand beside, never instead."""
+    assert better * found[name]["memorizer"]["value"] > better * found[name]["generalizer"]["value"]
+
+
+def test_the_same_new_images_again_and_again_are_spurious(planted):
     repeats = planted["other"][np.arange(NUM) % 5]
-    stuck = memorization.kinds(repeats, repeats + np.float32(1e-3), train, held_out)
-    shares = {row["name"]: row["value"] for row in stuck}
-    assert shares["spurious"] > 0.7, "a model that draws the same new images again and again"
-    assert sum(shares.values()) == pytest.approx(1)
-
-
-def test_distributions_do_not_see_copies_as_faults(planted):
-    """The memorizer is the better one by precision, coverage, FID and KID to the training images: why they stand beside."""
-    prdc = {
-        name: {row["name"]: row["value"] for row in distributions.prdc(planted["train"], planted[name])}
-        for name in ("memorizer", "generalizer")
-    }
-    assert prdc["memorizer"]["coverage"] > prdc["generalizer"]["coverage"]
-    assert prdc["memorizer"]["precision"] > prdc["generalizer"]["precision"]
-    for measure in (distributions.fid, distributions.kid):
-        memorizer, generalizer = (measure(planted["train"], planted[n])["value"] for n in ("memorizer", "generalizer"))
-        assert memorizer < generalizer
+    rows = memorization.kinds(repeats, repeats + np.float32(1e-3), planted["train"], planted["held_out"])
+    share = {row["name"]: row["value"] for row in rows}
+    assert share["spurious"] > 0.7
+    assert sum(share.values()) == pytest.approx(1)
 
 
 def test_losses_tell_them_apart(planted):
