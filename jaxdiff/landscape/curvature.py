@@ -8,7 +8,7 @@ has a Jacobian J in the Hessian's place: everything is of its symmetric part, an
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -79,23 +79,36 @@ def curvature(
     (|J - J^T|_F / |J + J^T|_F, 0 for a gradient): standard errors. Errors are 0 where the matrix was computed whole.
     parameters: what `hessian` takes beside the point, the same for all. options: as `Options`.
     """
-    mesh = parallel.data_mesh(len(points))
-    found = _at_points(
-        hessian, Options(**options), mesh, jnp.asarray(points), jax.random.split(key, len(points)), parameters
-    )
-    return {name: (np.asarray(value), np.asarray(error)) for name, (value, error) in found.items()}
+    return over_points(at_point, (hessian, Options(**options)), points, key, parameters)
+
+
+def over_points(
+    one: Callable[..., Any], about: tuple[Hashable, ...], points: Float[Array, "n ..."], key: Key[Array, ""],
+    parameters: tuple[Any, ...],
+) -> Any:  # fmt: skip
+    """one(*about, x, key, parameters) at each point, over all devices: its arrays with a first axis [n], on the host.
+
+    Compiled once for the same `one`, `about` (what is not traced) and shapes.
+    """
+    keys, mesh = jax.random.split(key, len(points)), parallel.data_mesh(len(points))
+    return jax.tree.map(np.asarray, _over_points(one, about, mesh, jnp.asarray(points), keys, parameters))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _at_points(hessian, options, mesh, points, keys, parameters):
-    one = _dense if points[0].size <= options.dense else _free
-
+def _over_points(one, about, mesh, points, keys, parameters):
     def local(points, keys, parameters):
-        return jax.lax.map(lambda at: one(hessian, options, *at, parameters), (points, keys), batch_size=TOGETHER)
+        return jax.lax.map(lambda at: one(*about, *at, parameters), (points, keys), batch_size=TOGETHER)
 
     specs = (parallel.DATA, parallel.DATA, parallel.REPLICATED)
     run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False)
     return run(points, keys, parameters)
+
+
+def at_point(
+    hessian: Energy | Field, options: Options, x: Array, key: Key[Array, ""], parameters: tuple[Any, ...]
+) -> dict[str, tuple[Array, Array]]:
+    """What `curvature` says of one point, traceable."""
+    return (_dense if x.size <= options.dense else _free)(hessian, options, x, key, parameters)
 
 
 def _dense(hessian, options, x, key, parameters):
