@@ -15,52 +15,64 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 from matfree import decomp, stochtrace
 
-from jaxdiff.landscape.curvature import Field, Options, at_point, over_points
+from jaxdiff.landscape.curvature import Field, Options, at_point, finish, over_points
 
 Function = Callable[..., Array]
 
 
 class Triples(NamedTuple):
-    """Leading singular triples of J, falling: values [r], left [r, dim z], right [r, dim x], unit vectors; bounds [r], on
-    the distance of each value to a singular value of J."""
+    """Leading singular triples of J at n points, falling: values [n, r], left [n, r, dim z], right [n, r, dim x], unit
+    vectors; bounds [n, r], on the distance of each value to a singular value of J."""
 
-    values: Float[Array, " r"]
-    left: Float[Array, "r z"]
-    right: Float[Array, "r x"]
-    bounds: Float[Array, " r"]
+    values: Float[np.ndarray, "n r"]
+    left: Float[np.ndarray, "n r z"]
+    right: Float[np.ndarray, "n r x"]
+    bounds: Float[np.ndarray, "n r"]
 
 
-def leading(phi: Function, x: Array, key: Key[Array, ""], count: int, steps: int, dense: int) -> Triples:
-    """The `count` leading triples of d phi / dx at x: from the whole matrix up to `dense` dimensions, else by the
-    bidiagonalization of Golub and Kahan in `steps` products with J and J^T."""
-    out, forward = jax.linearize(phi, x)
+def leading(
+    phi: Function,
+    points: Float[Array, "n ..."],
+    key: Key[Array, ""],
+    count: int,
+    parameters: tuple[Any, ...],
+    options: Options,
+) -> Triples:
+    """The `count` leading triples of d phi / dx at each point: from the whole matrix up to options.dense dimensions, else by
+    the bidiagonalization of Golub and Kahan in options.steps products with J and J^T. Fewer where J has fewer."""
+    u, v, middle, rest = over_points(_products_of_jacobian, (phi, options), (points,), key, parameters)
+    each = [_svd(u[i], v[i], middle[i], rest[i], count) for i in range(len(points))]
+    return Triples(*(np.stack(column) for column in zip(*each, strict=True)))
+
+
+def _products_of_jacobian(phi, options, x, key, parameters):
+    """J as B in the bases u and v, J v_i = sum u_j B_ji, and the length of what is left over."""
+    out, forward = jax.linearize(lambda x: phi(x, *parameters), x)
     transpose = jax.linear_transpose(forward, x)
     j = lambda v: forward(v.reshape(x.shape)).ravel()  # noqa: E731
-    jt = lambda u: transpose(u.reshape(out.shape))[0].ravel()  # noqa: E731
-    if x.size <= dense:
-        matrix = jax.lax.map(j, jnp.eye(x.size, dtype=x.dtype), batch_size=32).T
-        left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
-        return Triples(values[:count], left.T[:count], right[:count], jnp.zeros_like(values[:count]))
-    steps = min(steps, x.size, out.size)
-    start = jt(jax.random.normal(key, (out.size,), x.dtype))  # in J's row space, or the null space would take a step
-    basis, bidiagonal, *_ = decomp.bidiag(steps)(j, start)
-    (u, v), bidiagonal = jax.tree.map(jnp.nan_to_num, (basis, bidiagonal))  # 0 / 0 where the rank is exhausted
-    turn, values, back = jnp.linalg.svd(bidiagonal)
-    left, right, values = (turn.T @ u)[:count], (back @ v)[:count], values[:count]
-    apart = jax.lax.map(lambda uv: jnp.linalg.norm(jt(uv[0]) - uv[2] * uv[1]), (left, right, values))
-    return Triples(values, left, right, apart)
+    if x.size <= options.dense:
+        eye = jnp.eye(x.size, dtype=x.dtype)
+        return jnp.eye(out.size, dtype=x.dtype), eye, jax.lax.map(j, eye, batch_size=32).T, jnp.zeros(())
+    # Begun in J's row space, or the null space would take a step.
+    start = transpose(jax.random.normal(key, out.shape, x.dtype))[0].ravel()
+    (u, v), bidiagonal, rest, _ = decomp.bidiag(min(options.steps, x.size, out.size))(j, start)
+    return u, v, bidiagonal, jnp.linalg.norm(rest)
 
 
-def _contraction(phi, count, options, x, key, parameters):
-    first, second = jax.random.split(key)
-    at = lambda x: phi(x, *parameters)  # noqa: E731
-    triples = leading(at, x, first, count, options.steps, options.dense)
-    _, forward = jax.linearize(at, x)
-    probes = stochtrace.sampler_signs(x, num=options.probes)(second)
-    squares = jax.lax.map(lambda v: jnp.sum(jnp.square(forward(v))), probes, batch_size=16)
-    root = jnp.sqrt(squares.mean())
-    error = jnp.std(squares, ddof=1) / jnp.sqrt(options.probes) / (2.0 * root)
-    return {"values": (triples.values, triples.bounds), "frobenius_norm": (root, error)}
+def _svd(u: np.ndarray, v: np.ndarray, middle: np.ndarray, rest: np.floating, count: int) -> tuple[np.ndarray, ...]:
+    """The triples of J from B; 0 / 0 is where the rank is exhausted."""
+    u, v, middle = np.nan_to_num(u), np.nan_to_num(v), np.nan_to_num(middle)
+    turn, values, back = np.linalg.svd(middle.astype(np.float64), full_matrices=False)
+    left_over = float(np.nan_to_num(rest))
+    bounds = np.abs(turn[-1] * left_over) + (8.0 * np.finfo(u.dtype).eps * values[0] if left_over else 0.0)
+    pairs = (turn.T @ u)[:count], (back @ v)[:count]
+    return tuple(np.asarray(a, u.dtype) for a in (values[:count], *pairs, bounds[:count]))
+
+
+def _squares(phi, options, x, key, parameters):
+    _, forward = jax.linearize(lambda x: phi(x, *parameters), x)
+    probes = stochtrace.sampler_signs(x, num=options.probes)(key)
+    return jax.lax.map(lambda v: jnp.sum(jnp.square(forward(v))), probes, batch_size=16)
 
 
 def contraction(
@@ -68,7 +80,12 @@ def contraction(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """How phi(x, *parameters) stretches at each point: its `count` leading singular values [n, count] with bounds (Lemma
     1's premise asks for less than 1), and |J|_F with a standard error."""
-    return over_points(_contraction, (phi, count, Options(**options)), points, key, parameters)
+    chosen, (first, second) = Options(**options), jax.random.split(key)
+    triples = leading(phi, points, first, count, parameters, chosen)
+    squares = over_points(_squares, (phi, chosen), (points,), second, parameters).astype(np.float64)
+    root = np.sqrt(squares.mean(axis=1))
+    error = squares.std(axis=1, ddof=1) / np.sqrt(squares.shape[1]) / (2.0 * root)
+    return {"values": (triples.values, triples.bounds), "frobenius_norm": (root, error)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,23 +98,17 @@ class PullBack:
     ranks: tuple[int, ...]
 
 
-def _pull_back(maps, options, x, key, parameters):
+def _pull_back(maps, x, values, left, right, key, parameters):
     phi, field = (lambda x, f=f: f(x, *parameters) for f in (maps.phi, maps.field))
-    triples = leading(phi, x, key, max(maps.ranks), max(options.steps, 2 * max(maps.ranks)), options.dense)
     gradient, hessian = jax.linearize(field, x)
-    inverse = triples.right / triples.values[:, None]  # J+ u_i, in rows
-    carried = jax.lax.map(lambda v: hessian(v.reshape(x.shape)).ravel(), inverse, batch_size=16)
-    first, found = inverse @ carried.T, {}
+    inverse = right / values[:, None]  # J+ u_i, in rows
+    along = lambda product, rows: jax.lax.map(lambda v: product(v.reshape(x.shape)).ravel(), rows, batch_size=16)  # noqa: E731
+    first, second = inverse @ along(hessian, inverse).T, {}
     for r in maps.ranks:
-        held = (inverse[:r] @ gradient.ravel()) @ triples.left[:r]  # J+^T grad E
+        held = (inverse[:r] @ gradient.ravel()) @ left[:r]  # J+^T grad E
         _, bend = jax.linearize(jax.grad(lambda x, held=held: phi(x).ravel() @ held), x)
-        bent = jax.lax.map(lambda v, bend=bend: bend(v.reshape(x.shape)).ravel(), inverse[:r], batch_size=16)
-        parts = {"first": first[:r, :r], "second": -(inverse[:r] @ bent.T)}
-        parts["total"] = parts["first"] + parts["second"]
-        norms = {name: jnp.abs(jnp.linalg.eigvalsh(0.5 * (m + m.T))).max() for name, m in parts.items()}
-        found[r] = norms | {"smallest_value": triples.values[r - 1], "smallest_bound": triples.bounds[r - 1],
-                            "bend": norms["second"] / jnp.linalg.norm(gradient)}  # fmt: skip
-    return found
+        second[r] = -(inverse[:r] @ along(bend, inverse[:r]).T)
+    return first, second, jnp.linalg.norm(gradient)
 
 
 def pull_back(
@@ -105,7 +116,22 @@ def pull_back(
 ) -> dict[int, dict[str, np.ndarray]]:
     """By rank, at each point [n]: |Hess E^(a)| (Eq. 22) restricted to the leading directions: total; first, J+^T H J+;
     second, -(J+^T grad E) . D^2 phi [J+ u, J+ u]; bend = |second| / |grad E|; and the last singular value with its bound."""
-    return over_points(_pull_back, (maps, Options(**options)), points, key, parameters)
+    chosen, (for_triples, rest) = Options(**options), jax.random.split(key)
+    most = max(maps.ranks)
+    chosen = dataclasses.replace(chosen, steps=max(chosen.steps, 2 * most))
+    triples = leading(maps.phi, points, for_triples, most, parameters, chosen)
+    at = (points, triples.values, triples.left, triples.right)
+    first, second, gradient = over_points(_pull_back, (maps,), at, rest, parameters)
+    found = {}
+    for r in maps.ranks:
+        parts = {"first": first[:, :r, :r], "second": second[r]}
+        parts["total"] = parts["first"] + parts["second"]
+        norms = {
+            name: np.abs(np.linalg.eigvalsh(0.5 * (m + m.swapaxes(1, 2)))).max(axis=1) for name, m in parts.items()
+        }
+        found[r] = norms | {"bend": norms["second"] / gradient, "smallest_value": triples.values[:, r - 1],
+                            "smallest_bound": triples.bounds[:, r - 1]}  # fmt: skip
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,9 +157,8 @@ def _decoded(maps, options, x, key, parameters):
         "gauss_newton": lambda z: pulled(still(z), field(decode(z))),
         "remainder": lambda z: pulled(z, still(field(decode(z)))),
     }
-    found = {name: at_point(Field(f), options, z, key, ()) for name, f in fields.items()}
-    image = decode(z)
-    return found | {"gap": jnp.linalg.norm(image - x) / jnp.linalg.norm(x)}
+    gap = jnp.linalg.norm(decode(z) - x) / jnp.linalg.norm(x)
+    return {name: at_point(Field(f), options, z, key, ()) for name, f in fields.items()}, gap
 
 
 def decoded(
@@ -142,7 +167,9 @@ def decoded(
     """At each point, the curvature of E o decode at its activation: total, gauss_newton (J^T H J) and remainder
     (grad E . D^2 decode), each as `curvature` gives it and each by itself; gap: |decode(z) - x| / |x|, which an inverse
     would have as 0."""
-    return over_points(_decoded, (maps, Options(**options)), points, key, parameters)
+    chosen = Options(**options)
+    raw, gap = over_points(_decoded, (maps, chosen), (points,), key, parameters)
+    return {name: finish(part, chosen) for name, part in raw.items()} | {"gap": gap}
 
 
 def total_variance(z: Float[np.ndarray, "n ..."]) -> float:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 from matfree import decomp, stochtrace
+from scipy import linalg
 
 from jaxdiff import parallel
 from jaxdiff.estimates import Estimate
@@ -79,25 +80,31 @@ def curvature(
     (|J - J^T|_F / |J + J^T|_F, 0 for a gradient): standard errors. Errors are 0 where the matrix was computed whole.
     parameters: what `hessian` takes beside the point, the same for all. options: as `Options`.
     """
-    return over_points(at_point, (hessian, Options(**options)), points, key, parameters)
+    chosen = Options(**options)
+    return finish(over_points(at_point, (hessian, chosen), (points,), key, parameters), chosen)
 
 
 def over_points(
-    one: Callable[..., Any], about: tuple[Hashable, ...], points: Float[Array, "n ..."], key: Key[Array, ""],
+    one: Callable[..., Any], about: tuple[Hashable, ...], points: tuple[Array | np.ndarray, ...], key: Key[Array, ""],
     parameters: tuple[Any, ...],
 ) -> Any:  # fmt: skip
-    """one(*about, x, key, parameters) at each point, over all devices: its arrays with a first axis [n], on the host.
+    """one(*about, *point, key, parameters) at each point, over all devices: its arrays with a first axis [n], on the host.
 
-    Compiled once for the same `one`, `about` (what is not traced) and shapes.
+    points: arrays [n, ...], of which each call has one row. Compiled once for the same `one`, `about` (what is not traced)
+    and shapes. Decompositions of what comes back belong on the host: LAPACK's calls inside a program of several CPU devices
+    have been seen to wait for each other for ever (jaxlib 0.10.1), and NumPy has float64.
     """
-    keys, mesh = jax.random.split(key, len(points)), parallel.data_mesh(len(points))
-    return jax.tree.map(np.asarray, _over_points(one, about, mesh, jnp.asarray(points), keys, parameters))
+    n = len(points[0])
+    keys, mesh = jax.random.split(key, n), parallel.data_mesh(n)
+    found = _over_points(one, about, mesh, tuple(map(jnp.asarray, points)), keys, parameters)
+    return jax.tree.map(np.asarray, found)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _over_points(one, about, mesh, points, keys, parameters):
     def local(points, keys, parameters):
-        return jax.lax.map(lambda at: one(*about, *at, parameters), (points, keys), batch_size=TOGETHER)
+        each = lambda at: one(*about, *at[0], at[1], parameters)  # noqa: E731
+        return jax.lax.map(each, (points, keys), batch_size=TOGETHER)
 
     specs = (parallel.DATA, parallel.DATA, parallel.REPLICATED)
     run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False)
@@ -106,28 +113,10 @@ def _over_points(one, about, mesh, points, keys, parameters):
 
 def at_point(
     hessian: Energy | Field, options: Options, x: Array, key: Key[Array, ""], parameters: tuple[Any, ...]
-) -> dict[str, tuple[Array, Array]]:
-    """What `curvature` says of one point, traceable."""
-    return (_dense if x.size <= options.dense else _free)(hessian, options, x, key, parameters)
-
-
-def _dense(hessian, options, x, key, parameters):
-    """Everything from the matrix."""
-    matrix = hessian.matrix(x, parameters)
-    symmetric = 0.5 * (matrix + matrix.T)
-    eigenvalues = jnp.linalg.eigvalsh(symmetric)
-    square, norm = jnp.square(symmetric).sum(), jnp.abs(eigenvalues).max()
-    skew = jnp.square(0.5 * (matrix - matrix.T)).sum()
-    values = {
-        "smallest": eigenvalues[0], "largest": eigenvalues[-1], "leading": eigenvalues[::-1][: options.leading],
-        "spectral_norm": norm, "frobenius_norm": jnp.sqrt(square), "trace": jnp.trace(symmetric),
-        "stable_rank": square / jnp.square(norm), "asymmetry": jnp.sqrt(skew / square),
-    }  # fmt: skip
-    return {name: (value, jnp.zeros_like(value)) for name, value in values.items()}
-
-
-def _free(hessian, options, x, key, parameters):
-    """Everything from products."""
+) -> dict[str, Array]:
+    """What `finish` needs of one point, traceable: the matrix, or Lanczos' tridiagonal one and the probes' products."""
+    if x.size <= options.dense:
+        return {"matrix": hessian.matrix(x, parameters)}
     forward, backward = hessian.products(x, parameters)
 
     def parts(v: Array) -> tuple[Array, Array]:
@@ -137,53 +126,79 @@ def _free(hessian, options, x, key, parameters):
         transposed = j if forward is backward else backward(v).ravel()
         return 0.5 * (j + transposed), 0.5 * (j - transposed)
 
-    start, probes = jax.random.split(key)
-    first = jax.random.normal(start, (x.size,), x.dtype)
-    found = lanczos(lambda v: parts(v)[0], first, options.steps, options.leading)
-    return found | _hutchinson(parts, first, probes, options.probes, found["spectral_norm"][0])
-
-
-def lanczos(product: Product, start: Float[Array, " d"], steps: int, leading: int) -> dict[str, tuple[Array, Array]]:
-    """The ends of a symmetric operator's spectrum, each with |H v - lambda v| of its unit vector v as bound."""
-    steps = min(steps, len(start))
-    basis, matrix, *_ = decomp.tridiag_sym(steps, custom_vjp=False)(product, start)
-    # Where the start lies in an invariant subspace, nothing is left after some steps: what follows is rounding.
-    beyond, size = jnp.diagonal(matrix, 1), jnp.abs(matrix[0, 0]) + jnp.abs(matrix[0, 1:2]).sum()
-    tolerance = 10.0 * jnp.finfo(start.dtype).eps * jnp.maximum(size, jnp.finfo(start.dtype).tiny)
-    whole = jnp.concatenate([jnp.array([True]), jnp.cumprod(jnp.where(beyond > tolerance, 1, 0)).astype(bool)])
-    both = whole[:, None] & whole[None]
-    matrix = jnp.where(both, matrix, jnp.eye(steps, dtype=matrix.dtype) * matrix[0, 0])
-    basis = jnp.where(whole[:, None], basis, 0.0)  # [steps, d]
-    eigenvalues, vectors = jnp.linalg.eigh(matrix)
-    chosen = jnp.concatenate([jnp.array([0]), jnp.arange(steps - 1, steps - 1 - min(leading, steps), -1)])
-    ritz, values = vectors[:, chosen].T @ basis, eigenvalues[chosen]
-    bounds = jnp.linalg.norm(jax.lax.map(product, ritz) - values[:, None] * ritz, axis=1)
-    wider = jnp.abs(values[0]) > jnp.abs(values[1])
-    return {"smallest": (values[0], bounds[0]), "largest": (values[1], bounds[1]), "leading": (values[1:], bounds[1:]),
-            "spectral_norm": (jnp.abs(values[:2]).max(), jnp.where(wider, bounds[0], bounds[1]))}  # fmt: skip
-
-
-def _hutchinson(parts, like, key, probes, norm):
-    """Trace, Frobenius norm, stable rank and asymmetry from random signs v: E[v.Hv] = tr H, E|Hv|^2 = |H|_F^2.
-
-    Square roots and ratios of means have their standard errors by the delta method.
-    """
-
-    def of_one(v: Array) -> Array:
+    def of_probe(v: Array) -> Array:
+        """v.Hv, |Hv|^2 and the same of the skew part, whose means are tr H and squares of Frobenius norms."""
         symmetric, skew = parts(v)
         return jnp.stack([v @ symmetric, symmetric @ symmetric, skew @ skew])
 
-    each = jax.lax.map(of_one, stochtrace.sampler_signs(like, num=probes)(key), batch_size=16)
-    (trace, square, skew), covariance = each.mean(axis=0), jnp.cov(each.T) / probes
-    error = lambda *slope: jnp.sqrt(jnp.maximum(jnp.array(slope) @ covariance @ jnp.array(slope), 0.0))  # noqa: E731
-    root = jnp.sqrt(square)
-    asymmetry = jnp.sqrt(skew / square)
-    slopes = jnp.where(skew > 0, 0.5 / jnp.sqrt(jnp.maximum(skew * square, 1e-30)), 0.0), -0.5 * asymmetry / square
+    start, probes = jax.random.split(key)
+    first, lanczos = (
+        jax.random.normal(start, (x.size,), x.dtype),
+        decomp.tridiag_sym(min(options.steps, x.size), custom_vjp=False),
+    )
+    _, tridiagonal, rest, _ = lanczos(lambda v: parts(v)[0], first)
+    signs = stochtrace.sampler_signs(first, num=options.probes)(probes)
+    return {"tridiagonal": tridiagonal, "rest": jnp.linalg.norm(rest),
+            "probes": jax.lax.map(of_probe, signs, batch_size=16)}  # fmt: skip
+
+
+def finish(raw: dict[str, np.ndarray], options: Options) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What `curvature` returns, from `at_point`'s arrays [n, ...]."""
+    if "matrix" in raw:
+        each = [_of_matrix(matrix, options.leading) for matrix in raw["matrix"]]
+    else:
+        rows = zip(raw["tridiagonal"], raw["rest"], raw["probes"], strict=True)
+        each = [_of_products(*row, options.leading) for row in rows]
     return {
-        "trace": (trace, error(1.0, 0.0, 0.0)), "frobenius_norm": (root, error(0.0, 0.5 / root, 0.0)),
-        "stable_rank": (square / norm**2, error(0.0, 1.0 / norm**2, 0.0)),
-        "asymmetry": (asymmetry, error(0.0, slopes[1], slopes[0])),
+        name: (np.array([one[name][0] for one in each]), np.array([one[name][1] for one in each])) for name in each[0]
+    }
+
+
+def _of_matrix(matrix: np.ndarray, leading: int) -> dict[str, tuple[Any, Any]]:
+    wide = np.asarray(matrix, np.float64)
+    symmetric, skew = 0.5 * (wide + wide.T), 0.5 * (wide - wide.T)
+    eigenvalues, frobenius = np.linalg.eigvalsh(symmetric), float(np.linalg.norm(symmetric))
+    norm = float(np.abs(eigenvalues).max())
+    values = {
+        "smallest": eigenvalues[0], "largest": eigenvalues[-1], "leading": eigenvalues[::-1][:leading],
+        "spectral_norm": norm, "frobenius_norm": frobenius, "trace": float(np.trace(symmetric)),
+        "stable_rank": _over(frobenius, norm) ** 2, "asymmetry": _over(float(np.linalg.norm(skew)), frobenius),
     }  # fmt: skip
+    return {name: (value, np.zeros_like(value)) for name, value in values.items()}
+
+
+def _of_products(
+    tridiagonal: np.ndarray, rest: np.floating, probes: np.ndarray, leading: int
+) -> dict[str, tuple[Any, Any]]:
+    """The bound of a Ritz value is |H v - lambda v| of its unit vector v, and rounding. Square roots and ratios of means
+    have their standard errors by the delta method."""
+    eps = float(np.finfo(tridiagonal.dtype).eps)
+    diagonal, beyond = (np.diagonal(tridiagonal, k).astype(np.float64) for k in (0, 1))
+    size = np.abs(tridiagonal[:2, :2]).max()
+    gone = np.flatnonzero(
+        ~(beyond > 10.0 * eps * size)
+    )  # the start lay in an invariant subspace: what follows is rounding
+    steps, last = (int(gone[0]) + 1, float(beyond[gone[0]])) if len(gone) else (len(diagonal), float(rest))
+    eigenvalues, vectors = linalg.eigh_tridiagonal(diagonal[:steps], beyond[: steps - 1])
+    bounds = np.abs(np.nan_to_num(last) * vectors[-1]) + 8.0 * eps * np.abs(eigenvalues).max()
+    widest = int(np.argmax(np.abs(eigenvalues)))
+    count = min(leading, steps)
+    pad = lambda a: np.pad(a[::-1][:count], (0, leading - count), constant_values=np.nan)  # noqa: E731
+    found = {"smallest": (eigenvalues[0], bounds[0]), "largest": (eigenvalues[-1], bounds[-1]),
+             "leading": (pad(eigenvalues), pad(bounds)), "spectral_norm": (abs(eigenvalues[widest]), bounds[widest])}  # fmt: skip
+    (trace, square, skew), covariance = probes.mean(axis=0, dtype=np.float64), np.cov(probes.T) / len(probes)
+    error = lambda *slope: float(np.sqrt(max(np.array(slope) @ covariance @ np.array(slope), 0.0)))  # noqa: E731
+    norm, root, ratio = abs(eigenvalues[widest]), np.sqrt(square), np.sqrt(_over(skew, square))
+    return found | {
+        "trace": (trace, error(1.0, 0.0, 0.0)), "frobenius_norm": (root, error(0.0, _over(0.5, root), 0.0)),
+        "stable_rank": (_over(square, norm**2), error(0.0, _over(1.0, norm**2), 0.0)),
+        "asymmetry": (ratio, error(0.0, -_over(0.5 * ratio, square), _over(0.5, np.sqrt(skew * square)))),
+    }  # fmt: skip
+
+
+def _over(a: float, b: float) -> float:
+    """a / b, and 0 where b is, as everything is of a Hessian that is 0."""
+    return float(a / b) if b else 0.0
 
 
 def _one(

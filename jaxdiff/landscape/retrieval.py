@@ -106,7 +106,7 @@ def mean_shift(x: Queries, points: Points, tau: Number, steps: int = 2000) -> Qu
             return new, jnp.square(new - x).sum(), i + 1
 
         far = lambda carry: (carry[1] > 1e-12 * (1.0 + jnp.square(carry[0]).sum())) & (carry[2] < steps)  # noqa: E731
-        return jax.lax.while_loop(far, move, (x, jnp.array(jnp.inf, x.dtype), 0))[0]
+        return jax.lax.while_loop(far, move, (x, jnp.array(jnp.inf, x.dtype), jnp.array(0)))[0]
 
     return _each(to_end, x)
 

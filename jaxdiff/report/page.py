@@ -53,8 +53,7 @@ def _figures(cells: Sequence[CellResult], folder: epath.Path) -> dict[str, dict[
             continue
         with mpl.rc_context(style.context(name)):
             svg = style.svg(plot.draw(cells), name)
-        alone = svg.replace("<svg ", '<svg style="color: #1a1a1a; background: #ffffff" ', 1)
-        files.write(folder / f"{name}.svg", alone)
+        files.write(folder / f"{name}.svg", style.alone(svg))
         drawing = Markup(svg[svg.index("<svg") :])
         found[name] = {"title": plot.title, "caption": plot.caption.format(n=n), "svg": drawing,
                        "grid": name in ("samples", "sets", "nearest")}  # fmt: skip

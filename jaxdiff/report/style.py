@@ -39,3 +39,8 @@ def svg(figure: Figure, name: str) -> str:
     with mpl.rc_context(context(name)):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     return buffer.getvalue().replace(INK, "currentColor").replace(RULE, "var(--rule, #cccccc)")
+
+
+def alone(svg: str) -> str:
+    """The figure as a file of its own: dark on white, whatever shows it."""
+    return svg.replace("<svg ", '<svg style="color: #1a1a1a; background: #ffffff" ', 1)
