@@ -238,7 +238,13 @@ def summary(found: dict[str, Any]) -> Sequence[str]:
     sigma = max(abs(row["simulated"] - row["closed_form"]) / max(row["standard_error"], 1e-12) for row in last)
     exact = [row for row in found["smoothed"] if row["rho"] == 1.0]
     kept = sum(row["low"] <= row["trained"] <= row["high"] for row in exact)
-    law, first = found["law"][-1], found["settings"]["classes"][0]
+    # A class that was not drawn at all has no odds: the largest rho at which all were says most.
+    known = [
+        law
+        for law in found["law"]
+        if all(0 < row["share"] < 1 for row in found["smoothed"] if row["rho"] == law["rho"])
+    ]
+    law, first = (known or found["law"])[-1], found["settings"]["classes"][0]
     return [
         f"Theorem 1: in {len(refuted)} of {len(cases)} cases every map is a contraction and the Hessian's norm does not fall "
         f"({'; '.join(refuted)}); computed and closed forms differ by at most {worst:.1e}.",
