@@ -35,7 +35,7 @@ flags.DEFINE_integer("n", 200, "Images in each memory.", lower_bound=10)
 flags.DEFINE_integer("size", 16, "Pixels on a side.", lower_bound=4)
 flags.DEFINE_integer("samples", 1000, "Samples behind each share.", lower_bound=10)
 flags.DEFINE_integer("grids", 2000, "Simulated grids behind each share of Figure 3.", lower_bound=2)
-flags.DEFINE_integer("seed", 0, "Of everything that is drawn.")
+flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", lower_bound=0)
 FLAGS = flags.FLAGS
 
 
@@ -69,13 +69,13 @@ def laboratory(found: dict) -> Table:
 def main() -> None:
     if not FLAGS.workdir:
         raise ValueError("--workdir is missing; give a folder, as --workdir runs/theorems")
-    if len(FLAGS.classes) != 2 or not all(c.isdigit() for c in FLAGS.classes) or len(set(FLAGS.classes)) != 2:
+    classes = [int(c) for c in FLAGS.classes if c.isdigit()]
+    if len(FLAGS.classes) != 2 or len(set(classes)) != 2:
         raise ValueError(f"--classes is {','.join(FLAGS.classes)}; two different classes are expected, as 6,9")
     chosen: dict[str, Any] = {
         name: FLAGS[name].value for name in ("source", "data_dir", "n", "size", "samples", "grids", "seed")
     }
-    first, second = map(int, FLAGS.classes)
-    options, workdir = theorems.Options(classes=(first, second), **chosen), epath.Path(FLAGS.workdir)
+    options, workdir = theorems.Options(classes=(classes[0], classes[1]), **chosen), epath.Path(FLAGS.workdir)
     with _cli.Reporter() as progress:
         found = theorems.run(options, workdir, Places(cache=FLAGS.cache or "").prepared(workdir), progress)
     draw(found, workdir)

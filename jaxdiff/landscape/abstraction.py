@@ -39,9 +39,13 @@ def leading(
     options: Options,
 ) -> Triples:
     """The `count` leading triples of d phi / dx at each point: from the whole matrix up to options.dense dimensions, else by
-    the bidiagonalization of Golub and Kahan in options.steps products with J and J^T. Fewer where J has fewer."""
+    the bidiagonalization of Golub and Kahan in options.steps products with J and J^T. Raises ValueError where J has fewer."""
     u, v, middle, rest = over_points(_products_of_jacobian, (phi, options), (points,), key, parameters)
-    each = [_svd(u[i], v[i], middle[i], rest[i], count) for i in range(len(points))]
+    most = min(middle.shape[1:])
+    if count > most:
+        raise ValueError(f"{count} singular values were asked for; this map has {most}, so use 1 to that")
+    bases = (lambda i: (None, None)) if u is None else lambda i: (u[i], v[i])
+    each = [_svd(*bases(i), middle[i], rest[i], count) for i in range(len(points))]
     return Triples(*(np.stack(column) for column in zip(*each, strict=True)))
 
 
@@ -52,21 +56,24 @@ def _products_of_jacobian(phi, options, x, key, parameters):
     j = lambda v: forward(v.reshape(x.shape)).ravel()  # noqa: E731
     if x.size <= options.dense:
         eye = jnp.eye(x.size, dtype=x.dtype)
-        return jnp.eye(out.size, dtype=x.dtype), eye, jax.lax.map(j, eye, batch_size=32).T, jnp.zeros(())
+        return None, None, jax.lax.map(j, eye, batch_size=32).T, jnp.zeros(())  # the bases are the axes
     # Begun in J's row space, or the null space would take a step.
     start = transpose(jax.random.normal(key, out.shape, x.dtype))[0].ravel()
     (u, v), bidiagonal, rest, _ = decomp.bidiag(min(options.steps, x.size, out.size))(j, start)
     return u, v, bidiagonal, jnp.linalg.norm(rest)
 
 
-def _svd(u: np.ndarray, v: np.ndarray, middle: np.ndarray, rest: np.floating, count: int) -> tuple[np.ndarray, ...]:
-    """The triples of J from B; 0 / 0 is where the rank is exhausted."""
-    u, v, middle = np.nan_to_num(u), np.nan_to_num(v), np.nan_to_num(middle)
-    turn, values, back = np.linalg.svd(middle.astype(np.float64), full_matrices=False)
-    left_over = float(np.nan_to_num(rest))
-    bounds = np.abs(turn[-1] * left_over) + (8.0 * np.finfo(u.dtype).eps * values[0] if left_over else 0.0)
-    pairs = (turn.T @ u)[:count], (back @ v)[:count]
-    return tuple(np.asarray(a, u.dtype) for a in (values[:count], *pairs, bounds[:count]))
+def _svd(
+    u: np.ndarray | None, v: np.ndarray | None, middle: np.ndarray, rest: np.floating, count: int
+) -> tuple[np.ndarray, ...]:
+    """The triples of J from B; 0 / 0 is where the rank is exhausted. Bounds hold what is left over, and rounding."""
+    turn, values, back = np.linalg.svd(np.nan_to_num(middle).astype(np.float64), full_matrices=False)
+    rounding = 8.0 * float(np.finfo(middle.dtype).eps) * values[0]
+    bounds = np.abs(turn[-1] * float(np.nan_to_num(rest))) + rounding
+    left, right = turn.T[:count], back[:count]
+    if u is not None and v is not None:
+        left, right = left @ np.nan_to_num(u), right @ np.nan_to_num(v)
+    return tuple(np.asarray(a, middle.dtype) for a in (values[:count], left, right, bounds[:count]))
 
 
 def _squares(phi, options, x, key, parameters):
@@ -84,7 +91,7 @@ def contraction(
     triples = leading(phi, points, first, count, parameters, chosen)
     squares = over_points(_squares, (phi, chosen), (points,), second, parameters).astype(np.float64)
     root = np.sqrt(squares.mean(axis=1))
-    error = squares.std(axis=1, ddof=1) / np.sqrt(squares.shape[1]) / (2.0 * root)
+    error = squares.std(axis=1, ddof=1) / np.sqrt(squares.shape[1]) / np.maximum(2.0 * root, 1e-30)
     return {"values": (triples.values, triples.bounds), "frobenius_norm": (root, error)}
 
 
@@ -101,7 +108,7 @@ class PullBack:
 def _pull_back(maps, x, values, left, right, key, parameters):
     phi, field = (lambda x, f=f: f(x, *parameters) for f in (maps.phi, maps.field))
     gradient, hessian = jax.linearize(field, x)
-    inverse = right / values[:, None]  # J+ u_i, in rows
+    inverse = right / jnp.maximum(values, jnp.finfo(values.dtype).tiny)[:, None]  # J+ u_i, in rows
     along = lambda product, rows: jax.lax.map(lambda v: product(v.reshape(x.shape)).ravel(), rows, batch_size=16)  # noqa: E731
     first, second = inverse @ along(hessian, inverse).T, {}
     for r in maps.ranks:
@@ -115,7 +122,9 @@ def pull_back(
     maps: PullBack, points: Float[Array, "n ..."], key: Key[Array, ""], *parameters: Any, **options: int
 ) -> dict[int, dict[str, np.ndarray]]:
     """By rank, at each point [n]: |Hess E^(a)| (Eq. 22) restricted to the leading directions: total; first, J+^T H J+;
-    second, -(J+^T grad E) . D^2 phi [J+ u, J+ u]; bend = |second| / |grad E|; and the last singular value with its bound."""
+    second, -(J+^T grad E) . D^2 phi [J+ u, J+ u]; bend = |second| / |grad E|; and the last singular value with its bound. All
+    are nan where that value is not above its bound: J has not so many directions there. Raises ValueError for a rank above
+    the dimension of x or z."""
     chosen, (for_triples, rest) = Options(**options), jax.random.split(key)
     most = max(maps.ranks)
     chosen = dataclasses.replace(chosen, steps=max(chosen.steps, 2 * most))
@@ -124,14 +133,19 @@ def pull_back(
     first, second, gradient = over_points(_pull_back, (maps,), at, rest, parameters)
     found = {}
     for r in maps.ranks:
+        value, bound = triples.values[:, r - 1], triples.bounds[:, r - 1]
         parts = {"first": first[:, :r, :r], "second": second[r]}
         parts["total"] = parts["first"] + parts["second"]
-        norms = {
-            name: np.abs(np.linalg.eigvalsh(0.5 * (m + m.swapaxes(1, 2)))).max(axis=1) for name, m in parts.items()
-        }
-        found[r] = norms | {"bend": norms["second"] / gradient, "smallest_value": triples.values[:, r - 1],
-                            "smallest_bound": triples.bounds[:, r - 1]}  # fmt: skip
+        norms = {name: np.where(value > bound, _norms(matrices), np.nan) for name, matrices in parts.items()}
+        bend = norms["second"] / np.maximum(gradient, 1e-30)
+        found[r] = norms | {"bend": bend, "smallest_value": value, "smallest_bound": bound}
     return found
+
+
+def _norms(matrices: Float[np.ndarray, "n r r"]) -> Float[np.ndarray, " n"]:
+    """Spectral norms of the symmetric parts; what is not finite is 0."""
+    whole = np.nan_to_num(matrices.astype(np.float64), posinf=0.0, neginf=0.0)
+    return np.abs(np.linalg.eigvalsh(0.5 * (whole + whole.swapaxes(1, 2)))).max(axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -215,7 +215,8 @@ def _one(
 def spectral_norm(
     energy: Energy | Field | Callable[..., Array], x: Array, key: Key[Array, ""], *parameters: Any, **options: int
 ) -> Estimate:
-    """max |eigenvalue| of the Hessian of energy(x, *parameters) at x; exact up to 1,024 dimensions, else with a bound."""
+    """max |eigenvalue| of the Hessian of energy(x, *parameters) at x; exact up to 1,024 dimensions, else an eigenvalue lies
+    within `bound` of it, and it is no larger than the true one but for that."""
     return _one("spectral_norm", energy, x, key, parameters, options)
 
 

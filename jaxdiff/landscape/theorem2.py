@@ -75,8 +75,10 @@ def odds(p: float | int, q: float | int, features: float | int) -> float:
 
 def exponent(trained: Numbers, generated: Numbers) -> np.ndarray:
     """S = logit(generated) / logit(trained), the number of features that Eq. 15 would need; nan at a share of 1/2."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(logit(np.asarray(generated, np.float64)) / logit(np.asarray(trained, np.float64)))
+    before, after = logit(np.asarray(trained, np.float64)), logit(np.asarray(generated, np.float64))
+    return np.divide(
+        after, before, out=np.full(np.broadcast_shapes(before.shape, after.shape), np.nan), where=before != 0
+    )
 
 
 def grids(shares: Numbers, side: int, count: int, rng: np.random.Generator, exact: bool = False) -> Grid:

@@ -52,7 +52,7 @@ def share_against_rho(rows: Sequence[Row]) -> Figure:
 
 
 def share_against_k(rows: Sequence[Row]) -> Figure:
-    """The hard vote of Eq. 1 on noised images, the first majority of each proportion, at the middle noise level."""
+    """The hard vote of Eq. 1 on noised images by noise level, the first majority of each proportion."""
     figure, ax = axes(6.0, 3.4)
     levels = sorted({row["t"] for row in rows})
     for i, trained in enumerate(sorted({row["trained"] for row in rows})):

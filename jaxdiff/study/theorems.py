@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from scipy import stats
-from scipy.special import logit
+from scipy.spatial import distance
+from scipy.special import expit, logit
 
 from jaxdiff import files, results
 from jaxdiff.datasets import sources
@@ -88,7 +89,7 @@ def laboratory() -> dict[str, list[Row]]:
     rows = []
     for case in theorem1.laboratory():
         levels = theorem1.levels(case)
-        whole = {"premise": theorem1.premise(levels), "conclusion": theorem1.conclusion(levels)}
+        whole = {name: getattr(theorem1, name)(levels) for name in ("premise", "stepwise", "conclusion")}
         rows += [
             {"case": case.name, "shows": case.shows, **whole, "level": a, **dataclasses.asdict(level), "exact": exact}
             for a, (level, exact) in enumerate(zip(levels, case.exact, strict=True))
@@ -127,7 +128,9 @@ def memories(options: Options, dataset: sources.Dataset) -> list[tuple[float, in
         for majority, minority in (options.classes, options.classes[::-1]):
             few = round(options.n * (1 - share))
             counts = {majority: options.n - few, minority: few}
-            found.append((share, majority, sources.training_set(dataset, counts, part=0, parts=1, seed=options.seed)))
+            # Images of its own for each memory, as far as the dataset has them.
+            seed = options.seed + len(found)
+            found.append((share, majority, sources.training_set(dataset, counts, part=0, parts=1, seed=seed)))
     return found
 
 
@@ -163,28 +166,32 @@ def recall(
 def _law(options: Options, rows: Sequence[Row], rho: float) -> Row:
     """logit(generated) = b + S logit(trained) for the first class over all memories: Theorem 2 predicts b = 0, one S.
 
-    Least squares with 95 % intervals; a count of 0 is half a sample. b is what the classes' own shapes do.
+    Least squares weighted by n p (1 - p), a count of 0 as half a sample; t intervals over the memories, which are draws from
+    one pool of images and hold for it alone. b is what the classes' own shapes do.
     """
     first = options.classes[0]
     shares = [(row["trained"], row["share"]) if row["majority"] != first else (1 - row["trained"], 1 - row["share"])
               for row in rows if row["rho"] == rho]  # fmt: skip
     least = 0.5 / options.samples
     x, y = (logit(np.clip(np.array(column), least, 1 - least)) for column in zip(*shares, strict=True))
-    fit = stats.linregress(x, y)
-    half = float(stats.t.ppf(0.975, len(x) - 2))
-    return {"rho": rho, "S": float(fit.slope), "S_low": float(fit.slope - half * fit.stderr), "S_high": float(fit.slope + half * fit.stderr),
-            "b": float(fit.intercept), "b_low": float(fit.intercept - half * fit.intercept_stderr),
-            "b_high": float(fit.intercept + half * fit.intercept_stderr), "n": len(x)}  # fmt: skip
+    share = expit(y)
+    fit, covariance = np.polyfit(x, y, 1, w=np.sqrt(options.samples * share * (1 - share)), cov=True)
+    half = stats.t.ppf(0.975, len(x) - 2) * np.sqrt(np.diag(covariance))
+    found: Row = {"rho": rho, "n": len(x)}
+    for name, value, away in zip(("S", "b"), fit, half, strict=True):
+        found |= {name: float(value), f"{name}_low": float(value - away), f"{name}_high": float(value + away)}
+    return found
 
 
 def _shares(minority: np.ndarray, soft: np.ndarray) -> Row:
-    """The share by argmax with its Wilson interval, and the mean soft label."""
+    """The share by argmax with its Wilson interval, the mean soft label, and how many are mixtures: of neither class to 90 %."""
     low, high = wilson(int(minority.sum()), len(minority))
-    return {"share": float(minority.mean()), "low": low, "high": high, "soft": float(soft.mean()), "n": len(minority)}
+    return {"share": float(minority.mean()), "low": low, "high": high, "soft": float(soft.mean()),
+            "mixed": float(((soft > 0.1) & (soft < 0.9)).mean()), "n": len(minority)}  # fmt: skip
 
 
 def _votes(options: Options, points: jax.Array, labels: np.ndarray) -> list[Row]:
-    """Eq. 1 for noised training images at a few noise levels, a tie counted as half."""
+    """Eq. 1 for noised training images at a few noise levels, a tie counted for the majority."""
     rng, schedule, rows = np.random.default_rng(options.seed), Schedule.linear(), []
     ks = tuple(k for k in options.ks if k <= len(points))
     for t in (200, 400, 600):
@@ -199,10 +206,10 @@ def _votes(options: Options, points: jax.Array, labels: np.ndarray) -> list[Row]
 
 def _minima(options: Options, points: jax.Array, labels: np.ndarray) -> list[Row]:
     """How many minima the free energy has as tau grows, and Definition 1 over those that merged."""
-    squares = np.square(np.asarray(points)[:, None] - np.asarray(points)[None]).sum(-1) + np.diag(
-        np.full(len(points), np.inf)
-    )
+    squares = distance.cdist(points, points, "sqeuclidean") + np.diag(np.full(len(points), np.inf))
     unit, rng, rows = float(np.median(squares.min(axis=1))), np.random.default_rng(options.seed), []
+    if not unit:
+        raise ValueError(f"most of the {len(points)} images have an equal among them; remove the copies")
     first = options.taus[0] * unit
     for times in options.taus:
         count = len(retrieval.minima(points, times * unit).centres)

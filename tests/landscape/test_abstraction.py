@@ -114,6 +114,30 @@ def test_total_variance():
     assert abstraction.total_variance(z) == pytest.approx(24, rel=0.05)
 
 
+def test_few_steps_have_honest_bounds():
+    """30 of 300 dimensions: every value lies within its bound of a singular value, and the largest is found."""
+    left, _ = np.linalg.qr(RNG.normal(size=(300, 300)))
+    right, _ = np.linalg.qr(RNG.normal(size=(400, 300)))
+    values = np.concatenate([[3.0, 2.5], np.linspace(2, 0, 298)])
+    matrix = jnp.asarray(left * values @ right.T, jnp.float32)
+    for steps in (4, 10, 30):
+        found, bounds = abstraction.contraction(
+            linear, jnp.zeros((2, 400)), jax.random.key(0), matrix, count=3, dense=0, steps=steps, probes=2
+        )["values"]
+        assert np.all(np.abs(found[..., None] - values).min(axis=-1) <= bounds + 1e-5)
+    np.testing.assert_allclose(found[:, :2], [[3.0, 2.5]] * 2, rtol=1e-4)
+
+
+def test_directions_that_a_map_does_not_have_are_nan():
+    """Rank 3 of 8: nothing can be said of 8 directions, where J+ would be 1 / rounding."""
+    poor = jnp.asarray(RNG.normal(size=(8, 3)) @ RNG.normal(size=(3, 12)), jnp.float32)
+    found = abstraction.pull_back(abstraction.PullBack(linear, field, (3, 8)), X, jax.random.key(0), poor)
+    assert np.all(np.isfinite(found[3]["total"]))
+    assert np.all(np.isnan(found[8]["total"]))
+    with pytest.raises(ValueError, match="9 singular values were asked for; this map has 8"):
+        abstraction.pull_back(abstraction.PullBack(linear, field, (9,)), X, jax.random.key(0), poor)
+
+
 def test_a_multiple_of_the_identity_has_one_singular_value():
     found = abstraction.contraction(lambda x: 0.5 * x, X, jax.random.key(0), dense=0)
     np.testing.assert_allclose(found["values"][0][:, 0], 0.5, rtol=1e-5)

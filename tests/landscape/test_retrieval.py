@@ -48,9 +48,10 @@ def test_hard_votes_are_those_of_brute_force():
 
 def test_the_time_constant_of_eq_3_changes_no_end():
     start = jnp.asarray(RNG.normal(size=(8, 6)), jnp.float32)
-    ends = [retrieval.flow(start, POINTS, 0.2, constant, 40.0 * constant) for constant in (0.5, 1.0, 8.0)]
+    ends = [retrieval.flow(start, POINTS, 0.2, constant, 160.0) for constant in (0.5, 1.0, 4.0)]
     for other in ends[1:]:
-        np.testing.assert_allclose(other, ends[0], atol=1e-4)
+        np.testing.assert_allclose(other, ends[0], atol=1e-3)
+    assert np.abs(retrieval.flow(start, POINTS, 0.2, 4.0, 0.4) - ends[0]).max() > 0.1, "before the end it does"
     np.testing.assert_allclose(ends[0], retrieval.mean_shift(start, POINTS, 0.2), atol=1e-2)
     assert np.abs(retrieval.mean_shift(start, POINTS, 20.0) - ends[0]).max() > 0.5, "the temperature of Eq. 2 does"
 
@@ -84,6 +85,21 @@ def test_definition_1_on_two_clouds():
     (row,) = retrieval.merged(POINTS, LABELS, 1e-2, 50.0, RNG)
     assert row["purity"] == pytest.approx(0.8)
     assert np.isnan(row["depth_after"])
+
+
+def test_the_gap_of_two_points_in_closed_form():
+    """E~ - E along the line between (1, 0) and (-1, 0) is largest at the corners and smallest at the middle, or the reverse."""
+    pair = jnp.array([[1.0, 0.0], [-1.0, 0.0]])
+    energy = lambda x, tau: -tau * np.log(0.5 * (np.exp(-((x - 1) ** 2) / tau) + np.exp(-((x + 1) ** 2) / tau)))  # noqa: E731
+    line = np.linspace(-1, 1, 2001)
+    wanted = np.ptp(energy(line, 4.0) - energy(line, 0.1)) / 2
+    found = retrieval.hull_gap(np.asarray(pair, np.float64), pair, 0.1, 4.0, RNG)
+    assert found == pytest.approx(wanted, rel=1e-2)
+
+
+def test_a_tau_below_the_error_of_distances_is_refused():
+    with pytest.raises(ValueError, match="the error of squared distances"):
+        retrieval.minima(POINTS, 1e-9)
 
 
 def test_the_depth_between_two_points_in_closed_form():

@@ -16,24 +16,49 @@ def test_the_closed_forms(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "premise", "conclusion"),
+    ("name", "premise", "stepwise", "conclusion"),
     [
-        ("scaling by 1/2, twice", True, False),
-        ("scaling by 2", False, True),
-        ("rotation and scaling", True, False),
-        ("an expanding step", False, False),
-        ("a double well", True, False),
+        ("scaling by 1/2, twice", True, True, False),
+        ("scaling by 2", False, False, True),
+        ("rotation and scaling", True, True, False),
+        ("a falling bound", True, False, False),
+        ("tanh of a parabola", True, True, True),
+        ("an expanding step", True, False, False),
+        ("a double well", True, True, False),
+        ("a cosine", True, True, False),
     ],
 )
-def test_premise_and_conclusion(name, premise, conclusion):
+def test_premise_and_conclusion(name, premise, stepwise, conclusion):
     found = theorem1.levels(CASES[name])
-    assert (theorem1.premise(found), theorem1.conclusion(found)) == (premise, conclusion)
+    assert (theorem1.premise(found), theorem1.stepwise(found), theorem1.conclusion(found)) == (
+        premise,
+        stepwise,
+        conclusion,
+    )
 
 
 def test_a_falling_bound_does_not_make_the_norm_fall():
     _, before, after = theorem1.levels(CASES["a falling bound"])
-    assert (before.bound, after.bound) == (pytest.approx(9), pytest.approx(4))
+    assert (before.bound, after.bound) == (pytest.approx(9), pytest.approx(4.08, abs=0.01))
     assert after.hessian > before.hessian
+
+
+def test_contractions_whose_sensitivity_rises():
+    _, before, after = theorem1.levels(CASES["an expanding step"])
+    assert (before.jacobian, after.jacobian, after.step) == (pytest.approx(0.5), pytest.approx(0.9), pytest.approx(1.8))
+    assert after.inverse == pytest.approx(1 / 0.9)
+
+
+def test_the_gradient_at_the_same_z_is_not_fixed():
+    before, after = theorem1.levels(CASES["a double well"])
+    assert (before.gradient, after.gradient) == (pytest.approx(0.375), pytest.approx(0, abs=1e-6))
+
+
+def test_the_norm_at_a_point_is_below_the_lipschitz_constant():
+    level = theorem1.levels(CASES["a cosine"])[0]
+    assert level.hessian < 0.2
+    slopes = np.diff(np.sin(np.linspace(-2, 2, 401))) / 0.01  # of the gradient, sin x
+    assert slopes.max() == pytest.approx(1, abs=1e-4)
 
 
 def test_the_norm_falls_by_the_dropped_term_alone():
@@ -51,3 +76,12 @@ def test_falls():
     assert found["refuted"]
     assert found["share"] == 0.75
     assert found["low"] < 0.75 < found["high"]
+
+
+def test_errors_leave_points_undecided():
+    found = theorem1.falls(np.full(3, 2.0), np.array([1.0, 2.0 - 1e-7, 2.0 + 1e-7]), 1e-5, np.full(3, 1e-5))
+    assert (found["refuted"], found["undecided"], found["share"]) == (False, 2, 1.0)
+    found = theorem1.falls(np.array([2.0]), np.array([2.0]), 1e-5)
+    assert (found["share"], found["undecided"]) == (None, 1)
+    with pytest.raises(ValueError, match="norms of 0 to 2 were given; positive ones are compared"):
+        theorem1.falls(np.array([2.0]), np.array([0.0]))
