@@ -44,8 +44,8 @@ def leading(
     most = min(middle.shape[1:])
     if count > most:
         raise ValueError(f"{count} singular values were asked for; this map has {most}, so use 1 to that")
-    bases = (lambda i: (None, None)) if u is None else lambda i: (u[i], v[i])
-    each = [_svd(*bases(i), middle[i], rest[i], count) for i in range(len(points))]
+    basis = lambda rows, i: None if rows is None else rows[i]  # noqa: E731
+    each = [_svd(basis(u, i), basis(v, i), middle[i], rest[i], count) for i in range(len(points))]
     return Triples(*(np.stack(column) for column in zip(*each, strict=True)))
 
 

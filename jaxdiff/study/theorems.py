@@ -123,7 +123,7 @@ def grids(options: Options, workdir: epath.Path, progress: Progress) -> dict[str
 
 def memories(options: Options, dataset: sources.Dataset) -> list[tuple[float, int, np.ndarray]]:
     """The share of the majority, its class and the images' indices of each memory: every proportion, either way round."""
-    found = []
+    found: list[tuple[float, int, np.ndarray]] = []
     for share in options.majorities:
         for majority, minority in (options.classes, options.classes[::-1]):
             few = round(options.n * (1 - share))
