@@ -32,14 +32,19 @@ def central(cells: Cells) -> Figure:
     if held_out:
         ax.axhline(100 * float(np.mean(held_out)), color=INK, linestyle=":", linewidth=1)
     ax.axvline(0, color=INK, linewidth=0.6)
-    ax.set_ylim(-2, max(10.0, 1.1 * ax.get_ylim()[1]))
+    top = max(10.0, 1.1 * ax.get_ylim()[1])
+    ax.set_ylim(-0.04 * top, top)
     ax.set_xlabel("amplification: logit of the majority, generated - trained")
     ax.set_ylabel("memorized samples, %")
-    handles = [Line2D([], [], color=COLOURS[i % 6], label=f"model {name}") for i, name in enumerate(names)]
-    handles += [Line2D([], [], color=INK, marker=MARKS[i % 6], linestyle="none", label=in_words(mix))
-                for i, mix in enumerate(kinds)]  # fmt: skip
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(handles=_handles(cells), loc="outside right upper", frameon=False, fontsize=8)
     return figure
+
+
+def _handles(cells: Cells) -> list[Line2D]:
+    """A colour a model, a mark a mix of the data."""
+    found = [Line2D([], [], color=COLOURS[i % 6], label=f"model {name}") for i, name in enumerate(models(cells))]
+    return found + [Line2D([], [], color=INK, marker=MARKS[i % 6], linestyle="none", label=in_words(mix))
+                    for i, mix in enumerate(mixes(cells))]  # fmt: skip
 
 
 def _track(cell: CellResult) -> list[tuple[float, float]]:
@@ -57,11 +62,11 @@ def effective_k(cells: Cells) -> Figure:
     """k_eff against the noise level, where it is defined; and the R^2 by memory of each cell."""
     figure = Figure(figsize=(8.6, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
-    names = models(cells)
+    names, kinds = models(cells), mixes(cells)
     for cell in cells:
-        colour = COLOURS[names.index(cell.own["model"]) % 6]
+        colour, marker = COLOURS[names.index(cell.own["model"]) % 6], MARKS[kinds.index(Mix.of(cell)) % 6]
         rows = [e for e in cell.result.get("effective_k", []) if e["queries"] == "unseen"]
-        for ax, name, memory, line in ((left, "k_eff", "train", "o-"), (right, "r2", "train", "-"),
+        for ax, name, memory, line in ((left, "k_eff", "train", f"{marker}-"), (right, "r2", "train", f"{marker}-"),
                                        (right, "r2", "as many of train", "-."), (right, "r2", "held_out", ":")):  # fmt: skip
             mine = [e for e in rows if e["name"] == name and e["memory"] == memory
                     and e.get("denoiser", "soft_knn") == "soft_knn" and e["value"] is not None]  # fmt: skip
@@ -72,10 +77,11 @@ def effective_k(cells: Cells) -> Figure:
         _plain(ax, label)
     left.set(yscale="log", ylim=(0.9, 1.1 * max(cell.own["n"] for cell in cells)))
     right.set_ylim(0, 1.02)
-    handles = [Line2D([], [], color=COLOURS[i % 6], label=f"model {name}") for i, name in enumerate(names)]
-    lines: dict[str, Any] = {"soft k-NN of the training images": "-", "of some of them": "-.",
+    lines: dict[str, Any] = {"soft k-NN of the training images": "-", "of fewer of them": "-.",
                              "of as many held-out images": ":", "Gaussian": "--"}  # fmt: skip
-    handles += [Line2D([], [], color=INK, linestyle=line, label=label) for label, line in lines.items()]
+    handles = _handles(cells) + [
+        Line2D([], [], color=INK, linestyle=line, label=label) for label, line in lines.items()
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 

@@ -1,14 +1,17 @@
+import functools
+
 import numpy as np
 import pytest
 
 from jaxdiff.landscape import theorem1
 
 CASES = {case.name: case for case in theorem1.laboratory()}
+levels_of = functools.cache(lambda name: theorem1.levels(CASES[name]))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_closed_forms(name):
-    found = theorem1.levels(CASES[name])
+    found = levels_of(name)
     print(f"{name}: premise {theorem1.premise(found)}, conclusion {theorem1.conclusion(found)}")
     np.testing.assert_allclose([level.hessian for level in found], CASES[name].exact, rtol=1e-4)
     for level in found:
@@ -29,7 +32,7 @@ def test_the_closed_forms(name):
     ],
 )
 def test_premise_and_conclusion(name, premise, stepwise, conclusion):
-    found = theorem1.levels(CASES[name])
+    found = levels_of(name)
     assert (theorem1.premise(found), theorem1.stepwise(found), theorem1.conclusion(found)) == (
         premise,
         stepwise,
@@ -38,31 +41,31 @@ def test_premise_and_conclusion(name, premise, stepwise, conclusion):
 
 
 def test_a_falling_bound_does_not_make_the_norm_fall():
-    _, before, after = theorem1.levels(CASES["a falling bound"])
+    _, before, after = levels_of("a falling bound")
     assert (before.bound, after.bound) == (pytest.approx(9), pytest.approx(4.08, abs=0.01))
     assert after.hessian > before.hessian
 
 
 def test_contractions_whose_sensitivity_rises():
-    _, before, after = theorem1.levels(CASES["an expanding step"])
+    _, before, after = levels_of("an expanding step")
     assert (before.jacobian, after.jacobian, after.step) == (pytest.approx(0.5), pytest.approx(0.9), pytest.approx(1.8))
     assert after.inverse == pytest.approx(1 / 0.9)
 
 
 def test_the_gradient_at_the_same_z_is_not_fixed():
-    before, after = theorem1.levels(CASES["a double well"])
+    before, after = levels_of("a double well")
     assert (before.gradient, after.gradient) == (pytest.approx(0.375), pytest.approx(0, abs=1e-6))
 
 
 def test_the_norm_at_a_point_is_below_the_lipschitz_constant():
-    level = theorem1.levels(CASES["a cosine"])[0]
+    level = levels_of("a cosine")[0]
     assert level.hessian < 0.2
     slopes = np.diff(np.sin(np.linspace(-2, 2, 401))) / 0.01  # of the gradient, sin x
     assert slopes.max() == pytest.approx(1, abs=1e-4)
 
 
 def test_the_norm_falls_by_the_dropped_term_alone():
-    before, after = theorem1.levels(CASES["tanh of a parabola"])
+    before, after = levels_of("tanh of a parabola")
     assert after.hessian < before.hessian < after.first
 
 
