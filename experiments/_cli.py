@@ -1,5 +1,6 @@
 """What the commands share: the environment a process must start with, flags, progress, and errors in one sentence."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -96,20 +97,22 @@ def run(main: Callable[[], None], description: str) -> None:
     ours.addHandler(handler)
     ours.setLevel("WARNING")  # absl sets the level of the root logger to its own
     ours.propagate = False
-    try:
-        app.run(guarded, flags_parser=parse)
-    except SystemExit as leaving:
-        jax = sys.modules.get("jax")  # experiments.report has none
-        if leaving.code == TERMINATED and jax is not None and not jax.distributed.is_initialized():
-            sys.stdout.flush()
-            sys.stderr.flush()
-            # Python would take apart what JAX's threads still compute with, and crash now and then
-            os._exit(TERMINATED)
-        raise
+    app.run(guarded, flags_parser=parse)
 
 
 def _terminate(*_: object) -> None:
-    fail("told to end (SIGTERM); the same command goes on from here", status=TERMINATED)
+    """Leave at once where this process is alone. A SystemExit that is raised wherever the signal lands can be swallowed (by
+    Orbax's event loop, by a callback of the garbage collector), and Python would take apart what JAX's threads still compute
+    with. Nothing is lost: files take their name when they are whole."""
+    sentence = "told to end (SIGTERM); the same command goes on from here"
+    jax = sys.modules.get("jax")  # experiments.report has none
+    if jax is not None and jax.distributed.is_initialized():
+        fail(sentence, status=TERMINATED)
+    with contextlib.suppress(RuntimeError):  # it may be printing just now
+        console.show_cursor()
+        sys.stdout.flush()
+    os.write(2, f"error: {sentence}\n".encode())  # nothing is buffered
+    os._exit(TERMINATED)
 
 
 def fail(sentence: str, status: int = 1) -> None:

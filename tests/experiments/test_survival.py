@@ -65,7 +65,7 @@ def test_ended_at_random_moments_and_run_again(kind, unbroken, tmp_path):
             hit += 1
             print(f"{kind.name} after {moment:.1f} s of {seconds:.1f}: {' '.join((out.splitlines() or ['-'])[-1:])}")
             if kind == signal.SIGTERM and process.returncode != 0:
-                assert process.returncode in (143, -signal.SIGTERM)  # the latter while Python itself still starts
+                assert process.returncode in (143, -signal.SIGTERM), err  # the latter while Python itself still starts
                 assert process.returncode < 0 or "the same command goes on from here" in err
         else:  # it came to its end before: another one is begun
             assert "report:" in out, out + err
@@ -89,6 +89,31 @@ def test_told_to_end_in_training_it_is_saved_where_it_was(tmp_path):
     (step,) = checkpoints.steps(metrics.parent / "checkpoints")
     assert 0 < step < 100000
     assert f"training is saved at step {step} of 200000" in out
+
+
+READING = """
+from experiments import _cli
+from jaxdiff import models
+def main():
+    print("reading", flush=True)
+    while True:
+        models.load({path!r})
+_cli.run(main, "")
+"""
+
+
+def test_told_to_end_while_a_checkpoint_is_read(unbroken):
+    """Wherever the signal lands: what is raised in Orbax's event loop or in a callback of the garbage collector is swallowed."""
+    program = READING.format(path=str(unbroken[0] / "cells" / CELL))
+    for i in range(6):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program], **pipes)
+        assert process.stdout.readline() == "reading\n"
+        time.sleep(0.5 + 0.13 * i)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 143, err
+        assert err.splitlines() == ["error: told to end (SIGTERM); the same command goes on from here"]
 
 
 def test_a_step_that_is_not_finite_stops_the_run(tmp_path):

@@ -1,0 +1,154 @@
+"""The Hessian-smoothness probe: how curved a trained model's energy is, at every level and noise level, and Theorem 1's verdicts.
+
+  python -m experiments.probe --model runs/quickstart/cells/2-80_20-n300-s0 --model runs/quickstart/cells/4-80_20-n300-s0 \
+      --workdir runs/probe
+  python -m experiments.probe --model a_diffusers_folder --reference my_images/ --num 16 --noise 0.3 --workdir runs/probe
+
+Of E = -tau log p_t, tau = 2 sigma^2, a trained model has the gradient 2 sigma eps_hat. Measured at the same noised images in
+every model, and on the same network with random weights: the Hessian and M = s d(x0_hat)/dx at the pixels (hessian); how each
+level's map stretches (maps); E pulled back to a level (pull_back), composed with the decoder (decoder); the free energy of
+a memory's activations (memory), and which classes that memory recalls (retrieval).
+
+The images are the first cell's own data (held-out images are probed, its training images are the memory), or --reference: a
+dataset by name, a folder, an .npz of images or of samples. Writes probe.json, tables/*.csv and figures/*.svg. The decoder costs
+most: leave it out of --readings, or lower --decoder_steps. Running the same command again goes on where it ended.
+"""
+
+from experiments import _cli
+
+_cli.prepare_environment()
+
+import matplotlib as mpl  # noqa: E402
+import numpy as np  # noqa: E402
+from absl import flags  # noqa: E402
+from etils import epath  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from experiments.evaluate import names, whole_numbers  # noqa: E402
+from jaxdiff import diffusers_io, files, models  # noqa: E402
+from jaxdiff.datasets import sources  # noqa: E402
+from jaxdiff.datasets.folders import read_images  # noqa: E402
+from jaxdiff.report import probe as verdicts  # noqa: E402
+from jaxdiff.report import probe_figures, style, tables  # noqa: E402
+from jaxdiff.study import cells, data, probe, probe_run  # noqa: E402
+
+DEFAULT = probe.Options()
+flags.DEFINE_multi_string("model", None, "A trained cell's folder, or a diffusers folder; may be repeated.")
+flags.DEFINE_string("workdir", None, "Where everything is written.")
+flags.DEFINE_string(
+    "reference", None, f"The images: a folder, an .npz, or one of {sources.KNOWN}; by default the cell's data."
+)
+flags.DEFINE_list(
+    "classes", [], "Of a dataset by name: the two classes that are probed, as 6,9; by default all images."
+)
+flags.DEFINE_string("data_dir", None, "Where the dataset is as published.")
+flags.DEFINE_string("cache", None, "Where prepared datasets are kept; by default under the workdir.")
+flags.DEFINE_integer("num", 16, "Images that are probed.", lower_bound=1)
+flags.DEFINE_list("levels", [], "0 (pixels) to n (bottleneck) and n + 1 (mid-block's output); by default all.")
+flags.DEFINE_list("noise", [f"{x:g}" for x in DEFAULT.noise], "Noise levels, as shares of all.")
+flags.DEFINE_list("readings", list(DEFAULT.readings), f"What is measured, of {', '.join(probe.READINGS)}.")
+flags.DEFINE_list(
+    "ranks", list(map(str, DEFAULT.ranks)), "Of the pull-back; those that a level is too small for are left out."
+)
+flags.DEFINE_integer("steps", DEFAULT.steps, "Products of Lanczos' method.", lower_bound=2)
+flags.DEFINE_integer("probes", DEFAULT.probes, "Vectors of Hutchinson's estimator.", lower_bound=2)
+flags.DEFINE_integer("dense", DEFAULT.dense, "Up to so many dimensions a matrix is computed whole.", lower_bound=0)
+flags.DEFINE_integer(
+    "decoder_steps", DEFAULT.decoder_steps, "Lanczos' products with each Hessian of the decoder.", lower_bound=2
+)
+flags.DEFINE_float(
+    "c", DEFAULT.c, "The memory's scaled tau, in median squared distances to the nearest neighbor.", lower_bound=0.0
+)
+flags.DEFINE_bool("random", True, "Probe the same network with random weights too.")
+flags.DEFINE_integer("seed", 0, "Of the noise and the random weights.", lower_bound=0)
+FLAGS = flags.FLAGS
+
+
+def options() -> probe.Options:
+    """The flags, checked."""
+    unknown = [name for name in FLAGS.readings if name not in probe.READINGS]
+    if unknown or not FLAGS.readings:
+        raise ValueError(f"--readings is {','.join(FLAGS.readings)}; choose among {', '.join(probe.READINGS)}")
+    try:
+        noise = tuple(float(x) for x in FLAGS.noise)
+    except ValueError:
+        raise ValueError(f"--noise is {','.join(FLAGS.noise)}; numbers from 0 to 1 are expected, as 0.1,0.3") from None
+    chosen = {name: FLAGS[name].value for name in ("steps", "probes", "dense", "decoder_steps", "c", "random", "seed")}
+    levels, ranks = (tuple(sorted(set(whole_numbers(FLAGS[name].value, name)))) for name in ("levels", "ranks"))
+    return probe.Options(levels, noise, tuple(FLAGS.readings), ranks, **chosen)
+
+
+def points(paths: list[epath.Path], workdir: epath.Path, progress: _cli.Reporter) -> probe.Points:
+    """The images of --reference, or of the first cell."""
+    places = data.Places(FLAGS.data_dir or "", FLAGS.cache or "")
+    config, _, _, settings = models.describe(paths[0])
+    if FLAGS.reference is None:
+        if diffusers_io.is_folder(paths[0]) or "proportions" not in settings:
+            raise ValueError(
+                f"--reference is missing; {paths[0]} has no data of its own: give a folder, an .npz, or one of {sources.KNOWN}"
+            )
+        cell = cells.of_settings(paths[0].name, settings)
+        return probe_run.points_of_cell(cell, lambda: data.load(cell, places, workdir, progress), FLAGS.num)
+    if not sources.is_name(FLAGS.reference):
+        return probe_run.points_of_images(read_images(FLAGS.reference), FLAGS.num)
+    size, classes = settings["data"]["size"], whole_numbers(FLAGS.classes, "classes")
+    if not isinstance(size, int):
+        raise ValueError(
+            f"{FLAGS.reference} has square images and this model's are {size}; give --reference as a folder"
+        )
+    described = sources.describe(FLAGS.reference, size=size, channels=config.in_channels, data_dir=FLAGS.data_dir)
+    splits = sources.splits(described, places.prepared(workdir), np.sort(described.pools["generator"]), progress)
+    if classes and (len(set(classes)) != 2 or max(classes) >= len(described.classes)):
+        raise ValueError(
+            f"--classes is {','.join(FLAGS.classes)}; two different ones of the {len(described.classes)} are expected"
+        )
+    held, train = ({i for i, label in enumerate(split.labels) if not classes or label in classes}
+                   for split in (splits["held_out"], splits["train"]))  # fmt: skip
+    of = lambda split, kept: split.images[np.array(sorted(kept))]  # noqa: E731
+    labels = (splits["train"].labels[sorted(train)] == classes[1]).astype(np.int64) if classes else None
+    return probe_run.points_of_pools(of(splits["held_out"], held), of(splits["train"], train), FLAGS.num, labels)
+
+
+def draw(found: list[verdicts.Probed], workdir: epath.Path) -> None:
+    """The tables and the figures."""
+    for name, rows in (("curvature", verdicts.table(found)), ("verdicts", verdicts.verdicts(found)),
+                       ("in_short", verdicts.in_short(found))):  # fmt: skip
+        files.write(workdir / "tables" / f"{name}.csv", tables.to_csv(rows))
+    for name, (figure, *_) in probe_figures.FIGURES.items():
+        with mpl.rc_context(style.context(name)):
+            svg = style.svg(figure(found), name)
+        files.write(workdir / "figures" / f"{name}.svg", style.alone(svg))
+
+
+def in_short(found: list[verdicts.Probed]) -> Table:
+    """The verdict table."""
+    rows = verdicts.in_short(found)
+    table = Table(*rows[0], box=None) if rows else Table(box=None)
+    for row in rows:
+        table.add_row(*("" if v is None else f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+    return table
+
+
+def main() -> None:
+    for flag in ("model", "workdir"):
+        if not FLAGS[flag].value:
+            raise ValueError(f"--{flag} is missing; --help shows an example")
+    chosen, paths, workdir = options(), [epath.Path(path) for path in FLAGS.model], epath.Path(FLAGS.workdir)
+    with _cli.Reporter() as progress:
+        probe_run.run(
+            dict(zip(names(FLAGS.model), paths, strict=True)),
+            points(paths, workdir, progress),
+            chosen,
+            workdir,
+            progress,
+        )
+    found = verdicts.read(workdir)
+    draw(found, workdir)
+    _cli.console.print(in_short(found))
+    for sentence in verdicts.summary(found):
+        _cli.console.print(sentence)
+    _cli.console.print(f"figures and tables: {workdir}")
+
+
+if __name__ == "__main__":
+    _cli.run(main, __doc__ or "")
