@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from logging import getLogger
 
 from absl import app, flags, logging
+from etils import epath
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -147,6 +148,20 @@ def _sentence(argv: Sequence[str], error: Exception) -> str:
             if isinstance(error, flags.IllegalFlagValueError | TypeError) and f"config.{key}" in str(error):
                 return f"config.{key} cannot be {value!r}; a value of type {kinds.get(key, 'the default')} is expected"
     return _in_words(error)
+
+
+def whole_numbers(values: list[str], flag: str) -> tuple[int, ...]:
+    """The values of a list flag. Raises ValueError naming the flag."""
+    if not all(value.isdigit() for value in values):
+        raise ValueError(f"--{flag} is {','.join(values)}; whole numbers with commas between them are expected")
+    return tuple(int(value) for value in values)
+
+
+def names(paths: list[str]) -> list[str]:
+    """A short name for each file or folder: its own, numbered where two are alike."""
+    short = [epath.Path(path).resolve().stem for path in paths]
+    unique = len(set(short)) == len(short)
+    return short if unique else [f"{i + 1}-{name}" for i, name in enumerate(short)]
 
 
 class Reporter:

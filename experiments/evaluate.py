@@ -45,16 +45,9 @@ flags.DEFINE_bool("same_noise", False, "The i-th images of all sets come from th
 FLAGS = flags.FLAGS
 
 
-def whole_numbers(values: list[str], flag: str) -> tuple[int, ...]:
-    """The values of a list flag. Raises ValueError naming the flag."""
-    if not all(value.isdigit() for value in values):
-        raise ValueError(f"--{flag} is {','.join(values)}; whole numbers with commas between them are expected")
-    return tuple(int(value) for value in values)
-
-
 def options() -> Options:
     """The flags, checked."""
-    classes, k = whole_numbers(FLAGS.classes, "classes"), whole_numbers(FLAGS.k, "k")
+    classes, k = _cli.whole_numbers(FLAGS.classes, "classes"), _cli.whole_numbers(FLAGS.k, "k")
     named = sources.is_name(FLAGS.reference)
     if classes and (len(set(classes)) != 2 or len(classes) != 2 or not named):
         raise ValueError(
@@ -76,13 +69,6 @@ def options() -> Options:
     )
 
 
-def names(paths: list[str]) -> list[str]:
-    """A short name for each set: the file's or folder's own, numbered where two are alike."""
-    short = [epath.Path(path).resolve().stem for path in paths]
-    unique = len(set(short)) == len(short)
-    return short if unique else [f"{i + 1}-{name}" for i, name in enumerate(short)]
-
-
 def summary(result: dict) -> str:
     """The first numbers that people look for; the rest is in the report."""
     words = [f"gate {q['value']:.2f}" for q in result.get("quality", [])[:1]]
@@ -102,7 +88,9 @@ def main() -> None:
         if not FLAGS[flag].value:
             raise ValueError(f"--{flag} is missing; --help shows an example")
     chosen = options()
-    sets = {name: read_images(path, FLAGS.size) for name, path in zip(names(FLAGS.samples), FLAGS.samples, strict=True)}
+    sets = {
+        name: read_images(path, FLAGS.size) for name, path in zip(_cli.names(FLAGS.samples), FLAGS.samples, strict=True)
+    }
     first, workdir = next(iter(sets.values())), epath.Path(FLAGS.workdir)
     with _cli.Reporter() as progress:
         if sources.is_name(FLAGS.reference):

@@ -14,6 +14,8 @@ dataset by name, a folder, an .npz of images or of samples. Writes probe.json, t
 most: leave it out of --readings, or lower --decoder_steps. Running the same command again goes on where it ended.
 """
 
+from typing import Any
+
 from experiments import _cli
 
 _cli.prepare_environment()
@@ -24,7 +26,6 @@ from absl import flags  # noqa: E402
 from etils import epath  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from experiments.evaluate import names, whole_numbers  # noqa: E402
 from jaxdiff import diffusers_io, files, models  # noqa: E402
 from jaxdiff.datasets import sources  # noqa: E402
 from jaxdiff.datasets.folders import read_images  # noqa: E402
@@ -73,8 +74,11 @@ def options() -> probe.Options:
         noise = tuple(float(x) for x in FLAGS.noise)
     except ValueError:
         raise ValueError(f"--noise is {','.join(FLAGS.noise)}; numbers from 0 to 1 are expected, as 0.1,0.3") from None
-    chosen = {name: FLAGS[name].value for name in ("steps", "probes", "dense", "decoder_steps", "c", "random", "seed")}
-    levels, ranks = (tuple(sorted(set(whole_numbers(FLAGS[name].value, name)))) for name in ("levels", "ranks"))
+    chosen: dict[str, Any] = {
+        name: FLAGS[name].value for name in ("steps", "probes", "dense", "decoder_steps", "c", "random", "seed")
+    }
+    lists = {"levels": FLAGS.levels, "ranks": FLAGS.ranks}
+    levels, ranks = (tuple(sorted(set(_cli.whole_numbers(given, name)))) for name, given in lists.items())
     return probe.Options(levels, noise, tuple(FLAGS.readings), ranks, **chosen)
 
 
@@ -91,7 +95,7 @@ def points(paths: list[epath.Path], workdir: epath.Path, progress: _cli.Reporter
         return probe_run.points_of_cell(cell, lambda: data.load(cell, places, workdir, progress), FLAGS.num)
     if not sources.is_name(FLAGS.reference):
         return probe_run.points_of_images(read_images(FLAGS.reference), FLAGS.num)
-    size, classes = settings["data"]["size"], whole_numbers(FLAGS.classes, "classes")
+    size, classes = settings["data"]["size"], _cli.whole_numbers(FLAGS.classes, "classes")
     if not isinstance(size, int):
         raise ValueError(
             f"{FLAGS.reference} has square images and this model's are {size}; give --reference as a folder"
@@ -136,7 +140,7 @@ def main() -> None:
     chosen, paths, workdir = options(), [epath.Path(path) for path in FLAGS.model], epath.Path(FLAGS.workdir)
     with _cli.Reporter() as progress:
         probe_run.run(
-            dict(zip(names(FLAGS.model), paths, strict=True)),
+            dict(zip(_cli.names(FLAGS.model), paths, strict=True)),
             points(paths, workdir, progress),
             chosen,
             workdir,

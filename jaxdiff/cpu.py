@@ -4,7 +4,10 @@ Chosen by measurement on two cores (benchmarks/train.py); plain automatic differ
 of JAX's transformations work as on the definitions.
 """
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +21,28 @@ SMALL = 4  # pixels on a side up to which a convolution is a matrix product
 Images = Float[Array, "batch _height _width _channel"]  # only the batch is the same in and out
 Kernel = Float[Array, "h w _inner _outer"]
 Heads = Float[Array, "batch token head dim"]
+
+
+_TRACED_FOR: contextvars.ContextVar[str | None] = contextvars.ContextVar("traced_for", default=None)
+
+
+@contextlib.contextmanager
+def traced_for(platform: str) -> Iterator[None]:
+    """Forms are chosen while tracing, for this platform, and not while compiling: each order of derivatives of a choice
+    multiplies its branches, and three orders of a U-Net's take minutes to trace."""
+    token = _TRACED_FOR.set(platform)
+    try:
+        yield
+    finally:
+        _TRACED_FOR.reset(token)
+
+
+def or_else(fast: Callable[..., Array], plain: Callable[..., Array], *inputs: Array) -> Array:
+    """fast(*inputs) where compiled for a CPU, plain(*inputs) elsewhere."""
+    platform = _TRACED_FOR.get()
+    if platform is None:
+        return jax.lax.platform_dependent(*inputs, cpu=fast, default=plain)
+    return (fast if platform == "cpu" else plain)(*inputs)
 
 
 def cut(x: Images) -> Images:

@@ -16,7 +16,7 @@ Batch = Float[Array, "batch ..."]
 class Schedule:
     """alpha_bar float [T]: the share of the signal's variance that is left at step t; it falls with t."""
 
-    alpha_bar: np.ndarray
+    alpha_bar: np.ndarray | Array
 
     @property
     def steps(self) -> int:

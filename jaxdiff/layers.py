@@ -72,7 +72,7 @@ def convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -
         fast = lambda x, kernel: cpu.convolve_wide(x, kernel, padding)  # noqa: E731
     else:
         return plain(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=fast, default=plain)
+    return cpu.or_else(fast, plain, x, kernel)
 
 
 def convolve_doubled(x: Images, kernel: Kernel) -> Images:
@@ -80,7 +80,7 @@ def convolve_doubled(x: Images, kernel: Kernel) -> Images:
     plain = lambda x, kernel: convolve(double(x), kernel, 1, (1, 1))  # noqa: E731
     if max(x.shape[1:3]) <= cpu.SMALL // 2:
         return plain(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=cpu.convolve_doubled, default=plain)
+    return cpu.or_else(cpu.convolve_doubled, plain, x, kernel)
 
 
 def attend(q: Heads, k: Heads, v: Heads) -> Heads:
@@ -88,7 +88,7 @@ def attend(q: Heads, k: Heads, v: Heads) -> Heads:
 
     (jax.nn.dot_product_attention has it in float32 even for float64.)
     """
-    return jax.lax.platform_dependent(q, k, v, cpu=cpu.attend, default=_attend)
+    return cpu.or_else(cpu.attend, _attend, q, k, v)
 
 
 def _attend(q: Heads, k: Heads, v: Heads) -> Heads:
@@ -140,7 +140,7 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: Images) -> Images:
         weight, bias = self.weight[...], self.bias[...]
-        x = jax.lax.platform_dependent(x, cpu=cpu.cut, default=lambda x: x)
+        x = cpu.or_else(cpu.cut, lambda x: x, x)
         wide = x.astype(jnp.promote_types(x.dtype, weight.dtype))
         mean = self._over_group(wide.mean(axis=(1, 2)))
         centred = wide - mean[:, None, None]

@@ -94,9 +94,13 @@ class UNet(nnx.Module):
             )
         xt, t = jnp.asarray(xt), jnp.asarray(t)
         hidden = Hidden(xt, (), self._embed(t, labels, xt.dtype), 0, t, keys)
-        for _ in range(min(level, n)):
-            hidden = self._down(hidden)
-        return self.bottleneck(hidden) if level == n + 1 else hidden
+        for _ in range(level):
+            hidden = self.advance(hidden)
+        return hidden
+
+    def advance(self, hidden: Hidden) -> Hidden:
+        """The next level: a down block, and from level n the mid-block. Raises ValueError at level n + 1."""
+        return self._down(hidden) if hidden.level < self.config.depth else self.bottleneck(hidden)
 
     def bottleneck(self, hidden: Hidden) -> Hidden:
         """Level n to level n + 1: the mid-block (nothing, where the U-Net has none). Raises ValueError for another level."""
@@ -110,10 +114,8 @@ class UNet(nnx.Module):
     def decode(self, hidden: Hidden) -> Images:
         """The network's output from any level: the down blocks that remain, the mid-block, the up blocks."""
         n, per_block = self.config.depth, self.config.layers_per_block + 1
-        while hidden.level < n:
-            hidden = self._down(hidden)
-        if hidden.level == n:
-            hidden = self.bottleneck(hidden)
+        while hidden.level <= n:
+            hidden = self.advance(hidden)
         z, skips = hidden.z, hidden.skips
         for i, block in enumerate(self.up_blocks):
             z = self._through(block, z, skips[-per_block:], hidden.emb, fold(hidden.keys, n + 2 + i))

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 from matfree import decomp, stochtrace
 
-from jaxdiff.landscape.curvature import Field, Options, at_point, finish, over_points
+from jaxdiff.landscape.curvature import Options, finish, of_operator, over_points
 
 Function = Callable[..., Array]
 
@@ -122,8 +122,8 @@ def pull_back(
     maps: PullBack, points: Float[Array, "n ..."], key: Key[Array, ""], *parameters: Any, **options: int
 ) -> dict[int, dict[str, np.ndarray]]:
     """By rank, at each point [n]: |Hess E^(a)| (Eq. 22) restricted to the leading directions: total; first, J+^T H J+;
-    second, -(J+^T grad E) . D^2 phi [J+ u, J+ u]; bend = |second| / |grad E|; and the last singular value with its bound. All
-    are nan where that value is not above its bound: J has not so many directions there. Raises ValueError for a rank above
+    second, -(J+^T grad E) . D^2 phi [J+ u, J+ u]; bend = |second| / |grad E|; along, |H| itself between the same directions
+    of x, with which a total is compared at level 0; and the last singular value with its bound. All are nan where that value is not above its bound: J has not so many directions there. Raises ValueError for a rank above
     the dimension of x or z."""
     chosen, (for_triples, rest) = Options(**options), jax.random.split(key)
     most = max(maps.ranks)
@@ -136,6 +136,8 @@ def pull_back(
         value, bound = triples.values[:, r - 1], triples.bounds[:, r - 1]
         parts = {"first": first[:, :r, :r], "second": second[r]}
         parts["total"] = parts["first"] + parts["second"]
+        values = triples.values[:, :r]
+        parts["along"] = values[:, :, None] * parts["first"] * values[:, None]
         norms = {name: np.where(value > bound, _norms(matrices), np.nan) for name, matrices in parts.items()}
         bend = norms["second"] / np.maximum(gradient, 1e-30)
         found[r] = norms | {"bend": bend, "smallest_value": value, "smallest_bound": bound}
@@ -150,40 +152,60 @@ def _norms(matrices: Float[np.ndarray, "n r r"]) -> Float[np.ndarray, " n"]:
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """E o decode in the place of E o phi^-1. encode: (x, *parameters) -> z and what is held (skips, embedding, step);
-    decode: (z, held, *parameters) -> image; field: (image, *parameters) -> grad E."""
+    """E o decode in the place of E o phi^-1. encode: (x, *with x, *parameters) -> z and what is held (skips, embedding, step);
+    decode: (z, held, *parameters) -> image; field: (image, *parameters) -> grad E; real: parameters -> which entries of z
+    there are, where it is padded."""
 
     encode: Callable[..., tuple[Array, Any]]
     decode: Function
     field: Function
+    real: Function | None = None
 
 
-def _decoded(maps, options, x, key, parameters):
-    z, held = maps.encode(x, *parameters)
+TERMS = {"total": (1.0, 1.0), "gauss_newton": (1.0, 0.0), "remainder": (0.0, 1.0)}  # of the two in Eq. 22
+
+
+def _decoded(maps, options, x, *rest):
+    """The maps are linearized once, and the three Hessians met together: what is compiled is one body of products."""
+    *with_x, key, parameters = rest
+    z, held = maps.encode(x, *with_x, *parameters)
     decode = lambda z: maps.decode(z, held, *parameters)  # noqa: E731
-    field, still = (lambda x: maps.field(x, *parameters)), jax.lax.stop_gradient
+    field = lambda x: maps.field(x, *parameters)  # noqa: E731
+    image, j = jax.linearize(decode, z)
+    gradient, hessian = jax.linearize(field, image)
+    j_transposed, hessian_transposed = jax.linear_transpose(j, z), jax.linear_transpose(hessian, image)
+    _, bend = jax.linearize(jax.grad(lambda z: jnp.vdot(gradient, decode(z))), z)
 
-    def pulled(at: Array, gradient: Array) -> Array:
-        return jax.vjp(decode, at)[1](gradient)[0]
+    def of_term(shares: Array) -> dict[str, Array]:
+        def parts(v: Array) -> tuple[Array, Array]:
+            along = j(v)
+            forward, (backward,) = hessian(along), hessian_transposed(along)
+            (symmetric,), (skew,) = (j_transposed(0.5 * each) for each in (forward + backward, forward - backward))
+            return shares[0] * symmetric + shares[1] * bend(v), shares[0] * skew
 
-    fields = {
-        "total": lambda z: pulled(z, field(decode(z))),
-        "gauss_newton": lambda z: pulled(still(z), field(decode(z))),
-        "remainder": lambda z: pulled(z, still(field(decode(z)))),
-    }
-    gap = jnp.linalg.norm(decode(z) - x) / jnp.linalg.norm(x)
-    return {name: at_point(Field(f), options, z, key, ()) for name, f in fields.items()}, gap
+        return of_operator(parts, z, key, options, None if maps.real is None else maps.real(*parameters))
+
+    found = jax.vmap(of_term)(jnp.array(list(TERMS.values()), z.dtype))
+    v = jax.random.normal(key, z.shape, z.dtype)
+    pulled = lambda z: jax.vjp(decode, z)[1](field(decode(z)))[0]  # noqa: E731
+    whole, summed = jax.jvp(pulled, (z,), (v,))[1], j_transposed(hessian(j(v)))[0] + bend(v)
+    ratio = lambda a, b: jnp.linalg.norm(a) / jnp.linalg.norm(b)  # noqa: E731
+    return found, {"gap": ratio(image - x, x), "sum_error": ratio(whole - summed, whole)}
 
 
 def decoded(
-    maps: Decoder, points: Float[Array, "n ..."], key: Key[Array, ""], *parameters: Any, **options: int
-) -> dict[str, Any]:
+    maps: Decoder, points: Float[Array, "n ..."], key: Key[Array, ""], *parameters: Any,
+    with_points: tuple[Array | np.ndarray, ...] = (), **options: int,
+) -> dict[str, Any]:  # fmt: skip
     """At each point, the curvature of E o decode at its activation: total, gauss_newton (J^T H J) and remainder
-    (grad E . D^2 decode), each as `curvature` gives it and each by itself; gap: |decode(z) - x| / |x|, which an inverse
-    would have as 0."""
+    (grad E . D^2 decode), each as `curvature` gives it; gap: |decode(z) - x| / |x|, which an inverse would have as 0;
+    sum_error: |(H - J^T H J - remainder) v| / |H v| for a random v and the composition's own H, which is rounding.
+
+    with_points: arrays [n, ...] that `encode` takes a row of beside each point."""
     chosen = Options(**options)
-    raw, gap = over_points(_decoded, (maps, chosen), (points,), key, parameters)
-    return {name: finish(part, chosen) for name, part in raw.items()} | {"gap": gap}
+    raw, checks = over_points(_decoded, (maps, chosen), (points, *with_points), key, parameters)
+    each = {name: {key: value[:, i] for key, value in raw.items()} for i, name in enumerate(TERMS)}
+    return {name: finish(part, chosen) for name, part in each.items()} | checks
 
 
 def total_variance(z: Float[np.ndarray, "n ..."]) -> float:

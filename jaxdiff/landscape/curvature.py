@@ -23,6 +23,7 @@ from jaxdiff.estimates import Estimate
 
 Product = Callable[[Array], Array]
 DENSE, STEPS, PROBES = 1024, 30, 64
+LARGEST = 4096  # dimensions of a matrix that is computed whole: 64 MiB a point, and a minute of eigenvalues for sixteen
 TOGETHER = 4  # points that a device takes at once
 
 
@@ -61,8 +62,8 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """leading: how many of the largest eigenvalues; steps: products of Lanczos; probes: vectors of Hutchinson; dense: the
-    dimension up to which the matrix is computed whole."""
+    """leading: how many of the largest eigenvalues; steps: products of Lanczos; probes: vectors of Hutchinson, 0 for eigenvalues
+    alone; dense: the dimension up to which the matrix is computed whole."""
 
     leading: int = 1
     steps: int = STEPS
@@ -116,30 +117,47 @@ def at_point(
 ) -> dict[str, Array]:
     """What `finish` needs of one point, traceable: the matrix, or Lanczos' tridiagonal one and the probes' products."""
     if x.size <= options.dense:
+        if x.size > LARGEST:
+            raise ValueError(f"the matrix was asked for whole (dense, --dense, is {options.dense:,}) and has {x.size:,} dimensions; "
+                             f"the limit is {LARGEST:,}, so take a smaller --dense and products")  # fmt: skip
         return {"matrix": hessian.matrix(x, parameters)}
     forward, backward = hessian.products(x, parameters)
 
     def parts(v: Array) -> tuple[Array, Array]:
-        """The symmetric and the skew part of J, times v."""
-        v = v.reshape(x.shape)
-        j = forward(v).ravel()
-        transposed = j if forward is backward else backward(v).ravel()
+        j = forward(v)
+        transposed = j if forward is backward else backward(v)
         return 0.5 * (j + transposed), 0.5 * (j - transposed)
+
+    return of_operator(parts, x, key, options)
+
+
+def of_operator(
+    parts: Callable[[Array], tuple[Array, Array]], like: Array, key: Key[Array, ""], options: Options,
+    real: Array | None = None,
+) -> dict[str, Array]:  # fmt: skip
+    """As `at_point`, of the operator whose symmetric and skew part, times a v of the shape of `like`, `parts` gives.
+
+    real: which entries of v there are, where it is padded with zeros that are no null directions of the operator.
+    """
+    flat = lambda v: tuple(part.ravel() for part in parts(v.reshape(like.shape)))  # noqa: E731
+    if like.size <= options.dense:
+        return {"matrix": jax.lax.map(lambda v: sum(flat(v)), jnp.eye(like.size, dtype=like.dtype), batch_size=32).T}
 
     def of_probe(v: Array) -> Array:
         """v.Hv, |Hv|^2 and the same of the skew part, whose means are tr H and squares of Frobenius norms."""
-        symmetric, skew = parts(v)
+        symmetric, skew = flat(v)
         return jnp.stack([v @ symmetric, symmetric @ symmetric, skew @ skew])
 
     start, probes = jax.random.split(key)
-    first, lanczos = (
-        jax.random.normal(start, (x.size,), x.dtype),
-        decomp.tridiag_sym(min(options.steps, x.size), custom_vjp=False),
-    )
-    _, tridiagonal, rest, _ = lanczos(lambda v: parts(v)[0], first)
+    first = jax.random.normal(start, (like.size,), like.dtype)
+    first = first if real is None else jnp.where(real, first, 0.0)
+    lanczos = decomp.tridiag_sym(min(options.steps, like.size), custom_vjp=False)
+    _, tridiagonal, rest, _ = lanczos(lambda v: flat(v)[0], first)
+    found = {"tridiagonal": tridiagonal, "rest": jnp.linalg.norm(rest)}
+    if not options.probes:
+        return found
     signs = stochtrace.sampler_signs(first, num=options.probes)(probes)
-    return {"tridiagonal": tridiagonal, "rest": jnp.linalg.norm(rest),
-            "probes": jax.lax.map(of_probe, signs, batch_size=16)}  # fmt: skip
+    return found | {"probes": jax.lax.map(of_probe, signs, batch_size=16)}
 
 
 def finish(raw: dict[str, np.ndarray], options: Options) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -147,7 +165,7 @@ def finish(raw: dict[str, np.ndarray], options: Options) -> dict[str, tuple[np.n
     if "matrix" in raw:
         each = [_of_matrix(matrix, options.leading) for matrix in raw["matrix"]]
     else:
-        rows = zip(raw["tridiagonal"], raw["rest"], raw["probes"], strict=True)
+        rows = zip(raw["tridiagonal"], raw["rest"], raw.get("probes", [None] * len(raw["rest"])), strict=True)
         each = [_of_products(*row, options.leading) for row in rows]
     return {
         name: (np.array([one[name][0] for one in each]), np.array([one[name][1] for one in each])) for name in each[0]
@@ -168,10 +186,9 @@ def _of_matrix(matrix: np.ndarray, leading: int) -> dict[str, tuple[Any, Any]]:
 
 
 def _of_products(
-    tridiagonal: np.ndarray, rest: np.floating, probes: np.ndarray, leading: int
+    tridiagonal: np.ndarray, rest: np.floating, probes: np.ndarray | None, leading: int
 ) -> dict[str, tuple[Any, Any]]:
-    """The bound of a Ritz value is |H v - lambda v| of its unit vector v, and rounding. Square roots and ratios of means
-    have their standard errors by the delta method."""
+    """The bound of a Ritz value is |H v - lambda v| of its unit vector v, and rounding."""
     eps = float(np.finfo(tridiagonal.dtype).eps)
     diagonal, beyond = (np.diagonal(tridiagonal, k).astype(np.float64) for k in (0, 1))
     size = np.abs(tridiagonal[:2, :2]).max()
@@ -186,10 +203,15 @@ def _of_products(
     pad = lambda a: np.pad(a[::-1][:count], (0, leading - count), constant_values=np.nan)  # noqa: E731
     found = {"smallest": (eigenvalues[0], bounds[0]), "largest": (eigenvalues[-1], bounds[-1]),
              "leading": (pad(eigenvalues), pad(bounds)), "spectral_norm": (abs(eigenvalues[widest]), bounds[widest])}  # fmt: skip
+    return found if probes is None else found | _of_probes(probes, abs(eigenvalues[widest]))
+
+
+def _of_probes(probes: np.ndarray, norm: float) -> dict[str, tuple[float, float]]:
+    """Means over the probes; square roots and ratios of them have their standard errors by the delta method."""
     (trace, square, skew), covariance = probes.mean(axis=0, dtype=np.float64), np.cov(probes.T) / len(probes)
     error = lambda *slope: float(np.sqrt(max(np.array(slope) @ covariance @ np.array(slope), 0.0)))  # noqa: E731
-    norm, root, ratio = abs(eigenvalues[widest]), np.sqrt(square), np.sqrt(_over(skew, square))
-    return found | {
+    root, ratio = np.sqrt(square), np.sqrt(_over(skew, square))
+    return {
         "trace": (trace, error(1.0, 0.0, 0.0)), "frobenius_norm": (root, error(0.0, _over(0.5, root), 0.0)),
         "stable_rank": (_over(square, norm**2), error(0.0, _over(1.0, norm**2), 0.0)),
         "asymmetry": (ratio, error(0.0, -_over(0.5 * ratio, square), _over(0.5, np.sqrt(skew * square)))),

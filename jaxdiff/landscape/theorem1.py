@@ -1,7 +1,7 @@
-"""Theorem 1: does abstraction smooth the energy? The audit of measured norms, and a laboratory where all is known.
+"""Theorem 1: does abstraction smooth the energy? A laboratory where all is known.
 
 The theorem says that contractive maps phi^(a) make |Hess E^(a)|, E^(a) = E o (phi^(a))^-1 (Eq. 6), fall from level to level.
-It is universal: one verified point refutes it. The laboratory has the premise and the conclusion of small cases in closed
+It is universal: one verified point refutes it (estimates.falls). The laboratory has the premise and the conclusion of small cases in closed
 form beside what autodiff computes, and for every step of the proof that does not follow a case that shows it.
 """
 
@@ -9,41 +9,12 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
-from scipy import stats
-
-from jaxdiff.estimates import wilson
+from jaxtyping import Array
 
 Function = Callable[[Array], Array]
-Norms = Float[np.ndarray, " points"]
-
-
-def falls(
-    before: Norms, after: Norms, before_error: Norms | float = 0.0, after_error: Norms | float = 0.0
-) -> dict[str, Any]:
-    """The theorem's claim after < before at points of one model, or of two: norms, paired, with the error of each.
-
-    A point falls, or does not, where the errors leave no doubt; the rest is undecided. refuted: whether some point does not
-    fall; share with its Wilson interval: of the decided points, those that fall (None where none is decided); log_ratio: the mean
-    of log(after / before) with its t interval, negative where norms fall. Raises ValueError unless all norms are positive.
-    """
-    both = np.stack([np.asarray(before, np.float64), np.asarray(after, np.float64)])
-    if not np.all(np.isfinite(both) & (both > 0)):
-        raise ValueError(f"norms of {both.min():g} to {both.max():g} were given; positive ones are compared")
-    error, n = np.asarray(before_error) + np.asarray(after_error), both.shape[1]
-    fallen, not_fallen = int((both[1] < both[0] - error).sum()), int((both[1] >= both[0] + error).sum())
-    decided = fallen + not_fallen
-    share, low, high = (fallen / decided, *wilson(fallen, decided)) if decided else (None, None, None)
-    ratio = np.log(both[1] / both[0])
-    half = float(stats.t.ppf(0.975, n - 1)) * float(ratio.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    mean = float(ratio.mean())
-    return {"refuted": not_fallen > 0, "share": share, "low": low, "high": high, "n": n, "undecided": n - decided,
-            "log_ratio": mean, "log_low": mean - half, "log_high": mean + half}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

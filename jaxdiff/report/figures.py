@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxdiff.report import mechanism
+from jaxdiff.report import mechanism, probe_figures
 from jaxdiff.report.select import Mix, entry, in_words, mixes, models
 from jaxdiff.report.style import COLOURS, INK, axes, mark
 from jaxdiff.results import CellResult
@@ -211,6 +211,12 @@ FIGURES = {
         nearest_grid, lambda cell: len(cell.nearest), "Samples and their nearest training images",
         "Under each sample of the first seed, the training image that is nearest in pixels. Look for pairs that are the same "
         "image: that is memorization. Nearness alone is not, since held-out images have near neighbors too (Table 3).",
+    ),
+    "curvature": Plot(
+        probe_figures.of_study, lambda cell: cell.probe, "Curvature of the energy against depth",
+        "Of the models of the first seed, at the same few noised images; bars hold 80 % of them, open marks are the same networks with "
+        "random weights. M = I - H / 2 is how much of a step the denoiser keeps in each direction. Theorem 1 is used to say that deeper "
+        "models have a smoother energy: then these fall from left to right. python -m experiments.probe measures every level.",
     ),
     "gate": Plot(
         quality_gate, lambda cell: cell.result.get("quality"), "Quality gate",

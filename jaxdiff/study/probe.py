@@ -1,0 +1,291 @@
+"""The Hessian-smoothness probe: how curved a trained model's energy is at each level and noise level, beside random weights.
+
+Every quantity is met at single points x_t = s x0 + sigma eps, the same for all models, so that models are compared in pairs.
+SCIENCE of the readings: landscape.curvature (the Hessian itself and M = I - H / 2, at the pixels), landscape.abstraction (the
+maps of the levels, E pulled back through them, E composed with the decoder) and landscape.memory (free energy of a memory).
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxdiff import models
+from jaxdiff.datasets.source import Progress
+from jaxdiff.diffusion import Schedule, add_noise
+from jaxdiff.estimates import wilson
+from jaxdiff.landscape import abstraction, curvature, memory, retrieval
+from jaxdiff.study.maps import FORWARD, Maps, maps
+from jaxdiff.unet import Params, UNet, UNetConfig, parameters
+
+Row = dict[str, Any]
+READINGS = ("hessian", "maps", "pull_back", "decoder", "memory", "retrieval")
+NOISE = 0x70726F62  # sets the keys of the probe's noise apart
+LEAST_SIGNAL = 0.1  # s below which x0_hat, a division by s, is not composed with the energy
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """levels: 0 (pixels) to n + 1, all where empty; noise: levels as shares of T; ranks: of the pull-back, those that all levels
+    have; steps, probes, dense: landscape.curvature's; decoder_steps: of Lanczos on the decoder's three Hessians, whose products
+    cost most; c: tau of the scaled memory in units of the median squared distance to the nearest neighbor; ks: of Eq. 1's vote;
+    random: the same network with random weights too; seed: of those and of everything that is drawn."""
+
+    levels: tuple[int, ...] = ()
+    noise: tuple[float, ...] = (0.1, 0.3, 0.5)
+    readings: tuple[str, ...] = READINGS
+    ranks: tuple[int, ...] = (8, 32, 128)
+    steps: int = curvature.STEPS
+    probes: int = curvature.PROBES
+    dense: int = curvature.DENSE
+    decoder_steps: int = 10
+    c: float = 1.0
+    ks: tuple[int, ...] = (1, 5, 25)
+    random: bool = True
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+    """x0: clean images in [-1, 1], of which the first `count` are probed and all are queries of the memory; memory: images of
+    the memory, with the place of each one's class, 0 or 1, where that is known."""
+
+    x0: Float[np.ndarray, "q h w c"]
+    count: int
+    memory: Float[np.ndarray, "m h w c"]
+    labels: Int[np.ndarray, " m"] | None = None
+
+
+class State(NamedTuple):
+    """A model's weights at a noise level: what all its readings there take. z: of every level, of the queries with the noise
+    that they share with the memory, of the memory, and of the memory each with noise of its own."""
+
+    maps: Maps
+    parameters: tuple[Params, Array, Array]
+    xt: Float[np.ndarray, "n h w c"]
+    eps: Float[np.ndarray, "n h w c"]
+    z: tuple[tuple[np.ndarray, ...], ...]
+    tau: float
+    s: float
+
+    def at(self, level: int) -> tuple[Params, Array, Array, Array]:
+        """The parameters of the maps of a level."""
+        return *self.parameters, jnp.asarray(level, jnp.int32)
+
+
+def noise(shape: tuple[int, ...], indices: Int[np.ndarray, " n"], seed: int) -> Float[np.ndarray, "n h w c"]:
+    """By seed and index alone."""
+    root = jax.random.fold_in(jax.random.key(seed), NOISE)
+    draw = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(root, i), shape))
+    return np.asarray(draw(jnp.asarray(indices)))
+
+
+def times(schedule: Schedule, options: Options) -> list[int]:
+    """The noise levels as steps t. Raises ValueError for a share outside 0..1."""
+    for share in options.noise:
+        if not 0 <= share <= 1:
+            raise ValueError(f"noise level {share:g} was asked for; shares of all levels, from 0 to 1, are expected")
+    return [round(share * (schedule.steps - 1)) for share in options.noise]
+
+
+def levels(config: UNetConfig, options: Options) -> tuple[int, ...]:
+    """Those that are asked for. Raises ValueError, listing those that exist, for one that this U-Net has not."""
+    for level in options.levels:
+        if not 0 <= level <= config.depth + 1:
+            known = ", ".join(map(str, range(config.depth + 2)))
+            raise ValueError(f"level {level} does not exist; this U-Net has {known}: 0 is the pixels, "
+                             f"{config.depth} the bottleneck, {config.depth + 1} the mid-block's output")  # fmt: skip
+    return options.levels or tuple(range(config.depth + 2))
+
+
+def dimensions(config: UNetConfig, shape: tuple[int, int, int]) -> list[int]:
+    """The dimension of every level."""
+    return [math.prod(size) for size in maps(config, "eps", shape).sizes]
+
+
+def ranks(sizes: Sequence[Sequence[int]], options: Options) -> tuple[int, ...]:
+    """Those of the pull-back that no level of any model is too small for."""
+    return tuple(r for r in options.ranks if r <= min(min(each) for each in sizes))
+
+
+def weights(model: models.Model, options: Options) -> dict[str, Params]:
+    """trained, and random where asked for."""
+    found = {"trained": parameters(model.unet)}
+    if options.random:
+        found["random"] = parameters(UNet(model.unet.config, rngs=nnx.Rngs(options.seed)))
+    free = lambda params: {name: jnp.asarray(np.asarray(p)) for name, p in params.items()}  # noqa: E731
+    return {name: free(params) for name, params in found.items()}  # a checkpoint's arrays are bound to one device
+
+
+def state(model: models.Model, params: Params, t: int, points: Points, options: Options) -> State:
+    """Noised points, and all activations."""
+    made, schedule, shape, n = (
+        maps(model.unet.config, model.prediction, model.shape),
+        model.schedule,
+        model.shape,
+        points.count,
+    )
+    own = noise(shape, np.arange(n), options.seed)
+    shared = noise(shape, np.array([2**30]), options.seed)
+    of_memory = noise(shape, 2**30 + 1 + np.arange(len(points.memory)), options.seed)
+
+    def noised(x0: np.ndarray, eps: np.ndarray) -> np.ndarray:
+        every = jnp.asarray(x0), jnp.broadcast_to(jnp.asarray(eps), x0.shape), jnp.full(len(x0), t)
+        return np.asarray(add_noise(schedule, *every))
+
+    xt = noised(points.x0[:n], own)
+    groups = (noised(points.x0, shared), noised(points.memory, shared), noised(points.memory, of_memory))
+    alpha_bar = jnp.asarray(schedule.alpha_bar)
+    z = tuple(activations(made, group, params, t) for group in groups)
+    s_square = float(schedule.alpha_bar[t])
+    return State(
+        made, (params, alpha_bar, jnp.asarray(t, jnp.int32)), xt, own, z, 2.0 * (1.0 - s_square), s_square**0.5
+    )
+
+
+def activations(made: Maps, xt: Float[np.ndarray, "n h w c"], params: Params, t: int) -> tuple[np.ndarray, ...]:
+    """Every level's z [n, d], in padded chunks."""
+    found = []
+    for first in range(0, len(xt), FORWARD):
+        part = np.resize(np.arange(first, min(first + FORWARD, len(xt))), FORWARD)
+        z = made.levels(jnp.asarray(xt[part]), params, jnp.asarray(t, jnp.int32))
+        found.append([np.asarray(each).reshape(FORWARD, -1)[: len(xt) - first] for each in z])
+    return tuple(np.concatenate(each) for each in zip(*found, strict=True))
+
+
+def at_level(now: State, points: Points, level: int, chosen: tuple[int, ...], options: Options) -> list[Row]:
+    """Every reading of one level: rows of `reading`, `name`, and at each point `values` and their `errors`.
+
+    chosen: the ranks of the pull-back. Raises ValueError for a tau below the error of distances.
+    """
+    key = jax.random.fold_in(jax.random.key(options.seed), level)
+    rows = [_row("scale", "total_variance", np.array([abstraction.total_variance(now.z[2][level])]))]
+    parts = {"hessian": _hessian, "maps": _maps, "pull_back": _pull_back, "decoder": _decoder}
+    for reading in options.readings:
+        if reading in parts:
+            rows += parts[reading](now, level, key, chosen, options)
+    if len(points.memory) > 1:
+        for reading, of in (("memory", _memory), ("retrieval", _retrieval)):
+            rows += of(now, points, level, options) if reading in options.readings else []
+    return rows
+
+
+def _row(reading: str, name: str, values: np.ndarray, errors: np.ndarray | None = None, **more: Any) -> Row:
+    """As JSON holds it: what is not finite is None."""
+    plain = lambda a: [float(f"{x:.7g}") if np.isfinite(x) else None for x in np.ravel(a)]  # noqa: E731
+    found = {"reading": reading, "name": name, **more, "values": plain(values)}
+    return found if errors is None else found | {"errors": plain(np.broadcast_to(errors, np.shape(values)))}
+
+
+def _hessian(now: State, level: int, key: Array, chosen: tuple[int, ...], options: Options) -> list[Row]:
+    """At the pixels, of the trained energy: H as the theorem reads, and M."""
+    if level:
+        return []
+    given = {"steps": options.steps, "probes": options.probes, "dense": options.dense}
+    found = curvature.curvature(curvature.Field(now.maps.denoiser), jnp.asarray(now.xt), key, *now.parameters, **given)
+    names = ("spectral_norm", "smallest", "largest", "trace", "stable_rank", "asymmetry")
+    rows = [_row("denoiser", name, *found[name]) for name in names]
+    (least, least_error), (most, most_error) = found["smallest"], found["largest"]
+    ends, errors = np.stack([2.0 - 2.0 * most, 2.0 - 2.0 * least]), 2.0 * np.stack([most_error, least_error])
+    widest = np.abs(ends).argmax(axis=0)[None]
+    norm, error = (np.take_along_axis(a, widest, axis=0)[0] for a in (np.abs(ends), errors))
+    return [*rows, _row("hessian", "smallest", ends[0], errors[0]), _row("hessian", "spectral_norm", norm, error)]
+
+
+def _maps(now: State, level: int, key: Array, chosen: tuple[int, ...], options: Options) -> list[Row]:
+    """How x -> z stretches (Eqs. 6, 27), and the step to this level (Eq. 35): the largest singular value of each."""
+    if not level:
+        return []
+    given, parameters = curvature.Options(steps=options.steps, dense=0), now.at(level)
+    before = activations(now.maps, now.xt, now.parameters[0], int(now.parameters[2]))[level - 1]
+    largest = max(map(math.prod, now.maps.sizes))
+    z = np.pad(before, ((0, 0), (0, largest - before.shape[1])))
+    rows = []
+    for name, phi, at in (("from_pixels", now.maps.level, now.xt), ("step", now.maps.step, z)):
+        found = abstraction.leading(phi, jnp.asarray(at), key, 1, parameters, given)
+        rows.append(_row("maps", name, found.values[:, 0], found.bounds[:, 0]))
+    return rows
+
+
+def _pull_back(now: State, level: int, key: Array, chosen: tuple[int, ...], options: Options) -> list[Row]:
+    if not level or not chosen:
+        return []
+    phi = abstraction.PullBack(now.maps.level, now.maps.field, chosen)
+    given = {"steps": options.steps, "dense": options.dense}
+    found = abstraction.pull_back(phi, jnp.asarray(now.xt), key, *now.at(level), **given)
+    names = ("total", "first", "second", "along", "bend", "smallest_value")
+    return [
+        _row("pull_back", name, each[name], each["smallest_bound"] if name == "smallest_value" else None, rank=r)
+        for r, each in found.items() for name in names
+    ]  # fmt: skip
+
+
+def _decoder(now: State, level: int, key: Array, chosen: tuple[int, ...], options: Options) -> list[Row]:
+    if now.s < LEAST_SIGNAL:
+        return []
+    given = {"steps": options.decoder_steps, "probes": 0, "dense": 0}
+    found = abstraction.decoded(
+        now.maps.decoder, jnp.asarray(now.xt), key, *now.at(level), with_points=(now.eps,), **given
+    )
+    rows = [_row("decoder", name, *found[name]["spectral_norm"]) for name in ("total", "gauss_newton", "remainder")]
+    rows.append(_row("decoder", "smallest", *found["total"]["smallest"]))
+    return rows + [_row("decoder", name, found[name]) for name in ("gap", "sum_error")]
+
+
+def _memory(now: State, points: Points, level: int, options: Options) -> list[Row]:
+    """At the raw tau, and at c times the median squared distance to the nearest neighbor."""
+    queries, memories, rows = now.z[0][level][: points.count], now.z[1][level], []
+    for tau_is, tau in (("raw", now.tau), ("scaled", options.c * memory.nearest_scale(memories))):
+        try:
+            found = memory.curvature(queries, memories, tau)
+        except ValueError as error:
+            raise ValueError(f"the memory at level {level} with the {tau_is} tau: {error}") from None
+        rows += [_row("memory", name, values, tau=tau_is) for name, values in found.items()]
+    return rows
+
+
+def _retrieval(now: State, points: Points, level: int, options: Options) -> list[Row]:
+    """Of classes 0 and 1, what share of the queries the memory calls 1: by Eq. 1's vote, and by the soft weights (Eq. 2)."""
+    if points.labels is None:
+        return []
+    queries, memories = (jnp.asarray(now.z[i][level]) for i in (0, 1))
+    scaled = options.c * memory.nearest_scale(now.z[1][level])
+    ks = tuple(k for k in options.ks if k <= len(memories))
+    votes: dict[str, np.ndarray] = {
+        f"k = {k}": each[:, 1] for k, each in retrieval.hard_votes(queries, memories, points.labels, 2, ks).items()
+    }
+    soft = retrieval.soft_labels(memory.weights(now.z[0][level], now.z[1][level], scaled), points.labels, 2)[:, 1]
+    rows = []
+    for name, share in (votes | {"soft": soft}).items():
+        ones = int((share > 0.5).sum())
+        low, high = wilson(ones, len(share))
+        rows.append(_row("retrieval", name, np.array([ones / len(share)]), low=low, high=high, n=len(share)))
+    found = retrieval.minima(memories, scaled)
+    purity = sum(np.bincount(points.labels[found.of == m]).max() for m in range(len(found.centres))) / len(memories)
+    return [
+        *rows,
+        _row("retrieval", "minima", np.array([len(found.centres)])),
+        _row("retrieval", "purity", np.array([purity])),
+    ]
+
+
+def probe(
+    model: models.Model, points: Points, chosen: tuple[int, ...], options: Options, progress: Progress
+) -> Iterator[Row]:
+    """All rows of one model, each with its weights, t and level."""
+    at, work = levels(model.unet.config, options), []
+    for name, params in weights(model, options).items():
+        work += [(name, params, t) for t in times(model.schedule, options)]
+    for i, (name, params, t) in enumerate(work):
+        now = state(model, params, t, points, options)
+        for j, level in enumerate(at):
+            progress("probe", i * len(at) + j, len(work) * len(at), f"{name} weights, t = {t}, level {level}")
+            for row in at_level(now, points, level, chosen, options):
+                yield {"weights": name, "t": t, "level": level, **row}
+    progress("probe", len(work) * len(at), len(work) * len(at), "")
