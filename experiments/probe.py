@@ -30,7 +30,7 @@ from jaxdiff import diffusers_io, files, models  # noqa: E402
 from jaxdiff.datasets import sources  # noqa: E402
 from jaxdiff.datasets.folders import read_images  # noqa: E402
 from jaxdiff.report import probe as verdicts  # noqa: E402
-from jaxdiff.report import probe_figures, style, tables  # noqa: E402
+from jaxdiff.report import probe_figures, probe_words, style, tables  # noqa: E402
 from jaxdiff.study import cells, data, probe, probe_run  # noqa: E402
 
 DEFAULT = probe.Options()
@@ -45,6 +45,9 @@ flags.DEFINE_list(
 flags.DEFINE_string("data_dir", None, "Where the dataset is as published.")
 flags.DEFINE_string("cache", None, "Where prepared datasets are kept; by default under the workdir.")
 flags.DEFINE_integer("num", 16, "Images that are probed.", lower_bound=1)
+flags.DEFINE_integer(
+    "memory", probe_run.MEMORY, "Images in the memory, at most; fewer take less of this machine's.", lower_bound=2
+)
 flags.DEFINE_list("levels", [], "0 (pixels) to n (bottleneck) and n + 1 (mid-block's output); by default all.")
 flags.DEFINE_list("noise", [f"{x:g}" for x in DEFAULT.noise], "Noise levels, as shares of all.")
 flags.DEFINE_list("readings", list(DEFAULT.readings), f"What is measured, of {', '.join(probe.READINGS)}.")
@@ -92,25 +95,23 @@ def points(paths: list[epath.Path], workdir: epath.Path, progress: _cli.Reporter
                 f"--reference is missing; {paths[0]} has no data of its own: give a folder, an .npz, or one of {sources.KNOWN}"
             )
         cell = cells.of_settings(paths[0].name, settings)
-        return probe_run.points_of_cell(cell, lambda: data.load(cell, places, workdir, progress), FLAGS.num)
+        return probe_run.points_of_cell(
+            cell, lambda: data.load(cell, places, workdir, progress), FLAGS.num, FLAGS.memory
+        )
     if not sources.is_name(FLAGS.reference):
-        return probe_run.points_of_images(read_images(FLAGS.reference), FLAGS.num)
+        return probe_run.points_of_images(read_images(FLAGS.reference), FLAGS.num, FLAGS.memory)
     size, classes = settings["data"]["size"], _cli.whole_numbers(FLAGS.classes, "classes")
     if not isinstance(size, int):
         raise ValueError(
             f"{FLAGS.reference} has square images and this model's are {size}; give --reference as a folder"
         )
-    described = sources.describe(FLAGS.reference, size=size, channels=config.in_channels, data_dir=FLAGS.data_dir)
-    splits = sources.splits(described, places.prepared(workdir), np.sort(described.pools["generator"]), progress)
-    if classes and (len(set(classes)) != 2 or max(classes) >= len(described.classes)):
+    found = sources.describe(FLAGS.reference, size=size, channels=config.in_channels, data_dir=FLAGS.data_dir)
+    if classes and (len(classes) != 2 or len(set(classes)) != 2 or max(classes) >= len(found.classes)):
         raise ValueError(
-            f"--classes is {','.join(FLAGS.classes)}; two different ones of the {len(described.classes)} are expected"
+            f"--classes is {','.join(FLAGS.classes)}; two different ones of the {len(found.classes)} are expected"
         )
-    held, train = ({i for i, label in enumerate(split.labels) if not classes or label in classes}
-                   for split in (splits["held_out"], splits["train"]))  # fmt: skip
-    of = lambda split, kept: split.images[np.array(sorted(kept))]  # noqa: E731
-    labels = (splits["train"].labels[sorted(train)] == classes[1]).astype(np.int64) if classes else None
-    return probe_run.points_of_pools(of(splits["held_out"], held), of(splits["train"], train), FLAGS.num, labels)
+    splits = sources.splits(found, places.prepared(workdir), np.sort(found.pools["generator"]), progress)
+    return probe_run.points_of_splits(splits, classes, FLAGS.num, FLAGS.memory)
 
 
 def draw(found: list[verdicts.Probed], workdir: epath.Path) -> None:
@@ -118,18 +119,21 @@ def draw(found: list[verdicts.Probed], workdir: epath.Path) -> None:
     for name, rows in (("curvature", verdicts.table(found)), ("verdicts", verdicts.verdicts(found)),
                        ("in_short", verdicts.in_short(found))):  # fmt: skip
         files.write(workdir / "tables" / f"{name}.csv", tables.to_csv(rows))
-    for name, (figure, *_) in probe_figures.FIGURES.items():
+    for name, (plot, *_) in probe_figures.FIGURES.items():
         with mpl.rc_context(style.context(name)):
-            svg = style.svg(figure(found), name)
-        files.write(workdir / "figures" / f"{name}.svg", style.alone(svg))
+            if (figure := plot(found)) is not None:
+                files.write(workdir / "figures" / f"{name}.svg", style.alone(style.svg(figure, name)))
 
 
-def in_short(found: list[verdicts.Probed]) -> Table:
-    """The verdict table."""
-    rows = verdicts.in_short(found)
-    table = Table(*rows[0], box=None) if rows else Table(box=None)
-    for row in rows:
-        table.add_row(*("" if v is None else f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+def verdict_table(found: list[verdicts.Probed]) -> Table:
+    """A line a model and reading: in how many decided comparisons from level to level the norm falls."""
+    columns = [(weights, scale) for scale in verdicts.SCALES for weights in verdicts.WEIGHTS]
+    table = Table("the norm falls: model", "reading", *(f"{w}\n{scale}" for w, scale in columns), box=None)
+    rows = [row for row in verdicts.in_short(found) if row["comparison"] == "level with level"]
+    for model, reading, form in dict.fromkeys((row["model"], row["reading"], row["form"]) for row in rows):
+        told = {(row["weights"], row["scale"]): f"{row['falls']} of {row['falls'] + row['does not fall']}" for row in rows
+                if (row["model"], row["reading"], row["form"]) == (model, reading, form)}  # fmt: skip
+        table.add_row(model, " ".join(filter(None, (reading, form))), *(told.get(column, "") for column in columns))
     return table
 
 
@@ -148,8 +152,8 @@ def main() -> None:
         )
     found = verdicts.read(workdir)
     draw(found, workdir)
-    _cli.console.print(in_short(found))
-    for sentence in verdicts.summary(found):
+    _cli.console.print(verdict_table(found))
+    for sentence in probe_words.summary(found):
         _cli.console.print(sentence)
     _cli.console.print(f"figures and tables: {workdir}")
 

@@ -13,6 +13,7 @@ from scipy import special
 from scipy.spatial import distance
 
 from jaxdiff.landscape import energies
+from jaxdiff.measures import effective_k
 
 Rows = Float[np.ndarray, "_n d"]
 
@@ -30,7 +31,7 @@ def nearest_scale(points: Rows) -> float:
 def weights(queries: Rows, points: Rows, tau: float) -> Float[np.ndarray, "_q n"]:
     """Eq. 2's, from direct differences."""
     squares = distance.cdist(np.asarray(queries, np.float64), np.asarray(points, np.float64), "sqeuclidean")
-    return special.softmax(-squares / tau, axis=1)
+    return effective_k.weights(squares, tau)
 
 
 def curvature(queries: Rows, points: Rows, tau: float) -> dict[str, np.ndarray]:

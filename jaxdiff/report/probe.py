@@ -20,6 +20,9 @@ Row = dict[str, Any]
 Norms = Float[np.ndarray, " points"]
 WEIGHTS = ("trained", "random")
 SCALES = ("raw", "x total variance")
+NOTHING = (
+    1e-6  # an |M| of a memory below it is taken for it: one image has all the weight, and ratios would be of roundings
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +90,8 @@ def readings(model: Probed, weights: str, t: int, level: int) -> dict[tuple[str,
         found["pull-back", f"r = {r}"] = model.values(**at | here, reading="pull_back", rank=r)
     found["decoder", ""] = model.values(**at, reading="decoder", name="total")
     for tau in ("raw", "scaled"):
-        found["memory", f"{tau} tau"] = model.values(**at, reading="memory", name="spectral_norm", tau=tau)
+        if (norms := model.values(**at, reading="memory", name="spectral_norm", tau=tau)) is not None:
+            found["memory", f"{tau} tau"] = np.maximum(norms[0], NOTHING), norms[1]
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -166,14 +170,15 @@ def pairs(models: Sequence[Probed]) -> Iterator[Pair]:
 
 
 def _both_scales(about: Row, before: tuple, after: tuple, of: Any, held: np.ndarray | None) -> Iterator[Pair]:
-    """Every reading that both sides have, raw and multiplied by the total variance there."""
+    """Every reading that both sides have, raw and, where a Hessian of E is one in z, multiplied by the total variance there: a
+    memory's energy is in the units of z squared, so that its Hessian has none, and its two scales are its two taus."""
     weights, t = about["weights"], about["t"]
     sides = [of(model, weights, t, level) for model, level in (before, after)]
     scales = [
         model.values(weights=weights, t=t, level=level, name="total_variance") for model, level in (before, after)
     ]
     for key in sides[0].keys() & sides[1].keys():
-        for scale in SCALES:
+        for scale in SCALES if key[0] in ("pull-back", "decoder") else SCALES[:1]:
             factors = [1.0 if scale == "raw" or each is None else each[0] for each in scales]
             scaled = [tuple(array * factor for array in side[key]) for side, factor in zip(sides, factors, strict=True)]
             yield Pair(about | {"reading": key[0], "form": key[1], "scale": scale}, scaled[0], scaled[1], held)
@@ -222,86 +227,6 @@ def _short(group: tuple, places: list[list[Pair]]) -> Row:
         "premise holds, %": round(100 * float(np.concatenate(held).mean()), 1) if held else None,
         "premise holds, does not fall": refuted,
     }  # fmt: skip
-
-
-def summary(models: Sequence[Probed]) -> list[str]:
-    """What was found, in sentences."""
-    short = in_short(models)
-    return [sentence for tell in (_premise, _levels, _depths, _pixels) for sentence in tell(models, short)]
-
-
-def _premise(models: Sequence[Probed], short: Sequence[Row]) -> list[str]:
-    parts = []
-    for weights in WEIGHTS:
-        found = [(model.name, value) for model in models for level in model.entries("level") for t in model.entries("t")
-                 if (value := model.values(weights=weights, t=t, level=level, reading="maps", name="from_pixels"))]  # fmt: skip
-        if found:
-            values, errors = (np.concatenate([value[i] for _, value in found]) for i in (0, 1))
-            parts.append(f"with {weights} weights at {100 * np.mean(values + errors < 1):.0f} % of points and levels (|J| is "
-                         f"{np.median(values):.3g} in the middle, from {values.min():.3g} to {values.max():.3g})")  # fmt: skip
-    return [f"Premise: x -> z is a contraction (|J| < 1) {', and '.join(parts)}."] if parts else []
-
-
-def _levels(models: Sequence[Probed], short: Sequence[Row]) -> Iterator[str]:
-    for reading, form in dict.fromkeys(
-        (row["reading"], row["form"]) for row in short if row["comparison"] == "level with level"
-    ):
-        rows = [
-            row
-            for row in short
-            if (row["comparison"], row["reading"], row["form"]) == ("level with level", reading, form)
-        ]
-        words = []
-        for scale, weights in itertools.product(SCALES, WEIGHTS):
-            mine = [row for row in rows if (row["scale"], row["weights"]) == (scale, weights)]
-            down, up = (sum(row[key] for row in mine) for key in ("falls", "does not fall"))
-            if down + up:
-                words.append(f"{100 * down / (down + up):.0f} % ({weights}, {scale})")
-        refuted = sum(
-            row["premise holds, does not fall"] or 0
-            for row in rows
-            if row["weights"] == "trained" and row["scale"] == "raw"
-        )
-        told = any(row["premise holds, %"] is not None for row in rows)
-        verdict = (f"; refuted at {refuted} points where the premise holds and the norm does not fall" if refuted else
-                   "; no point with the premise verified and a norm that does not fall") if told else ""  # fmt: skip
-        yield f"From level to level, {' '.join(filter(None, (reading, form)))}: the norm falls in {', '.join(words)} of decided steps{verdict}."
-
-
-def _depths(models: Sequence[Probed], short: Sequence[Row]) -> Iterator[str]:
-    yield from _across(short, "bottleneck with bottleneck", "At the bottleneck")
-
-
-def _pixels(models: Sequence[Probed], short: Sequence[Row]) -> Iterator[str]:
-    yield from _across(short, "level 0 with level 0", "At the pixels, the same x_t")
-    norms = [value[0] for model in models for t in model.entries("t")
-             if (value := model.values(weights="trained", t=t, level=0, reading="hessian", name="spectral_norm"))]  # fmt: skip
-    if norms:
-        all_norms = np.concatenate(norms)
-        yield (f"|H| itself is {np.median(all_norms):.3g} in the middle ({all_norms.min():.3g} to {all_norms.max():.3g}): 2 wherever the "
-               "model removes a direction whole, so M is what is compared.")  # fmt: skip
-
-
-def _across(short: Sequence[Row], comparison: str, where: str) -> Iterator[str]:
-    """A sentence a pair of models: readings that fall, rise, or neither, trained beside random."""
-    for pair in dict.fromkeys(row["model"] for row in short if row["comparison"] == comparison):
-        words = []
-        for reading, form, scale in dict.fromkeys(
-            (r["reading"], r["form"], r["scale"]) for r in short if r["comparison"] == comparison
-        ):
-            rows = {row["weights"]: row for row in short
-                    if (row["comparison"], row["model"], row["reading"], row["form"], row["scale"]) == (comparison, pair, reading, form, scale)}  # fmt: skip
-            ratios = [
-                f"{np.exp(rows[w]['log ratio']):.2g} ({w})"
-                for w in WEIGHTS
-                if w in rows and rows[w]["log ratio"] is not None
-            ]
-            if ratios and (scale == "raw" or comparison != "level 0 with level 0"):
-                words.append(
-                    f"{' '.join(filter(None, (reading if reading != 'pixels' else '', form)))}{'' if scale == 'raw' else ' ' + scale} x {' and x '.join(ratios)}"
-                )
-        if words:
-            yield f"{where}, {pair}: {'; '.join(words)}."
 
 
 def table(models: Sequence[Probed]) -> list[Row]:

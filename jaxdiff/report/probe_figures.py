@@ -73,9 +73,11 @@ def _lines(ax: Axes, models: Models, key: str, where: dict[str, Any]) -> bool:
 
 def _figure(
     panels: Sequence[Panel], draw: Callable[[Axes, Panel], bool], handles: list[Line2D], columns: int
-) -> Figure:
-    """The panels of which there is something to draw."""
+) -> Figure | None:
+    """The panels of which there is something to draw; None where there is none."""
     kept = [panel for panel in panels if draw(Figure().add_subplot(), panel)]
+    if not kept:
+        return None
     rows = -(-len(kept) // columns)
     figure = Figure(figsize=(2.9 * min(columns, len(kept)) + 0.2, 2.5 * rows + 0.5), layout="constrained")
     axs = figure.subplots(rows, min(columns, len(kept)), squeeze=False).ravel()
@@ -106,7 +108,7 @@ def _names(models: Models) -> list[Line2D]:
     return found
 
 
-def against_level(models: Models) -> Figure:
+def against_level(models: Models) -> Figure | None:
     """Every reading against the level, at the middle noise level."""
     t = _middle(models)
 
@@ -121,7 +123,7 @@ def against_level(models: Models) -> Figure:
     return _figure(_level_panels(models), draw, _names(models), 3)
 
 
-def against_noise(models: Models) -> Figure:
+def against_noise(models: Models) -> Figure | None:
     """The curvature at the pixels against the noise level."""
 
     def draw(ax: Axes, panel: Panel) -> bool:
@@ -132,7 +134,7 @@ def against_noise(models: Models) -> Figure:
     return _figure(PIXELS, draw, _names(models), 4)
 
 
-def against_depth(models: Models) -> Figure:
+def against_depth(models: Models) -> Figure | None:
     """At the pixels and at the bottleneck, a model a place, a colour a noise level."""
     times = sorted({t for model in models for t in model.entries("t")})
 
@@ -162,7 +164,7 @@ def against_depth(models: Models) -> Figure:
     return _figure([*pixels, *levels], draw, handles, 4)
 
 
-def verdict_grid(models: Models) -> Figure:
+def verdict_grid(models: Models) -> Figure | None:
     """In how many decided comparisons from level to level the norm falls: a row a model, a column a reading and scale."""
     rows = [row for row in in_short(models) if row["comparison"] == "level with level"]
     columns = list(dict.fromkeys((row["reading"], row["form"], row["scale"]) for row in rows))
@@ -174,6 +176,8 @@ def verdict_grid(models: Models) -> Figure:
         if row["falls, %"] is not None:
             grid[at] = row["falls, %"]
             texts[at] = f"{row['falls, %']:.0f} %\nof {row['falls'] + row['does not fall']}"
+    if not texts:
+        return None
     figure = Figure(figsize=(1.15 * len(columns) + 1.8, 0.5 * len(lines) + 1.5), layout="constrained")
     ax = figure.add_subplot()
     ax.imshow(grid, cmap="RdBu", vmin=0, vmax=100, aspect="auto", alpha=0.6)
@@ -189,7 +193,8 @@ def verdict_grid(models: Models) -> Figure:
 
 def of_study(cells: Sequence[CellResult]) -> Figure:
     """The models of the first data and seed against depth."""
-    return against_depth(next(iter(of_cells(cells).values())))
+    figure = against_depth(next(iter(of_cells(cells).values())))
+    return Figure() if figure is None else figure
 
 
 def _middle(models: Models) -> int:
@@ -197,7 +202,7 @@ def _middle(models: Models) -> int:
     return times[len(times) // 2]
 
 
-FIGURES: dict[str, tuple[Callable[[Models], Figure], str, str]] = {
+FIGURES: dict[str, tuple[Callable[[Models], Figure | None], str, str]] = {
     "against_level": (
         against_level, "Curvature against level",
         "Medians over points at one noise level; bands hold 80 % of the points of the trained models; dashed: the same networks with "

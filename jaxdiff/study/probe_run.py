@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 
 from jaxdiff import files, models, results
 from jaxdiff.datasets.source import Progress
+from jaxdiff.datasets.sources import Split
 from jaxdiff.study import probe, stages
 from jaxdiff.study.cells import Cell
 from jaxdiff.study.data import Splits
@@ -19,33 +20,45 @@ from jaxdiff.study.probe import Options, Points, Row
 from jaxdiff.unet import UNetConfig, parameter_count
 
 Images = UInt8[np.ndarray, "_n _h _w _c"]
-QUERIES, MEMORY = 64, 256  # images that ask the memory, and images in it, at most
+QUERIES, MEMORY = 64, 256  # images that ask the memory, and images in it, at most: their activations are held at once
 
 
-def points_of_cell(cell: Cell, splits: Splits, count: int) -> Points:
+def points_of_cell(cell: Cell, splits: Splits, count: int, memory: int = MEMORY) -> Points:
     """Images that the cell never saw, in its class mix, and its training images as the memory, the minority as class 1."""
     train = splits()["train"]
-    chosen = _evenly(np.argsort(train.labels, kind="stable"), MEMORY)
+    chosen = _evenly(np.argsort(train.labels, kind="stable"), memory)
     fresh = unseen(cell, splits()["classifier_test"], max(count, QUERIES))
-    order = np.random.default_rng(0).permutation(len(fresh))  # so that the probed ones have both classes
     labels = (train.labels[chosen] == cell.minority).astype(np.int64)
-    return Points(_pixels(fresh[order]), min(count, len(fresh)), _pixels(train.images[chosen]), labels)
+    return Points(_pixels(_mixed(fresh)), min(count, len(fresh)), _pixels(train.images[chosen]), labels)
 
 
-def points_of_pools(probed: Images, memory: Images, count: int, labels: np.ndarray | None = None) -> Points:
-    """Of two disjoint sets of images, those that are probed and those that are remembered."""
-    chosen = _evenly(np.arange(len(memory)), MEMORY)
-    fresh = probed[_evenly(np.arange(len(probed)), max(count, QUERIES))]
-    return Points(
-        _pixels(fresh), min(count, len(fresh)), _pixels(memory[chosen]), None if labels is None else labels[chosen]
+def points_of_splits(splits: Mapping[str, Split], classes: Sequence[int], count: int, memory: int) -> Points:
+    """Held-out images of a dataset and others of its training pool, of two classes or of all."""
+    held, train = (
+        _some(splits[name], classes, most) for name, most in (("held_out", max(count, QUERIES)), ("train", memory))
     )
+    labels = (train.labels == classes[1]).astype(np.int64) if classes else None
+    return Points(_pixels(_mixed(held.images)), min(count, len(held)), _pixels(train.images), labels)
 
 
-def points_of_images(images: Images, count: int) -> Points:
-    """Of one set of images, some that are probed and the others as the memory; none where there are no two others."""
-    probed = _evenly(np.arange(len(images)), min(count, len(images)))
-    others = np.setdiff1d(np.arange(len(images)), probed)
-    return points_of_pools(images[probed], images[others if len(others) > 1 else []], count)
+def _mixed(images: Images) -> Images:
+    """In another order, so that the first, which are probed, are of all classes."""
+    return images[np.random.default_rng(0).permutation(len(images))]
+
+
+def _some(split: Split, classes: Sequence[int], count: int) -> Split:
+    kept = np.flatnonzero(np.isin(split.labels, classes)) if classes else np.arange(len(split))
+    chosen = _evenly(kept[np.argsort(split.labels[kept], kind="stable")], count)
+    return Split(split.source, split.indices[chosen], split.labels[chosen])
+
+
+def points_of_images(images: Images, count: int, memory: int = MEMORY) -> Points:
+    """Of one set of images, some that are probed and others as the memory; none where there are no two others."""
+    order = np.arange(len(images))
+    probed = _evenly(order, count)
+    others = np.setdiff1d(order, probed)
+    kept = _evenly(others, memory) if len(others) > 1 else others[:0]
+    return Points(_pixels(images[probed]), len(probed), _pixels(images[kept]))
 
 
 def _evenly(order: np.ndarray, count: int) -> np.ndarray:

@@ -43,6 +43,7 @@ def test_a_run_leaves_the_layout_and_says_what_it_found(whole):
         "common.npz",
         "classes.npz",
         "neighbors.npz",
+        "probe.json",
         "result.json",
         "run.json",
     ):
@@ -66,6 +67,8 @@ def test_a_run_leaves_the_layout_and_says_what_it_found(whole):
         "fidelity",
         "checkpoints",
         "effective_k",
+        "predicted_share",
+        "curvature",
     }
     samples = np.load(cell / "samples.npz")
     assert samples["arr_0"].shape == (20, 16, 16, 1)

@@ -33,8 +33,8 @@ def model():
 
 @pytest.fixture(scope="module")
 def points():
-    labels = np.arange(16) % 2
-    return dataclasses.replace(probe_run.points_of_pools(IMAGES[:8], IMAGES[8:], 4), labels=labels)
+    x0 = IMAGES.astype(np.float32) / 127.5 - 1
+    return probe.Points(x0[:8], 4, x0[8:], np.arange(16) % 2)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,57 @@
+"""Lanczos on the Jacobian of a trained model's denoiser, beside the same by torch.func: same model, points and steps, in turns.
+
+  python -m benchmarks.curvature [--model 4] [--size 64] [--points 16] [--steps 10] [--peer_python PATH]
+
+A row of Table A with random weights as a diffusers folder. Each product is of the symmetric part of the Jacobian of
+x - sigma eps_hat at t = 300 (one jvp and one vjp), at all points, with full reorthogonalization on both sides. Prints points x
+products a second of both, their ratio by turns, the largest eigenvalues of both, and each process's peak of resident memory.
+"""
+
+import statistics
+import sys
+import tempfile
+
+from absl import app, flags
+from flax import nnx
+
+from benchmarks.turns import Worker, rounds, spread
+from jaxdiff import diffusers_io
+from jaxdiff.unet import TABLE_A, UNet
+
+flags.DEFINE_enum("model", "4", list(TABLE_A), "A row of Table A.")
+flags.DEFINE_integer("size", 64, "Pixels on a side.")
+flags.DEFINE_integer("points", 16, "Images.")
+flags.DEFINE_integer("steps", 10, "Products of a Lanczos run.")
+flags.DEFINE_string("peer_python", sys.executable, "The interpreter that runs the peer.")
+flags.DEFINE_integer("rounds", 3, "Rounds; in each both take a turn.")
+FLAGS = flags.FLAGS
+SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000}
+
+
+def main(_) -> None:
+    config = TABLE_A[FLAGS.model]
+    unet = UNet(config, rngs=nnx.Rngs(0))
+    unet.config = type(config)(**vars(config) | {"sample_size": FLAGS.size})
+    with tempfile.TemporaryDirectory() as folder:
+        diffusers_io.save_pipeline(unet, SCHEDULER, folder)
+        task = {"folder": folder, "size": FLAGS.size, "points": FLAGS.points, "steps": FLAGS.steps}
+        workers = {"ours": Worker(sys.executable, "benchmarks.curvature_jax", task),
+                   "peer": Worker(FLAGS.peer_python, "benchmarks.curvature_torch", task)}  # fmt: skip
+        try:
+            warm = {name: worker.ask({"do": "warm"}) for name, worker in workers.items()}
+            measured = list(rounds(workers, FLAGS.rounds))
+        finally:
+            for worker in workers.values():
+                worker.close()
+    ratios = [turn["ours"] / turn["peer"] for turn in measured]
+    print(
+        f"model {FLAGS.model}, {FLAGS.size} px, {FLAGS.points} points, {FLAGS.steps} steps; points x products a second"
+    )
+    for name in workers:
+        print(f"{name}: {spread([turn[name] for turn in measured])}, peak {warm[name]['peak_mb']:,.0f} MB, first calls "
+              f"{warm[name]['compiled']:.0f} s, largest eigenvalues {warm[name]['largest']}")  # fmt: skip
+    print(f"ratio {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}] (above 1: jaxdiff is faster)")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,43 @@
+"""Our side of benchmarks.curvature: a worker (see benchmarks/turns.py)."""
+
+import json
+import resource
+import sys
+
+from experiments import _cli
+
+_cli.prepare_environment()
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from benchmarks.turns import serve  # noqa: E402
+from jaxdiff import models  # noqa: E402
+from jaxdiff.landscape import curvature  # noqa: E402
+from jaxdiff.study.maps import maps  # noqa: E402
+from jaxdiff.unet import parameters  # noqa: E402
+
+TASK = json.loads(sys.argv[1])
+LARGEST: list[float] = []
+
+
+def main() -> None:
+    model, n = models.load(TASK["folder"]), TASK["points"]
+    x = np.random.default_rng(0).standard_normal((n, *model.shape)).astype(np.float32)
+    weights = {name: jnp.asarray(np.asarray(p)) for name, p in parameters(model.unet).items()}
+    given = (weights, jnp.asarray(model.schedule.alpha_bar), jnp.asarray(300, jnp.int32))
+    field = curvature.Field(maps(model.unet.config, model.prediction, model.shape).denoiser)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            options = {"steps": TASK["steps"], "probes": 0, "dense": 0}
+            found = curvature.curvature(field, jnp.asarray(x), jax.random.key(0), *given, **options)
+            LARGEST[:] = [round(float(v), 5) for v in found["largest"][0][:3]]
+
+    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # noqa: E731
+    serve(steps, n * TASK["steps"], 0.0, lambda: {"peak_mb": peak(), "largest": LARGEST})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The free energy of many points: time, and memory above the points themselves.
+
+  python -m benchmarks.energies [--points 50000] [--dimension 3072]
+
+There is no peer: what would hold every distance or every outer product at once does not fit. Prints seconds for the energy and its
+gradient at 64 places, a product with the Hessian, its ends by 30 of them, and 64 samples of the smoothed sampler in 50 steps.
+"""
+
+import resource
+import time
+
+from experiments import _cli
+
+_cli.prepare_environment()
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+from absl import app, flags  # noqa: E402
+
+from jaxdiff.diffusion import Schedule  # noqa: E402
+from jaxdiff.landscape import curvature, energies, retrieval  # noqa: E402
+
+flags.DEFINE_integer("points", 50_000, "Points.")
+flags.DEFINE_integer("dimension", 3072, "Numbers a point.")
+FLAGS = flags.FLAGS
+
+
+def peak() -> float:
+    """The process's peak resident memory in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main(_) -> None:
+    points = jax.random.uniform(jax.random.key(0), (FLAGS.points, FLAGS.dimension), minval=-1.0, maxval=1.0)
+    x = jax.random.normal(jax.random.key(1), (64, FLAGS.dimension))
+    jax.block_until_ready((points, x))
+    print(
+        f"{FLAGS.points:,} points of {FLAGS.dimension:,}: {points.nbytes / 2**20:,.0f} MB, and {peak():,.0f} MB resident"
+    )
+    tau = jnp.float32(2.0 * FLAGS.dimension)
+    each = lambda one: jax.jit(lambda x, points: jax.lax.map(lambda x: one(x, points, tau), x))  # noqa: E731
+    product = lambda x, points, tau: energies.hessian_product(x, x, points, tau)  # noqa: E731
+    matrix = each(energies.contraction)
+    work = {
+        "energy at 64 places": lambda: each(energies.free_energy)(x, points),
+        "gradient at 64 places": lambda: each(energies.gradient)(x, points),
+        "Hessian product at 64 places": lambda: each(product)(x, points),
+        "M whole at 1 place": lambda: matrix(x[:1], points),
+        "ends of the Hessian at 2 places, 30 products": lambda: curvature.curvature(
+            curvature.Energy(energies.free_energy), x[:2], jax.random.key(2), points, tau, probes=0
+        ),
+        "64 smoothed samples, 50 steps": lambda: retrieval.smoothed_sampler(points, Schedule.linear(), 2.0, jax.random.key(3), 64),
+    }  # fmt: skip
+    for name, do in work.items():
+        before, then = peak(), time.perf_counter()
+        found = jax.block_until_ready(do())
+        print(f"{name}: {time.perf_counter() - then:.1f} s, {peak() - before:,.0f} MB more", flush=True)
+        del found
+
+
+if __name__ == "__main__":
+    app.run(main)
