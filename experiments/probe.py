@@ -9,7 +9,7 @@ every model, and on the same network with random weights: the Hessian and M = s 
 level's map stretches (maps); E pulled back to a level (pull_back), composed with the decoder (decoder); the free energy of
 a memory's activations (memory), and which classes that memory recalls (retrieval).
 
-The images are the first cell's own data (held-out images are probed, its training images are the memory), or --reference: a
+Of a U-Net with classes, class 0. The images are the first cell's own data (held-out images are probed, its training images are the memory), or --reference: a
 dataset by name, a folder, an .npz of images or of samples. Writes probe.json, tables/*.csv and figures/*.svg. The decoder costs
 most: leave it out of --readings, or lower --decoder_steps. Running the same command again goes on where it ended.
 """
@@ -26,12 +26,12 @@ from absl import flags  # noqa: E402
 from etils import epath  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from jaxdiff import diffusers_io, files, models  # noqa: E402
+from jaxdiff import files, models  # noqa: E402
 from jaxdiff.datasets import sources  # noqa: E402
 from jaxdiff.datasets.folders import read_images  # noqa: E402
 from jaxdiff.report import probe as verdicts  # noqa: E402
 from jaxdiff.report import probe_figures, probe_words, style, tables  # noqa: E402
-from jaxdiff.study import cells, data, probe, probe_run  # noqa: E402
+from jaxdiff.study import cells, data, points, probe, probe_run  # noqa: E402
 
 DEFAULT = probe.Options()
 flags.DEFINE_multi_string("model", None, "A trained cell's folder, or a diffusers folder; may be repeated.")
@@ -46,7 +46,7 @@ flags.DEFINE_string("data_dir", None, "Where the dataset is as published.")
 flags.DEFINE_string("cache", None, "Where prepared datasets are kept; by default under the workdir.")
 flags.DEFINE_integer("num", 16, "Images that are probed.", lower_bound=1)
 flags.DEFINE_integer(
-    "memory", probe_run.MEMORY, "Images in the memory, at most; fewer take less of this machine's.", lower_bound=2
+    "memory", points.MEMORY, "Images in the memory, at most; fewer take less of this machine's.", lower_bound=2
 )
 flags.DEFINE_list("levels", [], "0 (pixels) to n (bottleneck) and n + 1 (mid-block's output); by default all.")
 flags.DEFINE_list("noise", [f"{x:g}" for x in DEFAULT.noise], "Noise levels, as shares of all.")
@@ -77,33 +77,39 @@ def options() -> probe.Options:
         noise = tuple(float(x) for x in FLAGS.noise)
     except ValueError:
         raise ValueError(f"--noise is {','.join(FLAGS.noise)}; numbers from 0 to 1 are expected, as 0.1,0.3") from None
+    if not noise:
+        raise ValueError("--noise is empty; at least one number from 0 to 1 is expected, as 0.1,0.3")
+    if FLAGS.classes and not (FLAGS.reference and sources.is_name(FLAGS.reference)):
+        raise ValueError(f"--classes is for a dataset by name as the --reference ({sources.KNOWN})")
     chosen: dict[str, Any] = {
         name: FLAGS[name].value for name in ("steps", "probes", "dense", "decoder_steps", "c", "random", "seed")
     }
     lists = {"levels": FLAGS.levels, "ranks": FLAGS.ranks}
     levels, ranks = (tuple(sorted(set(_cli.whole_numbers(given, name)))) for name, given in lists.items())
+    if 0 in ranks:
+        raise ValueError("--ranks holds 0; numbers of directions, from 1 on, are expected")
     return probe.Options(levels, noise, tuple(FLAGS.readings), ranks, **chosen)
 
 
-def points(paths: list[epath.Path], workdir: epath.Path, progress: _cli.Reporter) -> probe.Points:
+def images(paths: list[epath.Path], workdir: epath.Path, progress: _cli.Reporter) -> probe.Points:
     """The images of --reference, or of the first cell."""
     places = data.Places(FLAGS.data_dir or "", FLAGS.cache or "")
-    config, _, _, settings = models.describe(paths[0])
+    every = [models.describe(path) for path in paths]
     if FLAGS.reference is None:
-        if diffusers_io.is_folder(paths[0]) or "proportions" not in settings:
+        own = [(path, each[3]) for path, each in zip(paths, every, strict=True) if "proportions" in each[3]]
+        if not own:
             raise ValueError(
                 f"--reference is missing; {paths[0]} has no data of its own: give a folder, an .npz, or one of {sources.KNOWN}"
             )
-        cell = cells.of_settings(paths[0].name, settings)
-        return probe_run.points_of_cell(
-            cell, lambda: data.load(cell, places, workdir, progress), FLAGS.num, FLAGS.memory
-        )
+        path, settings = own[0]
+        cell = cells.of_settings(path.name, settings)
+        return points.of_cell(cell, lambda: data.load(cell, places, workdir, progress), FLAGS.num, FLAGS.memory)
     if not sources.is_name(FLAGS.reference):
-        return probe_run.points_of_images(read_images(FLAGS.reference), FLAGS.num, FLAGS.memory)
-    size, classes = settings["data"]["size"], _cli.whole_numbers(FLAGS.classes, "classes")
+        return points.of_images(read_images(FLAGS.reference), FLAGS.num, FLAGS.memory)
+    config, size, classes = every[0][0], every[0][3]["data"]["size"], _cli.whole_numbers(FLAGS.classes, "classes")
     if not isinstance(size, int):
         raise ValueError(
-            f"{FLAGS.reference} has square images and this model's are {size}; give --reference as a folder"
+            f"{FLAGS.reference} has square images and {paths[0]} says sample_size {size}; give --reference as a folder"
         )
     found = sources.describe(FLAGS.reference, size=size, channels=config.in_channels, data_dir=FLAGS.data_dir)
     if classes and (len(classes) != 2 or len(set(classes)) != 2 or max(classes) >= len(found.classes)):
@@ -111,7 +117,7 @@ def points(paths: list[epath.Path], workdir: epath.Path, progress: _cli.Reporter
             f"--classes is {','.join(FLAGS.classes)}; two different ones of the {len(found.classes)} are expected"
         )
     splits = sources.splits(found, places.prepared(workdir), np.sort(found.pools["generator"]), progress)
-    return probe_run.points_of_splits(splits, classes, FLAGS.num, FLAGS.memory)
+    return points.of_splits(splits, classes, FLAGS.num, FLAGS.memory)
 
 
 def draw(found: list[verdicts.Probed], workdir: epath.Path) -> None:
@@ -119,10 +125,14 @@ def draw(found: list[verdicts.Probed], workdir: epath.Path) -> None:
     for name, rows in (("curvature", verdicts.table(found)), ("verdicts", verdicts.verdicts(found)),
                        ("in_short", verdicts.in_short(found))):  # fmt: skip
         files.write(workdir / "tables" / f"{name}.csv", tables.to_csv(rows))
-    for name, (plot, *_) in probe_figures.FIGURES.items():
+    for name, plot in probe_figures.FIGURES.items():
+        path = workdir / "figures" / f"{name}.svg"
         with mpl.rc_context(style.context(name)):
-            if (figure := plot(found)) is not None:
-                files.write(workdir / "figures" / f"{name}.svg", style.alone(style.svg(figure, name)))
+            figure = plot(found)
+            if figure is None:
+                path.unlink(missing_ok=True)
+            else:
+                files.write(path, style.alone(style.svg(figure, name)))
 
 
 def verdict_table(found: list[verdicts.Probed]) -> Table:
@@ -145,7 +155,7 @@ def main() -> None:
     with _cli.Reporter() as progress:
         probe_run.run(
             dict(zip(_cli.names(FLAGS.model), paths, strict=True)),
-            points(paths, workdir, progress),
+            images(paths, workdir, progress),
             chosen,
             workdir,
             progress,

@@ -97,5 +97,14 @@ def of_points(row: dict[str, Any]) -> dict[str, Any]:
             "n": row["n"],
             "interval": "Wilson 95 %",
         }
+    if len(row["values"]) == 1:
+        return where | {
+            "name": row["name"],
+            "value": value,
+            "low": None,
+            "high": None,
+            "n": len(known),
+            "interval": "none",
+        }
     return where | {"name": row["name"], "value": value, "low": low, "high": high, "n": len(known),
                     "interval": "10 to 90 % of points" + (f", error at most {max(errors):.1e}" if errors and max(errors) > 0 else "")}  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 from matfree import decomp, stochtrace
 
-from jaxdiff.landscape.curvature import Options, finish, of_operator, over_points
+from jaxdiff.landscape.curvature import Options, finish, is_dense, of_operator, over_points
 
 Function = Callable[..., Array]
 
@@ -54,7 +54,7 @@ def _products_of_jacobian(phi, options, x, key, parameters):
     out, forward = jax.linearize(lambda x: phi(x, *parameters), x)
     transpose = jax.linear_transpose(forward, x)
     j = lambda v: forward(v.reshape(x.shape)).ravel()  # noqa: E731
-    if x.size <= options.dense:
+    if is_dense(x.size, options):
         eye = jnp.eye(x.size, dtype=x.dtype)
         return None, None, jax.lax.map(j, eye, batch_size=32).T, jnp.zeros(())  # the bases are the axes
     # Begun in J's row space, or the null space would take a step.

@@ -112,14 +112,19 @@ def _over_points(one, about, mesh, points, keys, parameters):
     return run(points, keys, parameters)
 
 
+def is_dense(size: int, options: Options) -> bool:
+    """Whether a matrix of so many columns is computed whole. Raises ValueError where it was asked for and is too large."""
+    if LARGEST < size <= options.dense:
+        raise ValueError(f"a matrix of {size:,} dimensions was asked for whole (dense, --dense, is {options.dense:,}); the limit is "
+                         f"{LARGEST:,}, so take a smaller --dense and products")  # fmt: skip
+    return size <= options.dense
+
+
 def at_point(
     hessian: Energy | Field, options: Options, x: Array, key: Key[Array, ""], parameters: tuple[Any, ...]
 ) -> dict[str, Array]:
     """What `finish` needs of one point, traceable: the matrix, or Lanczos' tridiagonal one and the probes' products."""
-    if x.size <= options.dense:
-        if x.size > LARGEST:
-            raise ValueError(f"the matrix was asked for whole (dense, --dense, is {options.dense:,}) and has {x.size:,} dimensions; "
-                             f"the limit is {LARGEST:,}, so take a smaller --dense and products")  # fmt: skip
+    if is_dense(x.size, options):
         return {"matrix": hessian.matrix(x, parameters)}
     forward, backward = hessian.products(x, parameters)
 
@@ -140,7 +145,7 @@ def of_operator(
     real: which entries of v there are, where it is padded with zeros that are no null directions of the operator.
     """
     flat = lambda v: tuple(part.ravel() for part in parts(v.reshape(like.shape)))  # noqa: E731
-    if like.size <= options.dense:
+    if real is None and is_dense(like.size, options):
         return {"matrix": jax.lax.map(lambda v: sum(flat(v)), jnp.eye(like.size, dtype=like.dtype), batch_size=32).T}
 
     def of_probe(v: Array) -> Array:

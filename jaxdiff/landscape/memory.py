@@ -16,6 +16,7 @@ from jaxdiff.landscape import energies
 from jaxdiff.measures import effective_k
 
 Rows = Float[np.ndarray, "_n d"]
+NAMES = ("spectral_norm", "trace", "stable_rank", "smallest", "k_eff")
 
 
 def nearest_scale(points: Rows) -> float:
@@ -47,5 +48,4 @@ def curvature(queries: Rows, points: Rows, tau: float) -> dict[str, np.ndarray]:
         norm = float(values[-1])
         rank = float(np.square(values / norm).sum()) if norm else 0.0
         found.append((norm, float(values.sum()), rank, 2.0 - 2.0 * norm, float(np.exp(special.entr(w).sum()))))
-    names = ("spectral_norm", "trace", "stable_rank", "smallest", "k_eff")
-    return dict(zip(names, np.array(found).T, strict=True))
+    return dict(zip(NAMES, np.array(found).T, strict=True))

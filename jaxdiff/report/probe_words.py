@@ -68,16 +68,19 @@ def _levels(short: Sequence[Row]) -> Iterator[str]:
 
 def _refuted(rows: Sequence[Row]) -> str:
     """What the trained models say of the theorem itself, whose premise has to hold."""
-    mine = _where(rows, weights="trained", scale="raw")
-    held = [row["premise holds, %"] for row in mine if row["premise holds, %"] is not None]
-    if not held:
+    mine = [row for row in _where(rows, weights="trained", scale="raw") if row["of"] is not None]
+    if not mine:
         return ""
-    if not any(held):
-        return "; the premise holds at no point, so that nothing is confirmed or refuted"
-    against = sum(row["premise holds, does not fall"] or 0 for row in mine)
-    return f"; where the premise holds ({np.mean(held):.0f} % of points) it does not fall at {against}" + (
-        "" if against else ": not refuted"
+    held, of, decided, against = (
+        sum(row[key] for row in mine)
+        for key in ("premise holds", "of", "premise holds, decided", "premise holds, does not fall")
     )
+    if not held:
+        return "; the premise holds at no point, so that nothing is confirmed or refuted"
+    if not decided:
+        return f"; the premise holds at {held} of {of} points, at none of which it is decided"
+    verdict = "the theorem is refuted in this reading" if against else "not refuted"
+    return f"; where the premise holds ({held} of {of} points) it does not fall at {against} of {decided} that are decided: {verdict}"
 
 
 def _across(rows: Sequence[Row], where: str) -> Iterator[str]:
@@ -95,7 +98,14 @@ def _across(rows: Sequence[Row], where: str) -> Iterator[str]:
 
 
 def _pinned(models: Sequence[Probed]) -> Iterator[str]:
-    if found := _everywhere(models, weights="trained", reading="hessian", name="spectral_norm"):
-        norms, _ = found
-        yield (f"|H| itself is {np.median(norms):.3g} in the middle ({norms.min():.3g} to {norms.max():.3g}): 2 wherever the model removes a "
-               "direction whole, so M is what is compared.")  # fmt: skip
+    """|H| as the theorem reads it, of which the largest seen is a lower bound of L (Eqs. 7, 25)."""
+    parts, seen = [], []
+    for model in models:
+        if found := _everywhere([model], weights="trained", reading="hessian", name="spectral_norm"):
+            middle, high = np.quantile(found[0], [0.5, 0.9])
+            parts.append(f"{model.name} {middle:.3g}, {high:.3g}")
+            seen.append(float(found[0].max()))
+    if parts:
+        yield (f"|H| itself at the pixels, the middle and the 90 % quantile: {'; '.join(parts)}. It is 2 wherever a model removes a direction "
+               f"whole, so M is what is compared; and the largest that was seen (up to {max(seen):.3g}) bounds L from below, so whose L is "
+               "larger is not decidable.")  # fmt: skip

@@ -1,13 +1,15 @@
 """The Hessian-smoothness probe: how curved a trained model's energy is at each level and noise level, beside random weights.
 
-Every quantity is met at single points x_t = s x0 + sigma eps, the same for all models, so that models are compared in pairs.
-SCIENCE of the readings: landscape.curvature (the Hessian itself and M = I - H / 2, at the pixels), landscape.abstraction (the
-maps of the levels, E pulled back through them, E composed with the decoder) and landscape.memory (free energy of a memory).
+Readings: landscape.curvature (the Hessian itself and M = I - H / 2, at the pixels), landscape.abstraction (the maps of the levels,
+E pulled back through them, E composed with the decoder), all at points x_t = s x0 + sigma eps that are the same for all models, which
+are compared in pairs; and landscape.memory (the free energy of a memory, and whom it recalls), where queries and memories share one
+eps: a query is another x_t of the same image.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +19,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxdiff import models
-from jaxdiff.datasets.source import Progress
 from jaxdiff.diffusion import Schedule, add_noise
 from jaxdiff.estimates import wilson
 from jaxdiff.landscape import abstraction, curvature, memory, retrieval
@@ -26,7 +27,7 @@ from jaxdiff.unet import Params, UNet, UNetConfig, parameters
 
 Row = dict[str, Any]
 READINGS = ("hessian", "maps", "pull_back", "decoder", "memory", "retrieval")
-NOISE = 0x70726F62  # sets the keys of the probe's noise apart
+NOISE, SHARED = 0x70726F62, 2**30  # sets the probe's noise apart; the index of the noise that a memory shares
 LEAST_SIGNAL = 0.1  # s below which x0_hat, a division by s, is not composed with the energy
 
 
@@ -63,8 +64,8 @@ class Points:
 
 
 class State(NamedTuple):
-    """A model's weights at a noise level: what all its readings there take. z: of every level, of the queries with the noise
-    that they share with the memory, of the memory, and of the memory each with noise of its own."""
+    """A model's weights at a noise level: what all its readings there take. z: of every level, of images each with noise of its
+    own, from which the total variance is; then, where there is a memory, of the queries and of it with one noise for all."""
 
     maps: Maps
     parameters: tuple[Params, Array, Array]
@@ -125,22 +126,19 @@ def weights(model: models.Model, options: Options) -> dict[str, Params]:
 
 def state(model: models.Model, params: Params, t: int, points: Points, options: Options) -> State:
     """Noised points, and all activations."""
-    made, schedule, shape, n = (
-        maps(model.unet.config, model.prediction, model.shape),
-        model.schedule,
-        model.shape,
-        points.count,
-    )
-    own = noise(shape, np.arange(n), options.seed)
-    shared = noise(shape, np.array([2**30]), options.seed)
-    of_memory = noise(shape, 2**30 + 1 + np.arange(len(points.memory)), options.seed)
+    shape, n, m, schedule = points.x0.shape[1:], points.count, len(points.memory), model.schedule
+    made = maps(model.unet.config, model.prediction, shape)
+    own, shared = noise(shape, np.arange(n), options.seed), noise(shape, np.array([SHARED]), options.seed)
 
     def noised(x0: np.ndarray, eps: np.ndarray) -> np.ndarray:
         every = jnp.asarray(x0), jnp.broadcast_to(jnp.asarray(eps), x0.shape), jnp.full(len(x0), t)
         return np.asarray(add_noise(schedule, *every))
 
     xt = noised(points.x0[:n], own)
-    groups = (noised(points.x0, shared), noised(points.memory, shared), noised(points.memory, of_memory))
+    groups = [xt]
+    if m > 1:
+        spread = noised(points.memory, noise(shape, SHARED + 1 + np.arange(m), options.seed))
+        groups = [spread, noised(points.x0, shared), noised(points.memory, shared)]
     alpha_bar = jnp.asarray(schedule.alpha_bar)
     z = tuple(activations(made, group, params, t) for group in groups)
     s_square = float(schedule.alpha_bar[t])
@@ -165,7 +163,7 @@ def at_level(now: State, points: Points, level: int, chosen: tuple[int, ...], op
     chosen: the ranks of the pull-back. Raises ValueError for a tau below the error of distances.
     """
     key = jax.random.fold_in(jax.random.key(options.seed), level)
-    rows = [_row("scale", "total_variance", np.array([abstraction.total_variance(now.z[2][level])]))]
+    rows = [_row("scale", "total_variance", np.array([abstraction.total_variance(now.z[0][level])]))]
     parts = {"hessian": _hessian, "maps": _maps, "pull_back": _pull_back, "decoder": _decoder}
     for reading in options.readings:
         if reading in parts:
@@ -202,12 +200,12 @@ def _maps(now: State, level: int, key: Array, chosen: tuple[int, ...], options: 
     """How x -> z stretches (Eqs. 6, 27), and the step to this level (Eq. 35): the largest singular value of each."""
     if not level:
         return []
-    given, parameters = curvature.Options(steps=options.steps, dense=0), now.at(level)
+    parameters, largest = now.at(level), now.maps.largest
     before = activations(now.maps, now.xt, now.parameters[0], int(now.parameters[2]))[level - 1]
-    largest = max(map(math.prod, now.maps.sizes))
     z = np.pad(before, ((0, 0), (0, largest - before.shape[1])))
     rows = []
-    for name, phi, at in (("from_pixels", now.maps.level, now.xt), ("step", now.maps.step, z)):
+    for name, phi, at, dense in (("from_pixels", now.maps.level, now.xt, options.dense), ("step", now.maps.step, z, 0)):
+        given = curvature.Options(steps=options.steps, dense=dense)
         found = abstraction.leading(phi, jnp.asarray(at), key, 1, parameters, given)
         rows.append(_row("maps", name, found.values[:, 0], found.bounds[:, 0]))
     return rows
@@ -219,11 +217,15 @@ def _pull_back(now: State, level: int, key: Array, chosen: tuple[int, ...], opti
     phi = abstraction.PullBack(now.maps.level, now.maps.field, chosen)
     given = {"steps": options.steps, "dense": options.dense}
     found = abstraction.pull_back(phi, jnp.asarray(now.xt), key, *now.at(level), **given)
-    names = ("total", "first", "second", "along", "bend", "smallest_value")
-    return [
-        _row("pull_back", name, each[name], each["smallest_bound"] if name == "smallest_value" else None, rank=r)
-        for r, each in found.items() for name in names
-    ]  # fmt: skip
+    rows = []
+    for r, each in found.items():
+        value, bound = each["smallest_value"], each["smallest_bound"]
+        rows.append(_row("pull_back", "smallest_value", value, bound, rank=r))
+        doubt = 2.0 * bound / np.maximum(value, 1e-30)  # the norms of what is pulled back go as its inverse square
+        for name in ("total", "first", "second"):
+            rows.append(_row("pull_back", name, each[name], each[name] * doubt, rank=r))
+        rows += [_row("pull_back", name, each[name], rank=r) for name in ("along", "bend")]
+    return rows
 
 
 def _decoder(now: State, level: int, key: Array, chosen: tuple[int, ...], options: Options) -> list[Row]:
@@ -239,34 +241,45 @@ def _decoder(now: State, level: int, key: Array, chosen: tuple[int, ...], option
 
 
 def _memory(now: State, points: Points, level: int, options: Options) -> list[Row]:
-    """At the raw tau, and at c times the median squared distance to the nearest neighbor."""
-    queries, memories, rows = now.z[0][level][: points.count], now.z[1][level], []
-    for tau_is, tau in (("raw", now.tau), ("scaled", options.c * memory.nearest_scale(memories))):
+    """At the raw tau, and at c times the median squared distance to the nearest neighbor; None, and why, where it has no value.
+
+    Raises ValueError for a scaled tau below the error of distances."""
+    _, queries, memories = (each[level] for each in now.z)
+    rows = []
+    for tau_is in ("raw", "scaled"):
+        why, found = "", dict.fromkeys(memory.NAMES, np.full(points.count, np.nan))
         try:
-            found = memory.curvature(queries, memories, tau)
+            tau = now.tau if tau_is == "raw" else options.c * memory.nearest_scale(memories)
+            found = memory.curvature(queries[: points.count], memories, tau)
         except ValueError as error:
-            raise ValueError(f"the memory at level {level} with the {tau_is} tau: {error}") from None
-        rows += [_row("memory", name, values, tau=tau_is) for name, values in found.items()]
+            why = str(error)
+            if tau_is == "scaled" and options.c != 1.0:
+                raise ValueError(f"the memory at level {level} with the scaled tau (--c): {error}") from None
+        rows += [_row("memory", name, values, tau=tau_is, why=why) for name, values in found.items()]
     return rows
 
 
 def _retrieval(now: State, points: Points, level: int, options: Options) -> list[Row]:
-    """Of classes 0 and 1, what share of the queries the memory calls 1: by Eq. 1's vote, and by the soft weights (Eq. 2)."""
+    """Of classes 0 and 1, what share of the queries the memory calls 1, beside its own share of 1: by Eq. 1's vote, and by the
+    soft weights (Eq. 2) at the scaled tau; and the minima there."""
     if points.labels is None:
         return []
-    queries, memories = (jnp.asarray(now.z[i][level]) for i in (0, 1))
-    scaled = options.c * memory.nearest_scale(now.z[1][level])
+    _, queries, memories = (each[level] for each in now.z)
+    rows = [_row("retrieval", "class 1 in the memory", np.array([points.labels.mean()]))]
+    try:
+        scaled = options.c * memory.nearest_scale(memories)
+    except ValueError:  # copies: `memory` says so
+        return rows
     ks = tuple(k for k in options.ks if k <= len(memories))
-    votes: dict[str, np.ndarray] = {
-        f"k = {k}": each[:, 1] for k, each in retrieval.hard_votes(queries, memories, points.labels, 2, ks).items()
-    }
-    soft = retrieval.soft_labels(memory.weights(now.z[0][level], now.z[1][level], scaled), points.labels, 2)[:, 1]
-    rows = []
-    for name, share in (votes | {"soft": soft}).items():
+    votes = retrieval.hard_votes(jnp.asarray(queries), jnp.asarray(memories), points.labels, 2, ks)
+    shares = {f"k = {k}": each[:, 1] for k, each in votes.items()}
+    shares["soft"] = retrieval.soft_labels(memory.weights(queries, memories, scaled), points.labels, 2)[:, 1]
+    for name, share in shares.items():
         ones = int((share > 0.5).sum())
         low, high = wilson(ones, len(share))
-        rows.append(_row("retrieval", name, np.array([ones / len(share)]), low=low, high=high, n=len(share)))
-    found = retrieval.minima(memories, scaled)
+        about: Row = {"low": float(low), "high": float(high), "n": len(share)}
+        rows.append(_row("retrieval", name, np.array([ones / len(share)]), **about))
+    found = retrieval.minima(jnp.asarray(memories), scaled)
     purity = sum(np.bincount(points.labels[found.of == m]).max() for m in range(len(found.centres))) / len(memories)
     return [
         *rows,
@@ -275,17 +288,14 @@ def _retrieval(now: State, points: Points, level: int, options: Options) -> list
     ]
 
 
-def probe(
-    model: models.Model, points: Points, chosen: tuple[int, ...], options: Options, progress: Progress
-) -> Iterator[Row]:
-    """All rows of one model, each with its weights, t and level."""
-    at, work = levels(model.unet.config, options), []
-    for name, params in weights(model, options).items():
-        work += [(name, params, t) for t in times(model.schedule, options)]
-    for i, (name, params, t) in enumerate(work):
-        now = state(model, params, t, points, options)
-        for j, level in enumerate(at):
-            progress("probe", i * len(at) + j, len(work) * len(at), f"{name} weights, t = {t}, level {level}")
-            for row in at_level(now, points, level, chosen, options):
-                yield {"weights": name, "t": t, "level": level, **row}
-    progress("probe", len(work) * len(at), len(work) * len(at), "")
+def work(config: UNetConfig, schedule: Schedule, options: Options) -> list[tuple[str, int, int]]:
+    """Weights, t and level of everything that is measured of a model, in order."""
+    names = ("trained", "random") if options.random else ("trained",)
+    return [(w, t, a) for w in names for t in times(schedule, options) for a in levels(config, options)]
+
+
+def states(model: models.Model, points: Points, options: Options) -> Callable[[str, int], State]:
+    """The state by weights and t; the last one is kept, since its levels follow each other."""
+    return functools.lru_cache(maxsize=1)(
+        lambda name, t: state(model, weights(model, options)[name], t, points, options)
+    )

@@ -17,7 +17,7 @@ from etils import epath
 from jaxdiff import files, models, parallel, results
 from jaxdiff.datasets.images import to_uint8
 from jaxdiff.features.classifier import ARCHITECTURES
-from jaxdiff.study import compare, data, inversion, measure, memorization, probe_run
+from jaxdiff.study import compare, data, inversion, measure, memorization, points
 from jaxdiff.study.cells import Cell
 from jaxdiff.study.draw import COMMON, Drawer, Progress
 from jaxdiff.study.machine import environment
@@ -134,7 +134,7 @@ def _measures(
         yield "predicted", inputs, (), lambda: memorization.measure_predicted(*at, splits)
     if m["probe"]:
         inputs = take("trained") | {"points": m["probe"]}
-        yield "curvature", inputs, ("probe.json",), lambda: probe_run.measure(*at, splits, drawer().model, progress)
+        yield "curvature", inputs, ("probe.json",), lambda: points.measure(*at, splits, drawer().model, progress)
 
 
 def run_comparisons(

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxdiff import models
 from jaxdiff.diffusion import Schedule, add_noise, to_x0_and_eps
 from jaxdiff.landscape import curvature
+from jaxdiff.study import points as points_of
 from jaxdiff.study import probe, probe_run
 from jaxdiff.study.maps import maps
 from jaxdiff.unet import UNet, UNetConfig
@@ -187,11 +188,44 @@ def test_every_reading_is_there_and_plain(rows):
 
 
 def test_points_of_images_keep_the_memory_apart():
-    points = probe_run.points_of_images(IMAGES, 4)
+    points = points_of.of_images(IMAGES, 4)
     assert (points.count, len(points.memory)) == (4, 20)
     distances = np.abs(points.x0[:, None] - points.memory[None]).max(axis=(2, 3, 4))
     assert distances.min() > 0
-    assert len(probe_run.points_of_images(IMAGES[:2], 4).memory) == 0
+    assert len(points_of.of_images(IMAGES[:2], 4).memory) == 0
+
+
+def test_a_tau_below_the_error_of_distances_is_said(now, points):
+    """At the raw tau, which no flag sets, it ends nothing."""
+    found = probe.at_level(now._replace(tau=1e-9), points, 1, (), dataclasses.replace(OPTIONS, readings=("memory",)))
+    raw = [row for row in found if row.get("tau") == "raw"]
+    assert all(row["values"] == [None] * 4 and "tau is 1e-09, below" in row["why"] for row in raw)
+    assert all(None not in row["values"] for row in found if row.get("tau") == "scaled")
+
+
+def test_without_a_memory(model, points):
+    """The total variance is then that of the points."""
+    alone = dataclasses.replace(points, memory=points.memory[:0], labels=None)
+    state = probe.state(model, probe.weights(model, OPTIONS)["trained"], T, alone, OPTIONS)
+    (row,) = probe.at_level(state, alone, 0, (), dataclasses.replace(OPTIONS, readings=("memory", "retrieval")))
+    assert row["values"][0] == pytest.approx(state.xt.reshape(4, -1).var(axis=0, ddof=1).sum(), rel=1e-5)
+
+
+def test_models_of_other_noise_levels_are_not_compared():
+    with pytest.raises(ValueError, match=r"b has other noise levels than a \(alpha_bar \[.*\] of 1000 steps against"):
+        probe_run._check_alike({"a": Schedule.linear(1000), "b": Schedule.cosine(1000)}, OPTIONS)
+
+
+@pytest.mark.slow
+def test_the_memory_recalls_as_by_hand(now, points, rows):
+    z = [each[2].astype(np.float64) for each in now.z]
+    near = np.square(z[1][:, None] - z[2][None]).sum(axis=-1).argsort(axis=1)
+    votes = points.labels[near[:, :3]].mean(axis=1) > 0.5
+    assert values(rows[2], reading="retrieval", name="k = 3")[0] == votes.mean()
+    assert values(rows[2], reading="retrieval", name="class 1 in the memory")[0] == 0.5
+    assert values(rows[2], reading="scale", name="total_variance")[0] == pytest.approx(
+        z[0].var(axis=0, ddof=1).sum(), rel=1e-4
+    )
 
 
 def test_what_cannot_be_probed(model, points, now):
@@ -202,11 +236,14 @@ def test_what_cannot_be_probed(model, points, now):
         probe.levels(config, dataclasses.replace(OPTIONS, levels=(1, 7)))
     with pytest.raises(ValueError, match=r"noise level 1.5 was asked for; shares of all levels, from 0 to 1"):
         probe.times(model.schedule, dataclasses.replace(OPTIONS, noise=(1.5,)))
-    with pytest.raises(ValueError, match=r"dense, --dense, is 10,000\) and has 6,400 dimensions; the limit is 4,096"):
+    with pytest.raises(
+        ValueError,
+        match=r"a matrix of 6,400 dimensions was asked for whole \(dense, --dense, is 10,000\); the limit is 4,096",
+    ):
         curvature.curvature(curvature.Field(lambda x: x), jnp.zeros((1, 80, 80)), jax.random.key(0), dense=10_000)
-    cold = now._replace(tau=1e-9)
-    with pytest.raises(ValueError, match="the memory at level 1 with the raw tau: tau is 1e-09, below"):
-        probe.at_level(cold, points, 1, (), dataclasses.replace(OPTIONS, readings=("memory",)))
+    cold = dataclasses.replace(OPTIONS, readings=("memory",), c=1e-9)
+    with pytest.raises(ValueError, match=r"the memory at level 1 with the scaled tau \(--c\): tau is .*, below"):
+        probe.at_level(now, points, 1, (), cold)
     with pytest.raises(ValueError, match="returns 2 channels of 1"):
         maps(dataclasses.replace(config, out_channels=2), "eps", SHAPE)
     with pytest.raises(ValueError, match=r"nowhere is no model: it has no config\.json"):
