@@ -3,7 +3,7 @@
   python -m benchmarks.curvature [--model 4] [--size 64] [--points 16] [--steps 10] [--peer_python PATH]
 
 A row of Table A with random weights as a diffusers folder. Each product is of the symmetric part of the Jacobian of
-x - sigma eps_hat at t = 300 (one jvp and one vjp), at all points, with full reorthogonalization on both sides. Prints points x
+x - sigma eps_hat at t = 300 (one jvp and one vjp, ours of a model that is linearized once), at all points, with full reorthogonalization on both sides. Prints points x
 products a second of both, their ratio by turns, the largest eigenvalues of both, and each process's peak of resident memory.
 """
 

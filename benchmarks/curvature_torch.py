@@ -1,4 +1,8 @@
-"""The peer's side of benchmarks.curvature: Lanczos by torch.func, all points in one batch (see benchmarks/turns.py)."""
+"""The peer's side of benchmarks.curvature: Lanczos by torch.func, all points in one batch (see benchmarks/turns.py).
+
+Its jvp goes through the model anew for each product: torch.func.linearize, which would save that, ends with a segmentation fault on
+this model (2.14.1). Attention is diffusers' plain one, since the fused one has no forward derivative.
+"""
 
 import json
 import resource
@@ -7,12 +11,16 @@ import sys
 import numpy as np
 import torch
 from diffusers import UNet2DModel
+from diffusers.models.attention_processor import AttnProcessor
 
 from benchmarks.turns import serve
 
 TASK = json.loads(sys.argv[1])
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MODEL = UNet2DModel.from_pretrained(TASK["folder"], subfolder="unet").to(DEVICE).eval().requires_grad_(False)
+for module in MODEL.modules():
+    if hasattr(module, "set_processor"):
+        module.set_processor(AttnProcessor())
 LARGEST: list[float] = []
 
 

@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.models = ConfigDict({"2": "2", "3": "3", "4": "4"})
     config.width = 0.25
     config.diffusion.prediction = "v"
-    config.sample.common = 128
-    config.measures.checkpoints = 32
+    config.sample.common = 64
+    config.classifier.steps = 1500
     config.measures.queries = 32
     return config

@@ -115,8 +115,7 @@ def _tables(
                       tables.predicted(cells)),
         "smoothness": ("Is the energy of a deeper model smoother?", "Each model with the shallowest of the same data and seed, at the same "
                        "points; log_ratio below 0: smoother. What random weights show too is not learnt.", probe.between_models(cells)),
-        "curvature": ("Curvature", "H and M = I - H / 2 of the trained energy at the pixels, and M of a memory of training images at every "
-                      "level.", tables.measures(cells, "curvature")),
+        "curvature": ("Curvature", "H and M = I - H / 2 of the trained energy at the pixels, beside the same network with random weights.", tables.measures(cells, "curvature")),
         "bias_variance": ("Bias and variance over models", "Eqs. 4 and 5. noise: all models of a row start from the same noises; "
                           "inverted: from what one more model made of held-out images. Unbiased for any number of models; two-way "
                           "intervals.", tables.bias_variance(compared)),

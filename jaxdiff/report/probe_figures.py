@@ -149,9 +149,9 @@ def against_depth(models: Models) -> Figure | None:
                     ax.errorbar(x + away + 0.12 * (i // 2 - (len(times) - 1) / 2), q[1], [[q[1] - q[0]], [q[2] - q[1]]],
                                 fmt=MARKS[i // 2 % 6], color=COLOURS[i // 2 % 6], capsize=2, markersize=4,
                                 fillstyle="full" if weights == "trained" else "none")  # fmt: skip
-        ax.set_xticks(
-            range(len(models)), [model.name for model in models], fontsize=7, rotation=20 if len(models) > 3 else 0
-        )
+        long = max(len(model.name) for model in models) > 8
+        ax.set_xticks(range(len(models)), [model.name for model in models], fontsize=7, rotation=25 if long else 0,
+                      ha="right" if long else "center")  # fmt: skip
         return drawn
 
     pixels = [panel._replace(title=f"pixels: {panel.title}", where=panel.where | {"level": 0}) for panel in PIXELS[:2]]

@@ -17,8 +17,9 @@ from jaxdiff.study.probe import Options, Points
 
 Images = UInt8[np.ndarray, "_n _h _w _c"]
 QUERIES, MEMORY = 64, 256  # images that ask the memory, and images in it, at most: their activations are held at once
-# In a study: at the pixels and of the memory at every level, which compile in seconds.
-SMALL = Options(noise=(0.3,), readings=("hessian", "memory"))
+SMALL = Options(
+    levels=(0,), noise=(0.3,), readings=("hessian",)
+)  # in a study: at the pixels, which compiles in seconds
 
 
 def of_cell(cell: Cell, splits: Splits, count: int, memory: int = MEMORY) -> Points:

@@ -140,7 +140,8 @@ def state(model: models.Model, params: Params, t: int, points: Points, options: 
         spread = noised(points.memory, noise(shape, SHARED + 1 + np.arange(m), options.seed))
         groups = [spread, noised(points.x0, shared), noised(points.memory, shared)]
     alpha_bar = jnp.asarray(schedule.alpha_bar)
-    z = tuple(activations(made, group, params, t) for group in groups)
+    whole = options.levels != (0,)  # the pixels are their own activation: nothing to compile
+    z = tuple(activations(made, x, params, t) if whole else (x.reshape(len(x), -1),) for x in groups)
     s_square = float(schedule.alpha_bar[t])
     return State(
         made, (params, alpha_bar, jnp.asarray(t, jnp.int32)), xt, own, z, 2.0 * (1.0 - s_square), s_square**0.5

@@ -32,9 +32,10 @@ def run(
         _check(name, each, points, options)
     _check_alike({name: each[1] for name, each in described.items()}, options)
     ranks = probe.ranks([probe.dimensions(config, shape) for config, *_ in described.values()], options)
-    found = {}
+    found: Row = {}
+    counts = [len(probe.work(config, schedule, options)) for config, schedule, *_ in described.values()]
     for i, (name, path) in enumerate(paths.items()):
-        one = functools.partial(_part_of, progress, i, len(paths))
+        one = functools.partial(_part_of, progress, sum(counts[:i]), sum(counts))
         rows = _one(name, path, described[name], points, ranks, options, workdir, one)
         config = described[name][0]
         about = {
@@ -72,8 +73,8 @@ def _check_alike(schedules: Mapping[str, Any], options: Options) -> None:
                              f"steps against {mine.round(4).tolist()} of {len(base.alpha_bar)}); probe them in calls of their own")  # fmt: skip
 
 
-def _part_of(progress: Progress, i: int, count: int, what: str, done: int, total: int, note: str) -> None:
-    progress(what, i * total + done, count * total, note)
+def _part_of(progress: Progress, before: int, whole: int, what: str, done: int, _: int, note: str) -> None:
+    progress(what, before + done, whole, note)
 
 
 def _one(
