@@ -33,7 +33,7 @@ class CellResult:
     ]  # from the bank that all seeds share; none, where none was drawn
     common_labels: Int[np.ndarray, " m"]
     nearest: UInt8[np.ndarray, "l k height width channel"]  # the first samples' nearest training images
-    probe: list[dict[str, Any]]  # the curvature at single points
+    probe: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # the curvature at single points
 
     @property
     def own(self) -> dict[str, Any]:
