@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 def given(tmp_path_factory):
     """Two folders and the images."""
     root = tmp_path_factory.mktemp("given")
-    for seed, name in enumerate(("shallow", "deep")):  # of one configuration, which compiles once
+    for seed, name in enumerate(("first", "second")):  # of one configuration, which compiles once
         config = UNetConfig((8,), norm_num_groups=4, layers_per_block=1, add_attention=False, in_channels=1,
                             out_channels=1, sample_size=8)  # fmt: skip
         diffusers_io.save_pipeline(UNet(config, rngs=nnx.Rngs(seed)), SCHEDULER, root / name)
@@ -29,7 +29,7 @@ def given(tmp_path_factory):
 
 
 def run(given, workdir, *more):
-    models = (f"--model={given / 'shallow'}", f"--model={given / 'deep'}")
+    models = (f"--model={given / 'first'}", f"--model={given / 'second'}")
     return command("probe", *models, f"--reference={given / 'images.npz'}", f"--workdir={workdir}", *FEW, *more)
 
 
@@ -38,8 +38,8 @@ def test_two_models_their_verdicts_and_again(given, tmp_path):
     print(out)
     found = json.loads((tmp_path / "probe.json").read_text())
     assert found["ranks"] == [2, 4]
-    assert {name: each["depth"] for name, each in found["models"].items()} == {"shallow": 1, "deep": 1}
-    rows = found["models"]["deep"]["rows"]
+    assert {name: each["depth"] for name, each in found["models"].items()} == {"first": 1, "second": 1}
+    rows = found["models"]["second"]["rows"]
     assert {(row["weights"], row["level"]) for row in rows} == {(w, a) for w in ("trained", "random") for a in range(3)}
     for name in ("against_level", "against_noise", "against_depth", "verdicts"):
         assert "<svg" in (tmp_path / "figures" / f"{name}.svg").read_text()
@@ -48,7 +48,7 @@ def test_two_models_their_verdicts_and_again(given, tmp_path):
     assert kinds == {"level with level", "bottleneck with bottleneck", "level 0 with level 0"}
     for words in (
         "Premise: x -> z is a contraction",
-        "At the bottleneck, shallow -> deep",
+        "At the bottleneck, first -> second",
         "At the pixels, the same x_t",
     ):
         assert words in out
@@ -87,6 +87,6 @@ def test_bad_input_gets_a_sentence(given, tmp_path, more, sentence):
 def test_images_of_another_size(given, tmp_path):
     np.savez(tmp_path / "large.npz", np.zeros((4, 16, 16, 1), np.uint8))
     out, err = run(given, tmp_path / "out", f"--reference={tmp_path / 'large.npz'}").communicate(timeout=200)
-    assert "shallow takes images of 8 x 8 x 1 and the points are of 16 x 16 x 1" in err
+    assert "first takes images of 8 x 8 x 1 and the points are of 16 x 16 x 1" in err
     assert len(err.splitlines()) == 1, out
     assert not (tmp_path / "out").exists()
