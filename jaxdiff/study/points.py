@@ -17,9 +17,8 @@ from jaxdiff.study.probe import Options, Points
 
 Images = UInt8[np.ndarray, "_n _h _w _c"]
 QUERIES, MEMORY = 64, 256  # images that ask the memory, and images in it, at most: their activations are held at once
-SMALL = Options(
-    levels=(0,), noise=(0.3,), readings=("hessian",)
-)  # in a study: at the pixels, which compiles in seconds
+# In a study: at the pixels, which compiles in seconds; above 256 dimensions by a few products.
+SMALL = Options(levels=(0,), noise=(0.3,), readings=("hessian",), steps=16, probes=16, dense=256)
 
 
 def of_cell(cell: Cell, splits: Splits, count: int, memory: int = MEMORY) -> Points:

@@ -11,7 +11,7 @@ TWO_STEPS = (
     "--config.width=0.25", "--config.train.steps=2", "--config.train.batch=8", "--config.train.checkpoint_every=2",
     "--config.sample.num=8", "--config.sample.common=0", "--config.sample.steps=4", "--config.sample.batch=8",
     "--config.classifier.steps=5", "--config.measures.k=(1,2)", "--config.measures.spaces=('pixels',)",
-    "--config.measures.queries=4", "--config.measures.checkpoints=0",
+    "--config.measures.queries=4", "--config.measures.checkpoints=0", "--config.measures.probe=1",
 )  # fmt: skip
 
 

@@ -22,5 +22,6 @@ def get_config() -> ConfigDict:
     config.sample.batch = 8
     config.classifier.steps = 30
     config.measures.queries = 8
+    config.measures.probe = 2
     config.measures.spaces = ("pixels",)
     return config
