@@ -15,6 +15,7 @@ _cli.prepare_environment()
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
 from absl import app, flags  # noqa: E402
 
 from jaxdiff.diffusion import Schedule  # noqa: E402
@@ -31,7 +32,8 @@ def peak() -> float:
 
 
 def main(_) -> None:
-    points = jax.random.uniform(jax.random.key(0), (FLAGS.points, FLAGS.dimension), minval=-1.0, maxval=1.0)
+    rng = np.random.default_rng(0)  # JAX's own would leave a peak of its own
+    points = jnp.asarray(rng.random((FLAGS.points, FLAGS.dimension), np.float32) * 2.0 - 1.0)
     x = jax.random.normal(jax.random.key(1), (64, FLAGS.dimension))
     jax.block_until_ready((points, x))
     print(
