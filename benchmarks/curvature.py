@@ -7,14 +7,13 @@ x - sigma eps_hat at t = 300 (one jvp and one vjp, ours of a model that is linea
 products a second of both, their ratio by turns, the largest eigenvalues of both, and each process's peak of resident memory.
 """
 
-import statistics
 import sys
 import tempfile
 
 from absl import app, flags
 from flax import nnx
 
-from benchmarks.turns import Worker, rounds, spread
+from benchmarks.turns import measure, ratio, spread
 from jaxdiff import diffusers_io
 from jaxdiff.unet import TABLE_A, UNet
 
@@ -35,22 +34,16 @@ def main(_) -> None:
     with tempfile.TemporaryDirectory() as folder:
         diffusers_io.save_pipeline(unet, SCHEDULER, folder)
         task = {"folder": folder, "size": FLAGS.size, "points": FLAGS.points, "steps": FLAGS.steps}
-        workers = {"ours": Worker(sys.executable, "benchmarks.curvature_jax", task),
-                   "peer": Worker(FLAGS.peer_python, "benchmarks.curvature_torch", task)}  # fmt: skip
-        try:
-            warm = {name: worker.ask({"do": "warm"}) for name, worker in workers.items()}
-            measured = list(rounds(workers, FLAGS.rounds))
-        finally:
-            for worker in workers.values():
-                worker.close()
-    ratios = [turn["ours"] / turn["peer"] for turn in measured]
+        sides = {"ours": (sys.executable, "benchmarks.curvature_jax"),
+                 "peer": (FLAGS.peer_python, "benchmarks.curvature_torch")}  # fmt: skip
+        warm, rates = measure(sides, task, FLAGS.rounds)
     print(
         f"model {FLAGS.model}, {FLAGS.size} px, {FLAGS.points} points, {FLAGS.steps} steps; points x products a second"
     )
-    for name in workers:
-        print(f"{name}: {spread([turn[name] for turn in measured])}, peak {warm[name]['peak_mb']:,.0f} MB, first calls "
+    for name in sides:
+        print(f"{name}: {spread(rates[name])}, peak {warm[name]['peak_mb']:,.0f} MB, first calls "
               f"{warm[name]['compiled']:.0f} s, largest eigenvalues {warm[name]['largest']}")  # fmt: skip
-    print(f"ratio {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}] (above 1: jaxdiff is faster)")
+    print(f"ratio {ratio(rates)} (above 1: jaxdiff is faster)")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Our side of benchmarks.curvature: a worker (see benchmarks/turns.py)."""
 
 import json
-import resource
 import sys
 
 from experiments import _cli
@@ -12,7 +11,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from benchmarks.turns import serve  # noqa: E402
+from benchmarks.turns import peak, serve  # noqa: E402
 from jaxdiff import models  # noqa: E402
 from jaxdiff.landscape import curvature  # noqa: E402
 from jaxdiff.study.maps import maps  # noqa: E402
@@ -35,7 +34,6 @@ def main() -> None:
             found = curvature.curvature(field, jnp.asarray(x), jax.random.key(0), *given, **options)
             LARGEST[:] = [round(float(v), 5) for v in found["largest"][0][:3]]
 
-    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # noqa: E731
     serve(steps, n * TASK["steps"], 0.0, lambda: {"peak_mb": peak(), "largest": LARGEST})
 
 

@@ -5,7 +5,6 @@ this model (2.14.1). Attention is diffusers' plain one, since the fused one has 
 """
 
 import json
-import resource
 import sys
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from diffusers import UNet2DModel
 from diffusers.models.attention_processor import AttnProcessor
 
-from benchmarks.turns import serve
+from benchmarks.turns import peak, serve
 
 TASK = json.loads(sys.argv[1])
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,7 +55,6 @@ def main() -> None:
         for _ in range(count):
             LARGEST[:] = [round(float(v), 5) for v in lanczos()[:3]]
 
-    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # noqa: E731
     serve(steps, n * TASK["steps"], 0.0, lambda: {"peak_mb": peak(), "largest": LARGEST})
 
 

@@ -6,7 +6,6 @@ There is no peer: what would hold every distance or every outer product at once 
 gradient at 64 places, a product with the Hessian, its ends by 30 of them, and 64 samples of the smoothed sampler in 50 steps.
 """
 
-import resource
 import time
 
 from experiments import _cli
@@ -18,17 +17,13 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import app, flags  # noqa: E402
 
+from benchmarks.turns import peak  # noqa: E402
 from jaxdiff.diffusion import Schedule  # noqa: E402
 from jaxdiff.landscape import curvature, energies, retrieval  # noqa: E402
 
 flags.DEFINE_integer("points", 50_000, "Points.")
 flags.DEFINE_integer("dimension", 3072, "Numbers a point.")
 FLAGS = flags.FLAGS
-
-
-def peak() -> float:
-    """The process's peak resident memory in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main(_) -> None:

@@ -5,23 +5,18 @@ python -m benchmarks.memorization [--references 50000] [--dimension 3072]
 There is no peer: prdc and its like hold every distance at once (1,000 x 50,000 and 50,000 x 50,000 in float64 are 20 GB).
 """
 
-import resource
 import time
 
 import numpy as np
 from absl import app, flags
 
+from benchmarks.turns import peak
 from jaxdiff.measures import distributions, memorization
 
 flags.DEFINE_integer("references", 50_000, "Training images.")
 flags.DEFINE_integer("queries", 1_000, "Samples, and as many held-out images.")
 flags.DEFINE_integer("dimension", 3_072, "Numbers an image.")
 FLAGS = flags.FLAGS
-
-
-def peak() -> float:
-    """MB that this process has held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def main(_) -> None:

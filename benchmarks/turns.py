@@ -5,11 +5,12 @@ A worker reads one JSON line a request and answers with one; the first answer sa
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 
@@ -17,10 +18,10 @@ class Worker:
     """A process running `python -m MODULE JSON`."""
 
     def __init__(self, python: str, module: str, task: dict[str, Any]):
-        command = [python, "-m", module, json.dumps(task)]
+        self.command = [python, "-m", module, json.dumps(task)]
         environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # on both sides
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(self.command, text=True, env=environment, stdin=pipe, stdout=pipe)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The worker's answer. Raises RuntimeError where it has ended."""
@@ -30,7 +31,7 @@ class Worker:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{' '.join(self.process.args[:3])} ended with status {self.process.wait()}")
+            raise RuntimeError(f"{' '.join(self.command[:3])} ended with status {self.process.wait()}")
         return json.loads(line)
 
     def close(self) -> None:
@@ -41,11 +42,11 @@ class Worker:
 
 
 def serve(steps: Callable[[int], None], batch: int, seconds: float, about: Callable[[], dict[str, Any]]) -> None:
-    """A worker's loop. steps: does so many and waits for them; a round is as many as take `seconds`.
+    """A worker's loop. steps: does so many and waits for them; a round is as many as take `seconds`, or one where that is 0.
 
     The answer to the first request holds what `about` measures besides.
     """
-    count = 3
+    count = 3 if seconds else 1
 
     def timed() -> float:
         then = time.perf_counter()
@@ -55,17 +56,37 @@ def serve(steps: Callable[[int], None], batch: int, seconds: float, about: Calla
     for line in sys.stdin:
         if json.loads(line)["do"] == "warm":
             answer = {"compiled": timed()} | about()
-            count = max(3, round(count * seconds / timed()))
+            count = max(3, round(count * seconds / timed())) if seconds else 1
         else:
-            steps(1)  # the other's turn has cooled the caches
+            if seconds:
+                steps(1)  # the other's turn has cooled the caches
             answer = {"rate": count * batch / timed()}
         print(json.dumps(answer), flush=True)
 
 
-def rounds(workers: dict[str, Worker], count: int) -> Iterator[dict[str, float]]:
-    """`count` rounds; in each, every worker in turn gives what it measured."""
-    for _ in range(count):
-        yield {name: worker.ask({"do": "round"})["rate"] for name, worker in workers.items()}
+def measure(
+    sides: dict[str, tuple[str, str]], task: dict[str, Any], rounds: int
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """What each side (an interpreter and a module) says of its first request, and its rates in `rounds` turns."""
+    workers = {name: Worker(*side, task) for name, side in sides.items()}
+    try:
+        warm = {name: worker.ask({"do": "warm"}) for name, worker in workers.items()}
+        turns = [{name: worker.ask({"do": "round"})["rate"] for name, worker in workers.items()} for _ in range(rounds)]
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return warm, {name: [turn[name] for turn in turns] for name in sides}
+
+
+def ratio(rates: dict[str, list[float]]) -> str:
+    """Of ours to the peer's, turn by turn: above 1, ours is faster."""
+    each = [ours / peer for ours, peer in zip(rates["ours"], rates["peer"], strict=True)]
+    return f"{statistics.median(each):5.2f} [{min(each):.2f}, {max(each):.2f}]"
+
+
+def peak() -> float:
+    """MB that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def spread(values: list[float]) -> str:

@@ -13,7 +13,7 @@ import tempfile
 from absl import flags
 from flax import nnx
 
-from benchmarks.turns import Worker, rounds, spread
+from benchmarks.turns import measure, ratio, spread
 from jaxdiff import diffusers_io
 from jaxdiff.unet import TABLE_A, UNet
 
@@ -41,20 +41,12 @@ def row(name: str) -> str:
         diffusers_io.save_pipeline(unet, SCHEDULER, folder)
         task = {"what": FLAGS.what, "folder": folder, "batch": FLAGS.batch, "dtype": FLAGS.dtype,
                 "steps_per_call": FLAGS.steps_per_call, "compile": FLAGS.peer_compile, "seconds": FLAGS.seconds}  # fmt: skip
-        workers = {"ours": Worker(sys.executable, "benchmarks.unet_jax", task),
-                   "peer": Worker(FLAGS.peer_python, "benchmarks.unet_torch", task)}  # fmt: skip
-        try:
-            warm = {name: worker.ask({"do": "warm"}) for name, worker in workers.items()}
-            measured = list(rounds(workers, FLAGS.rounds))
-        finally:
-            for worker in workers.values():
-                worker.close()
-    rates = {side: [turn[side] for turn in measured] for side in workers}
-    ratios = [turn["ours"] / turn["peer"] for turn in measured]
+        sides = {"ours": (sys.executable, "benchmarks.unet_jax"), "peer": (FLAGS.peer_python, "benchmarks.unet_torch")}
+        warm, rates = measure(sides, task, FLAGS.rounds)
     product = max(side["product"] for side in warm.values())
     share = statistics.median(rates["ours"]) / FLAGS.batch * warm["ours"]["flops"] / 1e9 / product
-    return (f"{name:8} {spread(rates['ours']):28} {spread(rates['peer']):28} {statistics.median(ratios):5.2f} "
-            f"[{min(ratios):.2f}, {max(ratios):.2f}]  {share:5.0%} of {product:,.0f} GFLOP/s  {warm['ours']['compiled']:.0f} s")  # fmt: skip
+    return (f"{name:8} {spread(rates['ours']):28} {spread(rates['peer']):28} {ratio(rates)}  "
+            f"{share:5.0%} of {product:,.0f} GFLOP/s  {warm['ours']['compiled']:.0f} s")  # fmt: skip
 
 
 def main(_) -> None:

@@ -14,19 +14,19 @@ dataset by name, a folder, an .npz of images or of samples. Writes probe.json, t
 most: leave it out of --readings, or lower --decoder_steps. Running the same command again goes on where it ended.
 """
 
+import functools
 from typing import Any
 
 from experiments import _cli
 
 _cli.prepare_environment()
 
-import matplotlib as mpl  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
 from etils import epath  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from jaxdiff import files, models  # noqa: E402
+from jaxdiff import models  # noqa: E402
 from jaxdiff.datasets import sources  # noqa: E402
 from jaxdiff.datasets.folders import read_images  # noqa: E402
 from jaxdiff.report import probe as verdicts  # noqa: E402
@@ -124,15 +124,9 @@ def draw(found: list[verdicts.Probed], workdir: epath.Path) -> None:
     """The tables and the figures."""
     for name, rows in (("curvature", verdicts.table(found)), ("verdicts", verdicts.verdicts(found)),
                        ("in_short", verdicts.in_short(found))):  # fmt: skip
-        files.write(workdir / "tables" / f"{name}.csv", tables.to_csv(rows))
+        tables.write(workdir / "tables", name, rows)
     for name, plot in probe_figures.FIGURES.items():
-        path = workdir / "figures" / f"{name}.svg"
-        with mpl.rc_context(style.context(name)):
-            figure = plot(found)
-            if figure is None:
-                path.unlink(missing_ok=True)
-            else:
-                files.write(path, style.alone(style.svg(figure, name)))
+        style.write(workdir / "figures", name, functools.partial(plot, found))
 
 
 def verdict_table(found: list[verdicts.Probed]) -> Table:

@@ -14,12 +14,11 @@ from experiments import _cli
 
 _cli.prepare_environment()
 
-import matplotlib as mpl  # noqa: E402
 from absl import flags  # noqa: E402
 from etils import epath  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from jaxdiff import files, results  # noqa: E402
+from jaxdiff import results  # noqa: E402
 from jaxdiff.datasets import sources  # noqa: E402
 from jaxdiff.report import style, tables  # noqa: E402
 from jaxdiff.report import theorems as figures  # noqa: E402
@@ -49,11 +48,9 @@ def draw(found: dict, workdir: epath.Path) -> None:
         "end_points": lambda: figures.end_points(pictures, 0.8, found["settings"]["classes"][0]),
     }
     for name, figure in made.items():
-        with mpl.rc_context(style.context(name)):
-            svg = style.svg(figure(), name)
-        files.write(workdir / "figures" / f"{name}.svg", style.alone(svg))
+        style.write(workdir / "figures", name, figure)
     for name in ("laboratory", "grids", "laws", "smoothed", "law", "votes", "minima"):
-        files.write(workdir / "tables" / f"{name}.csv", tables.to_csv(found[name]))
+        tables.write(workdir / "tables", name, found[name])
 
 
 def laboratory(found: dict) -> Table:

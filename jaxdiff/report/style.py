@@ -1,10 +1,14 @@
 """One visual language for every figure: colours, marks, axes, and an SVG that follows the page's light or dark mode."""
 
 import io
+from collections.abc import Callable
 
 import matplotlib as mpl
+from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from jaxdiff import files
 
 # Okabe & Ito's palette without its black: told apart with every kind of colour vision, on white and on black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -44,3 +48,16 @@ def svg(figure: Figure, name: str) -> str:
 def alone(svg: str) -> str:
     """The figure as a file of its own: dark on white, whatever shows it."""
     return svg.replace("<svg ", '<svg style="color: #1a1a1a; background: #ffffff" ', 1)
+
+
+def write(folder: epath.Path, name: str, draw: Callable[[], Figure | None]) -> str | None:
+    """Draw a figure into folder/name.svg; its text, as svg() gives it. Where there is nothing to draw no older one stays."""
+    path = folder / f"{name}.svg"
+    with mpl.rc_context(context(name)):
+        figure = draw()
+        if figure is None:
+            path.unlink(missing_ok=True)
+            return None
+        drawn = svg(figure, name)
+    files.write(path, alone(drawn))
+    return drawn

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
+from jaxdiff import files
 from jaxdiff.report import paper
 from jaxdiff.report.select import Mix, entry, in_words, mixes, models
 from jaxdiff.results import CellResult
@@ -184,3 +186,8 @@ def to_csv(rows: Sequence[Row]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def write(folder: epath.Path, name: str, rows: Sequence[Row]) -> None:
+    """The rows as folder/name.csv."""
+    files.write(folder / f"{name}.csv", to_csv(rows))

@@ -115,13 +115,11 @@ def ranks(sizes: Sequence[Sequence[int]], options: Options) -> tuple[int, ...]:
     return tuple(r for r in options.ranks if r <= min(min(each) for each in sizes))
 
 
-def weights(model: models.Model, options: Options) -> dict[str, Params]:
-    """trained, and random where asked for."""
-    found = {"trained": parameters(model.unet)}
-    if options.random:
-        found["random"] = parameters(UNet(model.unet.config, rngs=nnx.Rngs(options.seed)))
-    free = lambda params: {name: jnp.asarray(np.asarray(p)) for name, p in params.items()}  # noqa: E731
-    return {name: free(params) for name, params in found.items()}  # a checkpoint's arrays are bound to one device
+def weights(model: models.Model, name: str, seed: int) -> Params:
+    """The model's own ("trained"), or of the same network at random."""
+    unet = model.unet if name == "trained" else UNet(model.unet.config, rngs=nnx.Rngs(seed))
+    # a checkpoint's arrays are bound to one device
+    return {path: jnp.asarray(np.asarray(p)) for path, p in parameters(unet).items()}
 
 
 def state(model: models.Model, params: Params, t: int, points: Points, options: Options) -> State:
@@ -298,5 +296,5 @@ def work(config: UNetConfig, schedule: Schedule, options: Options) -> list[tuple
 def states(model: models.Model, points: Points, options: Options) -> Callable[[str, int], State]:
     """The state by weights and t; the last one is kept, since its levels follow each other."""
     return functools.lru_cache(maxsize=1)(
-        lambda name, t: state(model, weights(model, options)[name], t, points, options)
+        lambda name, t: state(model, weights(model, name, options.seed), t, points, options)
     )

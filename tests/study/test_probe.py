@@ -40,7 +40,7 @@ def points():
 
 @pytest.fixture(scope="module")
 def now(model, points):
-    return probe.state(model, probe.weights(model, OPTIONS)["trained"], T, points, OPTIONS)
+    return probe.state(model, probe.weights(model, "trained", 0), T, points, OPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_a_tau_below_the_error_of_distances_is_said(now, points):
 def test_without_a_memory(model, points):
     """The total variance is then that of the points."""
     alone = dataclasses.replace(points, memory=points.memory[:0], labels=None)
-    state = probe.state(model, probe.weights(model, OPTIONS)["trained"], T, alone, OPTIONS)
+    state = probe.state(model, probe.weights(model, "trained", 0), T, alone, OPTIONS)
     (row,) = probe.at_level(state, alone, 0, (), dataclasses.replace(OPTIONS, readings=("memory", "retrieval")))
     assert row["values"][0] == pytest.approx(state.xt.reshape(4, -1).var(axis=0, ddof=1).sum(), rel=1e-5)
 
