@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, Num
 
-from jaxdiff import cpu, random
+from jaxdiff import convolution, cpu, random
 from jaxdiff.cpu import Heads, Images, Kernel
 
 Keys = Key[Array, " batch"] | None  # one a sample; None where nothing is drawn
@@ -70,6 +70,8 @@ def convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -
         fast = lambda x, kernel: cpu.convolve(x, kernel, stride, padding)  # noqa: E731
     elif stride == 1 and cpu.parts(x, kernel) > 1:
         fast = lambda x, kernel: cpu.convolve_wide(x, kernel, padding)  # noqa: E731
+    elif cpu.is_traced():
+        return convolution.convolve(x, kernel, stride, (padding, padding))
     else:
         return plain(x, kernel)
     return cpu.or_else(fast, plain, x, kernel)
