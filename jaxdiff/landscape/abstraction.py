@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 from matfree import decomp, stochtrace
 
-from jaxdiff.landscape.curvature import Options, finish, is_dense, of_operator, over_points
+from jaxdiff.landscape.curvature import Options, at_once, finish, is_dense, of_operator, over_points
 
 Function = Callable[..., Array]
 
@@ -79,7 +79,7 @@ def _svd(
 def _squares(phi, options, x, key, parameters):
     _, forward = jax.linearize(lambda x: phi(x, *parameters), x)
     probes = stochtrace.sampler_signs(x, num=options.probes)(key)
-    return jax.lax.map(lambda v: jnp.sum(jnp.square(forward(v))), probes, batch_size=16)
+    return jax.lax.map(lambda v: jnp.sum(jnp.square(forward(v))), probes, batch_size=at_once(x.size))
 
 
 def contraction(
@@ -109,7 +109,10 @@ def _pull_back(maps, x, values, left, right, key, parameters):
     phi, field = (lambda x, f=f: f(x, *parameters) for f in (maps.phi, maps.field))
     gradient, hessian = jax.linearize(field, x)
     inverse = right / jnp.maximum(values, jnp.finfo(values.dtype).tiny)[:, None]  # J+ u_i, in rows
-    along = lambda product, rows: jax.lax.map(lambda v: product(v.reshape(x.shape)).ravel(), rows, batch_size=16)  # noqa: E731
+
+    def along(product: Function, rows: Array) -> Array:
+        return jax.lax.map(lambda v: product(v.reshape(x.shape)).ravel(), rows, batch_size=at_once(x.size))
+
     first, second = inverse @ along(hessian, inverse).T, {}
     for r in maps.ranks:
         held = (inverse[:r] @ gradient.ravel()) @ left[:r]  # J+^T grad E

@@ -156,20 +156,30 @@ def activations(made: Maps, xt: Float[np.ndarray, "n h w c"], params: Params, t:
     return tuple(np.concatenate(each) for each in zip(*found, strict=True))
 
 
-def at_level(now: State, points: Points, level: int, chosen: tuple[int, ...], options: Options) -> list[Row]:
+def at_level(
+    now: State,
+    points: Points,
+    level: int,
+    chosen: tuple[int, ...],
+    options: Options,
+    say: Callable[[str], object] = str,
+) -> list[Row]:
     """Every reading of one level: rows of `reading`, `name`, and at each point `values` and their `errors`.
 
-    chosen: the ranks of the pull-back. Raises ValueError for a tau below the error of distances.
+    chosen: the ranks of the pull-back; say: is told which reading begins. Raises ValueError for a tau below the error of distances.
     """
     key = jax.random.fold_in(jax.random.key(options.seed), level)
     rows = [_row("scale", "total_variance", np.array([abstraction.total_variance(now.z[0][level])]))]
     parts = {"hessian": _hessian, "maps": _maps, "pull_back": _pull_back, "decoder": _decoder}
     for reading in options.readings:
         if reading in parts:
+            say(reading)
             rows += parts[reading](now, level, key, chosen, options)
     if len(points.memory) > 1:
         for reading, of in (("memory", _memory), ("retrieval", _retrieval)):
-            rows += of(now, points, level, options) if reading in options.readings else []
+            if reading in options.readings:
+                say(reading)
+                rows += of(now, points, level, options)
     return rows
 
 

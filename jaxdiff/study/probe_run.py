@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -90,20 +90,24 @@ def _one(
     state = functools.cache(lambda: probe.states(models.load(path), points, options))
     todo, rows = probe.work(config, schedule, options), []
     for i, (weights, t, level) in enumerate(todo):
-        progress("probe", i, len(todo), f"{name}, {weights} weights, t = {t}, level {level}")
+        told = f"{name}, {weights} weights, t = {t}, level {level}"
+        say = lambda reading, i=i, told=told: progress("probe", i, len(todo), f"{told}: {reading}")  # noqa: E731
+        progress("probe", i, len(todo), told)
         part = f"{name}-{weights}-t{t}-level{level}"
         where: Row = {"weights": weights, "t": t, "level": level}
-        make = functools.partial(_write, workdir / "parts" / f"{part}.json", state, points, ranks, options, where)
+        make = functools.partial(_write, workdir / "parts" / f"{part}.json", state, points, ranks, options, where, say)
         stages.stage(workdir, part, {"about": about, **where}, (f"parts/{part}.json",), make)
         rows += [where | row for row in files.read_json(workdir / "parts" / f"{part}.json")["rows"]]
     progress("probe", len(todo), len(todo), "")
     return rows
 
 
-def _write(path: epath.Path, state: Any, points: Points, ranks: tuple[int, ...], options: Options, where: Row) -> None:
-    files.write_json(
-        path, {"rows": probe.at_level(state()(where["weights"], where["t"]), points, where["level"], ranks, options)}
-    )
+def _write(
+    path: epath.Path, state: Any, points: Points, ranks: tuple[int, ...], options: Options, where: Row,
+    say: Callable[[str], object],
+) -> None:  # fmt: skip
+    now = state()(where["weights"], where["t"])
+    files.write_json(path, {"rows": probe.at_level(now, points, where["level"], ranks, options, say)})
 
 
 def _identity(points: Points) -> str:
