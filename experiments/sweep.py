@@ -4,8 +4,11 @@
   python -m experiments.sweep --config configs/quickstart.py --config.train.steps=2000 --workdir runs/longer
   python -m experiments.sweep --config configs/paper_mnist.py --dry_run
 
-Running the same command again resumes. Several machines share a study by --shard 1/4, 2/4, ... and one workdir.
+Running the same command again resumes. Several machines share a study by --shard 1/4, 2/4, ... (the tasks of a SLURM array do by
+themselves) and one workdir; a cell that another process works on is left to it, and taken over where that has died.
 """
+
+import os
 
 from experiments import _cli
 
@@ -18,7 +21,7 @@ from ml_collections import config_flags  # noqa: E402
 from rich.table import Column, Table  # noqa: E402
 
 from jaxdiff import parallel, report, results  # noqa: E402
-from jaxdiff.study import cells, data, stages  # noqa: E402
+from jaxdiff.study import cells, data, holding, stages  # noqa: E402
 from jaxdiff.study.config import AXES, PLACES, explain  # noqa: E402
 from jaxdiff.study.machine import estimate  # noqa: E402
 
@@ -27,7 +30,10 @@ config_flags.DEFINE_config_file(
 )
 flags.DEFINE_string("workdir", None, "Where everything is written; runs/NAME by default.")
 flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, as '2-*-s0'.")
-flags.DEFINE_string("shard", "1/1", "i/n: only every n-th cell, from the i-th on, for n machines that share a study.")
+flags.DEFINE_string(
+    "shard", None, "i/n: only every n-th cell, from the i-th on, for n machines that share a study; by default all cells, or "
+    "those of this task of a SLURM array."
+)  # fmt: skip
 flags.DEFINE_bool("dry_run", False, "Print cells, parameters, images, estimated time and disk; run nothing.")
 flags.DEFINE_bool("profile", False, "Record a few training calls of the first cell under WORKDIR/profile.")
 _cli.define_distributed()
@@ -59,12 +65,29 @@ def show_plan(chosen: list[cells.Cell]) -> None:
     )
 
 
+def run(chosen: list[cells.Cell], workdir: epath.Path, places: data.Places, progress: _cli.Reporter) -> None:
+    """Every cell, by this process or by another one; those that others hold come last, when they are done or their holders dead."""
+    todo = list(enumerate(chosen))
+    while todo:
+        held: list[tuple[int, cells.Cell]] = []
+        for i, cell in todo:
+            progress.prefix = f"[{i + 1}/{len(chosen)}] {cell.name}"
+            nothing_else = len(held) + 1 == len(todo)
+            wait = holding.waiting("this cell", progress) if nothing_else else None
+            with holding.hold(workdir / "cells" / cell.name, wait) as other:
+                if other:
+                    held.append((i, cell))
+                else:
+                    stages.run_cell(cell, workdir, progress, FLAGS.profile and i == 0, places)
+        todo = held
+
+
 def main() -> None:
     config = FLAGS.config
     if config is None:
         raise ValueError("--config is missing; say which study to run, as --config configs/quickstart.py")
     _cli.start_distributed()
-    chosen = cells.select(cells.expand(config), FLAGS.cells, FLAGS.shard)
+    chosen = cells.select(cells.expand(config), FLAGS.cells, FLAGS.shard or cells.shard_of_array(os.environ))
     if FLAGS.dry_run:
         return show_plan(chosen)
     data.check(chosen, config.data.dir)
@@ -72,19 +95,20 @@ def main() -> None:
     workdir = epath.Path(FLAGS.workdir or f"runs/{config.name}")
     stages.claim(workdir / "study.json", cells.plain(config.to_dict()), fixed=without_axes)
     with _cli.Reporter() as progress:
-        for i, cell in enumerate(chosen):
-            progress.prefix = f"[{i + 1}/{len(chosen)}] {cell.name}"
-            stages.run_cell(cell, workdir, progress, FLAGS.profile and i == 0, places)
-        finished = results.read_cells(workdir)
+        run(chosen, workdir, places, progress)
         progress.prefix = ""
-        stages.run_comparisons(finished, workdir, cells.plain(config.measures.to_dict()), progress)
+        with holding.hold(workdir / "shared", holding.waiting("the comparisons", progress)):
+            finished = results.read_cells(workdir)
+            stages.run_comparisons(finished, workdir, cells.plain(config.measures.to_dict()), progress)
+            if parallel.is_leader():
+                page = report.write(workdir)
     if not parallel.is_leader():
         return
     for done in finished:
         gate = done.result["quality"][0]["value"]
         shares = (f"{s['name']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in done.result["share"])
         _cli.console.print(f"{done.name}: gate {gate:.2f}, minority share {', '.join(shares) or 'undefined'}")
-    _cli.console.print(f"report: {report.write(workdir)}")
+    _cli.console.print(f"report: {page}")
 
 
 if __name__ == "__main__":

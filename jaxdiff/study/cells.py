@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -153,6 +154,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(v) for key, v in value.items()}
     return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def shard_of_array(environment: Mapping[str, str]) -> str:
+    """The part of a study that falls to this task of a SLURM array, as "i/n"; all of it elsewhere."""
+    try:
+        task, first, step, count = (
+            int(environment[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "STEP", "COUNT")
+        )
+    except (KeyError, ValueError):
+        return "1/1"
+    return f"{(task - first) // step + 1}/{count}"
 
 
 def select(cells: list[Cell], pattern: str = "*", shard: str = "1/1") -> list[Cell]:

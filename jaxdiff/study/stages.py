@@ -17,7 +17,7 @@ from etils import epath
 from jaxdiff import files, models, parallel, results
 from jaxdiff.datasets.images import to_uint8
 from jaxdiff.features.classifier import ARCHITECTURES
-from jaxdiff.study import compare, data, inversion, measure, memorization, points
+from jaxdiff.study import compare, data, holding, inversion, measure, memorization, points
 from jaxdiff.study.cells import Cell
 from jaxdiff.study.draw import COMMON, Drawer, Progress
 from jaxdiff.study.machine import environment
@@ -64,14 +64,13 @@ def run_cell(
     found = data.dataset(s, places.data_dir)
     splits = functools.cache(lambda: data.load(cell, places, workdir, progress))
     looks = {"data": found.source.identity, "attribute": s["data"]["attribute"]}
-    judge = shared_classifiers(
-        s["classifier"], looks, (cell.majority, cell.minority), len(found.classes), shared, splits, progress
-    )
-    if count := s["measures"]["inverted"]:
-        classes = sorted((cell.majority, cell.minority))
-        inputs = {"looks": looks, "classes": classes, "images": count}
-        stage(shared, "inverted", inputs, (inversion.IMAGES,),
-              lambda: inversion.keep_images(shared / inversion.IMAGES, splits()["held_out"], classes, count))  # fmt: skip
+    classes, count = (cell.majority, cell.minority), s["measures"]["inverted"]
+    with holding.hold(shared, holding.waiting("what all cells share", progress)):
+        judge = shared_classifiers(s["classifier"], looks, classes, len(found.classes), shared, splits, progress)
+        if count:
+            inputs = {"looks": looks, "classes": sorted(classes), "images": count}
+            stage(shared, "inverted", inputs, (inversion.IMAGES,),
+                  lambda: inversion.keep_images(shared / inversion.IMAGES, splits()["held_out"], sorted(classes), count))  # fmt: skip
     started = time.time()
     trained = {key: s[key] for key in s if key not in ("sample", "classifier", "measures")}
     trained["identity"] = found.source.identity

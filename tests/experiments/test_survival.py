@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 def start(workdir, *arguments):
     """The tiny study without its longer measures on one CPU device, where equal runs are equal bit for bit."""
-    flags = "--xla_llvm_disable_expensive_passes=true --xla_force_host_platform_device_count=1"
+    flags = "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0 --xla_force_host_platform_device_count=1"
     run = [sys.executable, "-W", "ignore", "-m", "experiments.sweep", *SMALL, *SHORT, f"--workdir={workdir}",
            *arguments]  # fmt: skip
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

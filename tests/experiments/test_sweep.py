@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ SMALL = ("--config", "tests/experiments/tiny_study.py")
 
 
 CELL = "1-80_20-n50-s0"
+FLAGS = "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
+CACHE = tempfile.TemporaryDirectory(prefix="compiled-")
 
 
 def command(module, *arguments, **options):
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    environment["XLA_FLAGS"] = "--xla_llvm_disable_expensive_passes=true"
+    """A command in a process of its own; what they compile alike is compiled once for all of them."""
+    environment = os.environ | {"XLA_FLAGS": FLAGS, "JAX_COMPILATION_CACHE_DIR": CACHE.name,
+                                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}  # fmt: skip
     run = [sys.executable, "-W", "ignore", "-m", f"experiments.{module}", *map(str, arguments)]
     return subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 

@@ -32,6 +32,16 @@ def test_a_grid_of_cells():
     assert len(cells.select(grid, "2-wide-*-s1")) == 4
 
 
+def test_the_tasks_of_a_slurm_array_divide_the_cells():
+    names = {"MIN": 10, "STEP": 5, "COUNT": 3}
+    tasks = [
+        {f"SLURM_ARRAY_TASK_{key}": str(value) for key, value in (names | {"ID": i}).items()} for i in (10, 15, 20)
+    ]
+    assert [cells.shard_of_array(task) for task in tasks] == ["1/3", "2/3", "3/3"]
+    assert cells.shard_of_array({"SLURM_ARRAY_TASK_ID": "3"}) == "1/1"
+    assert cells.shard_of_array({}) == "1/1"
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
