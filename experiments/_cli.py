@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
@@ -16,6 +17,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 TERMINATED = 143  # the exit status after SIGTERM
+LOCAL = re.compile("^(--?[a-z_.]+=)?file://(?=/)")  # a local path by its address
 console = Console(soft_wrap=True, highlight=False)
 
 
@@ -72,7 +74,7 @@ def run(main: Callable[[], None], description: str) -> None:
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:
-            rest = flags.FLAGS(argv)
+            rest = flags.FLAGS([LOCAL.sub(r"\1", argument) for argument in argv])
         except Exception as error:  # ml_collections raises whatever a config file raises
             fail(_sentence(argv, error))
         if len(rest) > 1:

@@ -4,11 +4,13 @@
   python -m experiments.sweep --config configs/quickstart.py --config.train.steps=2000 --workdir runs/longer
   python -m experiments.sweep --config configs/paper_mnist.py --dry_run
 
-Running the same command again resumes. Several machines share a study by --shard 1/4, 2/4, ... (the tasks of a SLURM array do by
-themselves) and one workdir; a cell that another process works on is left to it, and taken over where that has died.
+Running the same command again resumes. Several processes or machines may run it at once on one workdir: each takes a cell that no
+other works on, and the cell of one that died; the tasks of a SLURM array begin at different cells. --shard 1/4, 2/4, ... divides
+the cells beforehand, for machines that share no disk.
 """
 
 import os
+import time
 
 from experiments import _cli
 
@@ -21,7 +23,7 @@ from ml_collections import config_flags  # noqa: E402
 from rich.table import Column, Table  # noqa: E402
 
 from jaxdiff import parallel, report, results  # noqa: E402
-from jaxdiff.study import cells, data, holding, stages  # noqa: E402
+from jaxdiff.study import cells, data, lock, stages  # noqa: E402
 from jaxdiff.study.config import AXES, PLACES, explain  # noqa: E402
 from jaxdiff.study.machine import estimate  # noqa: E402
 
@@ -30,10 +32,7 @@ config_flags.DEFINE_config_file(
 )
 flags.DEFINE_string("workdir", None, "Where everything is written; runs/NAME by default.")
 flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, as '2-*-s0'.")
-flags.DEFINE_string(
-    "shard", None, "i/n: only every n-th cell, from the i-th on, for n machines that share a study; by default all cells, or "
-    "those of this task of a SLURM array."
-)  # fmt: skip
+flags.DEFINE_string("shard", "1/1", "i/n: only every n-th cell, from the i-th on, for n machines that share a study.")
 flags.DEFINE_bool("dry_run", False, "Print cells, parameters, images, estimated time and disk; run nothing.")
 flags.DEFINE_bool("profile", False, "Record a few training calls of the first cell under WORKDIR/profile.")
 _cli.define_distributed()
@@ -65,21 +64,33 @@ def show_plan(chosen: list[cells.Cell]) -> None:
     )
 
 
-def run(chosen: list[cells.Cell], workdir: epath.Path, places: data.Places, progress: _cli.Reporter) -> None:
-    """Every cell, by this process or by another one; those that others hold come last, when they are done or their holders dead."""
-    todo = list(enumerate(chosen))
+def run(
+    chosen: list[cells.Cell], workdir: epath.Path, places: data.Places, progress: _cli.Reporter, patient: bool
+) -> None:
+    """Every cell, by this process or by another one.
+
+    Where all that is left is others' work this waits for it, or takes it over; unless `patient` it leaves to others what they are
+    known to work on.
+    """
+    todo, told = list(chosen), ""
     while todo:
-        held: list[tuple[int, cells.Cell]] = []
-        for i, cell in todo:
-            progress.prefix = f"[{i + 1}/{len(chosen)}] {cell.name}"
-            nothing_else = len(held) + 1 == len(todo)
-            wait = holding.waiting("this cell", progress) if nothing_else else None
-            with holding.hold(workdir / "cells" / cell.name, wait) as other:
+        left, others = [], []
+        for cell in todo:
+            progress.prefix = f"[{chosen.index(cell) + 1}/{len(chosen)}] {cell.name}"
+            with lock.lock(workdir / "cells" / cell.name) as other:
                 if other:
-                    held.append((i, cell))
+                    left.append(cell)
+                    others.append(f"{cell.name} ({other})")
                 else:
-                    stages.run_cell(cell, workdir, progress, FLAGS.profile and i == 0, places)
-        todo = held
+                    stages.run_cell(cell, workdir, progress, FLAGS.profile and cell is chosen[0], places)
+        if len(left) == len(todo):
+            if not patient and all(lock.is_alive(workdir / "cells" / cell.name) for cell in left):
+                _cli.console.print(f"left to others: {', '.join(others)}")
+                return
+            if told != (told := ", ".join(others)):
+                _cli.console.print(f"waiting for others: {told}")
+            time.sleep(lock.LOOK)
+        todo = left
 
 
 def main() -> None:
@@ -87,7 +98,7 @@ def main() -> None:
     if config is None:
         raise ValueError("--config is missing; say which study to run, as --config configs/quickstart.py")
     _cli.start_distributed()
-    chosen = cells.select(cells.expand(config), FLAGS.cells, FLAGS.shard or cells.shard_of_array(os.environ))
+    chosen = cells.in_turn(cells.select(cells.expand(config), FLAGS.cells, FLAGS.shard), os.environ)
     if FLAGS.dry_run:
         return show_plan(chosen)
     data.check(chosen, config.data.dir)
@@ -95,9 +106,9 @@ def main() -> None:
     workdir = epath.Path(FLAGS.workdir or f"runs/{config.name}")
     stages.claim(workdir / "study.json", cells.plain(config.to_dict()), fixed=without_axes)
     with _cli.Reporter() as progress:
-        run(chosen, workdir, places, progress)
+        run(chosen, workdir, places, progress, patient=not cells.is_array(os.environ))
         progress.prefix = ""
-        with holding.hold(workdir / "shared", holding.waiting("the comparisons", progress)):
+        with lock.lock(workdir, stages.waiting("the report", progress)):
             finished = results.read_cells(workdir)
             stages.run_comparisons(finished, workdir, cells.plain(config.measures.to_dict()), progress)
             if parallel.is_leader():

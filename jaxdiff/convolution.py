@@ -1,8 +1,8 @@
 """A convolution whose input gradient is a convolution of the same layout, for products with derivatives in a loop on a CPU.
 
-JAX's own is one with the kernel's channels exchanged by its layout. Inside a loop XLA keeps that layout, for which it has no fast
-convolution on a CPU: a hundred times as slow (jaxlib 0.10.1 and 0.12.0; outside a loop it turns the kernel first). Here the kernel is
-turned by operations. The weights' gradient, and kernels that differ between batch entries, are JAX's own.
+JAX's own swaps the kernel's channel axes by its dimension numbers (HWOI). Inside a loop XLA keeps that layout, for which it has no
+fast convolution on a CPU: it is a hundred times as slow (jaxlib 0.10.1 and 0.12.0; outside a loop XLA turns the kernel first). Here
+operations turn the kernel. The weights' gradient, and kernels that differ between batch entries, are JAX's own.
 """
 
 import functools
@@ -21,7 +21,7 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 def convolve(
     x: Float[Array, "batch _h _w _inner"], kernel: Float[Array, "h w _inner _outer"], stride: int, padding: Pairs
 ) -> Float[Array, "batch _h _w _outer"]:
-    """As jax.lax.conv_general_dilated, with all of JAX's transformations."""
+    """As jax.lax.conv_general_dilated, with derivatives of every order and vmap (in jax.shard_map without check_vma)."""
     return _convolution.bind(x, kernel, stride=stride, padding=padding, dilation=1)
 
 
@@ -33,9 +33,8 @@ def _plain(x: Array, kernel: Array, *, stride: int, padding: Pairs, dilation: in
 def _of_input(cotangent: Array, x: Any, kernel: Array, *, stride: int, padding: Pairs, dilation: int) -> Array:
     """The cotangent with zeros where the stride left out, under the kernel turned round, the channels exchanged."""
     around = []
-    for length, size, given, (before, _) in zip(
-        x.aval.shape[1:3], kernel.shape, cotangent.shape[1:3], padding, strict=False
-    ):
+    lengths = x.aval.shape[1:3], kernel.shape[:2], cotangent.shape[1:3], padding
+    for length, size, given, (before, _) in zip(*lengths, strict=True):
         first = size - 1 - before
         around.append((first, (length - 1) * dilation + size - (given - 1) * stride - 1 - first))
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from jaxdiff import convolution
 
 LONG = 128  # tokens from which on attention takes one image at a time
-LOOPED = 1024  # the same in products with derivatives: a loop would compute the scores again in each
+LOOPED = 1024  # the same within traced_for: a loop of products with derivatives would compute the scores again in each
 CACHED = 2**19  # scores at once, 2 MiB
 WIDE, PART = 2**22, 2**20  # bytes of a convolution's result from which on it is cut, and to how many
 SMALL = 4  # pixels on a side up to which a convolution is a matrix product
@@ -32,7 +32,8 @@ _TRACED_FOR: contextvars.ContextVar[str | None] = contextvars.ContextVar("traced
 @contextlib.contextmanager
 def traced_for(platform: str) -> Iterator[None]:
     """Forms are chosen while tracing, for this platform, and not while compiling: each order of derivatives of a choice
-    multiplies its branches, and three orders of a U-Net's take minutes to trace. For derivatives whose products are taken in loops."""
+    multiplies its branches, and three orders of a U-Net's take minutes to trace. The forms are those for derivatives whose
+    products are taken in loops."""
     token = _TRACED_FOR.set(platform)
     try:
         yield
@@ -40,7 +41,7 @@ def traced_for(platform: str) -> Iterator[None]:
         _TRACED_FOR.reset(token)
 
 
-def is_traced() -> bool:
+def traced_for_cpu() -> bool:
     """Whether what is traced now is for a CPU, by traced_for."""
     return _TRACED_FOR.get() == "cpu"
 
@@ -70,7 +71,7 @@ def attend(q: Heads, k: Heads, v: Heads) -> Heads:
     the backward pass, so that they stay in the cache: with 32 heads that is 1.5 times as fast as all heads at once.
     """
     batch, tokens, heads, dim = q.shape
-    if tokens < (LOOPED if is_traced() else LONG):
+    if tokens < (LOOPED if traced_for_cpu() else LONG):
         return _attend(q, k, v)
     few = max(n for n in range(1, heads + 1) if heads % n == 0 and n <= max(1, CACHED // tokens**2))
     parts = [x.reshape(batch, tokens, -1, few, dim).swapaxes(1, 2).reshape(-1, tokens, few, dim) for x in (q, k, v)]
@@ -125,9 +126,9 @@ def _(padding: tuple[int, int], primals: tuple, tangents: tuple) -> tuple[Images
 
 
 def _convolve(x: Images, kernel: Kernel, padding: tuple[tuple[int, int], tuple[int, int]]) -> Images:
-    if is_traced():
+    if traced_for_cpu():
         return convolution.convolve(x, kernel, 1, padding)
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=convolution.NHWC)
 
 
 def convolve_doubled(x: Images, kernel: Kernel) -> Images:

@@ -56,8 +56,7 @@ class Embedding(nnx.Module):
 
 
 def _convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -> Images:
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [padding] * 2, dimension_numbers=dimensions)
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [padding] * 2, dimension_numbers=convolution.NHWC)
 
 
 def convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -> Images:
@@ -70,7 +69,7 @@ def convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -
         fast = lambda x, kernel: cpu.convolve(x, kernel, stride, padding)  # noqa: E731
     elif stride == 1 and cpu.parts(x, kernel) > 1:
         fast = lambda x, kernel: cpu.convolve_wide(x, kernel, padding)  # noqa: E731
-    elif cpu.is_traced():
+    elif cpu.traced_for_cpu():
         return convolution.convolve(x, kernel, stride, (padding, padding))
     else:
         return plain(x, kernel)

@@ -5,7 +5,8 @@ parallelism). Every process runs the same program; what is written to disk, the 
 """
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -26,13 +27,22 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = -1) -> No
     Without arguments JAX asks the environment: SLURM, Cloud TPU, Kubernetes or Open MPI. Raises ValueError where that
     does not tell, or where the others do not come.
     """
+    given = coordinator or None, processes or None, None if process_id < 0 else process_id
     try:
-        jax.distributed.initialize(coordinator or None, processes or None, None if process_id < 0 else process_id)
+        jax.distributed.initialize(*given, local_device_ids=slurms_gpus(os.environ))
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"the processes of this run cannot be joined ({str(error).splitlines()[0]}); give --coordinator=HOST:PORT, "
             "--processes and --process_id to each, or start them by SLURM, Kubernetes or on a Cloud TPU"
         ) from None
+
+
+def slurms_gpus(environment: Mapping[str, str]) -> list[int] | None:
+    """All GPUs of the node, where SLURM started one process on each; left alone JAX takes one a process there."""
+    processes, nodes, gpus = (
+        environment.get(f"SLURM_{name}", "") for name in ("NTASKS", "STEP_NUM_NODES", "GPUS_ON_NODE")
+    )
+    return list(range(int(gpus))) if processes == nodes and gpus.isdigit() and int(gpus) else None
 
 
 def is_leader() -> bool:

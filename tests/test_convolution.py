@@ -17,6 +17,7 @@ CASES = {
     "3x3, stride 3, padded before": (9, 3, 3, ((2, 0), (2, 0))),
     "2x2 to one side": (6, 2, 1, ((1, 0), (0, 1))),
     "1x1, stride 2": (5, 1, 2, ((0, 0), (0, 0))),
+    "2x2, padded by more than its size": (5, 2, 2, ((2, 3), (2, 3))),
 }
 ours = convolution.convolve
 
@@ -48,6 +49,15 @@ def test_values_and_derivatives_in_both_directions(name):
 
     close(jax.jit(lambda: everything(ours))(), jax.jit(lambda: everything(plain))(), 1e-5)
     np.testing.assert_array_equal(ours(x, kernel, stride, padding), plain(x, kernel, stride, padding))
+
+
+def test_in_bfloat16_it_stays_so():
+    x, kernel = (a.astype(jnp.bfloat16) for a in (rand(1, 6, 6, 4), rand(3, 3, 4, 4)))
+    mine, theirs = (jax.vjp(lambda *x, f=f: f(*x, 1, ((1, 1), (1, 1))), x, kernel) for f in (ours, plain))
+    np.testing.assert_array_equal(mine[0].astype(float), theirs[0].astype(float))
+    for a, b in zip(mine[1](mine[0]), theirs[1](theirs[0]), strict=True):
+        assert a.dtype == b.dtype == jnp.bfloat16
+        close(a.astype(float), b.astype(float), 1e-2)
 
 
 def test_products_in_a_loop_keep_the_kernels_layout():

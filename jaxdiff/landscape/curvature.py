@@ -25,7 +25,7 @@ Product = Callable[[Array], Array]
 DENSE, STEPS, PROBES = 1024, 30, 64
 LARGEST = 4096  # dimensions of a matrix that is computed whole: 64 MiB a point, and a minute of eigenvalues for sixteen
 TOGETHER = 4  # points that a device takes at once
-AT_ONCE = 2**15  # numbers in the vectors that a point takes at once: more take memory and no less time
+AT_ONCE = 2**15  # numbers in the vectors that a point takes at once on a CPU, where more take memory and no less time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +168,7 @@ def of_operator(
 
 def at_once(size: int) -> int:
     """How many vectors of this size a point takes at once."""
-    return min(16, max(1, AT_ONCE // size))
+    return min(16, max(1, AT_ONCE // size)) if jax.default_backend() == "cpu" else 16
 
 
 def finish(raw: dict[str, np.ndarray], options: Options) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -156,15 +156,21 @@ def plain(value: Any) -> Any:
     return [plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def shard_of_array(environment: Mapping[str, str]) -> str:
-    """The part of a study that falls to this task of a SLURM array, as "i/n"; all of it elsewhere."""
-    try:
-        task, first, step, count = (
-            int(environment[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "STEP", "COUNT")
-        )
-    except (KeyError, ValueError):
-        return "1/1"
-    return f"{(task - first) // step + 1}/{count}"
+ARRAYS = (("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"), ("JAXDIFF_SHARD_INDEX", "JAXDIFF_SHARD_COUNT"))
+
+
+def is_array(environment: Mapping[str, str]) -> bool:
+    """Whether this process is a task of an array, whose scheduler starts a dead one again."""
+    return any(names[0] in environment for names in ARRAYS)
+
+
+def in_turn(cells: list[Cell], environment: Mapping[str, str]) -> list[Cell]:
+    """The cells in an order of this task's own, every n-th first, so that the n tasks of an array begin at different ones."""
+    for names in ARRAYS:
+        task, count = (environment.get(name, "") for name in names)
+        if task.isdigit() and count.isdigit() and int(count) > 0:
+            return [cell for i in range(int(count)) for cell in cells[(int(task) + i) % int(count) :: int(count)]]
+    return cells
 
 
 def select(cells: list[Cell], pattern: str = "*", shard: str = "1/1") -> list[Cell]:

@@ -38,7 +38,7 @@ def environment() -> dict[str, Any]:
             versions[name] = "not installed"
     return {
         "host": socket.gethostname(), "python": platform.python_version(), "versions": versions,
-        "device": jax.devices()[0].device_kind, "devices": jax.device_count(),
+        "device": jax.devices()[0].device_kind, "devices": jax.device_count(), "processes": jax.process_count(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip
 

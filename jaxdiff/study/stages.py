@@ -17,7 +17,7 @@ from etils import epath
 from jaxdiff import files, models, parallel, results
 from jaxdiff.datasets.images import to_uint8
 from jaxdiff.features.classifier import ARCHITECTURES
-from jaxdiff.study import compare, data, holding, inversion, measure, memorization, points
+from jaxdiff.study import compare, data, inversion, lock, measure, memorization, points
 from jaxdiff.study.cells import Cell
 from jaxdiff.study.draw import COMMON, Drawer, Progress
 from jaxdiff.study.machine import environment
@@ -65,7 +65,7 @@ def run_cell(
     splits = functools.cache(lambda: data.load(cell, places, workdir, progress))
     looks = {"data": found.source.identity, "attribute": s["data"]["attribute"]}
     classes, count = (cell.majority, cell.minority), s["measures"]["inverted"]
-    with holding.hold(shared, holding.waiting("what all cells share", progress)):
+    with lock.lock(shared, waiting("the classifiers", progress)):
         judge = shared_classifiers(s["classifier"], looks, classes, len(found.classes), shared, splits, progress)
         if count:
             inputs = {"looks": looks, "classes": sorted(classes), "images": count}
@@ -95,6 +95,11 @@ def run_cell(
         files.write_json(folder / "run.json", environment() | {"seconds": round(time.time() - started, 1)})
     stage(folder, "result", {"made": made, "settings": s}, ("result.json",),
           lambda: measure.result(cell, folder, made, found.source.about))  # fmt: skip
+
+
+def waiting(what: str, progress: Progress) -> Callable[[str], object]:
+    """Says for whom a lock waits, and that it has come."""
+    return lambda other: progress(f"waiting for {what}", int(not other), 1, other)
 
 
 def _measures(

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 
 import numpy as np
 import pytest
@@ -14,13 +13,10 @@ SMALL = ("--config", "tests/experiments/tiny_study.py")
 
 CELL = "1-80_20-n50-s0"
 FLAGS = "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
-CACHE = tempfile.TemporaryDirectory(prefix="compiled-")
 
 
 def command(module, *arguments, **options):
-    """A command in a process of its own; what they compile alike is compiled once for all of them."""
-    environment = os.environ | {"XLA_FLAGS": FLAGS, "JAX_COMPILATION_CACHE_DIR": CACHE.name,
-                                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}  # fmt: skip
+    environment = os.environ | {"XLA_FLAGS": FLAGS}
     run = [sys.executable, "-W", "ignore", "-m", f"experiments.{module}", *map(str, arguments)]
     return subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
@@ -181,7 +177,7 @@ def test_the_report_needs_no_jax(whole, tmp_path):
     (tmp_path / "jax").mkdir()
     (tmp_path / "jax/__init__.py").write_text("raise ImportError('blocked by the test')")
     before = (whole[0] / "report.html").read_bytes()
-    run = [sys.executable, "-W", "ignore", "-m", "experiments.report", "--workdir", str(whole[0])]
+    run = [sys.executable, "-W", "ignore", "-m", "experiments.report", f"--workdir=file://{whole[0]}"]
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"}
     done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -32,14 +32,17 @@ def test_a_grid_of_cells():
     assert len(cells.select(grid, "2-wide-*-s1")) == 4
 
 
-def test_the_tasks_of_a_slurm_array_divide_the_cells():
-    names = {"MIN": 10, "STEP": 5, "COUNT": 3}
-    tasks = [
-        {f"SLURM_ARRAY_TASK_{key}": str(value) for key, value in (names | {"ID": i}).items()} for i in (10, 15, 20)
-    ]
-    assert [cells.shard_of_array(task) for task in tasks] == ["1/3", "2/3", "3/3"]
-    assert cells.shard_of_array({"SLURM_ARRAY_TASK_ID": "3"}) == "1/1"
-    assert cells.shard_of_array({}) == "1/1"
+def test_the_tasks_of_an_array_begin_at_different_cells():
+    grid = cells.expand(study(data__n=(100, 200, 300), seeds=(0, 1)))
+    orders = [cells.in_turn(grid, {"SLURM_ARRAY_TASK_ID": str(i), "SLURM_ARRAY_TASK_COUNT": "3"}) for i in (7, 8, 12)]
+    assert {order[0].name for order in orders} == {cell.name for cell in grid[:3]}
+    for order in orders:
+        assert sorted(cell.name for cell in order) == sorted(cell.name for cell in grid)
+    one = {"JAXDIFF_SHARD_INDEX": "1", "JAXDIFF_SHARD_COUNT": "2"}
+    assert [cell.name for cell in cells.in_turn(grid, one)] == [cell.name for cell in (*grid[1::2], *grid[::2])]
+    assert cells.in_turn(grid, {}) == grid
+    assert cells.is_array(one)
+    assert not cells.is_array({})
 
 
 @pytest.mark.parametrize(

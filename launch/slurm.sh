@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# A study on a SLURM cluster; each task of the array takes its part of the cells:
+#
+#   sbatch launch/slurm.sh configs/paper_mnist.py
+#   sbatch --array=1-8 --nodes=2 launch/slurm.sh configs/mine.py --config.train.batch=512
+#
+# From the repository's root, on a file system that all nodes share. A cell is data-parallel over all GPUs of its task, several
+# nodes included. A task that was preempted is queued again and goes on; the same command again makes what is missing.
+# What follows the config is experiments.sweep's. tail -f jaxdiff-*.log shows the progress.
+#
+# Change these here, or on sbatch's command line:
+#SBATCH --job-name=jaxdiff
+#SBATCH --array=1-4               # tasks that divide the study's cells between them
+#SBATCH --nodes=1                 # of a task
+#SBATCH --ntasks-per-node=1       # one process has all GPUs of its node
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=32
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@180         # before the time is up training saves, and the task ends
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=jaxdiff-%A_%a.log
+set -euo pipefail
+
+if [[ $# -eq 0 || ! -f $1 ]]; then
+  echo "error: there is no config ${1:-}; give one, as: sbatch launch/slurm.sh configs/paper_mnist.py" >&2
+  exit 1
+fi
+config=$1
+shift
+
+# The environment is made by the first task that comes, on the shared file system; CHANGE the extra where there is no CUDA.
+venv=${JAXDIFF_VENV:-$PWD/.venv-slurm}
+(
+  flock 9
+  if [[ ! -x $venv/bin/python ]]; then
+    python3 -m venv "$venv.new"
+    "$venv.new/bin/pip" install --quiet --upgrade pip
+    "$venv.new/bin/pip" install --quiet "${JAXDIFF_INSTALL:-jaxdiff[cuda] @ file://$PWD}"
+    mv "$venv.new" "$venv"
+  fi
+) 9>"$venv.lock"
+
+distributed=()
+if ((SLURM_NNODES * ${SLURM_NTASKS_PER_NODE:-1} > 1)); then
+  distributed=(--distributed) # the processes find each other by SLURM's own variables
+fi
+exec srun --kill-on-bad-exit=1 "$venv/bin/python" -m experiments.sweep --config "$config" "${distributed[@]}" "$@"

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# A study on a Cloud TPU VM, one host or a slice of many, spot machines included:
+#
+#   ZONE=us-west4-a TYPE=v5litepod-16 launch/tpu_vm.sh depth configs/paper_mnist.py gs://my-bucket/runs/paper_mnist
+#   SPOT=1 ZONE=... TYPE=... launch/tpu_vm.sh depth configs/paper_mnist.py gs://my-bucket/runs/paper_mnist --config.train.batch=512
+#
+# depth is a name of your choice, for the queued resource and its node. Every cell is data-parallel over all chips of the slice; the
+# log is streamed until the study ends. A slice that is taken away is asked for again, and the study goes on from its last checkpoint;
+# so does the same command after this one was interrupted: nothing is created twice. What follows the bucket is
+# experiments.sweep's. At the end the slice is deleted; KEEP=1 keeps it.
+#
+# Needs: gcloud, logged in, with a project set; a bucket that the TPU's service account can write.
+set -euo pipefail
+
+usage() {
+  sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2
+  exit 1
+}
+[[ $# -ge 3 && -f $2 && -n ${ZONE:-} && -n ${TYPE:-} ]] || usage
+name=$1 config=$2 workdir=$3
+shift 3
+# CHANGE with the type: v4 tpu-ubuntu2204-base, v5e v2-alpha-tpuv5-lite, v5p v2-alpha-tpuv5, v6e v2-alpha-tpuv6e.
+runtime=${RUNTIME:-v2-alpha-tpuv5-lite}
+spot=()
+[[ -z ${SPOT:-} ]] || spot=(--spot)
+
+queue() { gcloud compute tpus queued-resources "$1" "$name" --zone="$ZONE" "${@:2}"; }
+state() { queue describe --format='value(state.state)' 2>/dev/null || echo ABSENT; }
+on_every_host() { gcloud compute tpus tpu-vm ssh "$name" --zone="$ZONE" --worker="${worker:-all}" --command="$1"; }
+
+# Until the slice is there: ask for it once, and again where it was taken away or the request failed.
+obtain() {
+  local now before=""
+  while now=$(state) && [[ $now != ACTIVE ]]; do
+    [[ $now == "$before" ]] || echo "$(date +%T) $name is $now" >&2
+    before=$now
+    case $now in
+      ABSENT) queue create --node-id="$name" --accelerator-type="$TYPE" --runtime-version="$runtime" "${spot[@]}" ;;
+      FAILED | SUSPENDED) queue delete --force --quiet ;;
+      *) sleep "${EVERY:-30}" ;;
+    esac
+  done
+}
+
+# The code as committed, the command, and the environment: what is there already is left.
+prepare() {
+  local here
+  here=$(mktemp -d) &&
+    git archive --format=tar.gz --output="$here/jaxdiff.tar.gz" HEAD &&
+    {
+      echo "cd ~/jaxdiff"
+      printf '%q ' .venv/bin/python -m experiments.sweep --distributed --config "$config" --workdir "$workdir" "$@"
+      printf '\necho $? > status\n'
+    } > "$here/jaxdiff.sh" &&
+    gcloud compute tpus tpu-vm scp "$here/jaxdiff.tar.gz" "$here/jaxdiff.sh" "$name:" --zone="$ZONE" --worker=all &&
+    rm -r "$here" &&
+    on_every_host 'mkdir -p jaxdiff && tar -xzf jaxdiff.tar.gz -C jaxdiff && cd jaxdiff &&
+      { test -x .venv/bin/python || python3 -m venv .venv; } && .venv/bin/pip install --quiet -e ".[tpu,cloud]"'
+}
+
+# One process a host, which goes on without this connection. The lock is a running one's, which is left to run.
+begin() {
+  on_every_host 'cd jaxdiff && { flock -n lock rm -f status; setsid nohup flock -n lock bash ~/jaxdiff.sh >> log 2>&1 < /dev/null & }'
+}
+
+# The first host's log, until its status is there.
+follow() {
+  # shellcheck disable=SC2016  # it is that host's shell that reads the status
+  worker=0 on_every_host 'cd jaxdiff && { tail -n 20 -F log & tail=$!; } &&
+    until test -e status; do sleep 2; done; sleep 1; kill $tail; exit "$(cat status)"'
+}
+
+while true; do
+  obtain
+  status=0
+  { prepare "$@" && begin && follow; } || status=$?
+  if ((status == 0)); then
+    break
+  elif [[ $(state) != ACTIVE ]]; then
+    echo "$(date +%T) $name was taken away; it is asked for again" >&2
+  elif ((status == 255)); then # ssh's own
+    echo "$(date +%T) the connection to $name broke; it is taken up again" >&2
+    sleep "${EVERY:-30}"
+  else
+    echo "error: the study ended with status $status; the log above says why. $name is kept: run this again, or" \
+      "gcloud compute tpus queued-resources delete $name --force --zone=$ZONE" >&2
+    exit 1
+  fi
+done
+echo "the report is in $workdir"
+[[ -n ${KEEP:-} ]] || queue delete --force --quiet
