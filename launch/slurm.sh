@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A study on a SLURM cluster; each task of the array takes its part of the cells:
+# A study on a SLURM cluster; each task of the array begins at another cell, and takes the next that no other works on:
 #
 #   sbatch launch/slurm.sh configs/paper_mnist.py
 #   sbatch --array=1-8 --nodes=2 launch/slurm.sh configs/mine.py --config.train.batch=512
@@ -10,7 +10,7 @@
 #
 # Change these here, or on sbatch's command line:
 #SBATCH --job-name=jaxdiff
-#SBATCH --array=1-4               # tasks that divide the study's cells between them
+#SBATCH --array=1-4               # tasks that share the study's cells
 #SBATCH --nodes=1                 # of a task
 #SBATCH --ntasks-per-node=1       # one process has all GPUs of its node
 #SBATCH --gpus-per-node=8
@@ -29,7 +29,8 @@ fi
 config=$1
 shift
 
-# The environment is made by the first task that comes, on the shared file system; CHANGE the extra where there is no CUDA.
+# The environment is made by the first task that comes, on the shared file system. JAXDIFF_VENV is one that is there already;
+# JAXDIFF_INSTALL says what pip installs where it is not CUDA's.
 venv=${JAXDIFF_VENV:-$PWD/.venv-slurm}
 (
   flock 9

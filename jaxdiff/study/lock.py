@@ -42,11 +42,14 @@ def lock(folder: epath.PathLike, wait: Callable[[str], object] | None = None) ->
 
 
 def is_alive(folder: epath.PathLike) -> bool:
-    """Whether the owner of a lock that was seen before is known to work: here, or elsewhere by a heartbeat since."""
-    folder = epath.Path(folder) / "lock"
-    last, record = _newest(folder)
-    path = folder / f"{last}.json"
-    return _lives(path, record) and (_is_here(record) or _seen[os.fspath(path)][2])
+    """Whether the owner of a lock that was seen before is known to work: here, or elsewhere by a heartbeat since. Of several
+    processes the leader says it for all."""
+    folder, alive = epath.Path(folder) / "lock", False
+    if parallel.is_leader():
+        last, record = _newest(folder)
+        path = folder / f"{last}.json"
+        alive = _lives(path, record) and (_is_here(record) or _seen[os.fspath(path)][2])
+    return bool(parallel.leaders(np.bool_(alive)))
 
 
 @contextlib.contextmanager
