@@ -66,11 +66,11 @@ def show_plan(chosen: list[cells.Cell]) -> None:
 
 def run(
     chosen: list[cells.Cell], workdir: epath.Path, places: data.Places, progress: _cli.Reporter, patient: bool
-) -> None:
-    """Every cell, by this process or by another one.
+) -> bool:
+    """Every cell, by this process or by another one; whether all are done.
 
     Where all that is left is others' work this waits for it, or takes it over; unless `patient` it leaves to others what they are
-    known to work on.
+    known to work on, and the report with it.
     """
     todo, told = list(chosen), ""
     while todo:
@@ -86,11 +86,12 @@ def run(
         if len(left) == len(todo):
             if not patient and all(lock.is_alive(workdir / "cells" / cell.name) for cell in left):
                 _cli.console.print(f"left to others: {', '.join(others)}")
-                return
+                return False
             if told != (told := ", ".join(others)):
                 _cli.console.print(f"waiting for others: {told}")
             time.sleep(lock.LOOK)
         todo = left
+    return True
 
 
 def main() -> None:
@@ -106,7 +107,8 @@ def main() -> None:
     workdir = epath.Path(FLAGS.workdir or f"runs/{config.name}")
     stages.claim(workdir / "study.json", cells.plain(config.to_dict()), fixed=without_axes)
     with _cli.Reporter() as progress:
-        run(chosen, workdir, places, progress, patient=not cells.is_array(os.environ))
+        if not run(chosen, workdir, places, progress, patient=not cells.is_array(os.environ)):
+            return
         progress.prefix = ""
         with lock.lock(workdir, stages.waiting("the report", progress)):
             finished = results.read_cells(workdir)

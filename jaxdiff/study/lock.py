@@ -24,9 +24,8 @@ BEAT, STALE, LOOK, SETTLE = 20.0, 120.0, 2.0, 3.0  # seconds
 
 Record = dict[str, Any]
 
-_seen: dict[
-    str, tuple[Record, float, bool]
-] = {}  # a lock as last read, since when it is so, and whether it ever changed
+# Of each lock that was seen: as last read, since when it is so, and whether it ever changed.
+_seen: dict[str, tuple[Record, float, bool]] = {}
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from jaxdiff.study.lock import lock
+
 SMALL = ("--config", "tests/experiments/tiny_study.py")
 
 
@@ -99,6 +101,15 @@ def test_done_stages_are_skipped_and_lost_ones_made_again(whole):
     assert "train" not in out
     assert (cell / "checkpoints" / "40.json").stat().st_mtime_ns == trained
     assert {name: (cell / name).read_bytes() for name in before} == before
+
+
+def test_a_task_of_an_array_leaves_to_others_what_they_work_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    with lock(tmp_path / "cells" / CELL):
+        out = finished(command("sweep", *SMALL, "--workdir", tmp_path))
+    assert out.startswith(f"left to others: {CELL} (")
+    assert not (tmp_path / "report.html").exists(), "it is drawn by the one that works"
 
 
 def test_another_study_in_the_workdir_is_refused(whole):
