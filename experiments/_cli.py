@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from logging import getLogger
 
+import fsspec
 from absl import app, flags, logging
 from etils import epath
 from rich.console import Console
@@ -92,6 +93,8 @@ def run(main: Callable[[], None], description: str) -> None:
             fail("interrupted; the same command goes on from the last checkpoint")
 
     sys.modules["__main__"].__doc__ = description
+    for bucket in ("gs", "gcs", "s3"):  # what other machines write there is to be seen
+        fsspec.config.conf.setdefault(bucket, {}).setdefault("use_listings_cache", False)
     logging.set_verbosity(logging.FATAL)  # Orbax logs a traceback of what is then raised
     logging.set_stderrthreshold("fatal")
     signal.signal(signal.SIGTERM, _terminate)

@@ -9,6 +9,11 @@ from collections.abc import Iterable, Iterator
 from etils import epath
 
 
+def is_in_bucket(path: epath.PathLike) -> bool:
+    """Whether a path is an address, as gs:// and s3:// are: its files are objects, which cannot grow or be made only if new."""
+    return "://" in os.fspath(path)
+
+
 def write(path: epath.PathLike, data: bytes | str) -> None:
     """Write through a temporary name in the same folder, then rename: readers see the old file or the new one.
 

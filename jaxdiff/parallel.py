@@ -6,11 +6,11 @@ parallelism). Every process runs the same program; what is written to disk, the 
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 from orbax.checkpoint import multihost
@@ -62,7 +62,7 @@ def leaders(value: PyTree) -> PyTree:
 
 def data_mesh(batch: int) -> Mesh:
     """A mesh over as many of this process's own devices as divide the batch (one device divides every batch)."""
-    return _mesh(jax.local_devices()[: math.gcd(batch, jax.local_device_count())])
+    return mesh_of(jax.local_devices()[: math.gcd(batch, jax.local_device_count())])
 
 
 def global_mesh(batch: int) -> Mesh:
@@ -76,11 +76,16 @@ def global_mesh(batch: int) -> Mesh:
         raise ValueError(
             f"a batch of {batch} cannot be divided by {jax.device_count()} devices; choose a multiple of them"
         )
-    return _mesh(jax.devices())
+    return mesh_of(jax.devices())
 
 
-def _mesh(devices: list[jax.Device]) -> Mesh:
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
+    """A mesh over these devices, neighbors beside each other; those of one TPU slice, where there are several, as well."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    placed = mesh_utils.create_hybrid_device_mesh((len(devices) // slices,), (slices,), devices)
+    return Mesh(placed, ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from jaxdiff import diffusion, parallel, random
 from jaxdiff.datasets.images import to_float
 from jaxdiff.datasets.pipeline import Calls
-from jaxdiff.parallel import DATA, REPLICATED, replicated
+from jaxdiff.parallel import DATA, REPLICATED
 from jaxdiff.unet import Params
 
 Apply = Callable[[Params, Array, Array, Array], Array]  # parameters, xt, t, keys of the dropout
@@ -51,22 +51,32 @@ class Batch(NamedTuple):
     keys: Key[Array, " batch"]
 
 
+def _begin(optimizer: optax.GradientTransformation, params: dict[str, Any]) -> TrainState:
+    """The EMA starts at the parameters."""
+    return TrainState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+def state_shapes(
+    params: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh, shard_params: bool = False
+) -> TrainState:
+    """What `init_state` would give for these parameters (shapes will do): shapes, and where they lie. Nothing is allocated."""
+    shapes = jax.eval_shape(functools.partial(_begin, optimizer), params)
+    where = parallel.shardings(shapes, mesh, shard_params)
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, where)
+
+
 def init_state(
     params: Params, optimizer: optax.GradientTransformation, mesh: Mesh, shard_params: bool = False
 ) -> TrainState:
-    """The state before the first step, replicated over the mesh or split over it. The EMA starts at the parameters.
+    """The state before the first step, replicated over the mesh or split over it.
 
     The parameters go to the devices by way of the host, so that no device needs to hold them all; they are copied,
     since a train step gives up the state that it is given.
     """
-
-    def begin(params: Params) -> TrainState:
-        return TrainState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.zeros((), jnp.int32))
-
     host = {name: np.asarray(value) for name, value in params.items()}
-    where = parallel.shardings(jax.eval_shape(begin, host), mesh, shard_params)
+    where = jax.tree.map(lambda x: x.sharding, state_shapes(host, optimizer, mesh, shard_params))
     placed = {name: parallel.place(value, where.params[name]) for name, value in host.items()}
-    return jax.jit(begin, out_shardings=where)(jax.tree.map(jnp.copy, placed))
+    return jax.jit(functools.partial(_begin, optimizer), out_shardings=where)(jax.tree.map(jnp.copy, placed))
 
 
 def ema_decay(step: int | Int[Array, ""], decay: float) -> Float[Array, ""]:
@@ -105,7 +115,7 @@ def make_train_step(
         wanted = diffusion.target(schedule, prediction, batch.x0, batch.eps, batch.t)
         return diffusion.loss(apply(params, xt, batch.t, batch.keys), wanted)
 
-    value_and_gradient = _accumulated(jax.value_and_grad(loss_of), accumulate)
+    value_and_gradient = _accumulated(jax.value_and_grad(loss_of), accumulate, mesh)
     mean_gradient = (_gathered if shard_params else _reduced)(value_and_gradient, mesh)
 
     def one(state: TrainState, images: Array) -> tuple[TrainState, dict[str, Array]]:
@@ -130,7 +140,7 @@ def make_train_step(
     return jax.jit(call, donate_argnums=0)
 
 
-def _accumulated(value_and_gradient: Gradient, parts: int) -> Gradient:
+def _accumulated(value_and_gradient: Gradient, parts: int, mesh: Mesh) -> Gradient:
     """The mean over `parts` interleaved parts of the batch, one after the other (on a CPU without a loop)."""
     if parts == 1:
         return value_and_gradient
@@ -141,7 +151,7 @@ def _accumulated(value_and_gradient: Gradient, parts: int) -> Gradient:
             jnp.zeros_like, jax.eval_shape(value_and_gradient, params, jax.tree.map(lambda x: x[0], part))
         )
         add = lambda total, one: (jax.tree.map(jnp.add, total, value_and_gradient(params, one)), None)  # noqa: E731
-        total, _ = jax.lax.scan(add, zero, part, unroll=jax.default_backend() == "cpu")
+        total, _ = jax.lax.scan(add, zero, part, unroll=mesh.devices.flat[0].platform == "cpu")
         return jax.tree.map(lambda x: x / parts, total)
 
     return mean
@@ -165,13 +175,28 @@ def _reduced(value_and_gradient: Gradient, mesh: Mesh) -> Gradient:
 
 
 def _gathered(value_and_gradient: Gradient, mesh: Mesh) -> Gradient:
-    """The parameters are gathered from where they lie, and each device keeps its part of the gradient."""
+    """The parameters are gathered from where they lie, and each device gets the sum of its part of the gradient: an all-gather
+    and a reduce-scatter each. (The partitioner alone sums the whole gradient on every device; so does libtpu, of square slices.)"""
 
     def mean(params: Params, batch: Batch) -> tuple[Array, Params]:
-        whole = jax.lax.with_sharding_constraint(params, replicated(mesh))
-        shared = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, DATA))
-        value, gradient = value_and_gradient(whole, shared)
-        return value, jax.lax.with_sharding_constraint(gradient, parallel.shardings(gradient, mesh, True))
+        specs = {name: parallel.split(p.shape, mesh).spec for name, p in params.items()}
+        axes = {name: tuple(spec).index("data") for name, spec in specs.items() if "data" in spec}
+
+        def local(params: Params, batch: Batch) -> tuple[Array, Params]:
+            whole = params | {
+                name: jax.lax.all_gather(params[name], "data", axis=i, tiled=True) for name, i in axes.items()
+            }
+            value, gradient = value_and_gradient(whole, batch)
+            small, unravel = ravel_pytree((value, {name: g for name, g in gradient.items() if name not in axes}))
+            value, rest = unravel(jax.lax.pmean(small, "data"))
+            scatter = functools.partial(jax.lax.psum_scatter, axis_name="data", tiled=True)
+            return value, rest | {
+                name: scatter(gradient[name], scatter_dimension=i) / mesh.size for name, i in axes.items()
+            }
+
+        return jax.shard_map(
+            local, mesh=mesh, in_specs=(specs, DATA), out_specs=(REPLICATED, specs), check_vma=False
+        )(params, batch)  # fmt: skip
 
     return mean
 

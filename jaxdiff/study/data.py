@@ -1,12 +1,12 @@
 """A study's data: the dataset that its settings describe, and the splits of each cell."""
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
 
+from jaxdiff import files
 from jaxdiff.datasets import sources
 from jaxdiff.datasets.source import Progress
 from jaxdiff.datasets.sources import Dataset, Split
@@ -25,8 +25,8 @@ class Places(NamedTuple):
         """The folder of prepared datasets, which has to be on this machine."""
         if self.cache:
             return epath.Path(self.cache)
-        remote = "://" in os.fspath(workdir)
-        return epath.Path("~/.cache/jaxdiff").expanduser() if remote else workdir / "shared" / "data"
+        home = epath.Path("~/.cache/jaxdiff").expanduser()
+        return home if files.is_in_bucket(workdir) else workdir / "shared" / "data"
 
 
 def dataset(settings: dict[str, Any], data_dir: str = "") -> Dataset:

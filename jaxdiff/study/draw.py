@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, ArrayLike, Float, Int
 from scipy import stats
 
 from jaxdiff import diffusion, models, parallel, samplers
 from jaxdiff.datasets.source import Progress
-from jaxdiff.unet import Params, UNet, abstract, functional, parameters
+from jaxdiff.unet import Params, UNet, UNetConfig, abstract, functional, parameters
 
 BANK = 0x6E6F6973  # sets the keys of a seed's noise bank apart from those of its training
 COMMON = 2**31 - 1  # the "seed" of the bank that every seed's models share
@@ -52,9 +52,12 @@ class Drawer:
             raise ValueError(f"label {label} is not known; this U-Net has {config.num_class_embeds or 'no'} classes")
         self.mesh = parallel.global_mesh(self.chunk) if together else parallel.data_mesh(self.chunk)
         self.over = NamedSharding(self.mesh, parallel.DATA)
-        self._options = samplers.options(settings | {"prediction": model.prediction})
+        self._path = samplers.options(settings).path
         self.use(model.unet)
-        self.step, self._predict = self._compile(), self._compile_prediction()
+        self.step = sampling_step(
+            model.unet.config, model.schedule, settings | {"prediction": model.prediction}, self.mesh
+        )
+        self._predict = self._compile_prediction()
 
     def use(self, unet: UNet) -> None:
         """Draw with these weights from here on, as of another checkpoint: what is compiled stays."""
@@ -103,7 +106,7 @@ class Drawer:
     def denoise(self, x0: Float[Array, "n h w c"], t: int, seed: int) -> Float[np.ndarray, "n h w c"]:
         """The images x0 noised to the sampler's last step that is not above t (its lowest, if all are), and denoised from there."""
         schedule = self.model.schedule
-        chain = np.asarray(samplers.chain(schedule, self.settings["steps"], **self._options.path).t)
+        chain = np.asarray(samplers.chain(schedule, self.settings["steps"], **self._path).t)
         start = int(chain[chain <= max(t, chain[-1])][0])
 
         def begin(index: Array, x0: Array) -> tuple[Array, Array]:
@@ -151,7 +154,7 @@ class Drawer:
         return np.concatenate(images)[: len(indices)]
 
     def _chain(self, start: int | None) -> samplers.Step:
-        chain = samplers.chain(self.model.schedule, self.settings["steps"], start=start, **self._options.path)
+        chain = samplers.chain(self.model.schedule, self.settings["steps"], start=start, **self._path)
         return jax.tree.map(np.asarray, chain)
 
     def _walk(
@@ -178,23 +181,6 @@ class Drawer:
         labels = part % classes if self.label is None else np.full(len(part), self.label)
         return parallel.place(labels.astype(np.int32), self.over)
 
-    def _compile(self) -> Callable[..., Array]:
-        """A jitted call of one or more steps; on a CPU one, 7 % slower than ten, so that chains of all lengths share it."""
-        apply, model = functional(abstract(self.model.unet.config)), self.model
-        step = samplers.STEPS[self.settings["method"]]
-
-        def local(params: Params, xt: Array, now: samplers.Step, keys: Array, labels: Array | None) -> Array:
-            def one(xt: Array, now: samplers.Step) -> Array:
-                predict = lambda x, t: apply(params, x, t, labels)  # noqa: E731
-                return step(predict, model.schedule, xt, now, keys, **self._options.step)
-
-            if len(now.t) == 1:
-                return one(xt, jax.tree.map(lambda column: column[0], now))
-            return jax.lax.scan(lambda x, at: (one(x, at), None), xt, now)[0]
-
-        specs = (parallel.REPLICATED, parallel.DATA, parallel.REPLICATED, parallel.DATA, parallel.DATA)
-        return jax.jit(jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False))
-
     def _compile_prediction(self) -> Callable[..., tuple[Array, Array]]:
         apply, model = functional(abstract(self.model.unet.config)), self.model
 
@@ -205,6 +191,29 @@ class Drawer:
         return jax.jit(
             jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=(parallel.DATA,) * 2, check_vma=False)
         )
+
+
+def sampling_step(
+    config: UNetConfig, schedule: diffusion.Schedule, settings: dict[str, Any], mesh: Mesh
+) -> jax.stages.Wrapped:
+    """A jitted call (params, xt, steps, keys, labels) -> xt of one or more steps of the sampler, split over the mesh.
+
+    On a CPU one is called at a time, 7 % slower than ten, so that chains of all lengths share it. settings: a sampler's, and
+    `prediction`.
+    """
+    apply, step = functional(abstract(config)), samplers.STEPS[settings["method"]]
+    options = samplers.options(settings).step
+
+    def local(params: Params, xt: Array, now: samplers.Step, keys: Array, labels: Array | None) -> Array:
+        def one(xt: Array, now: samplers.Step) -> Array:
+            return step(lambda x, t: apply(params, x, t, labels), schedule, xt, now, keys, **options)
+
+        if len(now.t) == 1:
+            return one(xt, jax.tree.map(lambda column: column[0], now))
+        return jax.lax.scan(lambda x, at: (one(x, at), None), xt, now)[0]
+
+    specs = (parallel.REPLICATED, parallel.DATA, parallel.REPLICATED, parallel.DATA, parallel.DATA)
+    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False))
 
 
 def mean_eps_slope(drawer: Drawer, x0: Float[Array, "n h w c"], seed: int) -> dict[str, Any]:

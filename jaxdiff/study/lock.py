@@ -114,7 +114,7 @@ def _newest(folder: epath.Path) -> tuple[int, Record]:
 
 def _create(path: epath.Path, record: Record) -> bool:
     """Write a file that nobody has written. In a bucket, where that cannot be asked for, the last writer has it."""
-    if "://" not in os.fspath(path):
+    if not files.is_in_bucket(path):
         with contextlib.suppress(FileExistsError), open(path, "x") as file:
             json.dump(record, file)
             return True

@@ -9,14 +9,17 @@ from etils import epath
 
 from jaxdiff import files, training
 from jaxdiff.parallel import is_leader
-from jaxdiff.study.machine import peak_flops
+from jaxdiff.study.hardware import peak_flops
+
+FLUSH = 30.0  # seconds between writes to a bucket
 
 
 class MetricsLog:
     """One line each `log_every` steps; lines past the step from which a run goes on are dropped.
 
     A line holds the step, loss and gradient norm (before clipping), images a second in all and a device, and, of the
-    model's own arithmetic, FLOP a second and its share of the devices' peak where that is known.
+    model's own arithmetic, FLOP a second and its share of the devices' peak where that is known. In a bucket, whose objects
+    cannot grow, the file is written whole: every half minute, and by `flush`.
     """
 
     def __init__(self, folder: epath.Path, start: int, settings: dict[str, Any], step_flops: float, devices: int):
@@ -24,10 +27,11 @@ class MetricsLog:
         self.step_flops, self.devices, self.peak = step_flops, devices, peak_flops()
         self.last, self.note, self.marked, self.saved = start, "compiling", (start, time.time()), start
         self.board = _Board(folder / "tensorboard") if settings["tensorboard"] and is_leader() else None
+        self.remote, self.flushed = files.is_in_bucket(self.path), time.monotonic()
         if is_leader():
             lines = self.path.read_text().splitlines() if self.path.exists() else []
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
-            files.write(self.path, "".join(line + "\n" for line in kept))
+            self.lines = [line + "\n" for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
+            files.write(self.path, "".join(self.lines))
 
     def write(self, metrics: list[training.Metrics]) -> None:
         """Append the lines that are due. Raises ValueError at the first step that is not finite."""
@@ -44,13 +48,28 @@ class MetricsLog:
         speed = self._speed()
         self.note = f"loss {due[-1]['loss']:.4f}, {speed['images_per_second']:,.0f} images/s"
         if is_leader():
-            with self.path.open("a") as file:
-                file.writelines(json.dumps(record | speed) + "\n" for record in due)
+            self._append([json.dumps(record | speed) + "\n" for record in due])
         if self.board is not None:
             self.board.write([record | speed for record in due])
 
+    def _append(self, lines: list[str]) -> None:
+        if not self.remote:
+            with self.path.open("a") as file:
+                file.writelines(lines)
+            return
+        self.lines += lines
+        if time.monotonic() - self.flushed > FLUSH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits to be written to a bucket."""
+        if self.remote and is_leader():
+            files.write(self.path, "".join(self.lines))
+            self.flushed = time.monotonic()
+
     def close(self) -> None:
-        """Flush what is still to be written."""
+        """Write what is still to be written."""
+        self.flush()
         if self.board is not None:
             self.board.close()
 
@@ -68,6 +87,7 @@ class MetricsLog:
         return speed
 
     def _stop(self, name: str, record: training.Metrics) -> None:
+        self.flush()
         saved = f"the checkpoint of step {self.saved} is whole" if self.saved else "no checkpoint was saved before it"
         raise ValueError(
             f"the {name.replace('_', ' ')} is {record[name]} at step {self.last} (loss {record['loss']:.4g}); {saved}; choose a lower "

@@ -14,18 +14,6 @@ from jaxdiff import parallel
 from jaxdiff.study.cells import Cell
 from jaxdiff.unet import UNet, abstract, functional, parameters
 
-# Peak FLOP/s of a device in bfloat16 with float32 sums, dense; by the makers' own data sheets.
-PEAK_FLOPS = {
-    "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5": 459e12, "TPU v6 lite": 918e12, "TPU7x": 2307e12,
-    "NVIDIA A100-SXM4-40GB": 312e12, "NVIDIA A100-SXM4-80GB": 312e12, "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12, "NVIDIA L4": 121e12,
-}  # fmt: skip
-
-
-def peak_flops() -> float:
-    """Of one device here, 0 where it is not known (a CPU's depends on its clock)."""
-    return PEAK_FLOPS.get(jax.devices()[0].device_kind, 0.0)
-
 
 def environment() -> dict[str, Any]:
     """What may differ between equal runs: the time, the host, the devices, the versions."""

@@ -51,6 +51,7 @@ def train(cell: Cell, folder: epath.Path, split: Split, progress: Progress, prof
             stop = preemption.reached(call.step) and call.step < s["steps"]
             if stop or call.step % s["checkpoint_every"] == 0 or call.step == s["steps"]:
                 log.write(call.rest())  # a state whose loss is not finite is not saved
+                log.flush()
                 checkpoints.save(saved, call.step, call.state, keep(s))
                 log.saved = call.step
             if stop:
@@ -64,6 +65,17 @@ def _compile(
 ) -> tuple[Callable, float]:
     """The compiled train step, and the FLOP of one step of the model (by XLA's cost analysis)."""
     s, data = cell.settings["train"], cell.settings["data"]
+    shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in state.params.items()}
+    image = data["size"], data["size"], data["channels"]
+    flops = s["batch"] * training.image_flops(training_apply(cell.unet), shapes, image)
+    return lower(cell, rule, mesh, state, k).compile(), flops
+
+
+def lower(
+    cell: Cell, rule: optax.GradientTransformation, mesh: Mesh, state: training.TrainState, k: int
+) -> jax.stages.Lowered:
+    """The cell's call of K train steps, for the mesh's devices; of the state the shapes are enough (`training.state_shapes`)."""
+    s, data = cell.settings["train"], cell.settings["data"]
     step = training.make_train_step(
         training_apply(cell.unet, s["dtype"], s["remat"]), rule, models.schedule(cell.settings["diffusion"]), mesh,
         prediction=cell.settings["diffusion"]["prediction"], ema=s["ema"], seed=cell.seed,
@@ -71,9 +83,7 @@ def _compile(
     )  # fmt: skip
     shape = (k, s["batch"], data["size"], data["size"], data["channels"])
     images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=NamedSharding(mesh, pipeline.STEPS))
-    shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in state.params.items()}
-    flops = s["batch"] * training.image_flops(training_apply(cell.unet), shapes, shape[2:])
-    return step.lower(state, images).compile(), flops
+    return step.lower(state, images)
 
 
 def batches(cell: Cell, split: Split, mesh: Mesh) -> tuple[pipeline.Calls, int]:

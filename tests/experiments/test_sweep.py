@@ -18,8 +18,12 @@ FLAGS = "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_lev
 
 
 def command(module, *arguments, **options):
+    return python(f"experiments.{module}", *arguments, **options)
+
+
+def python(module, *arguments, **options):
     environment = os.environ | {"XLA_FLAGS": FLAGS}
-    run = [sys.executable, "-W", "ignore", "-m", f"experiments.{module}", *map(str, arguments)]
+    run = [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
     return subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
@@ -155,6 +159,29 @@ def test_a_converted_cell_is_sampled_as_a_diffusers_folder(folder, tmp_path):
     process = command("convert", "--model", folder, "--out", folder)
     assert "exists; choose another --out" in process.communicate()[1]
     assert process.returncode == 1
+
+
+@pytest.mark.slow
+def test_a_workdir_in_a_bucket_is_as_one_on_disk(whole, tmp_path):
+    """gs:// is a folder here that behaves as a bucket does; what Orbax itself reads and writes is left out."""
+    study = ("tests.experiments.bucket", tmp_path, "sweep", *SMALL, "--workdir=gs://mine/study", f"--config.data.cache={tmp_path}/cache")  # fmt: skip
+    assert f"{CELL} train: 40/40" in finished(python(*study))
+    disk, bucket = whole[0] / "cells" / CELL, tmp_path / "mine/study/cells" / CELL
+    for name in ("config.json", "result.json", "samples.npz", "neighbors.npz"):
+        assert (bucket / name).read_bytes() == (disk / name).read_bytes(), name
+    steps = [
+        [json.loads(line)["step"] for line in (cell / "metrics.jsonl").read_text().splitlines()]
+        for cell in (bucket, disk)
+    ]
+    assert steps[0] == steps[1]
+    assert (tmp_path / "mine/study/report.html").exists()
+    (bucket / "samples.npz").unlink()
+    again = finished(python(*study))
+    assert "sample: 20/20" in again
+    assert "train" not in again
+    drawn = (tmp_path / "mine/study/report.html").read_bytes()
+    finished(python("tests.experiments.bucket", tmp_path, "report", "--workdir=gs://mine/study"))
+    assert (tmp_path / "mine/study/report.html").read_bytes() == drawn
 
 
 @pytest.mark.slow

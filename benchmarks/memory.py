@@ -1,0 +1,76 @@
+"""The memory that `experiments.plan` foretells for the devices here, beside what the process takes in a first train step.
+
+  python -m benchmarks.memory --config configs/quickstart.py
+
+Each model in a process of its own. Taken is the growth of the peak of the resident set, from before the state is made to after
+the first step; the compiler's own memory is given back before and not counted.
+"""
+
+import json
+import subprocess
+import sys
+
+from experiments import _cli
+
+_cli.prepare_environment()
+
+import jax  # noqa: E402
+from absl import flags  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+from jaxdiff import training  # noqa: E402
+from jaxdiff.study import cells, hardware, programs, train  # noqa: E402
+
+config_flags.DEFINE_config_file("config", None, "The study whose models are taken.")
+flags.DEFINE_string("model", None, "Of this one, as JSON, in this process.")
+FLAGS = flags.FLAGS
+
+
+def resident() -> int:
+    """Bytes of the resident set now."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def peak() -> int:
+    """Bytes of its peak since it was reset."""
+    with open("/proc/self/status") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+
+
+def measure(cell: cells.Cell) -> dict[str, float]:
+    there = hardware.topology("local")
+    devices = programs.Devices(there, hardware.chip())
+    cell = programs.changed(cell, batch=devices.divided(cell.settings["train"]["batch"]))
+    foretold = programs.train_step(cell, devices).memory - programs.state_bytes(cell, devices)["images"]
+    rule, mesh = train.optimizer(cell.settings["train"]), devices.mesh
+    shapes = programs.state(cell, devices)
+    step = train.lower(cell, rule, mesh, shapes, 1).compile()
+    images = jax.jit(
+        lambda: jax.numpy.zeros(step.in_avals[0][1].shape, jax.numpy.uint8), out_shardings=step.input_shardings[0][1]
+    )()
+    initial = train.initial(cell)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak is that of now
+    before = resident()
+    state = training.init_state(initial, rule, mesh, cell.settings["train"]["shard_params"])
+    jax.block_until_ready(step(state, images))
+    return {"foretold": foretold * len(there), "taken": peak() - before}
+
+
+def main() -> None:
+    chosen = {cell.model: cell for cell in cells.expand(FLAGS.config)}
+    if FLAGS.model:
+        print(json.dumps(measure(chosen[FLAGS.model])))
+        return
+    print("model     foretold, MB   taken, MB   ratio")
+    for model in chosen:
+        command = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], f"--model={model}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        ratio = found["taken"] / found["foretold"]
+        print(f"{model:<9} {found['foretold'] / 1e6:12,.0f} {found['taken'] / 1e6:11,.0f} {ratio:7.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    _cli.run(main, __doc__ or "")

@@ -1,0 +1,133 @@
+"""What a study takes on devices that need not be here: memory, time, the largest batch, and what should be changed."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxdiff.study.cells import Cell
+from jaxdiff.study.programs import Devices, Program, Time, changed, sampling_step, state_bytes, train_step
+from jaxdiff.unet import parameter_count
+
+REMEDIES: tuple[dict[str, Any], ...] = (
+    {"shard_params": True},
+    {"remat": True},
+    {"shard_params": True, "remat": True},
+)
+
+
+def remedy(cell: Cell, devices: Devices) -> tuple[dict[str, Any], Program] | None:
+    """The first settings of training, of REMEDIES and then with ever smaller batches, whose step fits; None where none does."""
+    batch = cell.settings["train"]["batch"]
+    smaller = [REMEDIES[-1] | {"batch": devices.divided(batch // 2**i)} for i in range(1, batch.bit_length())]
+    for settings in (*REMEDIES, *smaller):
+        if len(devices.all) > 1 or not settings.get("shard_params"):
+            program = train_step(changed(cell, **settings), devices)
+            if program.fits:
+                return settings, program
+    return None
+
+
+def largest_batch(cell: Cell, devices: Devices, program: Program) -> int:
+    """The largest power of two a device whose step fits, times the devices; `program` is one that fits.
+
+    Memory grows in proportion to the batch where this is large: the two largest programs known foretell the next to compile,
+    until that is one of them.
+    """
+    n, state = len(devices.all), sum(state_bytes(cell, devices).values())
+    below: tuple[int, float | int] = (0, state)
+    best, refused = (program.batch, program.memory), math.inf
+    while True:
+        slope = max(best[1] - below[1], 1.0) / (best[0] - below[0])
+        foretold = best[0] + (program.limit - best[1]) / slope
+        batch = n * 2 ** math.floor(math.log2(max(1.0, min(foretold, refused / 2) / n)))
+        if batch <= best[0]:
+            return best[0]
+        there = train_step(changed(cell, batch=batch), devices)
+        if there.fits:
+            below, best = best, (batch, there.memory)
+        else:
+            refused = batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Of one model of a study, with the settings of training that `remedy` gives where those of the study do not fit.
+
+    refused: the step that does not fit. state: bytes a device (`state_bytes`). times: of a train step and of a sampling step.
+    hours: of all its cells' training and sampling, at these times; None where the chip is not known. largest: the largest
+    batch that fits; None where it was not looked for.
+    """
+
+    model: str
+    parameters: int
+    cells: int
+    state: dict[str, int]
+    train: Program
+    sample: Program
+    times: tuple[Time, Time] | None
+    hours: tuple[float, float] | None
+    refused: Program | None
+    remedy: dict[str, Any]
+    largest: int | None
+
+
+def plan(cells: Sequence[Cell], devices: Devices, search: bool = False) -> Plan:
+    """The cells are those of one model. search: for the largest batch, which compiles a few train steps more."""
+    cell = max(cells, key=lambda cell: cell.n)
+    cell = changed(cell, batch=devices.divided(cell.settings["train"]["batch"]))
+    step, refused = train_step(cell, devices), None
+    settings: dict[str, Any] = {}
+    if not step.fits:
+        refused, (settings, step) = step, remedy(cell, devices) or ({}, step)
+        cell = changed(cell, **settings)
+    sample = sampling_step(cell, devices)
+    times = devices.time(step), devices.time(sample)
+    known = None if times[0] is None or times[1] is None else (times[0], times[1])
+    return Plan(
+        cell.model, parameter_count(cell.unet), len(cells), state_bytes(cell, devices), step, sample, known,
+        None if known is None or not step.fits else hours(cells, step.batch, sample.batch, known), refused, settings,
+        largest_batch(cell, devices, step) if search and step.fits else None,
+    )  # fmt: skip
+
+
+def hours(cells: Sequence[Cell], batch: int, chunk: int, times: tuple[Time, Time]) -> tuple[float, float]:
+    """Of training, and of sampling in chunks. A batch that had to be another than the study's sees as many images."""
+    training = sum(cell.settings["train"]["steps"] * cell.settings["train"]["batch"] / batch for cell in cells)
+    s = [cell.settings["sample"] for cell in cells]
+    sampling = sum(x["steps"] * (math.ceil(x["num"] / chunk) + math.ceil(x["common"] / chunk)) for x in s)
+    return training * times[0].step / 3600, sampling * times[1].step / 3600
+
+
+def warnings(cells: Sequence[Cell], made: Plan, devices: Devices) -> Iterator[str]:
+    """What should be known before such a machine is asked for."""
+    n = len(devices.all)
+    for key, program in (("train.batch", made.train), ("sample.batch", made.sample)):
+        section, name = key.split(".")
+        wanted = cells[0].settings[section][name]
+        if wanted % n:
+            yield f"{key} {wanted} cannot be divided by {n} devices; --config.{key}={program.batch} can, and is planned here"
+    if made.refused is not None:
+        needed = f"it does not fit: {made.refused.memory / 1e9:,.1f} GB a device of {made.refused.limit / 1e9:,.1f}"
+        flags = " ".join(f"--config.train.{key}={value}" for key, value in made.remedy.items())
+        yield (
+            f"{needed}; with {flags} it does, and is planned here"
+            if flags
+            else f"{needed}, whatever is changed; take more devices"
+        )
+    if made.times is None or not made.train.fits:
+        return
+    time = made.times[0]
+    if time.memory > time.compute:
+        half = (
+            ""
+            if cells[0].settings["train"]["dtype"] == "bfloat16"
+            else "; --config.train.dtype=bfloat16 needs less of it"
+        )
+        yield f"a train step is bound by memory: {1e3 * time.memory:.2f} ms of it for {1e3 * time.compute:.2f} ms of arithmetic{half}"
+    working = max(time.compute, time.memory)
+    if time.sending > working:
+        yield (
+            f"a train step sends for {1e3 * time.sending:.2f} ms and works for {1e3 * working:.2f} ms: at batch {made.train.batch} "
+            f"more than about {max(1, round(n * working / time.sending))} devices do not pay"
+        )
