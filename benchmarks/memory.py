@@ -2,11 +2,14 @@
 
   python -m benchmarks.memory --config configs/quickstart.py
 
-Each model in a process of its own. Taken is the growth of the peak of the resident set, from before the state is made to after
-the first step; the compiler's own memory is given back before and not counted.
+Each model in a process of its own. Taken is the growth of the peak of the resident set, from before the state is made to after the
+first step. What the compiler took is given back before, as far as the C library does that.
 """
 
+import ctypes
+import gc
 import json
+import os
 import subprocess
 import sys
 
@@ -29,7 +32,7 @@ FLAGS = flags.FLAGS
 def resident() -> int:
     """Bytes of the resident set now."""
     with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak() -> int:
@@ -50,6 +53,8 @@ def measure(cell: cells.Cell) -> dict[str, float]:
         lambda: jax.numpy.zeros(step.in_avals[0][1].shape, jax.numpy.uint8), out_shardings=step.input_shardings[0][1]
     )()
     initial = train.initial(cell)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak is that of now
     before = resident()
@@ -59,6 +64,8 @@ def measure(cell: cells.Cell) -> dict[str, float]:
 
 
 def main() -> None:
+    if FLAGS.config is None:
+        raise ValueError("--config is missing; say whose models to take, as --config configs/quickstart.py")
     chosen = {cell.model: cell for cell in cells.expand(FLAGS.config)}
     if FLAGS.model:
         print(json.dumps(measure(chosen[FLAGS.model])))
@@ -66,7 +73,7 @@ def main() -> None:
     print("model     foretold, MB   taken, MB   ratio")
     for model in chosen:
         command = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], f"--model={model}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         ratio = found["taken"] / found["foretold"]
         print(f"{model:<9} {found['foretold'] / 1e6:12,.0f} {found['taken'] / 1e6:11,.0f} {ratio:7.2f}", flush=True)

@@ -54,10 +54,10 @@ def as_row(made: Plan, devices: Devices) -> Row:
         "model": made.model, "parameters": made.parameters, "cells": made.cells, "devices": len(devices.all),
         "batch": step.batch, **made.remedy, "weights": state["weights"], "optimizer": state["optimizer"],
         "images": state["images"], "working": step.memory - sum(state.values()), "memory": step.memory,
-        "limit": step.limit, "fits": step.fits, "largest_batch": made.largest, "flops": step.flops, "moved": step.moved,
+        "limit": step.limit, "fits": step.fits and made.sample.fits, "sampling_memory": made.sample.memory, "largest_batch": made.largest, "flops": step.flops, "moved": step.moved,
         **step.traffic,
     }  # fmt: skip
-    if made.times and made.hours and step.fits:
+    if made.times and made.hours:
         time, total = made.times[0], sum(made.hours) * devices.chips
         row |= {
             "compute_s": time.compute, "memory_s": time.memory, "sending_s": time.sending, "step_s": time.step,
@@ -81,7 +81,9 @@ LINES: tuple[tuple[str, str, Callable[[object], str]], ...] = (
     ("    training images", "images", number(1e6, 1)),
     ("    activations, gradients and the rest", "working", number(1e6, 1)),
     ("    in all", "memory", number(1e6, 1)),
+    ("    of a sampling step", "sampling_memory", number(1e6, 1)),
     ("    of", "limit", number(1e6, 0)),
+    ("    fits", "fits", lambda fits: "yes" if fits else "no"),
     ("a train step: GFLOP a device", "flops", number(1e9, 2)),
     ("    MB read and written", "moved", number(1e6, 1)),
     ("    MB summed over devices (all-reduce)", "all-reduce", number(1e6, 2)),
@@ -142,12 +144,14 @@ def main() -> None:
             console.print(f"{made.model}: {sentence}")
     if devices.chip is None:
         console.print(
-            f"The rates of a {there[0].device_kind} are not known here, so no times; --dry_run of the sweep measures them."
+            f"The rates of a {there[0].device_kind} are not known here: no times, no money; --dry_run of the sweep takes times."
         )
-    elif all(made.hours for made in plans):
+    else:
         total = sum(sum(made.hours) for made in plans if made.hours) * devices.chips
         cost = "" if FLAGS.price is None else f", {FLAGS.price * total:,.2f} at {FLAGS.price:g} a chip-hour"
-        console.print(f"the study: {total:,.2f} chip-hours at the least{cost}")
+        missing = ", ".join(made.model for made in plans if not made.hours)
+        without = f" without {missing}, which does not fit" if missing else ""
+        console.print(f"the study{without}: {total:,.2f} chip-hours at the least{cost}")
     if FLAGS.out:
         keys = {key: None for row in rows for key in row}
         files.write(epath.Path(FLAGS.out), to_csv([{key: row.get(key) for key in keys} for row in rows]))

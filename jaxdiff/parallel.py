@@ -82,7 +82,7 @@ def global_mesh(batch: int) -> Mesh:
 def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
     """A mesh over these devices, neighbors beside each other; those of one TPU slice, where there are several, as well."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices == 1:
+    if slices == 1 or devices[0].platform != "tpu":
         return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     placed = mesh_utils.create_hybrid_device_mesh((len(devices) // slices,), (slices,), devices)
     return Mesh(placed, ("data",), axis_types=(AxisType.Auto,))

@@ -9,19 +9,21 @@ from jaxdiff.study.cells import Cell
 from jaxdiff.study.programs import Devices, Program, Time, changed, sampling_step, state_bytes, train_step
 from jaxdiff.unet import parameter_count
 
-REMEDIES: tuple[dict[str, Any], ...] = (
-    {"shard_params": True},
-    {"remat": True},
-    {"shard_params": True, "remat": True},
-)
-
 
 def remedy(cell: Cell, devices: Devices) -> tuple[dict[str, Any], Program] | None:
-    """The first settings of training, of REMEDIES and then with ever smaller batches, whose step fits; None where none does."""
-    batch = cell.settings["train"]["batch"]
-    smaller = [REMEDIES[-1] | {"batch": devices.divided(batch // 2**i)} for i in range(1, batch.bit_length())]
-    for settings in (*REMEDIES, *smaller):
-        if len(devices.all) > 1 or not settings.get("shard_params"):
+    """The first settings of training whose step fits, None where none does.
+
+    They leave a study's result as it is: weights split over the devices, activations computed again, both, and then the batch
+    in ever smaller parts.
+    """
+    s, n = cell.settings["train"], len(devices.all)
+    both = {"shard_params": True, "remat": True} if n > 1 else {"remat": True}
+    parts = [s["accumulate"] * 2**i for i in range(1, s["batch"].bit_length())]
+    accumulated = [both | {"accumulate": p} for p in parts if s["batch"] % (n * p) == 0]
+    tried = [s]
+    for settings in (*({key: value} for key, value in both.items()), both, *accumulated):
+        if s | settings not in tried:
+            tried.append(s | settings)
             program = train_step(changed(cell, **settings), devices)
             if program.fits:
                 return settings, program
@@ -29,18 +31,21 @@ def remedy(cell: Cell, devices: Devices) -> tuple[dict[str, Any], Program] | Non
 
 
 def largest_batch(cell: Cell, devices: Devices, program: Program) -> int:
-    """The largest power of two a device whose step fits, times the devices; `program` is one that fits.
+    """The largest batch of a power of two a device (and part) whose step fits; that of `program`, which fits, where it is larger.
 
     Memory grows in proportion to the batch where this is large: the two largest programs known foretell the next to compile,
     until that is one of them.
     """
-    n, state = len(devices.all), sum(state_bytes(cell, devices).values())
+    unit, state = len(devices.all) * cell.settings["train"]["accumulate"], sum(state_bytes(cell, devices).values())
+    power = lambda batch: unit * 2 ** math.floor(math.log2(max(1.0, batch / unit)))  # noqa: E731
     below: tuple[int, float | int] = (0, state)
     best, refused = (program.batch, program.memory), math.inf
     while True:
         slope = max(best[1] - below[1], 1.0) / (best[0] - below[0])
-        foretold = best[0] + (program.limit - best[1]) / slope
-        batch = n * 2 ** math.floor(math.log2(max(1.0, min(foretold, refused / 2) / n)))
+        batch = power(best[0] + (program.limit - best[1]) / slope)
+        if not below[0]:  # the slope is too steep: not all that the step takes beside the state grows
+            batch = max(batch, 2 * power(best[0]))
+        batch = min(batch, power(refused / 2)) if refused < math.inf else batch
         if batch <= best[0]:
             return best[0]
         there = train_step(changed(cell, batch=batch), devices)
@@ -75,7 +80,8 @@ class Plan:
 def plan(cells: Sequence[Cell], devices: Devices, search: bool = False) -> Plan:
     """The cells are those of one model. search: for the largest batch, which compiles a few train steps more."""
     cell = max(cells, key=lambda cell: cell.n)
-    cell = changed(cell, batch=devices.divided(cell.settings["train"]["batch"]))
+    s = cell.settings["train"]
+    cell = changed(cell, batch=devices.divided(s["batch"], s["accumulate"]))
     step, refused = train_step(cell, devices), None
     settings: dict[str, Any] = {}
     if not step.fits:
@@ -86,7 +92,7 @@ def plan(cells: Sequence[Cell], devices: Devices, search: bool = False) -> Plan:
     known = None if times[0] is None or times[1] is None else (times[0], times[1])
     return Plan(
         cell.model, parameter_count(cell.unet), len(cells), state_bytes(cell, devices), step, sample, known,
-        None if known is None or not step.fits else hours(cells, step.batch, sample.batch, known), refused, settings,
+        None if known is None or not (step.fits and sample.fits) else hours(cells, step.batch, sample.batch, known), refused, settings,
         largest_batch(cell, devices, step) if search and step.fits else None,
     )  # fmt: skip
 
@@ -101,20 +107,26 @@ def hours(cells: Sequence[Cell], batch: int, chunk: int, times: tuple[Time, Time
 
 def warnings(cells: Sequence[Cell], made: Plan, devices: Devices) -> Iterator[str]:
     """What should be known before such a machine is asked for."""
-    n = len(devices.all)
-    for key, program in (("train.batch", made.train), ("sample.batch", made.sample)):
-        section, name = key.split(".")
-        wanted = cells[0].settings[section][name]
-        if wanted % n:
-            yield f"{key} {wanted} cannot be divided by {n} devices; --config.{key}={program.batch} can, and is planned here"
+    s, n = cells[0].settings, len(devices.all)
+    wanted, parts = s["train"]["batch"], s["train"]["accumulate"]
+    if wanted % (n * parts):
+        each = f" in {parts} parts" if parts > 1 else ""
+        yield f"train.batch {wanted}{each} cannot be divided by {n} devices; --config.train.batch={made.train.batch} can, and is planned here"
+    if s["sample"]["batch"] % n:
+        yield (
+            f"sample.batch {s['sample']['batch']} cannot be divided by {n} devices; --config.sample.batch={made.sample.batch} can, "
+            "and is planned here"
+        )
     if made.refused is not None:
-        needed = f"it does not fit: {made.refused.memory / 1e9:,.1f} GB a device of {made.refused.limit / 1e9:,.1f}"
+        needed = f"a train step does not fit: {_gigabytes(made.refused)}"
         flags = " ".join(f"--config.train.{key}={value}" for key, value in made.remedy.items())
         yield (
             f"{needed}; with {flags} it does, and is planned here"
             if flags
             else f"{needed}, whatever is changed; take more devices"
         )
+    if not made.sample.fits:
+        yield f"a sampling step does not fit: {_gigabytes(made.sample)}; choose a smaller --config.sample.batch"
     if made.times is None or not made.train.fits:
         return
     time = made.times[0]
@@ -131,3 +143,7 @@ def warnings(cells: Sequence[Cell], made: Plan, devices: Devices) -> Iterator[st
             f"a train step sends for {1e3 * time.sending:.2f} ms and works for {1e3 * working:.2f} ms: at batch {made.train.batch} "
             f"more than about {max(1, round(n * working / time.sending))} devices do not pay"
         )
+
+
+def _gigabytes(program: Program) -> str:
+    return f"{program.memory / 1e9:,.1f} GB a device of {program.limit / 1e9:,.1f}"

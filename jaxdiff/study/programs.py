@@ -24,9 +24,10 @@ from jaxdiff.unet import abstract, parameters
 
 COLLECTIVE = re.compile(r"= (?P<shapes>.*?) (?P<op>all-reduce|all-gather|reduce-scatter)(-start)?\(")
 ARRAY = re.compile(r"[a-z]+(?P<bits>\d+)\[(?P<shape>[\d,]*)\]")
+RESERVED = 2**28  # bytes of a chip's memory that libtpu keeps for itself: 15.75 GiB of a v5e's 16 are left
 # libtpu's words, of what a program needs beside its arguments (newer ones, older ones), and of what there is.
-FULL = re.compile(r"(?:\(|Used )([\d.]+)([KMGT]?)\)? (?:exceeds available HBM \(|of )([\d.]+)([KMGT]?)")
-# Four times as fast; takes the same memory and FLOP within a hundredth, and counts less of what moves within the chip.
+FULL = re.compile(r"(?:\(|Used )([\d.]+)([KMGT]?)\)? (?:exceeds available HBM \(|of )([\d.]+)([KMGT]?)(?:\)| hbm)")
+# Twice as fast; takes the same memory and FLOP within a hundredth, and counts a quarter fewer bytes (docs/scaling.md).
 QUICKLY: Any = {"optimization_level": 9}  # O0
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -36,8 +37,8 @@ class Program:
     """A compiled step; the numbers of one device.
 
     memory: bytes that it takes while it runs, the state included; limit: bytes that there are. flops; moved: bytes read and
-    written; traffic: bytes of the whole arrays that each kind of collective makes. All but memory are 0 where it does not
-    fit and the compiler gives up.
+    written; traffic: bytes of the whole arrays that each kind of collective makes. These three are 0 where it does not fit and
+    the compiler gives up.
     """
 
     batch: int
@@ -78,14 +79,19 @@ class Devices:
 
     @property
     def limit(self) -> float | int:
-        """Bytes of memory of one device. A CPU's are parts of the machine's."""
+        """Bytes of memory of one device: as the device says, if it is here; of a CPU, its part of the machine's."""
+        one = self.all[0]
+        stats = one.memory_stats() if one.platform != "cpu" and one in jax.local_devices() else None
+        if stats and "bytes_limit" in stats:
+            return stats["bytes_limit"]
         if self.chip:
-            return self.chip.memory / self.chip.devices
+            return self.chip.memory / self.chip.devices - RESERVED
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(self.all)
 
-    def divided(self, batch: int) -> int:
-        """The batch nearest to this one that the devices divide."""
-        return max(1, round(batch / len(self.all))) * len(self.all)
+    def divided(self, batch: int, parts: int = 1) -> int:
+        """The batch nearest to this one whose `parts` the devices divide."""
+        unit = len(self.all) * parts
+        return max(1, round(batch / unit)) * unit
 
     def time(self, program: Program) -> Time | None:
         """None where the chip is not known."""
@@ -135,7 +141,10 @@ def train_step(cell: Cell, devices: Devices) -> Program:
     """Of one step in a call; calls of several take the memory of their batches, bytes an image, besides."""
     s = cell.settings["train"]
     lowered = train.lower(cell, train.optimizer(s), devices.mesh, state(cell, devices), 1)
-    return _compiled(lowered, s["batch"], devices, state_bytes(cell, devices))
+    program = _compiled(lowered, s["batch"], devices, state_bytes(cell, devices))
+    # XLA counts a loop once, and the parts of a batch are one; the optimizer, counted with them, is little beside them.
+    parts = 1 if devices.all[0].platform == "cpu" else s["accumulate"]
+    return dataclasses.replace(program, flops=program.flops * parts, moved=program.moved * parts)
 
 
 def sampling_step(cell: Cell, devices: Devices) -> Program:
@@ -161,7 +170,7 @@ def _compiled(lowered: jax.stages.Lowered, batch: int, devices: Devices, held: d
     except jax.errors.JaxRuntimeError as error:
         full = FULL.search(str(error))
         if full is None:
-            raise
+            raise ValueError(f"a step at batch {batch} cannot be compiled: {str(error).splitlines()[0]}") from None
         used, limit = (float(full[i]) * UNITS[full[i + 1]] for i in (1, 3))
         return Program(batch, used + sum(held.values()), limit)
     memory: Any = program.memory_analysis()

@@ -25,6 +25,12 @@ class Bucket(DirFileSystem):
         assert options.get("use_listings_cache") is False, "what other machines write would not be seen"
         super().__init__(path=FOLDER, fs=LocalFileSystem(auto_mkdir=True))
 
+    def mkdir(self, path, **options):
+        pass
+
+    def makedirs(self, path, **options):
+        pass
+
     def open(self, path, mode="rb", **options):
         return super().open(path, mode.replace("a", "w"), **options)
 

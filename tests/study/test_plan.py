@@ -27,8 +27,9 @@ def wide(cell):
     return dataclasses.replace(cell, unet=dataclasses.replace(cell.unet, block_out_channels=(256,)))
 
 
-def with_memory(bytes_a_device):
-    return programs.Devices(jax.devices(), CHIP._replace(memory=float(bytes_a_device)))
+def with_memory(bytes_a_device, count=8):
+    chip = CHIP._replace(memory=float(bytes_a_device) + programs.RESERVED)
+    return programs.Devices(jax.devices()[:count], chip)
 
 
 def test_collectives_are_read_from_the_compiled_text():
@@ -72,17 +73,30 @@ def test_the_state_of_a_device_is_counted(cell):
     assert split == pytest.approx(whole / 8, rel=0.03), "small arrays stay whole"
 
 
+@pytest.mark.slow
 def test_the_largest_batch_is_that_of_brute_force(cell):
-    memory = {
-        n: programs.train_step(programs.changed(cell, batch=8 * n), with_memory(1e12)).memory for n in (1, 2, 4, 8)
-    }
-    devices = with_memory((memory[4] + memory[8]) / 2)
-    start = programs.changed(cell, batch=8)
-    assert plan.largest_batch(start, devices, programs.train_step(start, devices)) == 32
+    taken = [programs.train_step(programs.changed(cell, batch=n), with_memory(1e12)).memory for n in (32, 64)]
+    devices = with_memory(sum(taken) / 2)
+    cell = programs.changed(cell, batch=8)
+    assert plan.largest_batch(cell, devices, programs.train_step(cell, devices)) == 32
 
 
+@pytest.mark.parametrize("slope", [1.0, 10.0])
+@pytest.mark.parametrize("fixed", [0.0, 1e4])
+def test_the_search_finds_the_largest_batch_whatever_grows(cell, monkeypatch, slope, fixed):
+    """The compiler's part is played by a line, with what does not grow large or absent."""
+    devices, state = with_memory(2e5), 1e4
+    line = lambda batch: programs.Program(batch, state + fixed + slope * batch, devices.limit)  # noqa: E731
+    monkeypatch.setattr(plan, "state_bytes", lambda cell, devices: {"weights": state})
+    monkeypatch.setattr(plan, "train_step", lambda cell, devices: line(cell.settings["train"]["batch"]))
+    found = plan.largest_batch(programs.changed(cell, batch=8), devices, line(8))
+    assert line(found).fits
+    assert not line(2 * found).fits
+
+
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_with_what_makes_it_fit(cell):
-    """Half of the state's bytes leave room for a state that is split, and none for a whole one."""
+    """There is room for a state that is split, and none for a whole one."""
     cell = wide(cell)
     devices = with_memory(1e12)
     whole, split = (
@@ -96,6 +110,39 @@ def test_what_does_not_fit_is_said_with_what_makes_it_fit(cell):
     assert made.remedy == {"shard_params": True}
     assert made.train.fits
     assert "--config.train.shard_params=True" in " ".join(plan.warnings([cell], made, devices))
+
+
+@pytest.mark.slow
+def test_on_one_device_the_batch_is_taken_in_parts(cell):
+    devices, cell = with_memory(1e12, 1), programs.changed(cell, batch=32)
+    recomputed, parts = (
+        programs.train_step(programs.changed(cell, remat=True, accumulate=n), devices).memory for n in (1, 2)
+    )
+    devices = with_memory((recomputed + parts) / 2, 1)
+    settings, program = plan.remedy(cell, devices)
+    assert settings == {"remat": True, "accumulate": 2}
+    assert program.fits
+    assert plan.remedy(cell, with_memory(1e3, 1)) is None
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_batch_are_what_devices_divide(cell):
+    devices = with_memory(1e12)
+    cell = programs.changed(cell, batch=40, accumulate=2)
+    made = plan.plan([cell], devices)
+    assert made.train.batch in (32, 48)
+    assert (
+        f"train.batch 40 in 2 parts cannot be divided by 8 devices; --config.train.batch={made.train.batch} can"
+        in " ".join(plan.warnings([cell], made, devices))
+    )
+
+
+def test_a_chip_of_two_devices_is_one_chip():
+    devices = programs.Devices(jax.devices(), CHIP._replace(devices=2))
+    time = devices.time(programs.Program(8, 1, 1, flops=1e9, moved=1e8, traffic={"all-gather": 8e6}))
+    assert devices.chips == 4
+    assert (time.compute, time.memory) == (pytest.approx(2e-3), pytest.approx(2e-3))
+    assert time.sending == pytest.approx(8e6 * 3 / 4 / 1e10)
 
 
 def test_an_odd_batch_is_planned_as_the_nearest_that_the_devices_divide(cell):
