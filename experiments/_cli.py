@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from logging import getLogger
+from typing import TYPE_CHECKING
 
 import fsspec
 from absl import app, flags, logging
@@ -16,6 +17,9 @@ from etils import epath
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from jaxdiff.study.config import Table
 
 TERMINATED = 143  # the exit status after SIGTERM
 LOCAL = re.compile("^(--?[a-z_.]+=)?file://(?=/)")  # a local path by its address
@@ -65,8 +69,9 @@ def start_distributed() -> None:
         console.quiet = not parallel.is_leader()
 
 
-def run(main: Callable[[], None], description: str) -> None:
-    """Parse the flags and call `main`; a ValueError or an OSError becomes one sentence and exit status 1.
+def run(main: Callable[[], None], description: str, table: "Table | None" = None) -> None:
+    """Parse the flags and call `main`; a ValueError or an OSError becomes one sentence and exit status 1. table: of the
+    settings of --config, a study's by default.
 
     SIGTERM in training saves it first; the exit status is then 143.
 
@@ -77,7 +82,7 @@ def run(main: Callable[[], None], description: str) -> None:
         try:
             rest = flags.FLAGS([LOCAL.sub(r"\1", argument) for argument in argv])
         except Exception as error:  # ml_collections raises whatever a config file raises
-            fail(_sentence(argv, error))
+            fail(_sentence(argv, error, table))
         if len(rest) > 1:
             fail(f"unexpected argument {rest[1]!r}; every option starts with --")
         return rest
@@ -88,7 +93,7 @@ def run(main: Callable[[], None], description: str) -> None:
         except (ValueError, OSError) as error:
             if os.environ.get("JAXDIFF_TRACEBACK"):
                 traceback.print_exc()
-            fail(_sentence(sys.argv, error))
+            fail(_sentence(sys.argv, error, table))
         except KeyboardInterrupt:
             fail("interrupted; the same command goes on from the last checkpoint")
 
@@ -133,22 +138,24 @@ def _in_words(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _sentence(argv: Sequence[str], error: Exception) -> str:
+def _sentence(argv: Sequence[str], error: Exception, table: "Table | None") -> str:
     """Why the flags could not be read: an unknown key is named with the one nearest to it."""
     from jaxdiff.study.config import TABLE, default_config, get, nearest_key
+
+    table = table or TABLE
 
     config_file = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
     if config_file is None and "--config" in argv[:-1]:
         config_file = argv[list(argv).index("--config") + 1]
     if config_file and not os.path.exists(config_file.split(":")[0]):  # what follows ":" goes to get_config
         return f"there is no config file {config_file}; see configs/ for those that exist"
-    kinds = {name: type(get(default_config(), name)).__name__ for name, _, _ in TABLE}
+    kinds = {name: type(get(default_config(table), name)).__name__ for name, _, _ in table}
     for argument in argv:
         if argument.startswith("--config."):
             key, _, value = argument.removeprefix("--config.").partition("=")
             if key.startswith("models"):
                 return "config.models is changed in the config file, not by a flag; --cells chooses among its models"
-            if near := nearest_key(key):
+            if near := nearest_key(key, table):
                 return f"config.{key} does not exist; did you mean config.{near}? --help lists every key"
             if isinstance(error, flags.IllegalFlagValueError | TypeError) and f"config.{key}" in str(error):
                 return f"config.{key} cannot be {value!r}; a value of type {kinds.get(key, 'the default')} is expected"

@@ -1,15 +1,18 @@
-"""The three kinds of block of a U-Net: down, mid and up, as diffusers' UNet2DModel has them."""
+"""The three kinds of block of a U-Net: down, mid and up, as diffusers' UNet2DModel and UNet2DConditionModel have them.
+
+`context` is the text that a conditional U-Net's attention is given; None in all others.
+"""
 
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
 
-from jaxdiff.layers import Attention, Downsample, Images, Keys, ResnetBlock, Upsample, fold
-from jaxdiff.unet_config import UNetConfig
+from jaxdiff.layers import Attention, Downsample, Emb, Images, Keys, ResnetBlock, Upsample, fold
+from jaxdiff.transformer import SpatialTransformer, Tokens
+from jaxdiff.unet_config import ConditionalConfig, UNetConfig
 
-Emb = Float[Array, "batch time_channel"]
+Context = Tokens | None
 
 
 def _resnet(in_channels: int, out_channels: int, config: UNetConfig, rngs: nnx.Rngs, **more: Any) -> ResnetBlock:
@@ -19,9 +22,16 @@ def _resnet(in_channels: int, out_channels: int, config: UNetConfig, rngs: nnx.R
     )  # fmt: skip
 
 
-def _attentions(channels: int, count: int, config: UNetConfig, rngs: nnx.Rngs) -> list[Attention]:
+def _attentions(channels: int, count: int, config: UNetConfig, rngs: nnx.Rngs) -> list[nnx.Module]:
     groups, eps = config.norm_num_groups, config.norm_eps
+    if isinstance(config, ConditionalConfig):
+        shape = channels, config.context_features, config.heads, groups
+        return [SpatialTransformer(*shape, rngs) for _ in range(count)]
     return [Attention(channels, config.attention_head_dim, groups, eps, rngs) for _ in range(count)]
+
+
+def _attended(attention: nnx.Module, z: Images, context: Context) -> Images:
+    return attention(z) if context is None else attention(z, context)
 
 
 class DownBlock(nnx.Module):
@@ -40,13 +50,13 @@ class DownBlock(nnx.Module):
             halve = [Downsample(channels, rngs, config.downsample_padding)]
         self.downsamplers = nnx.List(halve)
 
-    def __call__(self, z: Images, emb: Emb, keys: Keys = None) -> tuple[Images, ...]:
+    def __call__(self, z: Images, emb: Emb, keys: Keys = None, context: Context = None) -> tuple[Images, ...]:
         """Every intermediate output, in order; the last is the block's own."""
         outputs = []
         for i, resnet in enumerate(self.resnets):
             z = resnet(z, emb, fold(keys, i))
             if self.attentions:
-                z = self.attentions[i](z)
+                z = _attended(self.attentions[i], z, context)
             outputs.append(z)
         for downsample in self.downsamplers:
             z = _resampled(downsample, z, emb, fold(keys, len(self.resnets)))
@@ -64,15 +74,17 @@ class MidBlock(nnx.Module):
         if groups is None and config.resnet_time_scale_shift == "default":
             groups = config.norm_num_groups
         head_dim, eps = config.attention_head_dim, config.norm_eps
-        attend = range(int(config.add_attention))
-        self.attentions = nnx.List(
-            [Attention(channels, head_dim, groups, eps, rngs, output_scale=scale) for _ in attend]
-        )
+        attend: list[nnx.Module] = []
+        if isinstance(config, ConditionalConfig):
+            attend = _attentions(channels, 1, config, rngs)
+        elif config.add_attention:
+            attend = [Attention(channels, head_dim, groups, eps, rngs, output_scale=scale)]
+        self.attentions = nnx.List(attend)
 
-    def __call__(self, z: Images, emb: Emb, keys: Keys = None) -> Images:
+    def __call__(self, z: Images, emb: Emb, keys: Keys = None, context: Context = None) -> Images:
         z = self.resnets[0](z, emb, fold(keys, 0))
         for attention in self.attentions:
-            z = attention(z)
+            z = _attended(attention, z, context)
         return self.resnets[1](z, emb, fold(keys, 1))
 
 
@@ -95,12 +107,14 @@ class UpBlock(nnx.Module):
             double = [Upsample(channels, rngs)]
         self.upsamplers = nnx.List(double)
 
-    def __call__(self, z: Images, skips: tuple[Images, ...], emb: Emb, keys: Keys = None) -> Images:
+    def __call__(
+        self, z: Images, skips: tuple[Images, ...], emb: Emb, keys: Keys = None, context: Context = None
+    ) -> Images:
         """`skips` are this block's own, in the order the encoder made them; they are taken from the end."""
         for i, resnet in enumerate(self.resnets):
             z = resnet(jnp.concatenate([z, skips[-1 - i]], axis=-1), emb, fold(keys, i))
             if self.attentions:
-                z = self.attentions[i](z)
+                z = _attended(self.attentions[i], z, context)
         for upsample in self.upsamplers:
             z = _resampled(upsample, z, emb, fold(keys, len(self.resnets)))
         return z

@@ -23,7 +23,7 @@ SMALL = 4  # pixels on a side up to which a convolution is a matrix product
 
 Images = Float[Array, "batch _height _width _channel"]  # only the batch is the same in and out
 Kernel = Float[Array, "h w _inner _outer"]
-Heads = Float[Array, "batch token head dim"]
+Heads = Float[Array, "batch _token head dim"]  # queries' tokens and keys' may differ in number
 
 
 _TRACED_FOR: contextvars.ContextVar[str | None] = contextvars.ContextVar("traced_for", default=None)
@@ -73,8 +73,9 @@ def attend(q: Heads, k: Heads, v: Heads) -> Heads:
     batch, tokens, heads, dim = q.shape
     if tokens < (LOOPED if traced_for_cpu() else LONG):
         return _attend(q, k, v)
-    few = max(n for n in range(1, heads + 1) if heads % n == 0 and n <= max(1, CACHED // tokens**2))
-    parts = [x.reshape(batch, tokens, -1, few, dim).swapaxes(1, 2).reshape(-1, tokens, few, dim) for x in (q, k, v)]
+    few = max(n for n in range(1, heads + 1) if heads % n == 0 and n <= max(1, CACHED // (tokens * k.shape[1])))
+    apart = lambda x: x.reshape(batch, x.shape[1], -1, few, dim).swapaxes(1, 2).reshape(-1, x.shape[1], few, dim)  # noqa: E731
+    parts = [apart(x) for x in (q, k, v)]
     one = jax.checkpoint(lambda qkv: _attend(*(x[None] for x in qkv))[0])
     mixed = jax.lax.map(one, tuple(parts))
     return mixed.reshape(batch, -1, tokens, few, dim).swapaxes(1, 2).reshape(q.shape)

@@ -5,19 +5,17 @@ first hub checkpoints have all three in one place).
 """
 
 import dataclasses
-import re
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from jaxdiff import files, weights
+from jaxdiff import files, torch_weights
 from jaxdiff.unet import UNet, abstract, bind, parameters
 from jaxdiff.unet_config import UNetConfig
 
-WEIGHTS = "diffusion_pytorch_model"
+WEIGHTS = "diffusion_pytorch_model"  # the file's name, without its ending
 FIELDS: dict[str, Any] = {  # UNet2DModel's, with its defaults, which an absent field has
     "sample_size": None, "in_channels": 3, "out_channels": 3, "center_input_sample": False,
     "time_embedding_type": "positional", "time_embedding_dim": None, "freq_shift": 0, "flip_sin_to_cos": True,
@@ -35,8 +33,6 @@ FLOATS = ("mid_block_scale_factor", "freq_shift", "dropout", "norm_eps")
 # block type: (has attention, resamples by a ResNet block; None: as downsample_type or upsample_type says)
 DOWN = {"DownBlock2D": (False, False), "AttnDownBlock2D": (True, None), "ResnetDownsampleBlock2D": (False, True)}
 UP = {"UpBlock2D": (False, False), "AttnUpBlock2D": (True, None), "ResnetUpsampleBlock2D": (False, True)}
-EARLY_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-TABLES = ("class_embedding.weight", "time_proj.weight")  # embeddings: the same layout in both
 
 
 def load_unet(folder: epath.PathLike) -> UNet:
@@ -51,13 +47,13 @@ def load_unet(folder: epath.PathLike) -> UNet:
         unet = abstract(config)
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
-    return bind(unet, _from_torch(_read_weights(folder), unet, folder))
+    return bind(unet, torch_weights.to_ours(torch_weights.read(folder, WEIGHTS), unet, folder))
 
 
 def save_unet(unet: UNet, folder: epath.PathLike) -> None:
     """config.json and diffusion_pytorch_model.safetensors, each written whole or not at all."""
     folder = epath.Path(folder)
-    tensors = {name: _swap(name, np.asarray(value), out=True) for name, value in parameters(unet).items()}
+    tensors = {name: torch_weights.swap(name, np.asarray(value), out=True) for name, value in parameters(unet).items()}
     data = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, {"format": "pt"})
     files.write(folder / f"{WEIGHTS}.safetensors", data)
     files.write_json(folder / "config.json", write_config(unet.config))
@@ -158,53 +154,3 @@ def _types(levels: range, attention: tuple, resnet: tuple, known: dict, outermos
         raise ValueError(f"attention levels {attention} are resampled in two ways; a diffusers config.json has one")
     types = [attended if a in attention else by_resnet if a in resnet else plain for a in levels]
     return types, "resnet" if True in kinds else "conv"
-
-
-def _read_weights(folder: epath.Path) -> dict[str, np.ndarray]:
-    """The tensors of the first weights file that is there: safetensors before .bin, full precision before fp16."""
-    names = sorted(path.name for path in folder.iterdir() if path.name.startswith(WEIGHTS) and "-of-" not in path.name)
-    order = [f"{WEIGHTS}.safetensors", f"{WEIGHTS}.safetensors.index.json"]
-    order += [name for name in names if ".safetensors" in name]
-    order += [f"{WEIGHTS}.bin", f"{WEIGHTS}.bin.index.json", *(name for name in names if ".bin" in name)]
-    first = next((name for name in order if name in names), None)
-    if first is None:
-        raise ValueError(f"{folder} has no weights: neither {order[0]} nor {WEIGHTS}.bin, whole or in shards")
-    if not first.endswith(".json"):
-        return weights.read(folder / first)
-    parts = files.read_json(folder / first).get("weight_map")
-    if not isinstance(parts, dict) or not all(isinstance(p, str) and p == epath.Path(p).name for p in parts.values()):
-        raise ValueError(f"{folder / first} has no weight_map of files beside it; get the file again")
-    missing = [part for part in sorted(set(parts.values())) if not (folder / part).exists()]
-    if missing:
-        raise ValueError(f"{folder} lacks {missing[0]}, which {first} names; get that file too")
-    return {name: t for part in sorted(set(parts.values())) for name, t in weights.read(folder / part).items()}
-
-
-def _from_torch(tensors: dict[str, np.ndarray], unet: UNet, folder: epath.Path) -> dict[str, jnp.ndarray]:
-    """The parameters of `unet` in our layout. Raises ValueError for the first tensor that does not fit."""
-    tensors = {_today(name): tensor for name, tensor in tensors.items()}
-    wanted = parameters(unet)
-    for word, names in (("lacks", wanted.keys() - tensors.keys()), ("has too many tensors:", tensors.keys() - wanted)):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ValueError(f"{folder} {word} {min(names)}{more}; its config.json is of another model")
-    found = {name: _swap(name, tensors[name]) for name in wanted}
-    for name, value in found.items():
-        if value.shape != wanted[name].shape:
-            expected = _swap(name, np.empty(wanted[name].shape), out=True).shape
-            raise ValueError(
-                f"{folder} has {name} of shape {list(tensors[name].shape)}; its config.json asks for {list(expected)}"
-            )
-    return {name: jnp.asarray(value, jnp.float32) for name, value in found.items()}
-
-
-def _today(name: str) -> str:
-    """The name of an attention's matrices since 2023."""
-    return re.sub(r"(\.attentions\.\d+)\.(query|key|value|proj_attn)\.", lambda m: f"{m[1]}.{EARLY_NAMES[m[2]]}.", name)
-
-
-def _swap(name: str, tensor: np.ndarray, out: bool = False) -> np.ndarray:
-    """Between PyTorch's layout and ours: kernels OIHW and HWIO, matrices transposed; `out` is towards PyTorch."""
-    if tensor.ndim == 4:
-        return tensor.transpose((3, 2, 0, 1) if out else (2, 3, 1, 0))
-    return tensor.T if tensor.ndim == 2 and name not in TABLES else tensor

@@ -1,5 +1,6 @@
-"""scheduler_config.json of diffusers' DDPMScheduler and DDIMScheduler, in and out."""
+"""scheduler_config.json of diffusers' DDPMScheduler and DDIMScheduler, in and out; of PNDMScheduler, in."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,23 @@ COMMON: dict[str, Any] = {  # what both have, with the defaults that an absent f
 FIELDS = {
     "DDPMScheduler": COMMON | {"variance_type": "fixed_small"},
     "DDIMScheduler": COMMON | {"set_alpha_to_one": True},
+    "PNDMScheduler": COMMON | {"set_alpha_to_one": False, "skip_prk_steps": False},
 }
+ANY = set().union(*FIELDS.values())  # a scheduler passes over what another's conversion left in its file
 DEFAULT = {"_class_name": "DDPMScheduler"} | FIELDS["DDPMScheduler"]  # of a U-Net that comes without a scheduler
 EARLY = {"tensor_format", "predict_epsilon"}  # fields of the first hub checkpoints
 KNOWN = {
     "beta_schedule": tuple(SCHEDULES), "prediction_type": tuple(PREDICTIONS), "thresholding": (False,),
     "timestep_spacing": ("leading", "trailing", "linspace"),
-    "variance_type": ("fixed_small", "fixed_small_log", "fixed_large"),
+    "variance_type": ("fixed_small", "fixed_small_log", "fixed_large"), "skip_prk_steps": (True,),
 }  # fmt: skip
 
 
-def read(folder: epath.PathLike) -> dict[str, Any]:
+def read(folder: epath.PathLike, known: Sequence[str] = ("DDPMScheduler", "DDIMScheduler")) -> dict[str, Any]:
     """scheduler_config.json of a diffusers folder with every field; DDPM's defaults where there is none.
 
-    Raises ValueError, naming it, for another scheduler and for a field or a value that is not known here.
+    known: the schedulers that may be there. Raises ValueError, naming it, for another one and for a field or a value that
+    is not known here.
     """
     folder = epath.Path(folder)
     places = (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json")
@@ -40,12 +44,10 @@ def read(folder: epath.PathLike) -> dict[str, Any]:
     if path is None:
         return dict(DEFAULT)
     raw = files.read_json(path)
-    name = raw.get("_class_name")
-    if name not in FIELDS:
-        raise ValueError(
-            f"{path} is of {name}; write it as a DDPMScheduler's or a DDIMScheduler's, which are known here"
-        )
-    unknown = [key for key in raw if key not in FIELDS[name] and key not in EARLY and not key.startswith("_")]
+    name = str(raw.get("_class_name"))
+    if name not in known:
+        raise ValueError(f"{path} is of {name}; write it as a {known[0]}'s or a {known[1]}'s, which are known here")
+    unknown = [key for key in raw if key not in ANY | EARLY and not key.startswith("_")]
     if unknown:
         raise ValueError(f"{path} sets {unknown[0]!r}, which is no field of {name} that is known here")
     full = {"_class_name": name} | FIELDS[name] | {key: raw[key] for key in FIELDS[name] if key in raw}
@@ -76,7 +78,7 @@ def prediction(scheduler: dict[str, Any]) -> Prediction:
 
 
 def sampling(scheduler: dict[str, Any]) -> dict[str, Any]:
-    """The sampler that diffusers' pipeline runs with this scheduler: DDPM over all steps, or DDIM over 50.
+    """The sampler that diffusers' pipeline runs with this scheduler: DDPM over all steps, or DDIM or PNDM over 50.
 
     As diffusers does, DDIM keeps the predicted eps where x0 is clipped.
     """
@@ -86,9 +88,10 @@ def sampling(scheduler: dict[str, Any]) -> dict[str, Any]:
     if s["_class_name"] == "DDPMScheduler":
         variance = "fixed_large" if s["variance_type"] == "fixed_large" else "fixed_small"
         return path | {"method": "ddpm", "steps": T, "variance": variance}
-    return path | {
-        "method": "ddim", "steps": min(50, T), "eta": 0.0, "rederive": False, "to_one": s["set_alpha_to_one"], "stride": True,
-    }  # fmt: skip
+    path |= {"steps": min(50, T), "to_one": s["set_alpha_to_one"]}
+    if s["_class_name"] == "PNDMScheduler":
+        return path | {"method": "pndm"}
+    return path | {"method": "ddim", "eta": 0.0, "rederive": False, "stride": True}
 
 
 def write(settings: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:

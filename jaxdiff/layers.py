@@ -19,6 +19,7 @@ from jaxdiff import convolution, cpu, random
 from jaxdiff.cpu import Heads, Images, Kernel
 
 Keys = Key[Array, " batch"] | None  # one a sample; None where nothing is drawn
+Emb = Float[Array, "batch time_channel"] | None  # None where there is no time
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": nnx.silu,
     "mish": lambda x: x * jnp.tanh(jax.nn.softplus(x)),
@@ -34,15 +35,18 @@ def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
 
 
 class Linear(nnx.Module):
-    """y = x W + b over the last axis."""
+    """y = x W + b over the last axis; without b where `bias` is False."""
 
-    def __init__(self, in_features: int, out_features: int, rngs: nnx.Rngs):
+    def __init__(self, in_features: int, out_features: int, rngs: nnx.Rngs, bias: bool = True):
         self.weight = _uniform(rngs, (in_features, out_features), in_features)
-        self.bias = _uniform(rngs, (out_features,), in_features)
+        self.bias = _uniform(rngs, (out_features,), in_features) if bias else None
 
     def __call__(self, x: Float[Array, "*lead _inner"]) -> Float[Array, "*lead _outer"]:
+        y = x @ self.weight[...].astype(x.dtype)
+        if self.bias is None:
+            return y
         bias = self.bias[...].astype(x.dtype)
-        return x @ self.weight[...].astype(x.dtype) + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
+        return y + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
 
 
 class Embedding(nnx.Module):
@@ -51,7 +55,7 @@ class Embedding(nnx.Module):
     def __init__(self, count: int, features: int, rngs: nnx.Rngs):
         self.weight = nnx.Param(random.normal(rngs.params(), (count, features), jnp.float32))
 
-    def __call__(self, index: Int[Array, " batch"]) -> Float[Array, "batch _feature"]:
+    def __call__(self, index: Int[Array, "*batch"]) -> Float[Array, "*batch _feature"]:
         return self.weight[...][index]
 
 
@@ -177,33 +181,38 @@ def double(x: Images) -> Images:
 class ResnetBlock(nnx.Module):
     """norm, activation, conv, + time embedding, norm, activation, conv, + the input (1x1 convolved where sizes differ).
 
-    scale_shift: the time embedding scales and shifts after the second norm instead. resample: the image is halved or
-    doubled before the first convolution. The sum is divided by output_scale.
+    time_channels None: there is no time. scale_shift: the time embedding scales and shifts after the second norm instead.
+    resample: the image is halved or doubled before the first convolution. The sum is divided by output_scale.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, time_channels: int, groups: int, eps: float, rngs: nnx.Rngs, *,
+        self, in_channels: int, out_channels: int, time_channels: int | None, groups: int, eps: float, rngs: nnx.Rngs, *,
         act_fn: str = "silu", dropout: float = 0.0, scale_shift: bool = False, output_scale: float = 1.0,
         resample: Literal["down", "up"] | None = None,
     ):  # fmt: skip
         self.norm1 = GroupNorm(in_channels, groups, eps)
         self.conv1 = Conv(in_channels, out_channels, rngs)
-        self.time_emb_proj = Linear(time_channels, (1 + scale_shift) * out_channels, rngs)
+        projected = (1 + scale_shift) * out_channels
+        self.time_emb_proj = None if time_channels is None else Linear(time_channels, projected, rngs)
         self.norm2 = GroupNorm(out_channels, groups, eps)
         self.conv2 = Conv(out_channels, out_channels, rngs)
         self.conv_shortcut = Conv(in_channels, out_channels, rngs, size=1) if in_channels != out_channels else None
         self.act_fn, self.dropout, self.output_scale = act_fn, dropout, output_scale
         self.scale_shift, self.resample = scale_shift, resample
 
-    def __call__(self, x: Images, emb: Float[Array, "batch time_channel"], keys: Keys = None) -> Images:
+    def __call__(self, x: Images, emb: Emb, keys: Keys = None) -> Images:
         act = ACTIVATIONS[self.act_fn]
         h = act(self.norm1(x))
         if self.resample is not None:
             resize = halve if self.resample == "down" else double
             x, h = resize(x), resize(h)
         h = self.conv1(h)
-        time = self.time_emb_proj(act(emb))[:, None, None]
-        if self.scale_shift:
+        time = None
+        if emb is not None and self.time_emb_proj is not None:
+            time = self.time_emb_proj(act(emb))[:, None, None]
+        if time is None:
+            h = self.norm2(h)
+        elif self.scale_shift:
             scale, shift = jnp.split(time, 2, axis=-1)
             h = self.norm2(h) * (1.0 + scale) + shift
         else:

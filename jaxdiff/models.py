@@ -7,20 +7,20 @@ from etils import epath
 
 from jaxdiff import checkpoints, diffusers_io, diffusers_scheduler, files
 from jaxdiff.diffusion import Prediction, Schedule
-from jaxdiff.unet import UNet, UNetConfig, abstract, bind
+from jaxdiff.unet import Bypassed, UNet, UNetConfig, abstract, bind, parameters
 
 CHUNK = 16  # samples of a diffusers model computed at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """unet: with EMA weights where it is a cell; schedule; prediction: what its output stands for.
+    """unet: with EMA weights where it is a cell, its mid-block perhaps bypassed; schedule; prediction: what its output stands for.
 
     config: the cell's settings; of a diffusers folder, the same sections as far as it has them (unet, scheduler, sample,
     data).
     """
 
-    unet: UNet
+    unet: UNet | Bypassed
     schedule: Schedule
     prediction: Prediction
     config: dict[str, Any]
@@ -89,7 +89,7 @@ def save_cell(model: Model, folder: epath.PathLike) -> None:
     """A folder that `load` reads as it reads a cell's: config.json and the weights as the checkpoint of step 0."""
     folder = epath.Path(folder)
     files.write_json(folder / "config.json", model.config)
-    checkpoints.save(folder / "checkpoints", 0, {"ema": diffusers_io.parameters(model.unet)})
+    checkpoints.save(folder / "checkpoints", 0, {"ema": parameters(model.unet)})
 
 
 def save_pipeline(model: Model, folder: epath.PathLike) -> None:
@@ -100,7 +100,7 @@ def save_pipeline(model: Model, folder: epath.PathLike) -> None:
     scheduler = model.config.get("scheduler") or diffusers_scheduler.write(
         model.config["diffusion"], model.config["sample"]
     )
-    diffusers_io.save_pipeline(bind(abstract(config), diffusers_io.parameters(model.unet)), scheduler, folder)
+    diffusers_io.save_pipeline(bind(abstract(config), parameters(model.unet)), scheduler, folder)
 
 
 def unet_config(fields: dict[str, Any]) -> UNetConfig:

@@ -1,4 +1,5 @@
-"""The U-Net: diffusers' UNet2DModel in Flax NNX, entered and left at any level.
+"""The U-Net: diffusers' UNet2DModel in Flax NNX, entered and left at any level; and UNet2DConditionModel, where its
+configuration is a ConditionalConfig.
 
 Levels: a = 0 is the noisy image before conv_in; a = 1..n is the output of the a-th down block, its
 down-sampling included; level n enters the mid-block and level n + 1 is the mid-block's output.
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Key, Num, PyTree
 
-from jaxdiff.blocks import DownBlock, MidBlock, UpBlock
+from jaxdiff.blocks import Context, DownBlock, MidBlock, UpBlock
 from jaxdiff.layers import (
     Conv,
     Embedding,
@@ -26,14 +27,15 @@ from jaxdiff.layers import (
     fold,
     timestep_features,
 )
-from jaxdiff.unet_config import TABLE_A, UNetConfig
+from jaxdiff.unet_config import TABLE_A, ConditionalConfig, UNetConfig
 
-__all__ = ["TABLE_A", "Hidden", "Params", "UNet", "UNetConfig", "abstract", "bind", "bypass", "functional",
+__all__ = ["TABLE_A", "Bypassed", "Hidden", "Params", "UNet", "UNetConfig", "abstract", "bind", "bypass", "functional",
            "parameter_count", "parameters"]  # fmt: skip
 Params = dict[str, Array]
 Inputs = Float[ArrayLike, "batch _height _width _channel"]
 Steps = Num[ArrayLike, " batch"]
 Labels = Num[ArrayLike, "batch ..."] | None
+Texts = Float[ArrayLike, "batch _token _feature"] | None
 M = TypeVar("M", bound=nnx.Module)
 
 
@@ -44,7 +46,7 @@ class Hidden:
 
     z: the activation [batch, height, width, channel]; skips: the encoder's outputs kept for the decoder, in the
     order they were made; emb: the time embedding [batch, time_channel]; t: the step; keys: dropout's, None outside
-    training. `dataclasses.replace(hidden, z=..., skips=other.skips)` holds or replaces any of them.
+    training; context: the text [batch, token, feature], None where there is none. `dataclasses.replace(hidden, z=..., skips=other.skips)` holds or replaces any of them.
     """
 
     z: Images
@@ -53,6 +55,7 @@ class Hidden:
     level: int = dataclasses.field(metadata={"static": True})
     t: Num[Array, " batch"]
     keys: Keys = None
+    context: Context = None
 
 
 class UNet(nnx.Module):
@@ -77,23 +80,31 @@ class UNet(nnx.Module):
         self.conv_norm_out = GroupNorm(widths[0], config.norm_num_groups, config.norm_eps)
         self.conv_out = Conv(widths[0], config.out_channels, rngs)
 
-    def __call__(self, xt: Inputs, t: Steps, labels: Labels = None, keys: Keys = None) -> Images:
+    def __call__(self, xt: Inputs, t: Steps, labels: Labels = None, keys: Keys = None, context: Texts = None) -> Images:
         """xt float [batch, height, width, channel], t int [batch] in 0..T-1 -> float, out_channels channels.
 
-        labels [batch] where the U-Net has classes; keys, one typed key a sample, turn dropout on. Raises ValueError
-        where labels are missing, or given to a U-Net without classes.
+        labels [batch] where the U-Net has classes, context [batch, token, feature] where it is conditional; keys, one
+        typed key a sample, turn dropout on. Raises ValueError where labels or context are missing, or given to a U-Net
+        that takes none.
         """
-        return self.decode(self.encode(xt, t, 0, labels, keys))
+        return self.decode(self.encode(xt, t, 0, labels, keys, context))
 
-    def encode(self, xt: Inputs, t: Steps, level: int, labels: Labels = None, keys: Keys = None) -> Hidden:
+    def encode(
+        self, xt: Inputs, t: Steps, level: int, labels: Labels = None, keys: Keys = None, context: Texts = None
+    ) -> Hidden:
         """The state at `level` 0..n+1. Raises ValueError for another level."""
         n = self.config.depth
         if not 0 <= level <= n + 1:
             raise ValueError(
                 f"level {level} does not exist; this U-Net has levels 0 (pixels) to {n + 1} (mid-block output)"
             )
+        if (context is not None) != isinstance(self.config, ConditionalConfig):
+            raise ValueError(
+                "this U-Net takes no context" if context is not None else "this U-Net needs a context: text"
+            )
         xt, t = jnp.asarray(xt), jnp.asarray(t)
-        hidden = Hidden(xt, (), self._embed(t, labels, xt.dtype), 0, t, keys)
+        text = None if context is None else jnp.asarray(context)
+        hidden = Hidden(xt, (), self._embed(t, labels, xt.dtype), 0, t, keys, text)
         for _ in range(level):
             hidden = self.advance(hidden)
         return hidden
@@ -108,7 +119,9 @@ class UNet(nnx.Module):
         if hidden.level != n:
             raise ValueError(f"the mid-block takes level {n}, not level {hidden.level}")
         keys = fold(hidden.keys, n + 1)
-        z = hidden.z if self.mid_block is None else self._through(self.mid_block, hidden.z, hidden.emb, keys)
+        z = hidden.z
+        if self.mid_block is not None:
+            z = self._through(self.mid_block, z, hidden.emb, keys, hidden.context)
         return dataclasses.replace(hidden, z=z, level=n + 1)
 
     def decode(self, hidden: Hidden) -> Images:
@@ -118,7 +131,8 @@ class UNet(nnx.Module):
             hidden = self.advance(hidden)
         z, skips = hidden.z, hidden.skips
         for i, block in enumerate(self.up_blocks):
-            z = self._through(block, z, skips[-per_block:], hidden.emb, fold(hidden.keys, n + 2 + i))
+            keys = fold(hidden.keys, n + 2 + i)
+            z = self._through(block, z, skips[-per_block:], hidden.emb, keys, hidden.context)
             skips = skips[:-per_block]
         z = self.conv_out(nnx.silu(self.conv_norm_out(z)))
         if self.config.time_embedding_type == "fourier":  # t is then the noise's standard deviation: z is a score
@@ -130,7 +144,8 @@ class UNet(nnx.Module):
         if level == 0:
             z = self.conv_in(2.0 * z - 1.0 if self.config.center_input_sample else z)
             skips = (z,)
-        outputs = self._through(self.down_blocks[level], z, hidden.emb, fold(hidden.keys, level + 1))
+        keys = fold(hidden.keys, level + 1)
+        outputs = self._through(self.down_blocks[level], z, hidden.emb, keys, hidden.context)
         return dataclasses.replace(hidden, z=outputs[-1], skips=skips + outputs, level=level + 1)
 
     def _through(self, block: nnx.Module, *inputs: Any) -> Any:
@@ -181,11 +196,11 @@ Form = Literal["blend", "channels", "elements"]
 
 def bypass(
     bottleneck: Callable[[Hidden], Hidden],
-    p: Float[ArrayLike, ""],
+    p: Float[ArrayLike, "*batch"],
     form: Form = "blend",
     key: Key[Array, ""] | None = None,
 ) -> Callable[[Hidden], Hidden]:
-    """A bottleneck of which the fraction p (0..1) passes its input on: the paper's "bypassing of the mid-block".
+    """A bottleneck of which the fraction p (0..1; one, or one a sample) passes its input on: the paper's "bypassing of the mid-block".
 
     The paper does not say which fraction. "blend": (1 - p) output + p input. "channels", "elements": a share p of the
     channels, or of all elements, chosen once by `key` (nested: what is passed on at a small p is at a larger one), is
@@ -193,15 +208,60 @@ def bypass(
     """
 
     def wrapped(hidden: Hidden) -> Hidden:
-        after, z, share = bottleneck(hidden), hidden.z, jnp.asarray(p, hidden.z.dtype)
+        after, z = bottleneck(hidden), hidden.z
+        share = jnp.asarray(p, jnp.promote_types(z.dtype, jnp.float32)).reshape((-1,) + (1,) * (z.ndim - 1))
         if form == "blend":
+            share = share.astype(z.dtype)
             return dataclasses.replace(after, z=(1.0 - share) * after.z + share * z)
         shape = z.shape[-1:] if form == "channels" else z.shape[1:]
-        order = jax.random.permutation(jax.random.key(0) if key is None else key, math.prod(shape)).reshape(shape)
-        passed = (order < jnp.round(share * math.prod(shape))).reshape((1,) * (z.ndim - len(shape)) + shape)
+        order = jax.random.permutation(jax.random.key(0) if key is None else key, math.prod(shape))
+        order = order.reshape((1,) * (z.ndim - len(shape)) + shape)
+        passed = order < jnp.round(share * math.prod(shape))
         return dataclasses.replace(after, z=jnp.where(passed, z, after.z))
 
     return wrapped
+
+
+class Bypassed(nnx.Module):
+    """A U-Net of which a fraction of the mid-block is bypassed in a window of the denoising steps; it is called as the U-Net is.
+
+    fraction 0..1 is a parameter, so that one compiled program serves all. window: the part of the chain, from 0 (noise,
+    t = T - 1) to 1 (t = 0), in which it is bypassed; ramp: over so much of the chain, inside the window, the fraction rises
+    at its beginning and falls at its end. Raises ValueError for a fraction or a window that is none, and where the U-Net
+    has no mid-block.
+    """
+
+    def __init__(
+        self, unet: UNet, fraction: float | int, steps: int, *, form: Form = "blend",
+        window: tuple[float | int, float | int] = (0.0, 1.0), ramp: float | int = 0.0,
+    ):  # fmt: skip
+        if not 0.0 <= fraction <= 1.0:
+            raise ValueError(f"a fraction of {fraction} was to be bypassed; it goes from 0 to 1")
+        if not 0.0 <= window[0] < window[1] <= 1.0 or ramp < 0.0:
+            raise ValueError(
+                f"the window is {window}, its ramp {ramp}; a part of 0 to 1 and a ramp of 0 or more are expected"
+            )
+        if unet.mid_block is None:
+            raise ValueError("this U-Net has no mid-block (mid_block_type null), so that none can be bypassed")
+        self.unet, self.fraction = unet, nnx.Param(jnp.float32(fraction))
+        self.steps, self.form, self.window, self.ramp = steps, form, window, ramp
+
+    @property
+    def config(self) -> UNetConfig:
+        return self.unet.config
+
+    def share(self, t: Num[Array, " batch"]) -> Float[Array, " batch"]:
+        """The fraction that is bypassed at t."""
+        done = 1.0 - t.astype(jnp.float32) / (self.steps - 1)
+        inside = jnp.minimum(done - self.window[0], self.window[1] - done)
+        return self.fraction[...] * jnp.clip(
+            inside / self.ramp if self.ramp else jnp.where(inside >= 0, 1.0, 0.0), 0.0, 1.0
+        )
+
+    def __call__(self, xt: Inputs, t: Steps, labels: Labels = None, keys: Keys = None, context: Texts = None) -> Images:
+        t = jnp.asarray(t)
+        hidden = self.unet.encode(xt, t, self.unet.config.depth, labels, keys, context)
+        return self.unet.decode(bypass(self.unet.bottleneck, self.share(t), self.form)(hidden))
 
 
 def parameters(tree: PyTree) -> dict[str, Any]:

@@ -122,6 +122,18 @@ class UNetConfig:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class ConditionalConfig(UNetConfig):
+    """The shape of a U-Net that is given a text: diffusers' UNet2DConditionModel, as far as Stable Diffusion 1 has it.
+
+    Where UNetConfig has attention over the pixels, this has a transformer that attends to the text too, of so many
+    features a token and so many heads.
+    """
+
+    context_features: int = 768
+    heads: int = 8
+
+
 # Table A of the paper. The row "4" is printed with up blocks (Up, Up, AttnUp, Up), which do not give its printed
 # count; 3,859,203 needs (Up, AttnUp, Up, Up), the mirror of its encoder, and that is what stands here.
 TABLE_A: dict[str, UNetConfig] = {

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxdiff.layers import Attention, GroupNorm, Upsample, convolve, dropout
 from jaxdiff.unet import (
     TABLE_A,
+    Bypassed,
     UNet,
     UNetConfig,
     abstract,
@@ -173,6 +174,40 @@ def test_the_mid_block_is_bypassed_by_a_fraction(tiny, form):
     assert (passed[1] | ~passed[0]).all(), "what passes at a quarter passes at a half"
     if form == "channels":
         assert (passed[0].all(axis=(0, 1, 2)) | ~passed[0].any(axis=(0, 1, 2))).all()
+
+
+@pytest.mark.parametrize("form", ["blend", "channels", "elements"])
+def test_a_bypassed_unet_is_the_unet_at_0_and_follows_its_window(tiny, form):
+    """One compiled program; outside the window, and at fraction 0, bit for bit the U-Net itself."""
+    xt, _ = inputs()
+    made = Bypassed(tiny, 0.5, 1000, form=form, window=(0.2, 0.8), ramp=0.2)
+    apply, params = jax.jit(functional(made)), parameters(made)
+    plain = jax.jit(functional(tiny))
+    for t in ([999, 850], [100, 0]):
+        np.testing.assert_array_equal(apply(params, xt, jnp.array(t)), plain(parameters(tiny), xt, jnp.array(t)))
+    t = jnp.array([499, 699])
+    nothing = apply(params | {"fraction": jnp.float32(0.0)}, xt, t)
+    np.testing.assert_array_equal(nothing, plain(parameters(tiny), xt, t))
+    hidden = tiny.encode(xt, t, level=2)
+    np.testing.assert_allclose(apply(params, xt, t), mid(tiny, hidden, made.share(t), form), atol=1e-5)
+    np.testing.assert_allclose(made.share(t), [0.5, 0.25], atol=2e-3)
+    assert float(jnp.abs(apply(params, xt, t) - nothing).max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"fraction": 1.5}, "a fraction of 1.5 was to be bypassed"),
+        ({"window": (0.8, 0.2)}, "a part of 0 to 1 and a ramp"),
+        ({"ramp": -1}, "a ramp of 0 or more"),
+    ],
+)
+def test_what_cannot_be_bypassed_is_refused(tiny, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Bypassed(tiny, options.pop("fraction", 0.5), 1000, **options)
+    without = UNet(dataclasses.replace(TINY, mid_block=False), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="has no mid-block"):
+        Bypassed(without, 0.5, 1000)
 
 
 def test_skips_can_be_held_while_the_activation_changes(tiny):

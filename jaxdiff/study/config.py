@@ -13,8 +13,9 @@ from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.features.spaces import SPACES
 from jaxdiff.optimizers import OPTIMIZERS, SCHEDULES
 
+Table = tuple[tuple[str, object, str], ...]
 # key                        default                  what it is
-TABLE: tuple[tuple[str, object, str], ...] = (
+TABLE: Table = (
     ("name",                 "study",                 "names the default workdir, runs/NAME"),
     ("seeds",                (0,),                    "one trained model a seed; even seeds give the majority to the first class"),
     ("width",                1.0,                     "multiplies the channels and the groups of every model"),
@@ -97,10 +98,10 @@ CHOICES = {
 }  # fmt: skip
 
 
-def default_config() -> ml_collections.ConfigDict:
-    """A new ConfigDict with every default of TABLE."""
+def default_config(table: Table = TABLE) -> ml_collections.ConfigDict:
+    """A new ConfigDict with every default of a table."""
     config = ml_collections.ConfigDict()
-    for key, value, _ in TABLE:
+    for key, value, _ in table:
         *sections, leaf = key.split(".")
         place = config
         for section in sections:
@@ -111,14 +112,14 @@ def default_config() -> ml_collections.ConfigDict:
     return config
 
 
-def explain() -> str:
-    """The table as text, for --help."""
-    return "\n".join(f"  --config.{key}={value!s:<14} {meaning}" for key, value, meaning in TABLE)
+def explain(table: Table = TABLE) -> str:
+    """A table as text, for --help."""
+    return "\n".join(f"  --config.{key}={value!s:<14} {meaning}" for key, value, meaning in table)
 
 
-def nearest_key(key: str) -> str | None:
+def nearest_key(key: str, table: Table = TABLE) -> str | None:
     """The setting whose name is most like `key`, None where `key` is one."""
-    keys = [name for name, _, _ in TABLE]
+    keys = [name for name, _, _ in table]
     if key in keys or key in {name.split(".")[0] for name in keys} or key.startswith("models."):
         return None
     by_leaf = {name.split(".")[-1]: name for name in keys}

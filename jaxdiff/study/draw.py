@@ -12,7 +12,7 @@ from scipy import stats
 
 from jaxdiff import diffusion, models, parallel, samplers
 from jaxdiff.datasets.source import Progress
-from jaxdiff.unet import Params, UNet, UNetConfig, abstract, functional, parameters
+from jaxdiff.unet import Bypassed, Params, UNet, functional, parameters
 
 BANK = 0x6E6F6973  # sets the keys of a seed's noise bank apart from those of its training
 COMMON = 2**31 - 1  # the "seed" of the bank that every seed's models share
@@ -54,12 +54,10 @@ class Drawer:
         self.over = NamedSharding(self.mesh, parallel.DATA)
         self._path = samplers.options(settings).path
         self.use(model.unet)
-        self.step = sampling_step(
-            model.unet.config, model.schedule, settings | {"prediction": model.prediction}, self.mesh
-        )
+        self.step = sampling_step(model.unet, model.schedule, settings | {"prediction": model.prediction}, self.mesh)
         self._predict = self._compile_prediction()
 
-    def use(self, unet: UNet) -> None:
+    def use(self, unet: UNet | Bypassed) -> None:
         """Draw with these weights from here on, as of another checkpoint: what is compiled stays."""
         whole = parallel.replicated(self.mesh)
         self.params = {n: parallel.place(np.asarray(p), whole) for n, p in parameters(unet).items()}
@@ -118,7 +116,7 @@ class Drawer:
 
     def round_trip(self, x0: Float[Array, "n h w c"], iterations: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Each image's x_T by DDIM's inversion, the image again, and the RMS difference a pixel (`samplers.round_trip`)."""
-        apply, model = functional(abstract(self.model.unet.config)), self.model
+        apply, model = functional(self.model.unet), self.model
         options = {"prediction": model.prediction, "steps": self.settings["steps"], "iterations": iterations}
 
         def local(params: Params, x0: Array, labels: Array | None) -> tuple[Array, Array, Array]:
@@ -182,7 +180,7 @@ class Drawer:
         return parallel.place(labels.astype(np.int32), self.over)
 
     def _compile_prediction(self) -> Callable[..., tuple[Array, Array]]:
-        apply, model = functional(abstract(self.model.unet.config)), self.model
+        apply, model = functional(self.model.unet), self.model
 
         def local(params: Params, xt: Array, t: Array, labels: Array | None) -> tuple[Array, Array]:
             return diffusion.to_x0_and_eps(model.schedule, model.prediction, apply(params, xt, t, labels), xt, t)
@@ -194,14 +192,14 @@ class Drawer:
 
 
 def sampling_step(
-    config: UNetConfig, schedule: diffusion.Schedule, settings: dict[str, Any], mesh: Mesh
+    unet: UNet | Bypassed, schedule: diffusion.Schedule, settings: dict[str, Any], mesh: Mesh
 ) -> jax.stages.Wrapped:
     """A jitted call (params, xt, steps, keys, labels) -> xt of one or more steps of the sampler, split over the mesh.
 
-    On a CPU one is called at a time, 7 % slower than ten, so that chains of all lengths share it. settings: a sampler's, and
-    `prediction`.
+    On a CPU one is called at a time, 7 % slower than ten, so that chains of all lengths share it. unet: it may be abstract.
+    settings: a sampler's, and `prediction`.
     """
-    apply, step = functional(abstract(config)), samplers.STEPS[settings["method"]]
+    apply, step = functional(unet), samplers.STEPS[settings["method"]]
     options = samplers.options(settings).step
 
     def local(params: Params, xt: Array, now: samplers.Step, keys: Array, labels: Array | None) -> Array:

@@ -154,7 +154,9 @@ def sampling_step(cell: Cell, devices: Devices) -> Program:
     whole, over = parallel.replicated(mesh), NamedSharding(mesh, parallel.DATA)
     shape = lambda shape, dtype, where: jax.ShapeDtypeStruct(shape, dtype, sharding=where)  # noqa: E731
     diffusion = cell.settings["diffusion"]
-    step = draw.sampling_step(cell.unet, models.schedule(diffusion), s | {"prediction": diffusion["prediction"]}, mesh)
+    step = draw.sampling_step(
+        abstract(cell.unet), models.schedule(diffusion), s | {"prediction": diffusion["prediction"]}, mesh
+    )
     params = {name: shape(p.shape, p.dtype, whole) for name, p in parameters(abstract(cell.unet)).items()}
     images = shape((batch, data["size"], data["size"], data["channels"]), jnp.float32, over)
     columns: Any = [shape((1,), kind, whole) for kind in (np.int32, np.float32, np.float32)]

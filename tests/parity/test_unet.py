@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import diffusers_io
+from jaxdiff import diffusers_io, torch_weights
 from jaxdiff.unet import abstract, functional, parameters
 from tests.parity.cases import CASES, labels
 
@@ -62,7 +62,7 @@ def test_forward_pass_and_gradients(name, tmp_path):
     largest = max(np.linalg.norm(g) for g in gradients.values())
     errors, zero = {}, 0
     for key, gradient in gradients.items():
-        mine = diffusers_io._swap(key, np.asarray(ours[key]), out=True)
+        mine = torch_weights.swap(key, np.asarray(ours[key]), out=True)
         if np.linalg.norm(gradient) > 1e-6 * largest:
             errors[key] = np.linalg.norm(mine - gradient) / np.linalg.norm(gradient)
         else:

@@ -1,0 +1,78 @@
+"""How alike Stable Diffusion's pictures become when the mid-block is bypassed, beside what less guidance does."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxdiff.estimates import mean_t
+
+Row = dict[str, Any]
+TITLES = {"lpips": "LPIPS", "cosine": "cosine similarity"}
+
+
+def at(own: Row, between: str, name: str, form: str, p: float) -> Row | None:
+    """The row of a form and fraction, at the guidance scale of the study."""
+    where = {"between": between, "name": name, "form": form if p else "", "p": p, "guidance": own["guidance"]}
+    return next((row for row in own["rows"] if where.items() <= row.items()), None)
+
+
+def control(own: Row, between: str, name: str) -> list[Row]:
+    """The rows with nothing bypassed, the largest guidance scale first."""
+    where = {"between": between, "name": name, "form": ""}
+    return sorted((row for row in own["rows"] if where.items() <= row.items()), key=lambda row: -row["guidance"])
+
+
+def interval(row: Row) -> tuple[float, float, float]:
+    """The mean and its interval; nan where there is none."""
+    return row["value"], *(math.nan if row[key] is None else row[key] for key in ("low", "high"))
+
+
+def table(found: dict[str, Row]) -> list[Row]:
+    """One row a model, point and measure."""
+    keys = ("form", "p", "guidance", "between", "name", "space", "value", "low", "high", "n", "interval")
+    return [{"model": name, **{key: row[key] for key in keys}} for name, own in found.items() for row in own["rows"]]
+
+
+def summary(found: dict[str, Row]) -> Iterator[str]:
+    """A sentence a model and form: whether prompts give more like pictures, whether seeds do too, and the guidance scale that
+    makes prompts as alike with nothing bypassed."""
+    for name, own in found.items():
+        for form in dict.fromkeys(row["form"] for row in own["rows"] if row["form"]):
+            most = max(row["p"] for row in own["rows"] if row["form"] == form)
+            words = []
+            for between in ("prompts", "seeds"):
+                before, after = at(own, between, "lpips", "", 0.0), at(own, between, "lpips", form, most)
+                if before and after:
+                    words.append(f"LPIPS between {between} {_told(before)} -> {_told(after)}{_change(before, after)}")
+            if words:
+                yield f"{name}, {form}, p = 0 to {most:g}: {'; '.join(words)}. {_as_guidance(own, form, most)}".strip()
+
+
+def _told(row: Row) -> str:
+    return f"{row['value']:.3g}" + ("" if row["low"] is None else f" [{row['low']:.3g}, {row['high']:.3g}]")
+
+
+def _change(before: Row, after: Row) -> str:
+    """Over the same seeds (or prompts), in pairs."""
+    found = mean_t([b - a for a, b in zip(before["values"], after["values"], strict=True)])
+    if not found:
+        return " (one pair has no interval)"
+    return f" ({'alike more' if found[2] < 0 else 'alike less' if found[1] > 0 else 'undecided'}: {found[0]:+.3g} [{found[1]:+.3g}, {found[2]:+.3g}])"
+
+
+def _as_guidance(own: Row, form: str, p: float) -> str:
+    """The scale at which the control is as alike, between those that were drawn."""
+    rows, here = control(own, "prompts", "lpips"), at(own, "prompts", "lpips", form, p)
+    if here is None or len(rows) < 2:
+        return ""
+    scales, values = (np.array([row[key] for row in rows]) for key in ("guidance", "value"))
+    if here["value"] >= rows[0]["value"]:
+        return "Prompts are no more alike than with nothing bypassed."
+    if here["value"] < values.min():
+        return f"No guidance scale down to {scales.min():g} makes prompts as alike ({values.min():.3g} at the least)."
+    order = np.argsort(values)
+    scale = float(np.interp(here["value"], values[order], scales[order]))
+    return (f"A guidance scale of about {scale:.1f}, nothing bypassed, makes prompts as alike: so much of it may be that the text is "
+            "followed less.")  # fmt: skip
