@@ -11,6 +11,7 @@ Writes bypass.json, tables/*.csv and figures/*.svg. Running it again goes on whe
 """
 
 import functools
+import sys
 from pathlib import Path
 
 from experiments import _cli
@@ -30,7 +31,7 @@ from jaxdiff.study.config import explain  # noqa: E402
 from jaxdiff.study.data import Places  # noqa: E402
 
 DEFAULT = Path(__file__).parent.parent / "configs" / "sd_bypass.py"
-config_flags.DEFINE_config_file("config", str(DEFAULT), "The settings; --config.KEY=VALUE changes one. The keys:\n\n" + explain(bypass_config.TABLE))  # fmt: skip
+config_flags.DEFINE_config_file("config", None, "The settings, by default those of configs/sd_bypass.py; --config.KEY=VALUE changes one. The keys:\n\n" + explain(bypass_config.TABLE))  # fmt: skip
 flags.DEFINE_multi_string(
     "model", [], "A cell's folder, or a diffusers folder of Stable Diffusion 1.x; may be repeated."
 )
@@ -79,4 +80,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if not any(argument.split("=")[0].lstrip("-") == "config" for argument in sys.argv[1:]):
+        sys.argv.insert(
+            1, f"--config={DEFAULT}"
+        )  # a default of the flag's own is read too early for errors in one sentence
     _cli.run(main, __doc__ or "", bypass_config.TABLE)

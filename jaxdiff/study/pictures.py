@@ -8,12 +8,12 @@ import functools
 import io
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
-from jaxtyping import UInt8
+from jaxtyping import ArrayLike, Float, UInt8
 from PIL import Image
 
 from jaxdiff import files
@@ -137,14 +137,14 @@ def likeness(pictures: Pictures, net: str, space: str, inception: str | None = N
             continue
         left, right = (list(side) for side in zip(*pairs, strict=True))
         cosines = np.einsum("gpd,gpd->gp", vectors[:, left], vectors[:, right]).mean(axis=1)
-        apart = [lpips.distance(to_float(g[left]), to_float(g[right]), batch).mean() for g in images]
+        apart = np.array([lpips.distance(to_float(g[left]), to_float(g[right]), batch).mean() for g in images])
         rows.append(_row("lpips", between, apart) | {"space": lpips.space})
         rows.append(_row("cosine", between, cosines) | {"space": features.name})
     return rows
 
 
-def _row(name: str, between: str, values: Iterable[float]) -> Row:
-    values = [float(value) for value in values]
+def _row(name: str, between: str, found: Float[ArrayLike, " group"]) -> Row:
+    values = np.asarray(found, np.float64).tolist()
     mean, low, high = mean_t(values) or (values[0], None, None)
     over = "seeds" if between == "prompts" else "prompts"
     return {"measure": "likeness", "name": name, "between": between, "value": mean, "low": low, "high": high, "n": len(values),
