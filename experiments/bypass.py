@@ -45,10 +45,16 @@ FLAGS = flags.FLAGS
 def draw(workdir: epath.Path) -> list[str]:
     """The tables and the figures; what they say in sentences."""
     cells, drawn = (verdicts.read(workdir, kind) for kind in ("cell", "pictures"))
-    made = {"bypass": verdicts.table(cells), "verdicts": verdicts.verdicts(cells), "likeness": likeness.table(drawn)}
+    made = {
+        "bypass": verdicts.table(cells),
+        "bypass_verdicts": verdicts.verdicts(cells),
+        "likeness": likeness.table(drawn),
+    }
     for name, rows in made.items():
         if rows:
             tables.write(workdir / "tables", name, rows)
+        else:
+            (workdir / "tables" / f"{name}.csv").unlink(missing_ok=True)
     figures = {"measures": lambda: bypass_figures.measures(cells), "likeness": lambda: bypass_figures.curves(drawn)}
     for name, own in cells.items():
         figures[f"samples-{name}"] = functools.partial(bypass_figures.samples, name, own, workdir)
@@ -68,11 +74,12 @@ def main() -> None:
         config.prompts = tuple(prompt.strip() for prompt in FLAGS.prompts if prompt.strip())
     settings = bypass_config.check(config)
     paths = dict(zip(_cli.names(FLAGS.model), map(epath.Path, FLAGS.model), strict=True))
-    kinds = {name: folders.is_pipeline(path) for name, path in paths.items()}
-    ours = {name: path for name, path in paths.items() if not kinds[name]}
+    theirs = {name: path for name, path in paths.items() if folders.is_pipeline(path)}
+    ours = {name: path for name, path in paths.items() if name not in theirs}
     with _cli.Reporter() as progress:
-        found = bypass.run(ours, settings, Places(FLAGS.data_dir or "", FLAGS.cache or ""), workdir, progress)
-        found |= pictures.run({name: path for name, path in paths.items() if kinds[name]}, settings, workdir, progress)
+        pictures.check(theirs, settings)  # before the first of many hours
+        opened = bypass.open_studies(ours, settings, Places(FLAGS.data_dir or "", FLAGS.cache or ""), workdir, progress)
+        found = bypass.run(opened, settings, workdir, progress) | pictures.run(theirs, settings, workdir, progress)
     files.write_json(workdir / "bypass.json", {"schema": 1, "settings": settings, "models": found})
     for sentence in draw(workdir):
         _cli.console.print(sentence)

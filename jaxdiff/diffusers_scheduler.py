@@ -11,16 +11,18 @@ from jaxdiff.diffusion import Prediction, Schedule
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-COMMON: dict[str, Any] = {  # what both have, with the defaults that an absent field has
+COMMON: dict[str, Any] = {  # what DDPM and DDIM have, with the defaults that an absent field has
     "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "trained_betas": None,
     "clip_sample": True, "clip_sample_range": 1.0, "prediction_type": "epsilon", "thresholding": False,
     "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0, "timestep_spacing": "leading", "steps_offset": 0,
     "rescale_betas_zero_snr": False,
 }  # fmt: skip
+PNDM = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
+        "timestep_spacing", "steps_offset")  # fmt: skip
 FIELDS = {
     "DDPMScheduler": COMMON | {"variance_type": "fixed_small"},
     "DDIMScheduler": COMMON | {"set_alpha_to_one": True},
-    "PNDMScheduler": COMMON | {"set_alpha_to_one": False, "skip_prk_steps": False},
+    "PNDMScheduler": {key: COMMON[key] for key in PNDM} | {"set_alpha_to_one": False, "skip_prk_steps": False},
 }
 ANY = set().union(*FIELDS.values())  # a scheduler passes over what another's conversion left in its file
 DEFAULT = {"_class_name": "DDPMScheduler"} | FIELDS["DDPMScheduler"]  # of a U-Net that comes without a scheduler
@@ -50,7 +52,7 @@ def read(folder: epath.PathLike, known: Sequence[str] = ("DDPMScheduler", "DDIMS
     unknown = [key for key in raw if key not in ANY | EARLY and not key.startswith("_")]
     if unknown:
         raise ValueError(f"{path} sets {unknown[0]!r}, which is no field of {name} that is known here")
-    full = {"_class_name": name} | FIELDS[name] | {key: raw[key] for key in FIELDS[name] if key in raw}
+    full = COMMON | {"_class_name": name} | FIELDS[name] | {key: raw[key] for key in FIELDS[name] if key in raw}
     if "predict_epsilon" in raw and "prediction_type" not in raw:
         full["prediction_type"] = "epsilon" if raw["predict_epsilon"] else "sample"
     for key, allowed in KNOWN.items():

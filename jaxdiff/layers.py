@@ -19,6 +19,7 @@ from jaxdiff import convolution, cpu, random
 from jaxdiff.cpu import Heads, Images, Kernel
 
 Keys = Key[Array, " batch"] | None  # one a sample; None where nothing is drawn
+MANY = 2**22  # scores of a head from which on attention takes one image at a time: 64 x 64 pixels have 2^24
 Emb = Float[Array, "batch time_channel"] | None  # None where there is no time
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": nnx.silu,
@@ -97,9 +98,16 @@ def attend(q: Heads, k: Heads, v: Heads) -> Heads:
 
 
 def _attend(q: Heads, k: Heads, v: Heads) -> Heads:
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
-    weights = jax.nn.softmax(scores.astype(jnp.promote_types(q.dtype, jnp.float32)), axis=-1).astype(q.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+    if q.shape[1] * k.shape[1] >= MANY:
+        one = jax.checkpoint(lambda qkv: _attend_all(*(x[None] for x in qkv))[0])
+        return jax.lax.map(one, (q, k, v))
+    return _attend_all(q, k, v)
+
+
+def _attend_all(q: Heads, k: Heads, v: Heads) -> Heads:
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=wide)
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1).astype(q.dtype), v)
 
 
 class Conv(nnx.Module):
@@ -207,16 +215,16 @@ class ResnetBlock(nnx.Module):
             resize = halve if self.resample == "down" else double
             x, h = resize(x), resize(h)
         h = self.conv1(h)
-        time = None
-        if emb is not None and self.time_emb_proj is not None:
-            time = self.time_emb_proj(act(emb))[:, None, None]
-        if time is None:
+        if self.time_emb_proj is None:
             h = self.norm2(h)
-        elif self.scale_shift:
-            scale, shift = jnp.split(time, 2, axis=-1)
-            h = self.norm2(h) * (1.0 + scale) + shift
         else:
-            h = self.norm2(h + time)
+            assert emb is not None
+            time = self.time_emb_proj(act(emb))[:, None, None]
+            if self.scale_shift:
+                scale, shift = jnp.split(time, 2, axis=-1)
+                h = self.norm2(h) * (1.0 + scale) + shift
+            else:
+                h = self.norm2(h + time)
         h = self.conv2(dropout(act(h), self.dropout, keys))
         h = h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
         return h if self.output_scale == 1.0 else h / self.output_scale

@@ -19,7 +19,12 @@ TABLES = re.compile(r"(class_embedding|time_proj|token_embedding|position_embedd
 
 
 def read(folder: epath.Path, safe: str, other: str | None = None) -> dict[str, np.ndarray]:
-    """The tensors of the first weights file that is there: safetensors before .bin, full precision before fp16.
+    """The tensors of the files that `find` finds."""
+    return {name: t for path in find(folder, safe, other) for name, t in weights.read(path).items()}
+
+
+def find(folder: epath.Path, safe: str, other: str | None = None) -> list[epath.Path]:
+    """The first weights file that is there, or its parts: safetensors before .bin, full precision before fp16.
 
     safe, other: the files' names without their endings, of .safetensors and of .bin (the same, by default). Raises
     ValueError where there is none, or where a part of several is missing.
@@ -35,20 +40,22 @@ def read(folder: epath.Path, safe: str, other: str | None = None) -> dict[str, n
     if first is None:
         raise ValueError(f"{folder} has no weights: neither {order[0]} nor {other}.bin, whole or in shards")
     if not first.endswith(".json"):
-        return weights.read(folder / first)
+        return [folder / first]
     parts = files.read_json(folder / first).get("weight_map")
     if not isinstance(parts, dict) or not all(isinstance(p, str) and p == epath.Path(p).name for p in parts.values()):
         raise ValueError(f"{folder / first} has no weight_map of files beside it; get the file again")
     missing = [part for part in sorted(set(parts.values())) if not (folder / part).exists()]
     if missing:
         raise ValueError(f"{folder} lacks {missing[0]}, which {first} names; get that file too")
-    return {name: t for part in sorted(set(parts.values())) for name, t in weights.read(folder / part).items()}
+    return [folder / part for part in sorted(set(parts.values()))]
 
 
 def to_ours(
     tensors: dict[str, np.ndarray], module: nnx.Module, folder: epath.Path, dtype: DTypeLike = jnp.float32
 ) -> Params:
-    """The parameters of `module` (it may be abstract) in our layout. Raises ValueError for the first tensor that does not fit."""
+    """The parameters of `module` (it may be abstract) in our layout: matrices and kernels in `dtype`, what shifts and scales in
+    float32. Raises ValueError for the first tensor that does not fit.
+    """
     tensors = {_today(name): tensor for name, tensor in tensors.items()}
     wanted = parameters(module)
     for word, names in (("lacks", wanted.keys() - tensors.keys()), ("has too many tensors:", tensors.keys() - wanted)):
@@ -62,7 +69,7 @@ def to_ours(
             raise ValueError(
                 f"{folder} has {name} of shape {list(tensors[name].shape)}; its config.json asks for {list(expected)}"
             )
-    return {name: jnp.asarray(value, dtype) for name, value in found.items()}
+    return {name: jnp.asarray(value, dtype if value.ndim > 1 else jnp.float32) for name, value in found.items()}
 
 
 def _today(name: str) -> str:

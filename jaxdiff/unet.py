@@ -29,7 +29,7 @@ from jaxdiff.layers import (
 )
 from jaxdiff.unet_config import TABLE_A, ConditionalConfig, UNetConfig
 
-__all__ = ["TABLE_A", "Bypassed", "Hidden", "Params", "UNet", "UNetConfig", "abstract", "bind", "bypass", "functional",
+__all__ = ["TABLE_A", "Bypassed", "Hidden", "Params", "UNet", "UNetConfig", "abstract", "bind", "bypass", "check_fraction", "functional",
            "parameter_count", "parameters"]  # fmt: skip
 Params = dict[str, Array]
 Inputs = Float[ArrayLike, "batch _height _width _channel"]
@@ -222,6 +222,12 @@ def bypass(
     return wrapped
 
 
+def check_fraction(fraction: float | int) -> None:
+    """Raise ValueError unless it is from 0 to 1."""
+    if not 0.0 <= fraction <= 1.0:
+        raise ValueError(f"a fraction of {fraction} was to be bypassed; it goes from 0 to 1")
+
+
 class Bypassed(nnx.Module):
     """A U-Net of which a fraction of the mid-block is bypassed in a window of the denoising steps; it is called as the U-Net is.
 
@@ -235,11 +241,10 @@ class Bypassed(nnx.Module):
         self, unet: UNet, fraction: float | int, steps: int, *, form: Form = "blend",
         window: tuple[float | int, float | int] = (0.0, 1.0), ramp: float | int = 0.0,
     ):  # fmt: skip
-        if not 0.0 <= fraction <= 1.0:
-            raise ValueError(f"a fraction of {fraction} was to be bypassed; it goes from 0 to 1")
-        if not 0.0 <= window[0] < window[1] <= 1.0 or ramp < 0.0:
+        check_fraction(fraction)
+        if not 0.0 <= window[0] < window[1] <= 1.0 or not 0.0 <= ramp <= (window[1] - window[0]) / 2:
             raise ValueError(
-                f"the window is {window}, its ramp {ramp}; a part of 0 to 1 and a ramp of 0 or more are expected"
+                f"the window is {window}, its ramp {ramp}; a part of 0 to 1 and a ramp of 0 to half of it are expected"
             )
         if unet.mid_block is None:
             raise ValueError("this U-Net has no mid-block (mid_block_type null), so that none can be bypassed")

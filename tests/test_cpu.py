@@ -82,3 +82,18 @@ def test_a_cpu_gets_its_own_forms_and_others_the_definitions():
     for platform, loops in (("cpu", True), ("tpu", False)):
         text = jax.jit(layers.attend).trace(q, q, q).lower(lowering_platforms=(platform,)).as_text()
         assert ("while" in text) == loops
+
+
+def test_elsewhere_long_attention_takes_one_image_at_a_time(monkeypatch):
+    """The same numbers and gradients; the scores, and their softmax, in float32 for bfloat16 too."""
+    q, k, v = rand(2, 32, 3, 8), rand(2, 20, 3, 8, seed=1), rand(2, 20, 3, 8, seed=2)
+    whole, pull = jax.vjp(layers._attend, q, k, v)
+    monkeypatch.setattr(layers, "MANY", 640)
+    parts, pull_parts = jax.vjp(layers._attend, q, k, v)
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+    for one, other in zip(pull_parts(whole), pull(whole), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    halves = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+    scores = jax.make_jaxpr(layers._attend)(*halves)
+    assert "f32[3,32,20]" in str(scores).replace(" ", "") or "f32[1,3,32,20]" in str(scores)
+    assert layers._attend(*halves).dtype == jnp.bfloat16

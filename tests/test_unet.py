@@ -199,7 +199,7 @@ def test_a_bypassed_unet_is_the_unet_at_0_and_follows_its_window(tiny, form):
     [
         ({"fraction": 1.5}, "a fraction of 1.5 was to be bypassed"),
         ({"window": (0.8, 0.2)}, "a part of 0 to 1 and a ramp"),
-        ({"ramp": -1}, "a ramp of 0 or more"),
+        ({"ramp": 0.6}, "a ramp of 0 to half of it"),
     ],
 )
 def test_what_cannot_be_bypassed_is_refused(tiny, options, sentence):

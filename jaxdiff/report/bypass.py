@@ -1,10 +1,13 @@
 """What bypassing the mid-block does to trained cells: the change of each measure with an interval, and verdicts.
 
-The rules were fixed before any run. "Toward high variance" has three signs: samples nearer to the training images, more of
-them memorized, and a smaller effective k. "More realistic" has two: a higher quality gate and a lower KID to held-out images.
-A claim is supported where some sign is for it and none against, contradicted where some is against and none for it. Samples
-that are of neither class are no support for high variance, however near they are: where the gate falls, what speaks for it
-does not count.
+"Toward high variance" has three signs: samples nearer to the training images, more of them memorized, and a smaller effective k.
+"More realistic" has two: a higher quality gate and a lower KID to held-out images. A claim is supported where some sign is for it
+and none against, contradicted where some is against and none for it. Samples that are of neither class are no support for high
+variance, however near they are: where the gate falls, what speaks for it does not count. These rules were fixed before any run.
+
+A change counts where its whole interval lies beyond the least that matters, a hundredth, and counts of one cell's samples by
+McNemar's exact test. That was added after the quickstart's cells: samples of the same noise, compared in pairs, decide on changes that no one could see. All of it is exploratory: so many
+comparisons are not corrected for their number.
 """
 
 import math
@@ -15,25 +18,29 @@ import numpy as np
 from etils import epath
 
 from jaxdiff import files
-from jaxdiff.estimates import mean_t
+from jaxdiff.estimates import mcnemar, mean_t
 
 Row = dict[str, Any]
 Interval = tuple[float, float, float]
 
 
+LEAST = 0.01  # the least change that counts
+
+
 class Quantity(NamedTuple):
-    """A measure: its title, where its row is, and the scale of its change."""
+    """A measure: its title, where its row is, and whether its least change is LEAST of itself or LEAST as it stands."""
 
     title: str
     where: Row
+    relative: bool = True
 
 
 QUANTITIES = {
     "moved": Quantity("change of the samples, RMS a pixel", {"measure": "moved", "name": "rms"}),
-    "gate": Quantity("quality gate", {"measure": "quality", "name": "gate"}),
+    "gate": Quantity("quality gate", {"measure": "quality", "name": "gate"}, False),
     "kid": Quantity("KID to held-out images", {"measure": "fidelity", "name": "kid", "against": "held_out"}),
     "nearest": Quantity("distance to the nearest training image", {"measure": "neighbors", "name": "kth", "k": 1}),
-    "memorized": Quantity("memorized fraction", {"measure": "memorization", "name": "memorized"}),
+    "memorized": Quantity("memorized fraction", {"measure": "memorization", "name": "memorized"}, False),
     "k_eff": Quantity("effective k", {"measure": "effective_k", "name": "k_eff"}),
     "share": Quantity("minority share, as classified", {"measure": "share", "name": "classified"}),
     "lpips": Quantity("LPIPS over all pairs", {"measure": "lpips", "name": "all_pairs"}),
@@ -43,18 +50,22 @@ REALISTIC = {"gate": 1, "kid": -1}
 
 
 class Group(NamedTuple):
-    """Cells that differ in their seed alone."""
+    """Cells that differ in their seed alone; kin: a fingerprint of their settings."""
 
     model: str
     proportions: str
     n: int
+    prediction: str
+    px: int
+    kin: str
 
     @classmethod
     def of(cls, own: Row) -> "Group":
-        return cls(own["model"], "-".join(f"{100 * p:g}" for p in own["proportions"]), own["n"])
+        shares = "-".join(f"{100 * p:g}" for p in own["proportions"])
+        return cls(own["model"], shares, own["n"], own["prediction"], own["size"], own["kin"][:8])
 
     def __str__(self) -> str:
-        return f"{self.model} ({self.proportions}, n = {self.n})"
+        return f"{self.model} ({self.proportions}, n = {self.n}, {self.prediction}, {self.px} px)"
 
 
 Cells = dict[Group, list[Row]]
@@ -86,21 +97,25 @@ def at(own: Row, key: str, form: str, p: float) -> Row | None:
 
 
 def value(cells: Sequence[Row], key: str, form: str, p: float) -> Interval | None:
-    """Mean and interval over the seeds; of one cell its own over its samples."""
+    """Mean and interval over the seeds; of one cell its own over its samples. None unless it is defined in all."""
     rows = [row for own in cells if (row := at(own, key, form, p))]
+    if len(rows) < len(cells):
+        return None
     if len(rows) == 1:
         return rows[0]["value"], _end(rows[0], "low"), _end(rows[0], "high")
     return mean_t([row["value"] for row in rows])
 
 
 def change(cells: Sequence[Row], key: str, form: str, p: float) -> Interval | None:
-    """From nothing bypassed, seed by seed, with the t interval over them.
+    """From nothing bypassed, seed by seed, with the t interval over them. None unless it is defined in all.
 
     Of one cell: over its samples, those of the same noise in pairs; where single samples have no value (KID, k_eff, LPIPS), the
-    two intervals as if they were independent, which is too wide.
+    two intervals as if they were independent.
     """
     pairs = [(a, b) for own in cells if (a := at(own, key, form, 0.0)) and (b := at(own, key, form, p))]
-    if len(pairs) != 1:
+    if len(pairs) < len(cells):
+        return None
+    if len(pairs) > 1:
         return mean_t([b["value"] - a["value"] for a, b in pairs])
     ((a, b),) = pairs
     if "values" in a and "values" in b:
@@ -110,6 +125,18 @@ def change(cells: Sequence[Row], key: str, form: str, p: float) -> Interval | No
     )
     moved = b["value"] - a["value"]
     return moved, moved - down, moved + up
+
+
+def by_chance(cells: Sequence[Row], key: str, form: str, p: float) -> bool:
+    """Whether a change's interval may be too short: counts of one cell by McNemar's exact test; seeds that agree to the last digit."""
+    pairs = [(a, b) for own in cells if (a := at(own, key, form, 0.0)) and (b := at(own, key, form, p))]
+    moves = [b["value"] - a["value"] for a, b in pairs]
+    if len(pairs) > 1:
+        return max(moves) - min(moves) < 1e-12
+    if not QUANTITIES[key].relative and "values" in pairs[0][0]:
+        moved = np.array(pairs[0][1]["values"]) - pairs[0][0]["values"]
+        return mcnemar(int((moved > 0).sum()), int((moved < 0).sum())) > 0.05
+    return False
 
 
 def _end(row: Row, key: str) -> float:
@@ -131,9 +158,17 @@ def table(found: dict[str, Row]) -> list[Row]:
 
 
 def sides(cells: Sequence[Row], signs: dict[str, int], form: str, p: float) -> dict[str, int]:
-    """Of each sign 1 where its change speaks for the claim beyond its interval, -1 where against, 0 where neither."""
-    moved = {key: change(cells, key, form, p) for key in signs}
-    return {key: signs[key] * ((m[1] > 0) - (m[2] < 0)) for key, m in moved.items() if m}
+    """Of each sign 1 where its change speaks for the claim beyond its interval and the least that counts, -1 where against, 0
+    where neither."""
+    found = {}
+    for key, sign in signs.items():
+        moved, plain = change(cells, key, form, p), value(cells, key, form, 0.0)
+        if moved and plain and by_chance(cells, key, form, p):
+            found[key] = 0
+        elif moved and plain:
+            least = LEAST * (abs(plain[0]) if QUANTITIES[key].relative else 1.0)
+            found[key] = sign * ((moved[1] > least) - (moved[2] < -least))
+    return found
 
 
 def _verdict(found: dict[str, int]) -> str:
@@ -166,7 +201,7 @@ def verdicts(found: dict[str, Row]) -> list[Row]:
 
 def _in_words(seen: dict[str, int]) -> str:
     names = {side: [QUANTITIES[key].title for key, s in seen.items() if s == side] for side in (1, -1, 0)}
-    parts = (("for it", 1), ("against it", -1), ("not told apart from no change", 0))
+    parts = (("for it", 1), ("against it", -1), ("no change that counts", 0))
     return "; ".join(f"{words}: {', '.join(names[side])}" for words, side in parts if names[side])
 
 
@@ -176,24 +211,26 @@ def summary(found: dict[str, Row]) -> Iterator[str]:
     for group, cells in groups(found).items():
         for form in dict.fromkeys(form for form, p in places(cells[0]) if p):
             most = max(p for f, p in places(cells[0]) if f == form)
-            moves = []
-            for key, quantity in QUANTITIES.items():
-                ends = value(cells, key, form, 0.0), value(cells, key, form, most)
-                if ends[0] and ends[1]:
-                    moves.append(f"{quantity.title} {ends[0][0]:.3g} -> {ends[1][0]:.3g}")
+            moves = [_move(cells, key, form, most) for key in QUANTITIES]
             words = []
             for claim in ("moves toward high variance", "more realistic"):
-                mine = [
-                    row
-                    for row in told
-                    if (row["model"], row["proportions"], row["n"]) == group
-                    and row["form"] == form
-                    and row["claim"] == claim
-                ]
+                where = {**group._asdict(), "form": form, "claim": claim}
+                mine = [row for row in told if where.items() <= row.items()]
                 kinds = dict.fromkeys(row["verdict"] for row in mine)
                 each = [f"{kind} at p = {_fractions(mine, kind)}" for kind in kinds]
                 words.append(f"'{claim}': {'; '.join(each)}")
-            yield f"{group}, {form}, p = 0 to {most:g}: {'; '.join(moves)}. {'. '.join(words)}."
+            yield f"{group}, {form}, p = 0 to {most:g}: {'; '.join(filter(None, moves))}. {'. '.join(words)}."
+
+
+def _move(cells: Sequence[Row], key: str, form: str, p: float) -> str:
+    ends = value(cells, key, form, 0.0), value(cells, key, form, p)
+    if ends[0] and ends[1]:
+        return f"{QUANTITIES[key].title} {ends[0][0]:.3g} -> {ends[1][0]:.3g}"
+    where = QUANTITIES[key].where | {"form": "", "p": 0.0}
+    why = next(
+        (row["why"] for own in cells for row in own["rows"] if where.items() <= row.items() and row.get("why")), ""
+    )
+    return f"{QUANTITIES[key].title} undefined ({why})" if why else ""
 
 
 def _fractions(rows: Sequence[Row], verdict: str) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ def measures(found: dict[str, Row]) -> Figure | None:
             for j, cells in enumerate(grouped.values()):
                 ps = [p for f, p in bypass.places(cells[0]) if f == form or not p]
                 drawn = [(p, here) for p in ps if (here := bypass.value(cells, key, form, p))]
-                _band(ax, drawn, COLOURS[i], MARKS[j % len(MARKS)])
+                _band(ax, drawn, COLOURS[i], MARKS[j % len(MARKS)], 0.12 / len(grouped))
     handles = [Line2D([], [], color=COLOURS[i], label=form) for i, form in enumerate(forms)]
     handles += [
         Line2D([], [], color=INK, marker=MARKS[j % len(MARKS)], linestyle="none", label=str(group))
@@ -47,11 +48,13 @@ def measures(found: dict[str, Row]) -> Figure | None:
     return figure
 
 
-def _band(ax: Axes, drawn: Sequence[tuple[float, tuple[float, float, float]]], colour: str, marker: str) -> None:
+def _band(
+    ax: Axes, drawn: Sequence[tuple[float, tuple[float, float, float]]], colour: str, marker: str, alpha: float = 0.12
+) -> None:
     if drawn:
         x, (middle, low, high) = [x for x, _ in drawn], np.array([y for _, y in drawn]).T
         ax.plot(x, middle, marker=marker, color=colour, markersize=4, linewidth=1.2)
-        ax.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+        ax.fill_between(x, low, high, color=colour, alpha=alpha, linewidth=0)
 
 
 def _grid(count: int, columns: int) -> tuple[Figure, list[Axes]]:
@@ -104,7 +107,7 @@ def _blocks(blocks: Sequence[Block], row_names: Sequence[str], size: float) -> F
         ax.imshow(sheet, interpolation="none")
         middle = lambda count, step=height + gap, half=height / 2: [j * step + half for j in range(count)]  # noqa: E731
         ax.set_xticks(middle(len(block.columns)), block.columns, fontsize=7)
-        ax.set_yticks(middle(rows), row_names if i == 0 else [""] * rows, fontsize=7)
+        ax.set_yticks(middle(rows), row_names[:rows] if i == 0 else [""] * rows, fontsize=7)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         ax.set_title(block.title, fontsize=9)
@@ -113,11 +116,11 @@ def _blocks(blocks: Sequence[Block], row_names: Sequence[str], size: float) -> F
 
 def pictures(name: str, own: Row, workdir: epath.Path) -> Iterator[tuple[str, Callable[[], Figure | None]]]:
     """A figure a form, and one of the control: a row a prompt, a column a fraction (a guidance scale), of the first seed."""
-    for form in dict.fromkeys(row["form"] for row in own["rows"] if row["form"]):
-        ps = sorted({row["p"] for row in own["rows"] if row["form"] in ("", form)})
+    for form in dict.fromkeys(point["form"] for point in own["points"] if point["form"]):
+        ps = sorted({point["p"] for point in own["points"] if point["form"] in ("", form)})
         folders = [f"{name}-{form}-{p:g}" if p else f"{name}-guidance-{own['guidance']:g}" for p in ps]
         yield f"{name}-{form}", functools.partial(_sheet, own, f"bypassed: {form}", _percent(ps), folders, workdir)
-    scales = sorted({row["guidance"] for row in own["rows"] if not row["form"]}, reverse=True)
+    scales = sorted({point["guidance"] for point in own["points"] if not point["form"]}, reverse=True)
     columns, folders = [f"{scale:g}" for scale in scales], [f"{name}-guidance-{scale:g}" for scale in scales]
     title = "the control: guidance scale, nothing bypassed"
     yield f"{name}-guidance", functools.partial(_sheet, own, title, columns, folders, workdir)
@@ -126,18 +129,19 @@ def pictures(name: str, own: Row, workdir: epath.Path) -> Iterator[tuple[str, Ca
 def _sheet(own: Row, title: str, columns: Sequence[str], folders: Sequence[str], workdir: epath.Path) -> Figure:
     firsts = own["files"][:: len(own["seeds"])]  # prompts first, seeds after
     images = [[_thumbnail(workdir / "pictures" / folder / name) for folder in folders] for name in firsts]
-    return _blocks([Block(title, columns, np.array(images))], own["prompts"], 1.3)
+    return _blocks([Block(title, columns, np.array(images))], [_label(prompt) for prompt in own["prompts"]], 1.3)
+
+
+def _label(prompt: str) -> str:
+    """A prompt in short lines, its dollars no mathematics."""
+    return textwrap.fill(textwrap.shorten(prompt, 80, placeholder=" ..."), 16).replace("$", r"\$")
 
 
 def _thumbnail(path: epath.Path) -> np.ndarray:
-    """Square, at most THUMBNAIL pixels."""
+    """At most THUMBNAIL pixels on a side."""
     with Image.open(io.BytesIO(path.read_bytes())) as image:
-        side = min(THUMBNAIL, max(image.size))
-        return np.asarray(
-            image.convert("RGB").resize(
-                (side, side), Image.Resampling.BICUBIC if side == THUMBNAIL else Image.Resampling.NEAREST
-            )
-        )
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        return np.asarray(image.convert("RGB"))
 
 
 def curves(found: dict[str, Row]) -> Figure | None:

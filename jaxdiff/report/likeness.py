@@ -4,8 +4,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from jaxdiff.estimates import mean_t
 
 Row = dict[str, Any]
@@ -63,16 +61,21 @@ def _change(before: Row, after: Row) -> str:
 
 
 def _as_guidance(own: Row, form: str, p: float) -> str:
-    """The scale at which the control is as alike, between those that were drawn."""
-    rows, here = control(own, "prompts", "lpips"), at(own, "prompts", "lpips", form, p)
-    if here is None or len(rows) < 2:
+    """The scale at which the control is as alike, at or below the study's own, between those that were drawn."""
+    rows = [row for row in control(own, "prompts", "lpips") if row["guidance"] <= own["guidance"]]
+    here, plain = at(own, "prompts", "lpips", form, p), at(own, "prompts", "lpips", "", 0.0)
+    if here is None or plain is None or len(rows) < 2:
         return ""
-    scales, values = (np.array([row[key] for row in rows]) for key in ("guidance", "value"))
-    if here["value"] >= rows[0]["value"]:
+    if here["value"] >= plain["value"]:
         return "Prompts are no more alike than with nothing bypassed."
-    if here["value"] < values.min():
-        return f"No guidance scale down to {scales.min():g} makes prompts as alike ({values.min():.3g} at the least)."
-    order = np.argsort(values)
-    scale = float(np.interp(here["value"], values[order], scales[order]))
+    values = [row["value"] for row in rows]
+    if here["value"] < min(values):
+        return f"No guidance scale down to {rows[-1]['guidance']:g} makes prompts as alike ({min(values):.3g} at the least)."
+    i = next(
+        i for i, value in enumerate(values) if value <= here["value"]
+    )  # the first, coming down from the study's own
+    above, below = rows[i - 1], rows[i]
+    part = (above["value"] - here["value"]) / (above["value"] - below["value"])
+    scale = above["guidance"] + part * (below["guidance"] - above["guidance"])
     return (f"A guidance scale of about {scale:.1f}, nothing bypassed, makes prompts as alike: so much of it may be that the text is "
             "followed less.")  # fmt: skip

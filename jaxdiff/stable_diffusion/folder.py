@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from etils import epath
 from flax import nnx
 from jax.typing import DTypeLike
@@ -16,6 +15,7 @@ from jaxdiff.unet_config import ConditionalConfig
 
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 CONFIGS = tuple(f"{part}/config.json" for part in ("text_encoder", "unet", "vae"))
+FILES = {"text_encoder": ("model", "pytorch_model"), "unet": (WEIGHTS,), "vae": (WEIGHTS,)}  # the weights' names
 SCHEDULERS = ("PNDMScheduler", "DDIMScheduler")
 CROSS = {"CrossAttnDownBlock2D": True, "DownBlock2D": False, "CrossAttnUpBlock2D": True, "UpBlock2D": False}
 # Fields of UNet2DConditionModel and AutoencoderKL that change something: those read, with their defaults, ...
@@ -65,11 +65,12 @@ def check(folder: epath.Path) -> None:
     for part in PARTS:
         if not (folder / part).is_dir():
             raise ValueError(f"{folder} lacks its part {part}; get the whole diffusers folder")
-    for part in CONFIGS:
+    for part in (*CONFIGS, "scheduler/scheduler_config.json"):
         if not (folder / part).exists():
             raise ValueError(f"{folder} lacks {part}; get the whole diffusers folder")
     unet = files.read_json(folder / CONFIGS[1])
-    if unet.get("use_linear_projection") or isinstance(unet.get("attention_head_dim"), list):
+    heads = unet.get("attention_head_dim")
+    if unet.get("use_linear_projection") or (isinstance(heads, list) and len(set(heads)) > 1):
         raise ValueError(
             f"{folder} is Stable Diffusion 2, whose U-Net and text encoder are others; 1.x is what is read here"
         )
@@ -86,7 +87,9 @@ def unet_config(raw: dict[str, Any], path: epath.PathLike) -> ConditionalConfig:
         field["num_attention_heads"] or field["attention_head_dim"]
     )  # the latter is their number, by an early mistake
     down, up = (_attended(field[key], path) for key in ("down_block_types", "up_block_types"))
-    size = field["sample_size"]
+    size, version = field["sample_size"], str(raw.get("_diffusers_version", "1")).split(".")[:2]
+    if isinstance(size, int) and size < 64 and [int(v) for v in version if v.isdigit()] < [0, 9]:
+        size = 64  # a mistake in the first folders that were published, which diffusers corrects too
     return _made(
         ConditionalConfig, path, field, attention=down, up_attention=tuple(len(field["up_block_types"]) + 1 - a for a in up),
         heads=heads, context_features=field["cross_attention_dim"], mid_block=field["mid_block_type"] is not None,
@@ -138,7 +141,10 @@ def abstract(folder: epath.PathLike) -> tuple[TextEncoder, UNet, VAE]:
     """The three networks that the folder's config.json files describe: shapes only, nothing allocated."""
     paths = [epath.Path(folder) / config for config in CONFIGS]
     raw = [files.read_json(path) for path in paths]
-    text = TextConfig.read(raw[0])
+    try:
+        text = TextConfig.read(raw[0])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{paths[0]}: {error}") from None
     unet, vae = unet_config(raw[1], paths[1]), vae_config(raw[2], paths[2])
     if text.hidden_size != unet.context_features or vae.latent_channels != unet.in_channels:
         raise ValueError(
@@ -150,20 +156,26 @@ def abstract(folder: epath.PathLike) -> tuple[TextEncoder, UNet, VAE]:
     return made[0], made[1], made[2]
 
 
-def read_weights(folder: epath.PathLike, module: nnx.Module, dtype: DTypeLike) -> Params:
+def weights_files(folder: epath.Path) -> list[epath.Path]:
+    """Those that are read, of all three networks."""
+    return [path for part, names in FILES.items() for path in torch_weights.find(folder / part, *names)]
+
+
+def read_weights(folder: epath.PathLike, part: str, module: nnx.Module, dtype: DTypeLike) -> Params:
     """The parameters of one part; matrices and kernels in `dtype`, what scales and shifts in float32."""
-    folder = epath.Path(folder)
-    if isinstance(module, TextEncoder):
-        tensors = torch_weights.read(folder, "model", "pytorch_model")
+    place = epath.Path(folder) / part
+    tensors = torch_weights.read(place, *FILES[part])
+    if part == "text_encoder":
         tensors = {
             name.removeprefix("text_model."): t for name, t in tensors.items() if not name.endswith("position_ids")
         }
-    else:
-        tensors = torch_weights.read(folder, WEIGHTS)
-    params = torch_weights.to_ours(tensors, module, folder, dtype)
-    return {name: p if p.ndim > 1 else p.astype(jnp.float32) for name, p in params.items()}
+    return torch_weights.to_ours(tensors, module, place, dtype)
 
 
 def scheduler(folder: epath.PathLike) -> dict[str, Any]:
-    """Its settings, with every field. Raises ValueError where it is neither PNDM's nor DDIM's."""
-    return diffusers_scheduler.read(folder, SCHEDULERS)
+    """Its settings, with every field. Raises ValueError where it is neither PNDM's nor DDIM's.
+
+    As StableDiffusionPipeline does, which has to read the first folders that were published, the steps' offset is 1 and
+    nothing is clipped, whatever the file says or leaves out.
+    """
+    return diffusers_scheduler.read(folder, SCHEDULERS) | {"steps_offset": 1, "clip_sample": False}

@@ -25,7 +25,7 @@ from jaxdiff.stable_diffusion.pndm import pndm
 from jaxdiff.stable_diffusion.text_encoder import TextEncoder
 from jaxdiff.stable_diffusion.tokenizer import Tokenizer
 from jaxdiff.stable_diffusion.vae import VAE
-from jaxdiff.unet import Bypassed, Form, Params, UNet, functional
+from jaxdiff.unet import Bypassed, Form, Params, UNet, check_fraction, functional
 
 Window = tuple[float | int, float | int]
 Sampler = Callable[[Predict, Array], Array]
@@ -40,7 +40,7 @@ def compute_dtype() -> DTypeLike:
 class Pipeline:
     """The parts of a pipeline: networks without their arrays, and these by part's name.
 
-    sampling: the settings of the sampler that the folder's scheduler asks for (`diffusers_scheduler.sampling`).
+    texts: those that were embedded. sampling: the settings of the sampler that the folder's scheduler asks for (`diffusers_scheduler.sampling`).
     """
 
     tokenizer: Tokenizer
@@ -51,6 +51,7 @@ class Pipeline:
     schedule: Schedule
     prediction: Prediction
     sampling: dict[str, Any]
+    texts: dict[str, Array] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: epath.PathLike, dtype: DTypeLike | None = None) -> "Pipeline":
@@ -64,8 +65,13 @@ class Pipeline:
         text_encoder, unet, vae = folders.abstract(place)
         scheduler = folders.scheduler(place)
         tokenizer = Tokenizer.load(place / "tokenizer", text_encoder.config.max_position_embeddings)
+        words, rows = tokenizer.pieces.get_vocab_size(), text_encoder.config.vocab_size
+        if words > rows:
+            raise ValueError(
+                f"{place}: its tokenizer has {words} tokens and its text encoder {rows}; get the whole folder again"
+            )
         modules = {"text_encoder": text_encoder, "unet": unet, "vae": vae}
-        params = {name: folders.read_weights(place / name, module, dtype) for name, module in modules.items()}
+        params = {name: folders.read_weights(place, name, module, dtype) for name, module in modules.items()}
         return cls(
             tokenizer, text_encoder, unet, vae, params, diffusers_scheduler.schedule(scheduler),
             diffusers_scheduler.prediction(scheduler), diffusers_scheduler.sampling(scheduler),
@@ -76,17 +82,30 @@ class Pipeline:
         """In which the networks compute."""
         return self.params["unet"]["conv_in.weight"].dtype
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the pictures that the U-Net was trained for."""
-        size = self.unet.config.sample_size or 64
-        height, width = (size, size) if isinstance(size, int) else size
-        return height * self.vae.config.factor, width * self.vae.config.factor
-
     def embed(self, texts: Sequence[str]) -> Float[Array, "text token feature"]:
         """What the U-Net attends to, of each text; one at a time, so that its bits do not depend on the others."""
-        encode, tokens = _text(self.text_encoder), jnp.asarray(self.tokenizer(texts))
-        return jnp.concatenate([encode(self.params["text_encoder"], row[None]) for row in tokens])
+        encode = _text(self.text_encoder)
+        for text in texts:
+            if text not in self.texts:
+                self.texts[text] = encode(self.params["text_encoder"], jnp.asarray(self.tokenizer([text])))
+        return jnp.concatenate([self.texts[text] for text in texts])
+
+
+def picture_size(unet: UNet, vae: VAE) -> tuple[int, int]:
+    """Height and width of the pictures that the U-Net was trained for."""
+    size = unet.config.sample_size or 64
+    height, width = (size, size) if isinstance(size, int) else size
+    return height * vae.config.factor, width * vae.config.factor
+
+
+def check_size(unet: UNet, vae: VAE, size: tuple[int, int]) -> None:
+    """Raise ValueError for a height or a width that the networks cannot halve as often as they do."""
+    for side in size:
+        if side % vae.config.factor:
+            raise ValueError(
+                f"a picture of {side} px on a side has no latents; choose a multiple of {vae.config.factor}"
+            )
+        unet.config.check_image_size(side // vae.config.factor)
 
 
 @functools.lru_cache(maxsize=2)
@@ -134,16 +153,13 @@ class Painter:
         self, pipeline: Pipeline, *, steps: int | None = None, form: Form | None = None, window: Window = (0.0, 1.0),
         ramp: float | int = 0.0, size: tuple[int, int] | None = None, batch: int = 4,
     ):  # fmt: skip
-        self.pipeline, self.size, self.chunk = pipeline, size or pipeline.size, batch
-        factor = pipeline.vae.config.factor
-        for side in self.size:
-            if side % factor:
-                raise ValueError(f"a picture of {side} px on a side has no latents; choose a multiple of {factor}")
-            pipeline.unet.config.check_image_size(side // factor)
+        self.pipeline, self.size, self.chunk = pipeline, size or picture_size(pipeline.unet, pipeline.vae), batch
+        check_size(pipeline.unet, pipeline.vae, self.size)
         self.mesh = parallel.data_mesh(batch)
         self.over, self.whole = NamedSharding(self.mesh, parallel.DATA), parallel.replicated(self.mesh)
-        self.params = jax.device_put(pipeline.params["unet"], self.whole)
-        self._vae = jax.device_put(pipeline.params["vae"], self.whole)
+        for part in ("unet", "vae"):  # where they are needed, in place of where they were read: once in memory
+            pipeline.params[part] = jax.device_put(pipeline.params[part], self.whole)
+        self.params, self._vae = pipeline.params["unet"], pipeline.params["vae"]
         unet: nnx.Module = pipeline.unet
         if form is not None:
             unet = Bypassed(pipeline.unet, 0.0, pipeline.schedule.steps, form=form, window=window, ramp=ramp)
@@ -167,8 +183,7 @@ class Painter:
 
         Raises ValueError for a fraction outside 0..1, and for one above 0 where no form of bypassing was chosen.
         """
-        if not 0.0 <= fraction <= 1.0:
-            raise ValueError(f"a fraction of {fraction} was to be bypassed; it goes from 0 to 1")
+        check_fraction(fraction)
         if fraction and self.form is None:
             raise ValueError(
                 "a fraction was to be bypassed by a Painter without a form; give it one of blend, channels, elements"

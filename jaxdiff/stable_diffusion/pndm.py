@@ -1,7 +1,8 @@
 """PNDM's linear multistep sampler (Liu et al. 2022), as Stable Diffusion's published scheduler asks for it.
 
 A step is DDIM's, with an eps that is a weighted sum of the network's last four outputs (Adams-Bashforth). The first step
-is taken twice, the second time with the mean of the outputs at both of its ends: n steps call the network n + 1 times.
+is taken twice, the second time with the mean of the outputs at both of its ends: n steps, n > 1, call the network n + 1
+times.
 """
 
 from typing import NamedTuple

@@ -45,7 +45,8 @@ class Tokenizer:
             pieces.no_padding()
             return cls(pieces, length, _padding(folder))
         except Exception as error:  # what the library raises is an Exception
-            raise ValueError(f"{folder} has no tokenizer that can be read ({error}); get its files again") from None
+            why = " ".join(str(error).split())
+            raise ValueError(f"{folder} has no tokenizer that can be read ({why}); get its files again") from None
 
     def __call__(self, texts: Sequence[str]) -> Int[np.ndarray, "text token"]:
         """int32 [text, length]. A text that is longer is cut, and a warning says what is left of it."""

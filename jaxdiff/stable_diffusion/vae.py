@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jaxdiff import random
 from jaxdiff.blocks import DownBlock, MidBlock
-from jaxdiff.layers import ACTIVATIONS, Conv, GroupNorm, Images, Keys, ResnetBlock, Upsample
+from jaxdiff.layers import Conv, GroupNorm, Images, Keys, ResnetBlock, Upsample
 from jaxdiff.unet_config import UNetConfig
 
 
@@ -46,13 +46,12 @@ class Encoder(nnx.Module):
         self.mid_block = MidBlock(config, rngs)
         self.conv_norm_out = GroupNorm(widths[-1], config.norm_num_groups, config.norm_eps)
         self.conv_out = Conv(widths[-1], 2 * config.latent_channels, rngs)
-        self.act_fn = config.act_fn
 
     def __call__(self, x: Images) -> Images:
         z = self.conv_in(x)
         for block in self.down_blocks:
             z = block(z, None)[-1]
-        return self.conv_out(ACTIVATIONS[self.act_fn](self.conv_norm_out(self.mid_block(z, None))))
+        return self.conv_out(nnx.silu(self.conv_norm_out(self.mid_block(z, None))))
 
 
 class UpBlock(nnx.Module):
@@ -83,13 +82,12 @@ class Decoder(nnx.Module):
         self.up_blocks = nnx.List([UpBlock(a, config, rngs) for a in range(config.depth, 0, -1)])
         self.conv_norm_out = GroupNorm(widths[0], config.norm_num_groups, config.norm_eps)
         self.conv_out = Conv(widths[0], config.out_channels, rngs)
-        self.act_fn = config.act_fn
 
     def __call__(self, z: Images) -> Images:
         z = self.mid_block(self.conv_in(z), None)
         for block in self.up_blocks:
             z = block(z)
-        return self.conv_out(ACTIVATIONS[self.act_fn](self.conv_norm_out(z)))
+        return self.conv_out(nnx.silu(self.conv_norm_out(z)))
 
 
 class VAE(nnx.Module):

@@ -3,6 +3,7 @@
 from typing import Any
 
 import ml_collections
+from etils import epath
 
 from jaxdiff.features.spaces import SPACES
 from jaxdiff.study.config import Table, get
@@ -17,7 +18,7 @@ TABLE: Table = (
     ("num",        0,                                 "trained cells: samples at every fraction; 0 takes as many as the cell has"),
     ("queries",    64,                                "trained cells: samples on whose path the effective k is fitted; 0 leaves it out"),
     ("noise",      0.3,                               "trained cells: the noise level, of all, at which it is fitted"),
-    ("prompts",    ("a woman", "a girl", "an actress"), "Stable Diffusion: what is drawn, side by side"),
+    ("prompts",    ("a woman", "a girl", "an actress", "an actor", "a queen"), "Stable Diffusion: what is drawn, side by side"),
     ("negative",   "",                                "Stable Diffusion: what the pictures shall not show"),
     ("seeds",      (0, 1, 2, 3),                      "Stable Diffusion: each gives one noise to all prompts"),
     ("guidance",   7.5,                               "Stable Diffusion: scale of classifier-free guidance; 1 is none"),
@@ -30,19 +31,27 @@ TABLE: Table = (
     ("inception",  "",                                "Stable Diffusion: FID's Inception-v3 weights file, for that space"),
 )  # fmt: skip
 LEAST = {"num": 0, "queries": 0, "ramp": 0, "guidance": 0, "steps": 1, "size": 0, "batch": 1}
+FEWEST = {"num": 8, "queries": 2}  # where it is not 0: fewer have no intervals
+KINDS = {"fractions": float, "window": float, "guidances": float, "forms": str, "prompts": str, "seeds": int}
 
 
 def check(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The settings as plain values, 0 among the fractions, which rise. Raises ValueError for the first that cannot be used."""
-    for key, least in LEAST.items():
-        if get(config, key) < least:
-            raise ValueError(f"config.{key} is {get(config, key)}; at least {least} is expected")
     s: dict[str, Any] = {key: tuple(v) if isinstance(v := get(config, key), tuple | list) else v for key, _, _ in TABLE}
-    for p in (*s["fractions"], *s["window"], s["noise"]):
-        if not 0 <= p <= 1:
-            raise ValueError(
-                f"{p} is no fraction; config.fractions, config.window and config.noise hold numbers from 0 to 1"
-            )
+    for key, kind in KINDS.items():
+        if not all(isinstance(v, (int, float) if kind is float else kind) for v in s[key]):
+            raise ValueError(f"config.{key} is {s[key]}; each entry is of type {kind.__name__}")
+    for key, least in LEAST.items():
+        if s[key] < least or 0 < s[key] < FEWEST.get(key, 0):
+            few = f"0, or at least {FEWEST[key]}," if key in FEWEST else f"at least {least}"
+            raise ValueError(f"config.{key} is {s[key]}; {few} is expected")
+    if any(not 0 <= p <= 1 for p in (*s["fractions"], *s["window"], s["noise"])) or max(s["fractions"], default=0) == 0:
+        raise ValueError(
+            f"config.fractions is {s['fractions']}, config.window {s['window']} and config.noise {s['noise']}; numbers from 0 to 1 are "
+            "expected, a fraction above 0 among them"
+        )
+    if any(g < 0 for g in s["guidances"]):
+        raise ValueError(f"config.guidances is {s['guidances']}; scales of 0 or more are expected")
     if len(s["window"]) != 2 or s["window"][0] >= s["window"][1]:
         raise ValueError(
             f"config.window is {s['window']}; two numbers are expected, the smaller one first, as (0.2, 0.8)"
@@ -57,11 +66,13 @@ def check(config: ml_collections.ConfigDict) -> dict[str, Any]:
                 raise ValueError(f"config.{key} is {name!r}; choose of {', '.join(known)}")
     if not s["forms"] or not s["prompts"] or not s["seeds"]:
         raise ValueError("config.forms, config.prompts and config.seeds need at least one entry each")
-    if not all(isinstance(seed, int) and seed >= 0 for seed in s["seeds"]):
-        raise ValueError(f"config.seeds is {s['seeds']}; whole numbers that are not negative are expected")
+    if len(set(s["seeds"])) < len(s["seeds"]) or min(s["seeds"]) < 0:
+        raise ValueError(f"config.seeds is {s['seeds']}; different whole numbers that are not negative are expected")
     if s["space"] == "inception" and not s["inception"]:
         raise ValueError("config.space is inception; give its weights file as config.inception")
+    if s["inception"] and not epath.Path(s["inception"]).exists():
+        raise ValueError(f"config.inception is {s['inception']}, which does not exist")
     return s | {
-        "fractions": tuple(sorted({0.0, *map(float, s["fractions"])})),
+        "fractions": tuple(sorted({0.0, *(round(float(p), 4) for p in s["fractions"])})),
         "prompts": tuple(dict.fromkeys(s["prompts"])),
     }

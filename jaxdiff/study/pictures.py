@@ -4,11 +4,12 @@ Prompts that differ may begin to give the same picture because the text is no lo
 taken, without bypassing, at smaller scales of classifier-free guidance: the control.
 """
 
+import dataclasses
 import functools
 import io
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,17 @@ from etils import epath
 from jaxtyping import ArrayLike, Float, UInt8
 from PIL import Image
 
-from jaxdiff import files
+from jaxdiff import diffusers_scheduler, files, samplers
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.datasets.source import Progress
 from jaxdiff.estimates import mean_t
 from jaxdiff.features import spaces
+from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.measures.lpips import LPIPS
 from jaxdiff.stable_diffusion import folder as folders
-from jaxdiff.stable_diffusion.pipeline import Painter, Pipeline
+from jaxdiff.stable_diffusion.pipeline import Painter, Pipeline, check_size, picture_size
 from jaxdiff.study import stages
+from jaxdiff.unet import Bypassed
 
 Row = dict[str, Any]
 Pictures = UInt8[np.ndarray, "prompt seed height width channel"]
@@ -35,50 +38,62 @@ LARGE = (
 
 def points(s: Row) -> list[Row]:
     """Nothing bypassed, the control, then each form's fractions: so that one form's program is in memory at a time."""
-    plain = [{"form": "", "p": 0.0, "guidance": float(g)} for g in (s["guidance"], *s["guidances"]) if g >= 0]
-    plain = list({point["guidance"]: point for point in plain}.values())
+    plain = [{"form": "", "p": 0.0, "guidance": float(g)} for g in dict.fromkeys((s["guidance"], *s["guidances"]))]
     forms = [
         {"form": form, "p": p, "guidance": float(s["guidance"])} for form in s["forms"] for p in s["fractions"] if p > 0
     ]
     return plain + forms
 
 
-def run(paths: Mapping[str, epath.Path], settings: Row, workdir: epath.Path, progress: Progress) -> dict[str, Row]:
-    """What bypass.json has of each pipeline by name; every picture as a PNG under workdir/pictures.
-
-    Raises ValueError where a folder is no Stable Diffusion 1 pipeline.
-    """
-    if not paths:
-        return {}
+def check(paths: Mapping[str, epath.Path], s: Row) -> None:
+    """Raise ValueError where a folder is no whole Stable Diffusion 1 pipeline, or cannot draw what the settings ask for."""
     for path in paths.values():
         folders.check(path)
-        if folders.abstract(path)[1].mid_block is None:
-            raise ValueError(f"{path} has no mid-block (mid_block_type null), so that none can be bypassed")
-    todo, found, done = points(settings), {}, 0
-    for name, path in paths.items():
-        load = functools.cache(lambda path=path: Pipeline.load(path))
-        painter = functools.lru_cache(maxsize=1)(functools.partial(_painter, load, settings))
-        inputs = {"weights": stages.init_checksums(str(path)), "settings": _own(settings)}
-        rows: list[Row] = []
-        for point in todo:
-            progress(
-                "bypass",
-                done,
-                len(paths) * len(todo),
-                f"{name} {point['form']} {point['p']:g} guidance {point['guidance']:g}",
+        _, unet, vae = folders.abstract(path)
+        scheduler = folders.scheduler(path)
+        size = s["size"] or max(picture_size(unet, vae))
+        check_size(unet, vae, (size, size))
+        samplers.timesteps(diffusers_scheduler.schedule(scheduler), s["steps"])
+        for form in s["forms"]:
+            Bypassed(unet, 0.0, scheduler["num_train_timesteps"], form=form, window=s["window"], ramp=s["ramp"])
+        if size < SMALLEST[s["lpips"]]:
+            raise ValueError(
+                f"config.lpips is {s['lpips']}, which needs {SMALLEST[s['lpips']]} px; the pictures have {size}"
             )
+
+
+def run(paths: Mapping[str, epath.Path], settings: Row, workdir: epath.Path, progress: Progress) -> dict[str, Row]:
+    """What bypass.json has of each pipeline by name; every picture as a PNG under workdir/pictures."""
+    todo, found = points(settings), {}
+    for i, (name, path) in enumerate(paths.items()):
+        progress("checksums", i, len(paths), name)
+        inputs = {"model": _identity(path), "settings": _own(settings)}
+        pipeline = functools.cache(functools.partial(Pipeline.load, path))
+        painters: dict[str, Painter] = {}
+        rows: list[Row] = []
+        for j, point in enumerate(todo):
+            note = f"{name} {point['form']} {point['p']:g} guidance {point['guidance']:g}"
+            progress("pictures", i * len(todo) + j, len(paths) * len(todo), note)
             part = f"{name}-" + (
                 f"{point['form']}-{point['p']:g}" if point["form"] else f"guidance-{point['guidance']:g}"
             )
             outputs = (f"parts/{part}.json", *(f"pictures/{part}/{png}" for png in _names(settings)))
-            make = functools.partial(_write, painter, point, settings, workdir, part)
+            make = functools.partial(_write, pipeline, painters, point, settings, workdir, part)
             stages.stage(workdir, part, inputs | point, outputs, make)
             rows += [point | row for row in files.read_json(workdir / outputs[0])["rows"]]
-            done += 1
-        found[name] = {"kind": "pictures", "rows": rows, "files": _names(settings),
+        found[name] = {"kind": "pictures", "rows": rows, "files": _names(settings), "points": todo,
                        **{key: settings[key] for key in ("prompts", "seeds", "guidance")}}  # fmt: skip
-    progress("bypass", done, done, "")
+    if paths:
+        progress("checksums", len(paths), len(paths), "")
+        progress("pictures", len(paths) * len(todo), len(paths) * len(todo), "")
     return found
+
+
+def _identity(path: epath.Path) -> dict[str, str]:
+    """Checksums of the weights that are read, and of the parts' settings and words."""
+    small = [file for part in folders.PARTS for file in files.walk(path / part) if file.suffix in (".json", ".txt")]
+    kept = [file.relative_to(path).as_posix() for file in (*folders.weights_files(path), *small)]
+    return files.checksums(path, sorted(kept))
 
 
 def _own(settings: Row) -> Row:
@@ -95,16 +110,22 @@ def _names(settings: Row) -> list[str]:
     return [f"{i}-{slug}-seed{seed}.png" for i, slug in enumerate(slugs) for seed in settings["seeds"]]
 
 
-def _painter(load: Any, s: Row, form: str) -> Painter:
-    size = (s["size"], s["size"]) if s["size"] else None
-    chosen: Any = form or None
-    return Painter(
-        load(), steps=s["steps"], form=chosen, window=s["window"], ramp=s["ramp"], size=size, batch=s["batch"]
-    )
+def _painter(pipeline: Callable[[], Pipeline], painters: dict[str, Painter], s: Row, form: str) -> Painter:
+    """Of this form; that of another is let go first."""
+    if form not in painters:
+        painters.clear()
+        size = (s["size"], s["size"]) if s["size"] else None
+        chosen: Any = form or None
+        painters[form] = Painter(
+            pipeline(), steps=s["steps"], form=chosen, window=s["window"], ramp=s["ramp"], size=size, batch=s["batch"]
+        )
+    return painters[form]
 
 
-def _write(painter: Any, point: Row, s: Row, workdir: epath.Path, part: str) -> None:
-    paint, shape = painter(point["form"]), (len(s["prompts"]), len(s["seeds"]))
+def _write(
+    pipeline: Callable[[], Pipeline], painters: dict[str, Painter], point: Row, s: Row, workdir: epath.Path, part: str
+) -> None:
+    paint, shape = _painter(pipeline, painters, s, point["form"]), (len(s["prompts"]), len(s["seeds"]))
     latents = np.tile(paint.latents(s["seeds"]), (shape[0], 1, 1, 1))
     prompts = [prompt for prompt in s["prompts"] for _ in s["seeds"]]
     drawn = to_uint8(
@@ -123,8 +144,8 @@ def likeness(pictures: Pictures, net: str, space: str, inception: str | None = N
 
     Intervals are over the seeds (the prompts): t, 95 %; there is none where there is but one.
     """
-    lpips, features = LPIPS.load(net), spaces.space(space, inception)
     batch = 2 if max(pictures.shape[2:4]) >= LARGE else 16
+    lpips, features = LPIPS.load(net), dataclasses.replace(spaces.space(space, inception), batch=batch)
     flat = features(pictures.reshape(-1, *pictures.shape[2:]))
     flat = (flat / np.linalg.norm(flat, axis=1, keepdims=True)).reshape(*pictures.shape[:2], -1)
     rows = []

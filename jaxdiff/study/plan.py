@@ -9,6 +9,8 @@ from jaxdiff.study.cells import Cell
 from jaxdiff.study.programs import Devices, Program, Time, changed, sampling_step, state_bytes, train_step
 from jaxdiff.unet import parameter_count
 
+CLOSE = 0.1  # of a device's memory: nearer than this to its end a step is compiled, and not foretold
+
 
 def remedy(cell: Cell, devices: Devices) -> tuple[dict[str, Any], Program] | None:
     """The first settings of training whose step fits, None where none does.
@@ -33,8 +35,8 @@ def remedy(cell: Cell, devices: Devices) -> tuple[dict[str, Any], Program] | Non
 def largest_batch(cell: Cell, devices: Devices, program: Program) -> int:
     """The largest batch of a power of two a device (and part) whose step fits; that of `program`, which fits, where it is larger.
 
-    Memory grows in proportion to the batch where this is large: the two largest programs known foretell the next to compile,
-    until that is one of them.
+    Memory grows in proportion to the batch where this is large: the two largest programs known foretell the next, which is
+    compiled unless they leave no doubt (CLOSE) that it fits and twice as much does not.
     """
     unit, state = len(devices.all) * cell.settings["train"]["accumulate"], sum(state_bytes(cell, devices).values())
     power = lambda batch: unit * 2 ** math.floor(math.log2(max(1.0, batch / unit)))  # noqa: E731
@@ -48,6 +50,9 @@ def largest_batch(cell: Cell, devices: Devices, program: Program) -> int:
         batch = min(batch, power(refused / 2)) if refused < math.inf else batch
         if batch <= best[0]:
             return best[0]
+        foretold = [(best[1] + slope * (n - best[0])) / program.limit for n in (batch, 2 * batch)]
+        if below[0] and foretold[0] < 1 - CLOSE and foretold[1] > 1 + CLOSE:
+            return batch
         there = train_step(changed(cell, batch=batch), devices)
         if there.fits:
             below, best = best, (batch, there.memory)

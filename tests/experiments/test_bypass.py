@@ -45,7 +45,7 @@ def test_pictures_curves_and_sheets_and_nothing_is_drawn_twice(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (("--config.fractions=(0.0,1.5)",), "1.5 is no fraction"),
+        (("--config.fractions=(0.0,1.5)",), "config.fractions is (0.0, 1.5)"),
         (("--config.fraction=1",), "config.fraction does not exist; did you mean config.fractions?"),
         ((), "lacks its part vae; get the whole diffusers folder"),
     ],

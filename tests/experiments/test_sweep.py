@@ -252,12 +252,16 @@ def test_bad_input_is_one_sentence(arguments, sentence, tmp_path):
 def test_a_cells_mid_block_is_bypassed(whole, tmp_path):
     flags = ("--config.fractions=(0.0,1.0)", "--config.forms=('blend',)", "--config.num=12", "--config.queries=8")
     out = finished(command("bypass", "--model", whole[0] / "cells" / CELL, "--workdir", tmp_path, *flags))
-    assert "1 (80-20, n = 50), blend, p = 0 to 1: change of the samples, RMS a pixel 0 -> 0." in out
+    assert "1 (80-20, n = 50, eps, 16 px), blend, p = 0 to 1: change of the samples, RMS a pixel 0 -> 0." in out
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"measures.svg", f"samples-{CELL}.svg"}
     plain = np.load(tmp_path / "samples" / f"{CELL}-0.npz")["arr_0"]
     np.testing.assert_array_equal(plain, np.load(whole[0] / "cells" / CELL / "samples.npz")["arr_0"][:12])
     bypassed = np.load(tmp_path / "samples" / f"{CELL}-blend-1.npz")["arr_0"]
     assert np.abs(bypassed.astype(int) - plain).max() > 0
     found = json.loads((tmp_path / "bypass.json").read_text())["models"][CELL]["rows"]
+    other = command(
+        "bypass", "--model", whole[0] / "cells" / CELL, "--model", whole[0] / "cells" / CELL, "--workdir", tmp_path
+    )
+    assert "are the same model of the same seed; give each cell once" in other.communicate(timeout=60)[1]
     assert {row["measure"] for row in found} - {"share"} == {"quality", "lpips", "neighbors", "memorization", "fidelity",
                                                              "effective_k", "moved"}  # fmt: skip

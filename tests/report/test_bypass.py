@@ -17,14 +17,24 @@ def row(key, form, p, value, half=0.01, values=None):
     return found | ({} if values is None else {"values": list(values)})
 
 
-def cell(seed=0, **values):
+def cell(seed=0, kin="a", **values):
     """A cell's rows from {quantity: (at 0, at 1)}."""
     rows = [
         row(key, form, p, v)
         for key, ends in values.items()
         for form, p, v in zip(("", "blend"), (0.0, 1.0), ends, strict=True)
     ]
-    return {"model": "2", "depth": 2, "seed": seed, "n": 300, "proportions": [0.8, 0.2], "rows": rows}
+    return {
+        "model": "2",
+        "depth": 2,
+        "seed": seed,
+        "n": 300,
+        "proportions": [0.8, 0.2],
+        "prediction": "eps",
+        "size": 16,
+        "kin": kin,
+        "rows": rows,
+    }
 
 
 def told(*cells):
@@ -65,6 +75,32 @@ def test_over_seeds_the_interval_is_of_their_changes():
     assert len(bypass.groups({str(i): c for i, c in enumerate(other)})) == 1
 
 
+def test_cells_of_other_settings_are_no_seeds_of_each_other():
+    a, b = cell(0, nearest=(0.2, 0.1)), cell(1, kin="b", nearest=(0.2, 0.1))
+    assert len(bypass.groups({"a": a, "b": b})) == 2
+
+
+def test_a_quantity_that_one_seed_lacks_is_not_told_from_the_other():
+    both = [cell(0, nearest=(0.2, 0.1), k_eff=(9.0, 2.0)), cell(1, nearest=(0.2, 0.12))]
+    assert bypass.change(both, "k_eff", "blend", 1.0) is None
+    assert bypass.change(both, "nearest", "blend", 1.0) is not None
+
+
+def test_seeds_that_agree_to_the_last_digit_decide_nothing():
+    """Counts can: their t interval has no width."""
+    same = [cell(seed, nearest=(0.2, 0.1), gate=(0.5, 0.5)) for seed in (0, 1)]
+    assert told(*same)["moves toward high variance"]["verdict"] == "undecided"
+
+
+def test_counts_of_one_cell_are_told_apart_by_mcnemar():
+    """Of 12 samples 4 become digits and none ceases to be one: p = .125; of 24, 8: p = .008."""
+    for count, verdict in ((12, "undecided"), (24, "supported")):
+        before = np.zeros(count)
+        after = (np.arange(count) < count // 3).astype(float)
+        rows = [row("gate", form, p, v.mean(), 0.01, v) for form, p, v in (("", 0.0, before), ("blend", 1.0, after))]
+        assert told(cell() | {"rows": rows})["more realistic"]["verdict"] == verdict
+
+
 def test_one_cells_samples_are_compared_in_pairs():
     """Values that vary widely and all fall by .1: decided in pairs, and not from the two intervals."""
     before = np.random.default_rng(0).normal(size=50)
@@ -80,6 +116,15 @@ def test_one_cells_samples_are_compared_in_pairs():
     assert bypass.change([alone], "nearest", "blend", 1.0)[2] > 0
 
 
+def test_a_change_that_no_one_could_see_does_not_count():
+    """A fall of .002 of .2 in every sample is one part in a hundred; .0015 is less."""
+    before = np.random.default_rng(0).normal(0.2, 0.01, 50)
+    for fall, verdict in ((0.0015, "undecided"), (0.003, "supported")):
+        after = before - fall
+        rows = [row("nearest", "", 0.0, 0.2, 0.01, before), row("nearest", "blend", 1.0, 0.2, 0.01, after)]
+        assert told(cell() | {"rows": rows})["moves toward high variance"]["verdict"] == verdict
+
+
 def test_an_undefined_quantity_is_passed_over():
     own = cell(nearest=(0.2, 0.1), gate=(0.9, 0.9))
     own["rows"] += [
@@ -89,18 +134,25 @@ def test_an_undefined_quantity_is_passed_over():
     assert bypass.change([own], "k_eff", "blend", 1.0) is None
     assert told(own)["moves toward high variance"]["verdict"] == "supported"
     assert next(iter(bypass.summary({"a": own}))).startswith(
-        "2 (80-20, n = 300), blend, p = 0 to 1: quality gate 0.9 -> 0.9"
+        "2 (80-20, n = 300, eps, 16 px), blend, p = 0 to 1: quality gate 0.9 -> 0.9"
     )
 
 
 def pictures(at_1):
-    """LPIPS between prompts of two seeds: .5 at guidance 7.5, .3 at 3, .1 at 1; and `at_1` with all bypassed."""
+    """LPIPS between prompts of two seeds: .5 at guidance 7.5, .3 at 3, .1 at 1; and `at_1` with all bypassed. And .9 at 12, which
+    is stronger than the study's own and no control."""
 
     def entry(value, form="", p=0.0, guidance=7.5):  # fmt: skip
         return {"form": form, "p": p, "guidance": guidance, "between": "prompts", "name": "lpips", "space": "lpips-vgg", "n": 2,
                 "value": value, "low": value, "high": value, "values": [value - 0.01, value + 0.01], "interval": ""}  # fmt: skip
 
-    rows = [entry(0.5), entry(0.3, guidance=3.0), entry(0.1, guidance=1.0), entry(at_1, "blend", 1.0)]
+    rows = [
+        entry(0.9, guidance=12.0),
+        entry(0.5),
+        entry(0.3, guidance=3.0),
+        entry(0.1, guidance=1.0),
+        entry(at_1, "blend", 1.0),
+    ]
     return {"sd": {"guidance": 7.5, "prompts": ["a", "b"], "seeds": [0, 1], "rows": rows}}
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -51,6 +52,8 @@ def change(folder, name, **values):
         (lambda f: change(f, "text_encoder/config.json", hidden_act="relu"), "hidden_act is 'relu'; quick_gelu, gelu"),
         (lambda f: change(f, "scheduler/scheduler_config.json", _class_name="EulerDiscreteScheduler"), "as a PNDMScheduler's"),
         (lambda f: change(f, "scheduler/scheduler_config.json", skip_prk_steps=False), "sets skip_prk_steps to False; True"),
+        (lambda f: (f / "scheduler/scheduler_config.json").unlink(), "lacks scheduler/scheduler_config.json; get"),
+        (lambda f: change(f, "text_encoder/config.json", vocab_size=100), "and its text encoder 100; get the whole folder"),
         (lambda f: (f / "tokenizer/merges.txt").unlink(), "has no tokenizer: neither tokenizer.json nor"),
         (lambda f: change(f, "tokenizer/vocab.json", **{"<|endoftext|>": None}), "no tokenizer that can be read"),
         (lambda f: None, "text_encoder has no weights: neither model.safetensors nor pytorch_model.bin"),
@@ -91,6 +94,28 @@ def test_the_padding_is_the_folders_own(tmp_path):
     folder = tiny.write_configs(tmp_path) / "tokenizer"
     tiny.write(folder / "special_tokens_map.json", {"pad_token": {"content": "!"}})
     assert Tokenizer.load(folder, length=4)([""]).tolist()[0][2:] == [tiny.vocabulary()["!"]] * 2
+
+
+def test_the_mistakes_of_the_first_folders_are_corrected_as_diffusers_does(tmp_path):
+    """No offset, latents clipped, half of the size; a leftover of another scheduler is passed over."""
+    folder = tiny.write_configs(tmp_path)
+    early = {"_diffusers_version": "0.2.2", "sample_size": 32}
+    change(folder, "unet/config.json", **early)
+    tiny.write(folder / "scheduler/scheduler_config.json",
+               tiny.BETAS | {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "rescale_betas_zero_snr": True})  # fmt: skip
+    found = folders.scheduler(folder)
+    assert (found["steps_offset"], found["clip_sample"], found["rescale_betas_zero_snr"]) == (1, False, False)
+    assert folders.abstract(folder)[1].config.sample_size == 64
+    assert folders.unet_config(tiny.UNET | {"sample_size": 32}, "unet").sample_size == 32
+
+
+def test_in_bfloat16_what_scales_and_shifts_stays_as_it_was(tmp_path):
+    folder = tiny.write_pipeline(tmp_path)
+    half, whole = Pipeline.load(folder, jnp.bfloat16).params["vae"], Pipeline.load(folder).params["vae"]
+    for name, p in half.items():
+        assert p.dtype == (jnp.bfloat16 if p.ndim > 1 else jnp.float32), name
+        if p.ndim == 1:
+            np.testing.assert_array_equal(p, whole[name])
 
 
 def test_half_precision_files_are_read(tmp_path):

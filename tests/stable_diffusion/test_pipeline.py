@@ -48,6 +48,14 @@ def test_a_picture_does_not_depend_on_those_beside_it(plain):
     np.testing.assert_array_equal(again[0], drawn[0])
 
 
+def test_pictures_are_those_of_one_device_and_may_be_wider_than_high(pipeline, plain):
+    alone = Painter(pipeline, steps=3, batch=1)
+    latents = plain.latents([5, 6])
+    np.testing.assert_allclose(alone.draw(PROMPTS[:2], latents), plain.draw(PROMPTS[:2], latents), atol=1e-5)
+    wide = Painter(pipeline, steps=1, batch=1, size=(8, 16))
+    assert wide.draw(PROMPTS[:1], wide.latents([0])).shape == (1, 8, 16, 3)
+
+
 def test_guidance_0_knows_the_negative_prompt_alone_and_1_the_prompt(plain):
     latents = plain.latents([0, 0])
     apart = lambda a, b: float(np.abs(a - b).max())  # noqa: E731
