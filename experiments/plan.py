@@ -28,7 +28,7 @@ from rich.table import Column, Table  # noqa: E402
 from jaxdiff import files  # noqa: E402
 from jaxdiff.report.tables import to_csv  # noqa: E402
 from jaxdiff.study import cells, hardware  # noqa: E402
-from jaxdiff.study.plan import Plan, plan, warnings  # noqa: E402
+from jaxdiff.study.plan import Plan, for_slices, plan, warnings  # noqa: E402
 from jaxdiff.study.programs import Devices  # noqa: E402
 
 config_flags.DEFINE_config_file(
@@ -127,10 +127,16 @@ def main() -> None:
     by_model: dict[str, list[cells.Cell]] = {}
     for cell in chosen:
         by_model.setdefault(cell.model, []).append(cell)
+
+    def of(own: list[cells.Cell]) -> Plan:
+        if FLAGS.topology == "local":
+            return plan(own, devices, FLAGS.largest)
+        return for_slices(own, FLAGS.topology, FLAGS.slices, FLAGS.largest)
+
     plans = []
     with _cli.Reporter() as progress, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         progress("compiling", 0, len(by_model), "models")
-        for made in pool.map(lambda own: plan(own, devices, FLAGS.largest), by_model.values()):
+        for made in pool.map(of, by_model.values()):
             plans.append(made)
             progress("compiling", len(plans), len(by_model), "models")
     rows = [as_row(made, devices) for made in plans]

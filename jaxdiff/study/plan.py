@@ -2,13 +2,21 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
 
+import jax
+
+from jaxdiff.study import hardware
 from jaxdiff.study.cells import Cell
 from jaxdiff.study.programs import Devices, Program, Time, changed, sampling_step, state_bytes, train_step
 from jaxdiff.unet import parameter_count
 
+T = TypeVar("T")
 CLOSE = 0.1  # of a device's memory: nearer than this to its end a step is compiled, and not foretold
 
 
@@ -100,6 +108,40 @@ def plan(cells: Sequence[Cell], devices: Devices, search: bool = False) -> Plan:
         None if known is None or not (step.fits and sample.fits) else hours(cells, step.batch, sample.batch, known), refused, settings,
         largest_batch(cell, devices, step) if search and step.fits else None,
     )  # fmt: skip
+
+
+def for_slices(cells: Sequence[Cell], topology: str, slices: int, search: bool = False) -> Plan:
+    """`plan` for slices of TPUs, in a process of its own, since libtpu's compiler may end the one that it runs in.
+
+    (It did for "6" on v4:2x2x2 at the quick level, not at its own: that is tried then.) Raises ValueError where neither ends well.
+    """
+    for quick in (True, False):
+        made = in_own_process(_for_slices, cells, topology, slices, search, quick)
+        if made is not None:
+            return made
+    raise ValueError(
+        f"libtpu's compiler ended without a word on {cells[0].model} for {topology}; try another slice or another libtpu"
+    )
+
+
+def _for_slices(cells: Sequence[Cell], topology: str, slices: int, search: bool, quick: bool) -> Plan:
+    jax.config.update("jax_platforms", "cpu")  # what is here is not asked for
+    there = hardware.topology(topology, slices)
+    return plan(cells, Devices(there, hardware.CHIPS.get(there[0].device_kind), slices, quick), search)
+
+
+def in_own_process(function: Callable[..., T], *arguments: Any) -> T | None:
+    """What the function returns, or raises, there; None where the process died. What it prints to stderr is not shown."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_quiet) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            return None
+
+
+def _quiet() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def hours(cells: Sequence[Cell], batch: int, chunk: int, times: tuple[Time, Time]) -> tuple[float, float]:

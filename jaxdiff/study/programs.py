@@ -67,10 +67,11 @@ class Time:
 
 
 class Devices:
-    """The devices that are planned for, in so many slices, and their chip where it is known."""
+    """The devices that are planned for, in so many slices, and their chip where it is known. quick: TPU programs are compiled
+    QUICKLY."""
 
-    def __init__(self, devices: Sequence[jax.Device], chip: Chip | None, slices: int = 1):
-        self.all, self.chip, self.slices = devices, chip, slices
+    def __init__(self, devices: Sequence[jax.Device], chip: Chip | None, slices: int = 1, quick: bool = True):
+        self.all, self.chip, self.slices, self.quick = devices, chip, slices, quick
         self.mesh = parallel.mesh_of(devices)
 
     @property
@@ -168,7 +169,7 @@ def _compiled(lowered: jax.stages.Lowered, batch: int, devices: Devices, held: d
     """held: bytes that lie on the device, of which the images are no argument of the step."""
     platform = devices.all[0].platform
     try:
-        program = lowered.compile(QUICKLY if platform == "tpu" else None)
+        program = lowered.compile(QUICKLY if platform == "tpu" and devices.quick else None)
     except jax.errors.JaxRuntimeError as error:
         full = FULL.search(str(error))
         if full is None:

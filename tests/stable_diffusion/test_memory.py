@@ -12,8 +12,8 @@ from tests.stable_diffusion import tiny
 
 
 @pytest.mark.slow
-def test_a_guided_step_at_512_pixels_in_bfloat16_fits_a_small_accelerator():
-    """One picture. The latents are 64 x 64; the network is called for two, with the text and without."""
+def test_a_guided_step_at_512_pixels_in_bfloat16_takes_few_gigabytes():
+    """One picture, as compiled for a CPU. The latents are 64 x 64; the network is called for two, with the text and without."""
     unet = nnx.eval_shape(lambda: UNet(folders.unet_config(tiny.UNET, "unet"), rngs=nnx.Rngs(0)))
     shape = lambda *s, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(s, dtype)  # noqa: E731
     params = {
@@ -28,4 +28,4 @@ def test_a_guided_step_at_512_pixels_in_bfloat16_fits_a_small_accelerator():
     taken = {"arguments": analysis.argument_size_in_bytes, "temporary": analysis.temp_size_in_bytes}
     print("MB:", {name: round(size / 1e6, 1) for name, size in taken.items()})
     assert taken["arguments"] < 1.75e9  # 859,520,964 parameters of two bytes
-    assert sum(taken.values()) < 6e9
+    assert sum(taken.values()) < 4.5e9

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import math
+import os
 
 import jax
 import jax.numpy as jnp
@@ -208,3 +209,13 @@ def test_a_plan_for_the_devices_here(tmp_path):
     assert "no times" in said
     header, row = (tmp_path / "plan.csv").read_text().splitlines()
     assert dict(zip(header.split(","), row.split(","), strict=True))["fits"] == "True"
+
+
+@pytest.mark.parametrize(("function", "arguments", "found"), [(divmod, (7, 2), (3, 1)), (os.abort, (), None)])
+def test_a_compiler_that_ends_its_process_ends_no_other(function, arguments, found):
+    assert plan.in_own_process(function, *arguments) == found
+
+
+def test_what_is_raised_in_the_other_process_is_raised_here():
+    with pytest.raises(ValueError, match="invalid literal"):
+        plan.in_own_process(int, "seven")
