@@ -5,9 +5,9 @@
 and none against, contradicted where some is against and none for it. Samples that are of neither class are no support for high
 variance, however near they are: where the gate falls, what speaks for it does not count. These rules were fixed before any run.
 
-A change counts where its whole interval lies beyond the least that matters, a hundredth, and counts of one cell's samples by
-McNemar's exact test. That was added after the quickstart's cells: samples of the same noise, compared in pairs, decide on changes that no one could see. All of it is exploratory: so many
-comparisons are not corrected for their number.
+A change counts where its whole interval lies beyond the least that matters, a hundredth, and counts of one cell's samples where
+McNemar's exact test agrees. That was added after the quickstart's cells: samples of the same noise, compared in pairs, decide on
+changes that no one could see. All of it is exploratory: so many comparisons are not corrected for their number.
 """
 
 import math
@@ -22,8 +22,6 @@ from jaxdiff.estimates import mcnemar, mean_t
 
 Row = dict[str, Any]
 Interval = tuple[float, float, float]
-
-
 LEAST = 0.01  # the least change that counts
 
 

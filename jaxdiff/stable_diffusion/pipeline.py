@@ -40,7 +40,8 @@ def compute_dtype() -> DTypeLike:
 class Pipeline:
     """The parts of a pipeline: networks without their arrays, and these by part's name.
 
-    texts: those that were embedded. sampling: the settings of the sampler that the folder's scheduler asks for (`diffusers_scheduler.sampling`).
+    sampling: the settings of the sampler that the folder's scheduler asks for (`diffusers_scheduler.sampling`). texts: those
+    that were embedded.
     """
 
     tokenizer: Tokenizer
