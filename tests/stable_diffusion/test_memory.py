@@ -28,4 +28,4 @@ def test_a_guided_step_at_512_pixels_in_bfloat16_takes_few_gigabytes():
     taken = {"arguments": analysis.argument_size_in_bytes, "temporary": analysis.temp_size_in_bytes}
     print("MB:", {name: round(size / 1e6, 1) for name, size in taken.items()})
     assert taken["arguments"] < 1.75e9  # 859,520,964 parameters of two bytes
-    assert sum(taken.values()) < 4.5e9
+    assert sum(taken.values()) < 6e9  # 4.2 GB by JAX 0.12.0.1, 5.4 by 0.10.1
