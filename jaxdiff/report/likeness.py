@@ -71,9 +71,8 @@ def _as_guidance(own: Row, form: str, p: float) -> str:
     values = [row["value"] for row in rows]
     if here["value"] < min(values):
         return f"No guidance scale down to {rows[-1]['guidance']:g} makes prompts as alike ({min(values):.3g} at the least)."
-    i = next(
-        i for i, value in enumerate(values) if value <= here["value"]
-    )  # the first, coming down from the study's own
+    # the first that is as alike, coming down from the study's own
+    i = next(i for i, value in enumerate(values) if value <= here["value"])
     above, below = rows[i - 1], rows[i]
     part = (above["value"] - here["value"]) / (above["value"] - below["value"])
     scale = above["guidance"] + part * (below["guidance"] - above["guidance"])

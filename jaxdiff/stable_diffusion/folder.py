@@ -83,9 +83,8 @@ def unet_config(raw: dict[str, Any], path: epath.PathLike) -> ConditionalConfig:
         raise ValueError(
             f"{path} sets mid_block_type to {field['mid_block_type']!r}; UNetMidBlock2DCrossAttn is known here"
         )
-    heads = (
-        field["num_attention_heads"] or field["attention_head_dim"]
-    )  # the latter is their number, by an early mistake
+    # attention_head_dim is the number of heads, by an early mistake
+    heads = field["num_attention_heads"] or field["attention_head_dim"]
     down, up = (_attended(field[key], path) for key in ("down_block_types", "up_block_types"))
     size, version = field["sample_size"], str(raw.get("_diffusers_version", "1")).split(".")[:2]
     if isinstance(size, int) and size < 64 and [int(v) for v in version if v.isdigit()] < [0, 9]:
