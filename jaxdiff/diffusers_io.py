@@ -100,8 +100,7 @@ def read_config(raw: dict[str, Any], path: epath.PathLike) -> UNetConfig:
             raise ValueError(f"{path} sets {key} to {field[key]!r}; {', '.join(map(str, allowed))} are known here")
     if not isinstance(field["norm_num_groups"], int):
         raise ValueError(f"{path} sets norm_num_groups to {field['norm_num_groups']!r}; a whole number is expected")
-    if len({len(field[key]) for key in ("block_out_channels", "down_block_types", "up_block_types")}) != 1:
-        raise ValueError(f"{path} has block_out_channels, down_block_types and up_block_types of different lengths")
+    check_lengths(field, path)
     attention, down_resnet = _levels(field, "down_block_types", DOWN, path)
     up_attention, up_resnet = _levels(field, "up_block_types", UP, path)
     try:
@@ -114,6 +113,12 @@ def read_config(raw: dict[str, Any], path: epath.PathLike) -> UNetConfig:
         )  # fmt: skip
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def check_lengths(field: dict[str, Any], path: epath.PathLike) -> None:
+    """Raises ValueError unless config.json has as many block types, of both kinds, as numbers of channels."""
+    if len({len(field[key]) for key in ("block_out_channels", "down_block_types", "up_block_types")}) != 1:
+        raise ValueError(f"{path} has block_out_channels, down_block_types and up_block_types of different lengths")
 
 
 def write_config(config: UNetConfig) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from etils import epath
 
 from jaxdiff import files
 from jaxdiff.estimates import mcnemar, mean_t
+from jaxdiff.report.select import interval
 
 Row = dict[str, Any]
 Interval = tuple[float, float, float]
@@ -100,7 +101,7 @@ def value(cells: Sequence[Row], key: str, form: str, p: float) -> Interval | Non
     if len(rows) < len(cells):
         return None
     if len(rows) == 1:
-        return rows[0]["value"], _end(rows[0], "low"), _end(rows[0], "high")
+        return interval(rows[0])
     return mean_t([row["value"] for row in rows])
 
 
@@ -118,11 +119,9 @@ def change(cells: Sequence[Row], key: str, form: str, p: float) -> Interval | No
     ((a, b),) = pairs
     if "values" in a and "values" in b:
         return mean_t((np.array(b["values"]) - a["values"]).tolist())
-    down, up = (
-        math.hypot(b["value"] - _end(b, x), _end(a, y) - a["value"]) for x, y in (("low", "high"), ("high", "low"))
-    )
-    moved = b["value"] - a["value"]
-    return moved, moved - down, moved + up
+    (was, was_low, was_high), (now, low, high) = interval(a), interval(b)
+    moved = now - was
+    return moved, moved - math.hypot(now - low, was_high - was), moved + math.hypot(high - now, was - was_low)
 
 
 def by_chance(cells: Sequence[Row], key: str, form: str, p: float) -> bool:
@@ -135,10 +134,6 @@ def by_chance(cells: Sequence[Row], key: str, form: str, p: float) -> bool:
         moved = np.array(pairs[0][1]["values"]) - pairs[0][0]["values"]
         return mcnemar(int((moved > 0).sum()), int((moved < 0).sum())) > 0.05
     return False
-
-
-def _end(row: Row, key: str) -> float:
-    return math.nan if row[key] is None else row[key]
 
 
 def table(found: dict[str, Row]) -> list[Row]:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from jaxdiff import results
 from jaxdiff.report import bypass, likeness
-from jaxdiff.report.style import COLOURS, INK, MARKS, RULE, mark
+from jaxdiff.report.select import interval
+from jaxdiff.report.style import COLOURS, INK, MARKS, mark, ruled
 
 Row = dict[str, Any]
 SHOWN = 4  # noises of a cell
@@ -60,12 +61,7 @@ def _band(
 def _grid(count: int, columns: int) -> tuple[Figure, list[Axes]]:
     rows = -(-count // columns)
     figure = Figure(figsize=(2.9 * columns, 2.4 * rows + 0.5), layout="constrained")
-    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
-    for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(axis="y", color=RULE, linewidth=0.6)
-        ax.set_axisbelow(True)
-    return figure, axes
+    return figure, [ruled(figure.add_subplot(rows, columns, i + 1)) for i in range(count)]
 
 
 def samples(name: str, own: Row, workdir: epath.Path) -> Figure | None:
@@ -161,9 +157,9 @@ def curves(found: dict[str, Row]) -> Figure | None:
         for j, own in enumerate(found.values()):
             for k, form in enumerate(forms):
                 ps = sorted({row["p"] for row in own["rows"] if row["form"] in ("", form)})
-                drawn = [(p, likeness.interval(row)) for p in ps if (row := likeness.at(own, between, name, form, p))]
+                drawn = [(p, interval(row)) for p in ps if (row := likeness.at(own, between, name, form, p))]
                 _band(left, drawn, COLOURS[k], MARKS[j % len(MARKS)])
-            control = [(row["guidance"], likeness.interval(row)) for row in likeness.control(own, between, name)]
+            control = [(row["guidance"], interval(row)) for row in likeness.control(own, between, name)]
             _band(right, sorted(control), INK, MARKS[j % len(MARKS)])
         right.invert_xaxis()
     handles = [Line2D([], [], color=COLOURS[k], label=form) for k, form in enumerate(forms)]

@@ -1,6 +1,5 @@
 """How alike Stable Diffusion's pictures become when the mid-block is bypassed, beside what less guidance does."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,11 +19,6 @@ def control(own: Row, between: str, name: str) -> list[Row]:
     """The rows with nothing bypassed, the largest guidance scale first."""
     where = {"between": between, "name": name, "form": ""}
     return sorted((row for row in own["rows"] if where.items() <= row.items()), key=lambda row: -row["guidance"])
-
-
-def interval(row: Row) -> tuple[float, float, float]:
-    """The mean and its interval; nan where there is none."""
-    return row["value"], *(math.nan if row[key] is None else row[key] for key in ("low", "high"))
 
 
 def table(found: dict[str, Row]) -> list[Row]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jaxdiff.report.probe import Probed, in_short, of_cells
-from jaxdiff.report.style import COLOURS, INK, MARKS, RULE, mark
+from jaxdiff.report.style import COLOURS, INK, MARKS, mark, ruled
 from jaxdiff.results import CellResult
 
 Models = Sequence[Probed]
@@ -85,9 +85,7 @@ def _figure(
         draw(ax, panel)
         ax.set_title(panel.title, fontsize=9)
         ax.set_yscale("log" if panel.log and _positive(ax) else "linear")
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(axis="y", color=RULE, linewidth=0.6)
-        ax.tick_params(labelsize=8)
+        ruled(ax).tick_params(labelsize=8)
     for ax in axs[len(kept) :]:
         ax.set_visible(False)
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)

@@ -1,5 +1,6 @@
 """Which cells and numbers of a study a figure or a table is about."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -40,3 +41,8 @@ def entry(cell: CellResult, section: str, name: str, **where: Any) -> dict[str, 
         if all(found.get(key) == value for key, value in wanted.items()):
             return found
     return None
+
+
+def interval(row: dict[str, Any]) -> tuple[float, float, float]:
+    """A row's value and the ends of its interval, nan where it has none."""
+    return row["value"], *(math.nan if row[key] is None else row[key] for key in ("low", "high"))

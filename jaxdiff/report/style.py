@@ -19,11 +19,15 @@ INK, RULE = "#010203", "#040506"  # stand-ins that svg() replaces by the page's 
 def axes(width: float = 5.2, height: float = 3.3) -> tuple[Figure, Axes]:
     """A figure with one set of axes: no box, faint horizontal rules."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    ax = figure.add_subplot()
+    return figure, ruled(figure.add_subplot())
+
+
+def ruled(ax: Axes) -> Axes:
+    """No box, faint horizontal rules behind what is drawn."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color=RULE, linewidth=0.6)
     ax.set_axisbelow(True)
-    return figure, ax
+    return ax
 
 
 def mark(index: int) -> tuple[str, str]:

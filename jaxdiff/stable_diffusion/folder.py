@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxdiff import diffusers_scheduler, files, torch_weights
-from jaxdiff.diffusers_io import WEIGHTS
+from jaxdiff.diffusers_io import WEIGHTS, check_lengths
 from jaxdiff.stable_diffusion.text_encoder import TextConfig, TextEncoder
 from jaxdiff.stable_diffusion.vae import VAE, VAEConfig
 from jaxdiff.unet import Params, UNet
@@ -126,9 +126,7 @@ def _attended(types: list[str], path: epath.PathLike) -> tuple[int, ...]:
 
 
 def _made(kind: Any, path: epath.PathLike, field: dict[str, Any], **more: Any) -> Any:
-    lengths = {len(field[key]) for key in ("block_out_channels", "down_block_types", "up_block_types")}
-    if len(lengths) != 1:
-        raise ValueError(f"{path} has block_out_channels, down_block_types and up_block_types of different lengths")
+    check_lengths(field, path)
     same = {key: field[key] for key in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups", "act_fn")}
     try:
         return kind(block_out_channels=tuple(field["block_out_channels"]), **same, **more)

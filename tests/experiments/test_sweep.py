@@ -22,7 +22,7 @@ def command(module, *arguments, **options):
 
 
 def python(module, *arguments, **options):
-    environment = os.environ | {"XLA_FLAGS": FLAGS}
+    environment = os.environ | {"XLA_FLAGS": FLAGS, "GLIBC_TUNABLES": ""}  # nor does the process begin again
     run = [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
     return subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
@@ -228,16 +228,14 @@ def test_the_report_needs_no_jax(whole, tmp_path):
         (("--config", "configs/quickstart.py", "--config.train.stepz=3"), "config.train.stepz does not exist; did you mean config.train.steps?"),
         (("--config", "configs/nothing.py"), "there is no config file configs/nothing.py"),
         (("--config", "configs/quickstart.py", "--config.train.steps=many"), "config.train.steps cannot be 'many'"),
-        (("--config", "configs/quickstart.py", "--config.train.steps=-1"), "config.train.steps is -1; it must be a number, at least 1"),
         (("--config", "configs/quickstart.py", "--config.models.2=7"), "config.models is changed in the config file"),
-        (("--config", "configs/quickstart.py", "--config.data.proportions=((0.8,0.3),)"), "sum to 1.1"),
         (("--config", "configs/paper_mnist.py"), "at most 260 can be had"),
-        (("--config", "configs/quickstart.py", "--config.data.size=18"), "cannot be halved"),
         (("--config", "configs/quickstart.py", "--workdir", "/proc/nowhere"), "/proc/nowhere cannot be written (No such file or directory); choose another --workdir"),
         ((), "--config is missing"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(arguments, sentence, tmp_path):
+    """What a study's settings may be is in tests/study/test_cells.py."""
     arguments = arguments if "--workdir" in arguments else (*arguments, "--workdir", tmp_path / "run")
     process = command("sweep", *arguments)
     out, err = process.communicate(timeout=120)

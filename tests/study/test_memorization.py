@@ -19,8 +19,8 @@ SETTINGS = {"batch": 8, "method": "ddim", "steps": 6, "clip": True}
 
 
 @pytest.fixture
-def drawer(tiny: UNet) -> Drawer:
-    return Drawer(Model(tiny, Schedule.linear(20), "v", {"data": {"size": 8}}), SETTINGS, lambda *_: None)
+def drawer(one: UNet) -> Drawer:
+    return Drawer(Model(one, Schedule.linear(20), "v", {"data": {"size": 8}}), SETTINGS, lambda *_: None)
 
 
 def test_a_path_leads_from_the_noise_to_the_sample(drawer):
@@ -40,12 +40,12 @@ def test_predictions_explain_xt(drawer):
     np.testing.assert_allclose(again, xt, atol=1e-5)
 
 
-def test_other_weights_draw_other_samples(drawer, tiny):
+def test_other_weights_draw_other_samples(drawer, one):
     before = drawer.sample(np.arange(3), 0)
-    other = UNet(tiny.config, rngs=nnx.Rngs(5))
+    other = UNet(one.config, rngs=nnx.Rngs(5))
     drawer.use(other)
     assert np.abs(drawer.sample(np.arange(3), 0) - before).max() > 1e-3
-    drawer.use(tiny)
+    drawer.use(one)
     np.testing.assert_array_equal(drawer.sample(np.arange(3), 0), before)
 
 

@@ -13,8 +13,8 @@ def draw(model, indices, settings, seed):
 
 
 @pytest.fixture
-def model(tiny: UNet) -> Model:
-    return Model(tiny, Schedule.linear(20), "v", {"data": {"size": 8}})
+def model(one: UNet) -> Model:
+    return Model(one, Schedule.linear(20), "v", {"data": {"size": 8}})
 
 
 def test_a_sample_depends_on_its_index_and_the_seed_alone(model):
