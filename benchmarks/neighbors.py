@@ -6,11 +6,13 @@ Prints both times and their ratio, the share of equal indices, the largest relat
 and the peak of resident memory above the inputs. Needs faiss-cpu (extra: parity).
 """
 
+import os
 import resource
 import time
 
 from experiments import _cli
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", str(os.cpu_count()))  # FAISS's products on all cores
 _cli.prepare_environment()
 
 import faiss  # noqa: E402
