@@ -18,7 +18,7 @@ TWO_STEPS = (
 @pytest.mark.slow
 def test_the_papers_celeba_on_a_small_one(tmp_path):
     has = published.celeba(tmp_path / "celeba", 200)
-    data = (f"--config.data.dir={tmp_path / 'celeba'}", "--config.data.n=(20,)",
+    data = (f"--config.data.dir={tmp_path / 'celeba'}", "--config.data.n=(20,)", "--config.data.size=32",
             "--config.data.proportions=((0.4,0.2,0.3,0.1),)")  # fmt: skip
     study = ("--config", "configs/paper_celeba.py", "--cells", "2-4*", "--workdir", tmp_path / "run", *TWO_STEPS, *data)
     out = finished(command("sweep", *study))
@@ -26,7 +26,7 @@ def test_the_papers_celeba_on_a_small_one(tmp_path):
     assert f"{cell.name}: gate" in out
     result = json.loads((cell / "result.json").read_text())
     assert result["cell"]["proportions"] == [0.6, 0.4]
-    assert result["cell"]["data"] == "200 faces of CelebA, the middle square at 64 px"
+    assert result["cell"]["data"] == "200 faces of CelebA, the middle square at 32 px"
     confusion = json.loads((tmp_path / "run" / "shared" / "confusion.json").read_text())
     tested = [sum(row) for row in confusion["matrix"]["convolutional"]]
     male = has[150::2, 2]
