@@ -12,12 +12,9 @@ import numpy as np
 import pytest
 
 from jaxdiff import checkpoints
-from tests.experiments.test_sweep import CELL, SMALL
+from tests.experiments.test_sweep import CELL, SHORT, SMALL
 
 KILLS = int(os.environ.get("JAXDIFF_KILLS", "3"))  # that hit a run, of each kind
-SHORT = ("--config.measures.lpips=none", "--config.measures.queries=0", "--config.measures.checkpoints=0",
-         "--config.measures.probe=0")  # fmt: skip
-
 pytestmark = pytest.mark.slow
 
 

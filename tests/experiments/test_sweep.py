@@ -11,8 +11,8 @@ import pytest
 from jaxdiff.study.lock import lock
 
 SMALL = ("--config", "tests/experiments/tiny_study.py")
-
-
+SHORT = ("--config.measures.lpips=none", "--config.measures.queries=0", "--config.measures.checkpoints=0",
+         "--config.measures.probe=0")  # fmt: skip
 CELL = "1-80_20-n50-s0"
 FLAGS = "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
 
@@ -201,7 +201,7 @@ def test_seeds_encode_and_decode_each_others_images(tmp_path):
 @pytest.mark.slow
 def test_a_study_starts_from_a_diffusers_folder(folder, whole, tmp_path):
     options = (f"--config.train.init={folder}", "--config.train.steps=10", "--workdir", tmp_path / "run")
-    finished(command("sweep", *SMALL, *options))
+    finished(command("sweep", *SMALL, *SHORT, *options))
     first, cold = (
         json.loads((d / "cells" / CELL / "metrics.jsonl").read_text().splitlines()[0])["loss"]
         for d in (tmp_path / "run", whole[0])
