@@ -39,8 +39,8 @@ def prepare_environment() -> None:
     if "xla_force_host_platform_device_count" not in given:
         ours = f"--xla_force_host_platform_device_count={devices} --xla_cpu_multi_thread_eigen=false"
         os.environ["XLA_FLAGS"] = f"{given} {ours}".strip()
-    # OpenBLAS' threads spin for one another: where another process has the cores, as in a study shared by several, an
-    # eigendecomposition of 256 x 256 takes 10 to 180 times as long, and on free cores no less than with one.
+    # OpenBLAS' threads spin for one another. Where another process has the cores, as in a study shared by several, the
+    # eigenvalues of a 256 x 256 matrix take 10 to 180 times as long with two as with one; on free cores two gain nothing.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     entry = getattr(sys.modules["__main__"], "__spec__", None)  # None in a notebook; pytest's own under pytest

@@ -24,9 +24,7 @@ from jaxdiff.datasets import pipeline  # noqa: E402
 from jaxdiff.diffusion import Schedule  # noqa: E402
 from jaxdiff.unet import UNet, UNetConfig, abstract, functional, parameters  # noqa: E402
 
-SMALL = UNetConfig(
-    (64,), attention=(1,), norm_num_groups=8, layers_per_block=1, mid_block=False, in_channels=1, out_channels=1
-)
+SMALL = UNetConfig((64,), norm_num_groups=8, layers_per_block=1, mid_block=False, in_channels=1, out_channels=1)
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
 STEPS, BATCH = 50, 16
 

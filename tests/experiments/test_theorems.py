@@ -17,6 +17,7 @@ def made(tmp_path_factory):
     return workdir, finished(command("theorems", "--workdir", workdir, *SMALL))
 
 
+@pytest.mark.slow
 def test_everything_is_written(made):
     tmp_path, out = made
     assert "at rho = 1 the trained share is within" in out

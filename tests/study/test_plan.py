@@ -205,6 +205,7 @@ def test_a_tpu_s_compiler_splits_the_state_and_says_what_does_not_fit(cell):
     assert huge.memory > huge.limit > 15e9
 
 
+@pytest.mark.slow
 def test_a_plan_for_the_devices_here(tmp_path):
     said = finished(command("plan", *SMALL, "--out", tmp_path / "plan.csv"))
     assert "activations, gradients and the rest" in said
