@@ -139,7 +139,7 @@ def test_upsampling_repeats_the_nearest_pixel():
 
 def test_one_channel_a_group_cannot_see_the_time():
     """Table A's 32 channels in 32 groups: norm2 subtracts a channel's constant again, so its gradient is zero."""
-    config = UNetConfig((8, 16), norm_num_groups=8, in_channels=1, out_channels=1)
+    config = UNetConfig((8, 16), norm_num_groups=8, layers_per_block=1, in_channels=1, out_channels=1)
     unet = UNet(config, rngs=nnx.Rngs(0))
     xt, t = inputs()
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(functional(unet)(p, xt, t) ** 2)))(parameters(unet))

@@ -148,6 +148,7 @@ def folder(whole, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_converted_cell_is_sampled_as_a_diffusers_folder(folder, tmp_path):
     """Its DDIM keeps eps where x0 is clipped, as diffusers does: other images than the cell's, of the same size."""
     out = finished(command("sample", "--model", folder, "--num=3", "--steps=3", "--out", tmp_path / "s.npz"))

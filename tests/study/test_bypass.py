@@ -99,6 +99,7 @@ def test_all_that_a_picture_depends_on_is_in_its_identity_and_nothing_else(tmp_p
         before = pictures._identity(folder)
 
 
+@pytest.mark.slow
 def test_one_prompt_at_one_seed_is_drawn_without_likeness(tmp_path):
     settings = bypass_config.check(sd_bypass.get_config()) | {
         "prompts": ("a $5 woman " * 20,), "seeds": (0,), "steps": 1, "fractions": (0.0, 1.0), "forms": ("blend",), "guidances": (), "batch": 1,
