@@ -187,7 +187,8 @@ def test_what_libtpu_says_of_too_large_a_program_is_read(words):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu comes with the extra plan")
-def test_a_tpu_s_compiler_splits_the_state_and_says_what_does_not_fit(cell):
+def test_a_tpu_s_compiler_splits_the_state_and_says_what_does_not_fit():
+    cell = cells.expand(tiny_study.get_config())[0]
     two = programs.Devices(hardware.topology("v5e:2x2", slices=2), None, 2)
     assert [device.slice_index for device in two.mesh.devices.flat] == [0] * 4 + [1] * 4
     there = hardware.topology("v5e:2x4")
