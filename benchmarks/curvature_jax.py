@@ -7,15 +7,15 @@ from experiments import _cli
 
 _cli.prepare_environment()
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from benchmarks.turns import peak, serve  # noqa: E402
-from jaxdiff import models  # noqa: E402
-from jaxdiff.landscape import curvature  # noqa: E402
-from jaxdiff.study.maps import maps  # noqa: E402
-from jaxdiff.unet import parameters  # noqa: E402
+from benchmarks.turns import peak, serve
+from jaxdiff import models
+from jaxdiff.landscape import curvature
+from jaxdiff.landscape.level_functions import maps
+from jaxdiff.unet import parameters
 
 TASK = json.loads(sys.argv[1])
 LARGEST: list[float] = []

@@ -16,7 +16,12 @@ from benchmarks.turns import peak, serve
 
 TASK = json.loads(sys.argv[1])
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-MODEL = UNet2DModel.from_pretrained(TASK["folder"], subfolder="unet").to(DEVICE).eval().requires_grad_(False)
+MODEL = (
+    UNet2DModel.from_pretrained(TASK["folder"], subfolder="unet")
+    .to(DEVICE)
+    .eval()
+    .requires_grad_(False)
+)
 for module in MODEL.modules():
     if hasattr(module, "set_processor"):
         module.set_processor(AttnProcessor())
@@ -25,11 +30,17 @@ LARGEST: list[float] = []
 
 def main() -> None:
     n, size = TASK["points"], TASK["size"]
-    x = np.random.default_rng(0).standard_normal((n, size, size, MODEL.config.in_channels)).astype(np.float32)
+    x = (
+        np.random.default_rng(0)
+        .standard_normal((n, size, size, MODEL.config.in_channels))
+        .astype(np.float32)
+    )
     images = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous().to(DEVICE)
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     sigma = float((1 - torch.cumprod(1 - betas, 0)[300]).sqrt())
-    denoiser = lambda x: x - sigma * MODEL(x, 300, return_dict=False)[0]  # noqa: E731
+
+    def denoiser(x):
+        return x - sigma * MODEL(x, 300, return_dict=False)[0]
 
     def lanczos() -> torch.Tensor:
         """The largest Ritz value at every point; images do not see each other, so one product serves all."""
@@ -48,7 +59,9 @@ def main() -> None:
             betas.append(w.norm(dim=1))
             basis.append(w / betas[-1][:, None])
         diagonal, beyond = torch.stack(alphas, 1), torch.stack(betas[:-1], 1)
-        tridiagonal = torch.diag_embed(diagonal) + torch.diag_embed(beyond, 1) + torch.diag_embed(beyond, -1)
+        tridiagonal = (
+            torch.diag_embed(diagonal) + torch.diag_embed(beyond, 1) + torch.diag_embed(beyond, -1)
+        )
         return torch.linalg.eigvalsh(tridiagonal)[:, -1]
 
     def steps(count: int) -> None:

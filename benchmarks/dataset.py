@@ -15,9 +15,9 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
-from jaxdiff.datasets import sources
-from jaxdiff.datasets.prepared import prepare
-from jaxdiff.datasets.source import Source
+from jaxdiff.datasets import registry as sources
+from jaxdiff.datasets.base import Source
+from jaxdiff.datasets.prepare import prepare
 
 flags.DEFINE_integer("num", 20_000, "Images.")
 FLAGS = flags.FLAGS
@@ -28,16 +28,24 @@ def write(folder: Path) -> None:
     """Smooth random images with some grain, about as long as CelebA's files (7 kB)."""
     rng = np.random.default_rng(0)
     for i in range(FLAGS.num):
-        coarse = Image.fromarray(rng.integers(0, 256, (14, 11, 3)).astype(np.uint8)).resize((178, 218), 3)
+        coarse = Image.fromarray(rng.integers(0, 256, (14, 11, 3)).astype(np.uint8)).resize(
+            (178, 218), 3
+        )
         pixels = np.asarray(coarse, np.int16) + rng.integers(-8, 9, (218, 178, 1))
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i:06d}.jpg", quality=85)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
+            folder / f"{i:06d}.jpg", quality=85
+        )
 
 
 def by_pillow(paths: list[Path]) -> None:
     """What a folder dataset does with each file."""
     for path in paths:
         with Image.open(path) as picture:
-            np.asarray(picture.convert("RGB").crop((0, 20, 178, 198)).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+            np.asarray(
+                picture.convert("RGB")
+                .crop((0, 20, 178, 198))
+                .resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+            )
 
 
 def faces(folder: Path) -> Source:

@@ -12,14 +12,14 @@ from experiments import _cli
 
 _cli.prepare_environment()
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from absl import app, flags  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
 
-from benchmarks.turns import peak  # noqa: E402
-from jaxdiff.diffusion import Schedule  # noqa: E402
-from jaxdiff.landscape import curvature, energies, retrieval  # noqa: E402
+from benchmarks.turns import peak
+from jaxdiff.diffusion import Schedule
+from jaxdiff.landscape import curvature, energies, retrieval
 
 flags.DEFINE_integer("points", 50_000, "Points.")
 flags.DEFINE_integer("dimension", 3072, "Numbers a point.")
@@ -35,8 +35,13 @@ def main(_) -> None:
         f"{FLAGS.points:,} points of {FLAGS.dimension:,}: {points.nbytes / 2**20:,.0f} MB, and {peak():,.0f} MB resident"
     )
     tau = jnp.float32(2.0 * FLAGS.dimension)
-    each = lambda one: jax.jit(lambda x, points: jax.lax.map(lambda x: one(x, points, tau), x))  # noqa: E731
-    product = lambda x, points, tau: energies.hessian_product(x, x, points, tau)  # noqa: E731
+
+    def each(one):
+        return jax.jit(lambda x, points: jax.lax.map(lambda x: one(x, points, tau), x))
+
+    def product(x, points, tau):
+        return energies.hessian_product(x, x, points, tau)
+
     matrix = each(energies.contraction)
     work = {
         "energy at 64 places": lambda: each(energies.free_energy)(x, points),
@@ -51,7 +56,10 @@ def main(_) -> None:
     for name, do in work.items():
         before, then = peak(), time.perf_counter()
         found = jax.block_until_ready(do())
-        print(f"{name}: {time.perf_counter() - then:.1f} s, {peak() - before:,.0f} MB more", flush=True)
+        print(
+            f"{name}: {time.perf_counter() - then:.1f} s, {peak() - before:,.0f} MB more",
+            flush=True,
+        )
         del found
 
 

@@ -13,12 +13,12 @@ from experiments import _cli
 
 _cli.prepare_environment()
 
-import lpips as package  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from absl import app, flags  # noqa: E402
+import lpips as package
+import numpy as np
+import torch
+from absl import app, flags
 
-from jaxdiff.measures.lpips import LPIPS  # noqa: E402
+from jaxdiff.measures.lpips import LPIPS
 
 flags.DEFINE_list("sizes", ["1000", "3000", "10000"], "Numbers of images.")
 flags.DEFINE_enum("net", "vgg", ["vgg", "alex"], "The net.")

@@ -17,12 +17,15 @@ from experiments import _cli
 
 _cli.prepare_environment()
 
-import jax  # noqa: E402
-from absl import flags  # noqa: E402
-from ml_collections import config_flags  # noqa: E402
+import jax
+from absl import flags
+from ml_collections import config_flags
 
-from jaxdiff import training  # noqa: E402
-from jaxdiff.study import cells, hardware, programs, train  # noqa: E402
+from jaxdiff import training
+from jaxdiff.cells import cell as cells
+from jaxdiff.planning import chips as hardware
+from jaxdiff.planning import compiled as programs
+from jaxdiff.study import train
 
 config_flags.DEFINE_config_file("config", None, "The study whose models are taken.")
 flags.DEFINE_string("model", None, "Of this one, as JSON, in this process.")
@@ -45,12 +48,15 @@ def measure(cell: cells.Cell) -> dict[str, float]:
     there = hardware.topology("local")
     devices = programs.Devices(there, hardware.chip())
     cell = programs.changed(cell, batch=devices.divided(cell.settings["train"]["batch"]))
-    foretold = programs.train_step(cell, devices).memory - programs.state_bytes(cell, devices)["images"]
+    foretold = (
+        programs.train_step(cell, devices).memory - programs.state_bytes(cell, devices)["images"]
+    )
     rule, mesh = train.optimizer(cell.settings["train"]), devices.mesh
     shapes = programs.state(cell, devices)
     step = train.lower(cell, rule, mesh, shapes, 1).compile()
     images = jax.jit(
-        lambda: jax.numpy.zeros(step.in_avals[0][1].shape, jax.numpy.uint8), out_shardings=step.input_shardings[0][1]
+        lambda: jax.numpy.zeros(step.in_avals[0][1].shape, jax.numpy.uint8),
+        out_shardings=step.input_shardings[0][1],
     )()
     initial = train.initial(cell)
     gc.collect()
@@ -65,7 +71,9 @@ def measure(cell: cells.Cell) -> dict[str, float]:
 
 def main() -> None:
     if FLAGS.config is None:
-        raise ValueError("--config is missing; say whose models to take, as --config configs/quickstart.py")
+        raise ValueError(
+            "--config is missing; say whose models to take, as --config configs/quickstart.py"
+        )
     chosen = {cell.model: cell for cell in cells.expand(FLAGS.config)}
     if FLAGS.model:
         print(json.dumps(measure(chosen[FLAGS.model])))
@@ -76,7 +84,10 @@ def main() -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         ratio = found["taken"] / found["foretold"]
-        print(f"{model:<9} {found['foretold'] / 1e6:12,.0f} {found['taken'] / 1e6:11,.0f} {ratio:7.2f}", flush=True)
+        print(
+            f"{model:<9} {found['foretold'] / 1e6:12,.0f} {found['taken'] / 1e6:11,.0f} {ratio:7.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from experiments import _cli
 os.environ.setdefault("OPENBLAS_NUM_THREADS", str(os.cpu_count()))  # FAISS's products on all cores
 _cli.prepare_environment()
 
-import faiss  # noqa: E402
-import numpy as np  # noqa: E402
-from absl import app, flags  # noqa: E402
+import faiss
+import numpy as np
+from absl import app, flags
 
-from jaxdiff.measures.neighbors import nearest  # noqa: E402
+from jaxdiff.measures.neighbors import nearest
 
 flags.DEFINE_integer("queries", 10_000, "Queries.")
 flags.DEFINE_integer("references", 50_000, "References.")
@@ -44,7 +44,9 @@ def exact(queries, references, indices, metric):
 def main(_) -> None:
     rng = np.random.default_rng(0)
     shape = FLAGS.dimension
-    queries, references = (rng.standard_normal((n, shape), np.float32) for n in (FLAGS.queries, FLAGS.references))
+    queries, references = (
+        rng.standard_normal((n, shape), np.float32) for n in (FLAGS.queries, FLAGS.references)
+    )
     nearest(queries[:64], references[:8192], FLAGS.k)  # compiled, and the inputs' memory counted
     for metric in ("euclidean", "cosine"):
         before, then = peak(), time.perf_counter()
@@ -57,8 +59,14 @@ def main(_) -> None:
         _, theirs = index.search(queries if metric == "euclidean" else unit[0], FLAGS.k)
         peer = time.perf_counter() - then
         rows = np.flatnonzero((indices != theirs).any(axis=1))
-        pair = [np.sort(exact(queries[rows], references, i[rows], metric)) for i in (indices, theirs)]
-        worse = (pair[0] > pair[1] * (1 + 1e-9)) if metric == "euclidean" else (pair[0] < pair[1] * (1 - 1e-9))
+        pair = [
+            np.sort(exact(queries[rows], references, i[rows], metric)) for i in (indices, theirs)
+        ]
+        worse = (
+            (pair[0] > pair[1] * (1 + 1e-9))
+            if metric == "euclidean"
+            else (pair[0] < pair[1] * (1 - 1e-9))
+        )
         some = slice(0, 200)
         wanted = exact(queries[some], references, indices[some], metric)
         error = np.abs(values[some] / wanted - 1).max()

@@ -21,7 +21,9 @@ class Worker:
         self.command = [python, "-m", module, json.dumps(task)]
         environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # on both sides
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(self.command, text=True, env=environment, stdin=pipe, stdout=pipe)
+        self.process = subprocess.Popen(
+            self.command, text=True, env=environment, stdin=pipe, stdout=pipe
+        )
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The worker's answer. Raises RuntimeError where it has ended."""
@@ -31,7 +33,9 @@ class Worker:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{' '.join(self.command[:3])} ended with status {self.process.wait()}")
+            raise RuntimeError(
+                f"{' '.join(self.command[:3])} ended with status {self.process.wait()}"
+            )
         return json.loads(line)
 
     def close(self) -> None:
@@ -41,7 +45,9 @@ class Worker:
         self.process.wait()
 
 
-def serve(steps: Callable[[int], None], batch: int, seconds: float, about: Callable[[], dict[str, Any]]) -> None:
+def serve(
+    steps: Callable[[int], None], batch: int, seconds: float, about: Callable[[], dict[str, Any]]
+) -> None:
     """A worker's loop. steps: does so many and waits for them; a round is as many as take `seconds`, or one where that is 0.
 
     The answer to the first request holds what `about` measures besides.
@@ -71,7 +77,10 @@ def measure(
     workers = {name: Worker(*side, task) for name, side in sides.items()}
     try:
         warm = {name: worker.ask({"do": "warm"}) for name, worker in workers.items()}
-        turns = [{name: worker.ask({"do": "round"})["rate"] for name, worker in workers.items()} for _ in range(rounds)]
+        turns = [
+            {name: worker.ask({"do": "round"})["rate"] for name, worker in workers.items()}
+            for _ in range(rounds)
+        ]
     finally:
         for worker in workers.values():
             worker.close()

@@ -41,7 +41,10 @@ def row(name: str) -> str:
         diffusers_io.save_pipeline(unet, SCHEDULER, folder)
         task = {"what": FLAGS.what, "folder": folder, "batch": FLAGS.batch, "dtype": FLAGS.dtype,
                 "steps_per_call": FLAGS.steps_per_call, "compile": FLAGS.peer_compile, "seconds": FLAGS.seconds}  # fmt: skip
-        sides = {"ours": (sys.executable, "benchmarks.unet_jax"), "peer": (FLAGS.peer_python, "benchmarks.unet_torch")}
+        sides = {
+            "ours": (sys.executable, "benchmarks.unet_jax"),
+            "peer": (FLAGS.peer_python, "benchmarks.unet_torch"),
+        }
         warm, rates = measure(sides, task, FLAGS.rounds)
     product = max(side["product"] for side in warm.values())
     share = statistics.median(rates["ours"]) / FLAGS.batch * warm["ours"]["flops"] / 1e9 / product
@@ -52,6 +55,8 @@ def row(name: str) -> str:
 def main(_) -> None:
     print(f"{FLAGS.what}, width {FLAGS.width:g}, batch {FLAGS.batch}, {FLAGS.size} px, {FLAGS.dtype}; images/s, median "
           f"[range] of {FLAGS.rounds}")  # fmt: skip
-    print(f"{'model':8} {'jaxdiff':28} {'diffusers':28} ratio               share of the product's rate   first calls")
+    print(
+        f"{'model':8} {'jaxdiff':28} {'diffusers':28} ratio               share of the product's rate   first calls"
+    )
     for name in FLAGS.models:
         print(row(name), flush=True)

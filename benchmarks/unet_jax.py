@@ -8,17 +8,17 @@ from experiments import _cli
 
 _cli.prepare_environment()
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 
-from benchmarks.turns import serve  # noqa: E402
-from jaxdiff import models, optimizers, parallel, samplers, training  # noqa: E402
-from jaxdiff.datasets import pipeline  # noqa: E402
-from jaxdiff.study.draw import Drawer  # noqa: E402
-from jaxdiff.study.train import training_apply  # noqa: E402
-from jaxdiff.unet import parameters  # noqa: E402
+from benchmarks.turns import serve
+from jaxdiff import models, optimizers, parallel, samplers, training
+from jaxdiff.datasets import batches as pipeline
+from jaxdiff.sampling import Drawer
+from jaxdiff.study.train import training_apply
+from jaxdiff.unet import parameters
 
 TASK = json.loads(sys.argv[1])
 MODEL = models.load(TASK["folder"])
@@ -28,7 +28,9 @@ def product_rate() -> float:
     """GFLOP/s of a float32 matrix product of 2,048 on every device, the best of ten."""
     mesh = parallel.data_mesh(8)
     a = jnp.ones((mesh.size, 2048, 2048))
-    matmul = jax.jit(jax.shard_map(lambda x: x @ x, mesh=mesh, in_specs=parallel.DATA, out_specs=parallel.DATA))
+    matmul = jax.jit(
+        jax.shard_map(lambda x: x @ x, mesh=mesh, in_specs=parallel.DATA, out_specs=parallel.DATA)
+    )
     times = []
     for _ in range(11):
         then = time.perf_counter()
@@ -40,7 +42,10 @@ def product_rate() -> float:
 def trainer():
     """A function of a number of steps that trains so many, and the FLOP of one."""
     batch, k = TASK["batch"], TASK["steps_per_call"]
-    mesh, rule = parallel.data_mesh(batch), optax.flatten(optimizers.make("adamw", 100_000, learning_rate=1e-4))
+    mesh, rule = (
+        parallel.data_mesh(batch),
+        optax.flatten(optimizers.make("adamw", 100_000, learning_rate=1e-4)),
+    )
     state = training.init_state(parameters(MODEL.unet), rule, mesh)
     apply = training_apply(MODEL.unet.config, TASK["dtype"])
     options = {"prediction": "eps", "ema": 0.999, "seed": 0}
@@ -55,7 +60,9 @@ def trainer():
             call = next(run)
         jax.block_until_ready(call.state.step)
 
-    return steps, batch * training.image_flops(training_apply(MODEL.unet.config), parameters(MODEL.unet), MODEL.shape)
+    return steps, batch * training.image_flops(
+        training_apply(MODEL.unet.config), parameters(MODEL.unet), MODEL.shape
+    )
 
 
 def sampler():
@@ -69,7 +76,11 @@ def sampler():
     k = 1 if jax.default_backend() == "cpu" else 10
     first = samplers.Step(*(column[:k] for column in chain))
     keys = jax.device_put(keys, drawer.over)
-    flops = TASK["batch"] * training.image_flops(training_apply(model.unet.config), drawer.params, drawer.shape) / 3
+    flops = (
+        TASK["batch"]
+        * training.image_flops(training_apply(model.unet.config), drawer.params, drawer.shape)
+        / 3
+    )
 
     def steps(count: int) -> None:
         for _ in range(-(-count // k)):
@@ -81,7 +92,9 @@ def sampler():
 
 def main() -> None:
     steps, flops = (trainer if TASK["what"] == "train" else sampler)()
-    serve(steps, TASK["batch"], TASK["seconds"], lambda: {"flops": flops, "product": product_rate()})
+    serve(
+        steps, TASK["batch"], TASK["seconds"], lambda: {"flops": flops, "product": product_rate()}
+    )
 
 
 if __name__ == "__main__":

@@ -46,7 +46,10 @@ def trainer():
 
     def steps(count: int) -> None:
         for _ in range(count):
-            x0 = images[torch.randint(0, 1024, (TASK["batch"],), device=DEVICE)].float() / 127.5 - 1.0
+            x0 = (
+                images[torch.randint(0, 1024, (TASK["batch"],), device=DEVICE)].float() / 127.5
+                - 1.0
+            )
             eps, t = torch.randn_like(x0), torch.randint(0, 1000, (TASK["batch"],), device=DEVICE)
             with CAST:
                 found = NET(scheduler.add_noise(x0, eps, t), t, return_dict=False)[0]

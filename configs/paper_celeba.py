@@ -9,7 +9,7 @@ Expect: the paper reports that the share of Male falls from 40.33 % at depth 2 t
 
 from ml_collections import ConfigDict
 
-from jaxdiff.datasets.coloured import CELEBA_GROUPS
+from jaxdiff.datasets.colored_mnist import CELEBA_GROUPS
 from jaxdiff.study.config import default_config
 
 

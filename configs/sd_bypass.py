@@ -10,7 +10,7 @@ Trained cells take the fractions, the forms and the window alone.
 
 from ml_collections import ConfigDict
 
-from jaxdiff.study.bypass_config import TABLE
+from jaxdiff.bypass.config import TABLE
 from jaxdiff.study.config import default_config
 
 

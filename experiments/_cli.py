@@ -33,17 +33,23 @@ def prepare_environment() -> None:
     huge pages for large allocations, which glibc takes from the environment at the start alone: XLA gives its temporary
     memory back after every call, and without them a seventh of a train step goes to page faults.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     devices = 1 << (min(cores, 8).bit_length() - 1)  # a power of two divides the usual batches
     given = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in given:
-        ours = f"--xla_force_host_platform_device_count={devices} --xla_cpu_multi_thread_eigen=false"
+        ours = (
+            f"--xla_force_host_platform_device_count={devices} --xla_cpu_multi_thread_eigen=false"
+        )
         os.environ["XLA_FLAGS"] = f"{given} {ours}".strip()
     # OpenBLAS' threads spin for one another. Where another process has the cores, as in a study shared by several, the
     # eigenvalues of a 256 x 256 matrix take 10 to 180 times as long with two as with one; on free cores two gain nothing.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    entry = getattr(sys.modules["__main__"], "__spec__", None)  # None in a notebook; pytest's own under pytest
+    entry = getattr(
+        sys.modules["__main__"], "__spec__", None
+    )  # None in a notebook; pytest's own under pytest
     is_ours = entry is not None and entry.name.partition(".")[0] in ("experiments", "benchmarks")
     if is_ours and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
@@ -150,7 +156,9 @@ def _sentence(argv: Sequence[str], error: Exception, table: "Table | None") -> s
     config_file = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
     if config_file is None and "--config" in argv[:-1]:
         config_file = argv[list(argv).index("--config") + 1]
-    if config_file and not os.path.exists(config_file.split(":")[0]):  # what follows ":" goes to get_config
+    if config_file and not os.path.exists(
+        config_file.split(":")[0]
+    ):  # what follows ":" goes to get_config
         return f"there is no config file {config_file}; see configs/ for those that exist"
     kinds = {name: type(get(default_config(table), name)).__name__ for name, _, _ in table}
     for argument in argv:
@@ -160,7 +168,9 @@ def _sentence(argv: Sequence[str], error: Exception, table: "Table | None") -> s
                 return "config.models is changed in the config file, not by a flag; --cells chooses among its models"
             if near := nearest_key(key, table):
                 return f"config.{key} does not exist; did you mean config.{near}? --help lists every key"
-            if isinstance(error, flags.IllegalFlagValueError | TypeError) and f"config.{key}" in str(error):
+            if isinstance(
+                error, flags.IllegalFlagValueError | TypeError
+            ) and f"config.{key}" in str(error):
                 return f"config.{key} cannot be {value!r}; a value of type {kinds.get(key, 'the default')} is expected"
     return _in_words(error)
 
@@ -168,7 +178,9 @@ def _sentence(argv: Sequence[str], error: Exception, table: "Table | None") -> s
 def whole_numbers(values: list[str], flag: str) -> tuple[int, ...]:
     """The values of a list flag. Raises ValueError naming the flag."""
     if not all(value.isdigit() for value in values):
-        raise ValueError(f"--{flag} is {','.join(values)}; whole numbers with commas between them are expected")
+        raise ValueError(
+            f"--{flag} is {','.join(values)}; whole numbers with commas between them are expected"
+        )
     return tuple(int(value) for value in values)
 
 
@@ -185,7 +197,9 @@ class Reporter:
     def __init__(self, every: float = 10.0):
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
                    TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
-        self._live = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._live = Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        )
         self._tasks: dict[str, TaskID] = {}
         self._every, self._printed, self._begun = every, 0.0, {}  # type: ignore[var-annotated]
         self.prefix = ""
@@ -203,7 +217,9 @@ class Reporter:
         if new:
             self._tasks[name] = self._live.add_task(name, total=total, note=note)
             self._begun[name] = (done, now)
-        self._live.update(self._tasks[name], completed=done, total=total, note=note, visible=done < total)
+        self._live.update(
+            self._tasks[name], completed=done, total=total, note=note, visible=done < total
+        )
         if not console.is_terminal and (new or done == total or now - self._printed > self._every):
             first, begun = self._begun[name]
             left = (now - begun) / max(done - first, 1) * (total - done)

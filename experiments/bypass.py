@@ -18,27 +18,34 @@ from experiments import _cli
 
 _cli.prepare_environment()
 
-from absl import flags  # noqa: E402
-from etils import epath  # noqa: E402
-from ml_collections import config_flags  # noqa: E402
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
 
-from jaxdiff import files  # noqa: E402
-from jaxdiff.report import bypass as verdicts  # noqa: E402
-from jaxdiff.report import bypass_figures, likeness, style, tables  # noqa: E402
-from jaxdiff.stable_diffusion import folder as folders  # noqa: E402
-from jaxdiff.study import bypass, bypass_config, pictures  # noqa: E402
-from jaxdiff.study.config import explain  # noqa: E402
-from jaxdiff.study.data import Places  # noqa: E402
+from jaxdiff import files
+from jaxdiff.analysis import bypass as verdicts
+from jaxdiff.analysis import similarity as likeness
+from jaxdiff.bypass import cells as bypass
+from jaxdiff.bypass import config as bypass_config
+from jaxdiff.bypass import text_to_image as pictures
+from jaxdiff.cells.data import Places
+from jaxdiff.report import bypass_figures, style, tables
+from jaxdiff.stable_diffusion import folder as folders
+from jaxdiff.study.config import explain
 
 DEFAULT = Path(__file__).parent.parent / "configs" / "sd_bypass.py"
 config_flags.DEFINE_config_file("config", None, "The settings, by default those of configs/sd_bypass.py; --config.KEY=VALUE changes one. The keys:\n\n" + explain(bypass_config.TABLE))  # fmt: skip
 flags.DEFINE_multi_string(
     "model", [], "A cell's folder, or a diffusers folder of Stable Diffusion 1.x; may be repeated."
 )
-flags.DEFINE_list("prompts", [], "What Stable Diffusion draws, with commas between; in place of the config's.")
+flags.DEFINE_list(
+    "prompts", [], "What Stable Diffusion draws, with commas between; in place of the config's."
+)
 flags.DEFINE_string("workdir", None, "Where everything is written.")
 flags.DEFINE_string("data_dir", None, "Where a cell's dataset is as published.")
-flags.DEFINE_string("cache", None, "Where prepared datasets are kept; by default under the workdir.")
+flags.DEFINE_string(
+    "cache", None, "Where prepared datasets are kept; by default under the workdir."
+)
 FLAGS = flags.FLAGS
 
 
@@ -55,7 +62,10 @@ def draw(workdir: epath.Path) -> list[str]:
             tables.write(workdir / "tables", name, rows)
         else:
             (workdir / "tables" / f"{name}.csv").unlink(missing_ok=True)
-    figures = {"measures": lambda: bypass_figures.measures(cells), "likeness": lambda: bypass_figures.curves(drawn)}
+    figures = {
+        "measures": lambda: bypass_figures.measures(cells),
+        "likeness": lambda: bypass_figures.curves(drawn),
+    }
     for name, own in cells.items():
         figures[f"samples-{name}"] = functools.partial(bypass_figures.samples, name, own, workdir)
     for name, own in drawn.items():
@@ -78,8 +88,12 @@ def main() -> None:
     ours = {name: path for name, path in paths.items() if name not in theirs}
     with _cli.Reporter() as progress:
         pictures.check(theirs, settings)  # before the first of many hours
-        opened = bypass.open_studies(ours, settings, Places(FLAGS.data_dir or "", FLAGS.cache or ""), workdir, progress)
-        found = bypass.run(opened, settings, workdir, progress) | pictures.run(theirs, settings, workdir, progress)
+        opened = bypass.open_studies(
+            ours, settings, Places(FLAGS.data_dir or "", FLAGS.cache or ""), workdir, progress
+        )
+        found = bypass.run(opened, settings, workdir, progress) | pictures.run(
+            theirs, settings, workdir, progress
+        )
     files.write_json(workdir / "bypass.json", {"schema": 1, "settings": settings, "models": found})
     for sentence in draw(workdir):
         _cli.console.print(sentence)

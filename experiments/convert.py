@@ -12,13 +12,13 @@ from experiments import _cli
 
 _cli.prepare_environment()
 
-import uuid  # noqa: E402
+import uuid
 
-from absl import flags  # noqa: E402
-from etils import epath  # noqa: E402
+from absl import flags
+from etils import epath
 
-from jaxdiff import diffusers_io, models  # noqa: E402
-from jaxdiff.unet import parameters  # noqa: E402
+from jaxdiff import diffusers_io, models
+from jaxdiff.unet import parameters
 
 flags.DEFINE_string("model", None, "A trained cell's folder, or a diffusers folder.")
 flags.DEFINE_string("out", None, "A new folder.")
@@ -27,7 +27,9 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     if not FLAGS.model or not FLAGS.out:
-        raise ValueError(f"--{'out' if FLAGS.model else 'model'} is missing; --model is read and --out is written")
+        raise ValueError(
+            f"--{'out' if FLAGS.model else 'model'} is missing; --model is read and --out is written"
+        )
     out = epath.Path(FLAGS.out)
     if out.exists():
         raise ValueError(f"{out} exists; choose another --out or remove it")
@@ -42,7 +44,9 @@ def main() -> None:
             beside.rmtree()
         raise
     count = sum(p.size for p in parameters(model.unet).values())
-    _cli.console.print(f"{out}: {'a cell' if to_cell else 'a diffusers pipeline'} of {count:,} parameters")
+    _cli.console.print(
+        f"{out}: {'a cell' if to_cell else 'a diffusers pipeline'} of {count:,} parameters"
+    )
 
 
 if __name__ == "__main__":

@@ -14,14 +14,15 @@ from experiments import _cli
 
 _cli.prepare_environment()
 
-import numpy as np  # noqa: E402
-from absl import flags  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from rich.table import Column, Table  # noqa: E402
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+from rich.table import Column, Table
 
-from jaxdiff import files  # noqa: E402
-from jaxdiff.datasets import celeba, sources  # noqa: E402
-from jaxdiff.datasets.prepared import Prepared, verify  # noqa: E402
+from jaxdiff import files
+from jaxdiff.datasets import celeba
+from jaxdiff.datasets import registry as sources
+from jaxdiff.datasets.prepare import Prepared, verify
 
 flags.DEFINE_string(
     "name",
@@ -29,12 +30,20 @@ flags.DEFINE_string(
     f"{sources.KNOWN}; a folder has a subfolder a class, or metadata.csv.",
 )
 flags.DEFINE_string(
-    "data_dir", None, "Where the data are as published: MNIST's idx files or mnist.pkl.gz, CelebA's images and lists."
+    "data_dir",
+    None,
+    "Where the data are as published: MNIST's idx files or mnist.pkl.gz, CelebA's images and lists.",
 )
 flags.DEFINE_string("cache", "runs/data", "Where the prepared dataset goes.")
-flags.DEFINE_string("attribute", "", "The attribute whose no and yes are the classes, as Male of celeba.")
-flags.DEFINE_string("group", "", "The attribute that splits each class into two groups, as Blond_Hair of celeba.")
-flags.DEFINE_integer("size", None, "Pixels on a side; by default 32 for digits and 64 for others.", 1)
+flags.DEFINE_string(
+    "attribute", "", "The attribute whose no and yes are the classes, as Male of celeba."
+)
+flags.DEFINE_string(
+    "group", "", "The attribute that splits each class into two groups, as Blond_Hair of celeba."
+)
+flags.DEFINE_integer(
+    "size", None, "Pixels on a side; by default 32 for digits and 64 for others.", 1
+)
 flags.DEFINE_integer("channels", 0, "1 grey, 3 RGB; 0 takes 1 for digits and 3 for others.")
 flags.DEFINE_bool("show", False, "Print counts and proportions, and draw a random grid.")
 flags.DEFINE_string("out", "grid.png", "The picture of --show.")
@@ -45,14 +54,27 @@ FLAGS = flags.FLAGS
 def counts(dataset: sources.Dataset) -> Table:
     """How many of each class and of each group, in all and in each pool, and what the paper says where it does."""
     first = Column("class" if dataset.groups is None else "class or group", no_wrap=True)
-    table = Table(first, "images", "%", "the paper, %", *(pool.replace("_", " ") for pool in dataset.pools), box=None)
+    table = Table(
+        first,
+        "images",
+        "%",
+        "the paper, %",
+        *(pool.replace("_", " ") for pool in dataset.pools),
+        box=None,
+    )
     rows = [(name, dataset.labels == i) for i, name in enumerate(dataset.classes)]
     if dataset.groups is not None:
         rows += [(name, dataset.groups == i) for i, name in enumerate(dataset.group_names)]
     for name, mine in rows:
         paper = celeba.PAPER.get(name) if dataset.name == "celeba" else None
         pools = (f"{int(mine[pool].sum()):,}" for pool in dataset.pools.values())
-        table.add_row(name, f"{int(mine.sum()):,}", f"{100 * mine.mean():.2f}", f"{paper:.2f}" if paper else "", *pools)
+        table.add_row(
+            name,
+            f"{int(mine.sum()):,}",
+            f"{100 * mine.mean():.2f}",
+            f"{paper:.2f}" if paper else "",
+            *pools,
+        )
     return table
 
 
@@ -60,9 +82,15 @@ def draw(dataset: sources.Dataset, prepared: Prepared) -> None:
     """A random grid, every image with its class or group above it."""
     chosen = np.random.default_rng(FLAGS.seed).permutation(len(prepared))[:32]
     figure = Figure(figsize=(12, 6.4), layout="constrained")
-    for ax, image, i in zip(figure.subplots(4, 8).flat, prepared.read(chosen), chosen, strict=False):
+    for ax, image, i in zip(
+        figure.subplots(4, 8).flat, prepared.read(chosen), chosen, strict=False
+    ):
         ax.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        name = dataset.classes[dataset.labels[i]] if dataset.groups is None else dataset.group_names[dataset.groups[i]]
+        name = (
+            dataset.classes[dataset.labels[i]]
+            if dataset.groups is None
+            else dataset.group_names[dataset.groups[i]]
+        )
         ax.set_title(name, fontsize=8)
     for ax in figure.axes:
         ax.set_axis_off()
@@ -85,7 +113,9 @@ def main() -> None:
         verify(prepared)
         disk = sum(path.stat().length for path in prepared.folder.iterdir())
         _cli.console.print(counts(dataset))
-        _cli.console.print(f"{disk / 1e6:,.1f} MB, every file as it was written; {FLAGS.out} shows 32 of the images")
+        _cli.console.print(
+            f"{disk / 1e6:,.1f} MB, every file as it was written; {FLAGS.out} shows 32 of the images"
+        )
         draw(dataset, prepared)
 
 

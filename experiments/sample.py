@@ -16,30 +16,41 @@ from experiments import _cli
 
 _cli.prepare_environment()
 
-import io  # noqa: E402
+import io
 
-import numpy as np  # noqa: E402
-from absl import flags  # noqa: E402
-from etils import epath  # noqa: E402
-from PIL import Image  # noqa: E402
+import numpy as np
+from absl import flags
+from etils import epath
+from PIL import Image
 
-from jaxdiff import files, models, parallel, results  # noqa: E402
-from jaxdiff.datasets import folders  # noqa: E402
-from jaxdiff.datasets.images import to_float, to_size, to_uint8  # noqa: E402
-from jaxdiff.study.draw import Drawer  # noqa: E402
+from jaxdiff import files, models, parallel, results
+from jaxdiff.datasets import image_io as folders
+from jaxdiff.datasets.images import to_float, to_size, to_uint8
+from jaxdiff.sampling import Drawer
 
 flags.DEFINE_string("model", None, "A trained cell's folder, or a diffusers folder.")
 flags.DEFINE_integer("num", 64, "How many samples.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "The noise bank.", lower_bound=0)
-flags.DEFINE_string("out", "samples.npz", "Where the samples go; the grid takes the same name with .png.")
-flags.DEFINE_integer("batch", 0, "Samples computed at once; 0 takes the model's own number.", lower_bound=0)
+flags.DEFINE_string(
+    "out", "samples.npz", "Where the samples go; the grid takes the same name with .png."
+)
+flags.DEFINE_integer(
+    "batch", 0, "Samples computed at once; 0 takes the model's own number.", lower_bound=0
+)
 flags.DEFINE_enum("method", None, ["ddim", "ddpm"], "Another sampler than the model's own.")
 flags.DEFINE_integer("steps", 0, "Sampling steps; 0 takes the model's own number.", lower_bound=0)
-flags.DEFINE_string("invert", None, "A folder of images or an .npz: invert these in place of sampling.")
-flags.DEFINE_integer(
-    "iterations", 5, "Of the fixed point in each step of the inversion; 1 is the usual one.", lower_bound=1
+flags.DEFINE_string(
+    "invert", None, "A folder of images or an .npz: invert these in place of sampling."
 )
-flags.DEFINE_integer("label", None, "The class, of a U-Net with classes; by default each in turn.", lower_bound=0)
+flags.DEFINE_integer(
+    "iterations",
+    5,
+    "Of the fixed point in each step of the inversion; 1 is the usual one.",
+    lower_bound=1,
+)
+flags.DEFINE_integer(
+    "label", None, "The class, of a U-Net with classes; by default each in turn.", lower_bound=0
+)
 _cli.define_distributed()
 FLAGS = flags.FLAGS
 
@@ -51,12 +62,16 @@ def grid(images: np.ndarray) -> Image.Image:
     rows = -(-count // columns)
     padded = np.pad(images, ((0, rows * columns - count), (0, 1), (0, 1), (0, 0)))
     tiles = padded.reshape(rows, columns, height + 1, width + 1, channels).swapaxes(1, 2)
-    return Image.fromarray(tiles.reshape(rows * (height + 1), columns * (width + 1), channels).squeeze())
+    return Image.fromarray(
+        tiles.reshape(rows * (height + 1), columns * (width + 1), channels).squeeze()
+    )
 
 
 def main() -> None:
     if not FLAGS.model:
-        raise ValueError("--model is missing; give a cell's folder, as runs/STUDY/cells/NAME, or a diffusers folder")
+        raise ValueError(
+            "--model is missing; give a cell's folder, as runs/STUDY/cells/NAME, or a diffusers folder"
+        )
     _cli.start_distributed()
     model, out = models.load(FLAGS.model), epath.Path(FLAGS.out)
     changes = {"batch": FLAGS.batch, "method": FLAGS.method, "steps": FLAGS.steps}
@@ -69,7 +84,9 @@ def main() -> None:
     picture = io.BytesIO()
     grid(images).save(picture, "PNG")
     files.write(out.with_suffix(".png"), picture.getvalue())
-    _cli.console.print(f"{len(images)} {'images' if FLAGS.invert else 'samples'}: {out}, {out.with_suffix('.png')}")
+    _cli.console.print(
+        f"{len(images)} {'images' if FLAGS.invert else 'samples'}: {out}, {out.with_suffix('.png')}"
+    )
 
 
 def draw(drawer: Drawer, out: epath.Path) -> np.ndarray:
@@ -84,7 +101,9 @@ def invert(drawer: Drawer, out: epath.Path) -> np.ndarray:
     """The images of --invert through their noise and back; how far they come back is printed."""
     height, width, channels = drawer.shape
     if height != width:
-        raise ValueError(f"--invert reads square images, and this model's are {height} x {width} px")
+        raise ValueError(
+            f"--invert reads square images, and this model's are {height} x {width} px"
+        )
     given = to_size(folders.read_images(FLAGS.invert, height), height, channels)
     x_T, again, error = drawer.round_trip(to_float(given), FLAGS.iterations)
     results.write_npz(out, arr_0=to_uint8(again), x_T=x_T)

@@ -16,25 +16,35 @@ from experiments import _cli
 
 _cli.prepare_environment()
 
-import jax  # noqa: E402
-from absl import flags  # noqa: E402
-from etils import epath  # noqa: E402
-from ml_collections import config_flags  # noqa: E402
-from rich.table import Column, Table  # noqa: E402
+import jax
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+from rich.table import Column, Table
 
-from jaxdiff import parallel, report, results  # noqa: E402
-from jaxdiff.study import cells, data, lock, stages  # noqa: E402
-from jaxdiff.study.config import AXES, PLACES, explain  # noqa: E402
-from jaxdiff.study.machine import estimate  # noqa: E402
+from jaxdiff import parallel, report, results
+from jaxdiff.cells import cell as cells
+from jaxdiff.cells import data
+from jaxdiff.study import lock, stages
+from jaxdiff.study.config import AXES, PLACES, explain
+from jaxdiff.study.provenance import estimate
 
 config_flags.DEFINE_config_file(
     "config", None, "The study, a file of configs/; --config.KEY=VALUE changes one setting."
 )
 flags.DEFINE_string("workdir", None, "Where everything is written; runs/NAME by default.")
 flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, as '2-*-s0'.")
-flags.DEFINE_string("shard", "1/1", "i/n: only every n-th cell, from the i-th on, for n machines that share a study.")
-flags.DEFINE_bool("dry_run", False, "Print cells, parameters, images, estimated time and disk; run nothing.")
-flags.DEFINE_bool("profile", False, "Record a few training calls of the first cell under WORKDIR/profile.")
+flags.DEFINE_string(
+    "shard",
+    "1/1",
+    "i/n: only every n-th cell, from the i-th on, for n machines that share a study.",
+)
+flags.DEFINE_bool(
+    "dry_run", False, "Print cells, parameters, images, estimated time and disk; run nothing."
+)
+flags.DEFINE_bool(
+    "profile", False, "Record a few training calls of the first cell under WORKDIR/profile."
+)
 _cli.define_distributed()
 FLAGS = flags.FLAGS
 
@@ -42,13 +52,21 @@ FLAGS = flags.FLAGS
 def without_axes(study: dict) -> dict:
     """What must stay as it is in a study that has begun: it may gain cells."""
     fixed = {k: v for k, v in study["data"].items() if f"data.{k}" not in AXES + PLACES}
-    return {k: v for k, v in stages.without_measures(study).items() if k not in AXES} | {"data": fixed}
+    return {k: v for k, v in stages.without_measures(study).items() if k not in AXES} | {
+        "data": fixed
+    }
 
 
 def show_plan(chosen: list[cells.Cell]) -> None:
     """The table of --dry_run."""
     table = Table(
-        Column("cell", no_wrap=True), "parameters", "training images", "images seen", "time here", "disk", box=None
+        Column("cell", no_wrap=True),
+        "parameters",
+        "training images",
+        "images seen",
+        "time here",
+        "disk",
+        box=None,
     )
     costs: dict = {}
     for cell in chosen:
@@ -65,7 +83,11 @@ def show_plan(chosen: list[cells.Cell]) -> None:
 
 
 def run(
-    chosen: list[cells.Cell], workdir: epath.Path, places: data.Places, progress: _cli.Reporter, patient: bool
+    chosen: list[cells.Cell],
+    workdir: epath.Path,
+    places: data.Places,
+    progress: _cli.Reporter,
+    patient: bool,
 ) -> bool:
     """Every cell, by this process or by another one; whether all are done.
 
@@ -82,7 +104,9 @@ def run(
                     left.append(cell)
                     others.append(f"{cell.name} ({other})")
                 else:
-                    stages.run_cell(cell, workdir, progress, FLAGS.profile and cell is chosen[0], places)
+                    stages.run_cell(
+                        cell, workdir, progress, FLAGS.profile and cell is chosen[0], places
+                    )
         if len(left) == len(todo):
             if not patient and all(lock.is_alive(workdir / "cells" / cell.name) for cell in left):
                 _cli.console.print(f"left to others: {', '.join(others)}")
@@ -97,7 +121,9 @@ def run(
 def main() -> None:
     config = FLAGS.config
     if config is None:
-        raise ValueError("--config is missing; say which study to run, as --config configs/quickstart.py")
+        raise ValueError(
+            "--config is missing; say which study to run, as --config configs/quickstart.py"
+        )
     _cli.start_distributed()
     chosen = cells.in_turn(cells.select(cells.expand(config), FLAGS.cells, FLAGS.shard), os.environ)
     if FLAGS.dry_run:
@@ -112,15 +138,22 @@ def main() -> None:
         progress.prefix = ""
         with lock.lock(workdir, stages.waiting("the report", progress)):
             finished = results.read_cells(workdir)
-            stages.run_comparisons(finished, workdir, cells.plain(config.measures.to_dict()), progress)
+            stages.run_comparisons(
+                finished, workdir, cells.plain(config.measures.to_dict()), progress
+            )
             if parallel.is_leader():
                 page = report.write(workdir)
     if not parallel.is_leader():
         return
     for done in finished:
         gate = done.result["quality"][0]["value"]
-        shares = (f"{s['name']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in done.result["share"])
-        _cli.console.print(f"{done.name}: gate {gate:.2f}, minority share {', '.join(shares) or 'undefined'}")
+        shares = (
+            f"{s['name']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
+            for s in done.result["share"]
+        )
+        _cli.console.print(
+            f"{done.name}: gate {gate:.2f}, minority share {', '.join(shares) or 'undefined'}"
+        )
     _cli.console.print(f"report: {page}")
 
 

@@ -14,21 +14,23 @@ from experiments import _cli
 
 _cli.prepare_environment()
 
-from absl import flags  # noqa: E402
-from etils import epath  # noqa: E402
-from rich.table import Table  # noqa: E402
+from absl import flags
+from etils import epath
+from rich.table import Table
 
-from jaxdiff import results  # noqa: E402
-from jaxdiff.datasets import sources  # noqa: E402
-from jaxdiff.report import style, tables  # noqa: E402
-from jaxdiff.report import theorems as figures  # noqa: E402
-from jaxdiff.study import theorems  # noqa: E402
-from jaxdiff.study.data import Places  # noqa: E402
+from jaxdiff import results
+from jaxdiff.cells.data import Places
+from jaxdiff.datasets import registry as sources
+from jaxdiff.landscape import laboratory as theorems
+from jaxdiff.report import style, tables
+from jaxdiff.report import theorem_figures as figures
 
 flags.DEFINE_string("workdir", None, "Where everything is written.")
 flags.DEFINE_string("source", "digits", f"The images that are retrieved: {sources.KNOWN}.")
 flags.DEFINE_string("data_dir", None, "Where the dataset is as published.")
-flags.DEFINE_string("cache", None, "Where prepared datasets are kept; by default under the workdir.")
+flags.DEFINE_string(
+    "cache", None, "Where prepared datasets are kept; by default under the workdir."
+)
 flags.DEFINE_list("classes", ["6", "9"], "The two classes.")
 flags.DEFINE_integer("n", 200, "Images in each memory.", lower_bound=10)
 flags.DEFINE_integer("size", 16, "Pixels on a side.", lower_bound=4)
@@ -59,7 +61,9 @@ def laboratory(found: dict) -> Table:
     for name in dict.fromkeys(row["case"] for row in found["laboratory"]):
         rows = [row for row in found["laboratory"] if row["case"] == name]
         holds = ["holds" if rows[0][key] else "fails" for key in ("premise", "conclusion")]
-        table.add_row(name, *holds, " -> ".join(f"{row['hessian']:.3g}" for row in rows), rows[0]["shows"])
+        table.add_row(
+            name, *holds, " -> ".join(f"{row['hessian']:.3g}" for row in rows), rows[0]["shows"]
+        )
     return table
 
 
@@ -68,13 +72,21 @@ def main() -> None:
         raise ValueError("--workdir is missing; give a folder, as --workdir runs/theorems")
     classes = [int(c) for c in FLAGS.classes if c.isdigit()]
     if len(FLAGS.classes) != 2 or len(set(classes)) != 2:
-        raise ValueError(f"--classes is {','.join(FLAGS.classes)}; two different classes are expected, as 6,9")
+        raise ValueError(
+            f"--classes is {','.join(FLAGS.classes)}; two different classes are expected, as 6,9"
+        )
     chosen: dict[str, Any] = {
-        name: FLAGS[name].value for name in ("source", "data_dir", "n", "size", "samples", "grids", "seed")
+        name: FLAGS[name].value
+        for name in ("source", "data_dir", "n", "size", "samples", "grids", "seed")
     }
-    options, workdir = theorems.Options(classes=(classes[0], classes[1]), **chosen), epath.Path(FLAGS.workdir)
+    options, workdir = (
+        theorems.Options(classes=(classes[0], classes[1]), **chosen),
+        epath.Path(FLAGS.workdir),
+    )
     with _cli.Reporter() as progress:
-        found = theorems.run(options, workdir, Places(cache=FLAGS.cache or "").prepared(workdir), progress)
+        found = theorems.run(
+            options, workdir, Places(cache=FLAGS.cache or "").prepared(workdir), progress
+        )
     draw(found, workdir)
     _cli.console.print(laboratory(found))
     for sentence in theorems.summary(found):

@@ -15,7 +15,9 @@ from jaxdiff.unet_config import ConditionalConfig, UNetConfig
 Context = Tokens | None
 
 
-def _resnet(in_channels: int, out_channels: int, config: UNetConfig, rngs: nnx.Rngs, **more: Any) -> ResnetBlock:
+def _resnet(
+    in_channels: int, out_channels: int, config: UNetConfig, rngs: nnx.Rngs, **more: Any
+) -> ResnetBlock:
     return ResnetBlock(
         in_channels, out_channels, config.time_channels, config.norm_num_groups, config.norm_eps, rngs,
         act_fn=config.act_fn, dropout=config.dropout, scale_shift=config.resnet_time_scale_shift == "scale_shift", **more,
@@ -50,7 +52,9 @@ class DownBlock(nnx.Module):
             halve = [Downsample(channels, rngs, config.downsample_padding)]
         self.downsamplers = nnx.List(halve)
 
-    def __call__(self, z: Images, emb: Emb, keys: Keys = None, context: Context = None) -> tuple[Images, ...]:
+    def __call__(
+        self, z: Images, emb: Emb, keys: Keys = None, context: Context = None
+    ) -> tuple[Images, ...]:
         """Every intermediate output, in order; the last is the block's own."""
         outputs = []
         for i, resnet in enumerate(self.resnets):
@@ -69,7 +73,9 @@ class MidBlock(nnx.Module):
 
     def __init__(self, config: UNetConfig, rngs: nnx.Rngs):
         channels, scale = config.block_out_channels[-1], config.mid_block_scale_factor
-        self.resnets = nnx.List([_resnet(channels, channels, config, rngs, output_scale=scale) for _ in range(2)])
+        self.resnets = nnx.List(
+            [_resnet(channels, channels, config, rngs, output_scale=scale) for _ in range(2)]
+        )
         groups = config.attn_norm_num_groups
         if groups is None and config.resnet_time_scale_shift == "default":
             groups = config.norm_num_groups
@@ -97,9 +103,13 @@ class UpBlock(nnx.Module):
         inner = widths[min(level, config.depth - 1)]
         skips = [channels] * config.layers_per_block + [outer]
         inputs = [inner] + [channels] * config.layers_per_block
-        self.resnets = nnx.List([_resnet(c + s, channels, config, rngs) for c, s in zip(inputs, skips, strict=True)])
+        self.resnets = nnx.List(
+            [_resnet(c + s, channels, config, rngs) for c, s in zip(inputs, skips, strict=True)]
+        )
         levels = config.attention if config.up_attention is None else config.up_attention
-        self.attentions = nnx.List(_attentions(channels, len(inputs) if level in levels else 0, config, rngs))
+        self.attentions = nnx.List(
+            _attentions(channels, len(inputs) if level in levels else 0, config, rngs)
+        )
         double: list[nnx.Module] = []
         if level > 1 and level in config.up_resnet:
             double = [_resnet(channels, channels, config, rngs, resample="up")]
@@ -108,7 +118,12 @@ class UpBlock(nnx.Module):
         self.upsamplers = nnx.List(double)
 
     def __call__(
-        self, z: Images, skips: tuple[Images, ...], emb: Emb, keys: Keys = None, context: Context = None
+        self,
+        z: Images,
+        skips: tuple[Images, ...],
+        emb: Emb,
+        keys: Keys = None,
+        context: Context = None,
     ) -> Images:
         """`skips` are this block's own, in the order the encoder made them; they are taken from the end."""
         for i, resnet in enumerate(self.resnets):

@@ -29,7 +29,11 @@ class Keep:
 
     def __call__(self, steps: list[int]) -> set[int]:
         doubled = {self.log_spaced << i for i in range(64)} if self.log_spaced else set()
-        return {s for s in steps if s in steps[-self.last :] or s in doubled or (self.every and s % self.every == 0)}
+        return {
+            s
+            for s in steps
+            if s in steps[-self.last :] or s in doubled or (self.every and s % self.every == 0)
+        }
 
 
 def save(folder: epath.PathLike, step: int, state: PyTree, keep: Keep = Keep()) -> None:
@@ -38,7 +42,9 @@ def save(folder: epath.PathLike, step: int, state: PyTree, keep: Keep = Keep()) 
     A collective call where several processes run. Raises OSError where the disk refuses; the steps that were there stay.
     """
     folder = epath.Path(folder)
-    parallel.by_leader(f"forget {step}", lambda: _forget(folder, step))  # what a broken save may have left
+    parallel.by_leader(
+        f"forget {step}", lambda: _forget(folder, step)
+    )  # what a broken save may have left
     try:
         ocp.save(_path(folder, step), _as_dict(state))
         parallel.by_leader(f"manifest {step}", lambda: _finish(folder, step, keep))
@@ -73,7 +79,11 @@ def _os_error(error: Exception) -> int | None:
 def steps(folder: epath.PathLike) -> list[int]:
     """The steps that have a manifest, in ascending order."""
     folder = epath.Path(folder)
-    names = [path.stem for path in folder.iterdir() if path.suffix == ".json"] if folder.exists() else []
+    names = (
+        [path.stem for path in folder.iterdir() if path.suffix == ".json"]
+        if folder.exists()
+        else []
+    )
     return sorted(int(name) for name in names if name.isdigit())
 
 
@@ -83,7 +93,10 @@ def damage(folder: epath.PathLike, step: int) -> str | None:
     if not (folder / f"{step}.json").exists():
         return "it was never finished, or its manifest is missing"
     try:
-        wanted, found = files.read_json(folder / f"{step}.json"), files.checksums(folder, [str(step)])
+        wanted, found = (
+            files.read_json(folder / f"{step}.json"),
+            files.checksums(folder, [str(step)]),
+        )
     except (OSError, ValueError) as error:
         return str(error)
     for name in sorted(wanted.keys() | found.keys()):
@@ -97,18 +110,27 @@ def damage(folder: epath.PathLike, step: int) -> str | None:
 def newest(folder: epath.PathLike) -> int | None:
     """The newest whole step, None where there is none; every newer step that is not whole is named by a warning."""
     folder = epath.Path(folder)
-    begun = {int(path.name) for path in folder.iterdir() if path.name.isdigit()} if folder.exists() else set()
+    begun = (
+        {int(path.name) for path in folder.iterdir() if path.name.isdigit()}
+        if folder.exists()
+        else set()
+    )
     for step in sorted(begun | set(steps(folder)), reverse=True):
         found = damage(folder, step)
         if found is None:
             return step
-        log.warning("the checkpoint of step %d in %s is damaged and not used: %s", step, folder, found)
+        log.warning(
+            "the checkpoint of step %d in %s is damaged and not used: %s", step, folder, found
+        )
     return None
 
 
 def restore(folder: epath.PathLike, step: int, like: PyTree) -> PyTree:
     """The state of a step, with the structure, types and shardings of `like` (never those that were saved)."""
-    abstract = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for n, x in _as_dict(like).items()}
+    abstract = {
+        n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        for n, x in _as_dict(like).items()
+    }
     leaves = ocp.load(_path(folder, step), abstract)
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in _as_dict(like)])
 
@@ -125,9 +147,16 @@ def restore_part(folder: epath.PathLike, step: int, part: str) -> dict[str, jax.
     )
     with ocp.Context(multiprocessing_options=alone):
         saved = ocp.metadata(path).metadata
-        abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device) for name, leaf in saved.items()}
+        abstract = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+            for name, leaf in saved.items()
+        }
         leaves = ocp.load(path, abstract)
-    return {name.removeprefix(f"{part}/"): leaf for name, leaf in leaves.items() if name.startswith(f"{part}/")}
+    return {
+        name.removeprefix(f"{part}/"): leaf
+        for name, leaf in leaves.items()
+        if name.startswith(f"{part}/")
+    }
 
 
 def _path(folder: epath.PathLike, step: int) -> epath.Path:
@@ -138,7 +167,8 @@ def _path(folder: epath.PathLike, step: int) -> epath.Path:
 def _as_dict(tree: PyTree) -> dict:
     """A flat dict by path: Orbax changes the types of nested containers, and a flat dict has none."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree.leaves_with_path(tree)
     }
 
 

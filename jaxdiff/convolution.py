@@ -19,7 +19,10 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def convolve(
-    x: Float[Array, "batch _h _w _inner"], kernel: Float[Array, "h w _inner _outer"], stride: int, padding: Pairs
+    x: Float[Array, "batch _h _w _inner"],
+    kernel: Float[Array, "h w _inner _outer"],
+    stride: int,
+    padding: Pairs,
 ) -> Float[Array, "batch _h _w _outer"]:
     """As jax.lax.conv_general_dilated, with derivatives of every order and vmap (in jax.shard_map without check_vma)."""
     return _convolution.bind(x, kernel, stride=stride, padding=padding, dilation=1)
@@ -27,10 +30,14 @@ def convolve(
 
 def _plain(x: Array, kernel: Array, *, stride: int, padding: Pairs, dilation: int) -> Array:
     both = (dilation, dilation)
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, both, dimension_numbers=NHWC)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, both, dimension_numbers=NHWC
+    )
 
 
-def _of_input(cotangent: Array, x: Any, kernel: Array, *, stride: int, padding: Pairs, dilation: int) -> Array:
+def _of_input(
+    cotangent: Array, x: Any, kernel: Array, *, stride: int, padding: Pairs, dilation: int
+) -> Array:
     """The cotangent with zeros where the stride left out, under the kernel turned round, the channels exchanged."""
     around = []
     lengths = x.aval.shape[1:3], kernel.shape[:2], cotangent.shape[1:3], padding
@@ -38,7 +45,9 @@ def _of_input(cotangent: Array, x: Any, kernel: Array, *, stride: int, padding: 
         first = size - 1 - before
         around.append((first, (length - 1) * dilation + size - (given - 1) * stride - 1 - first))
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    return _convolution.bind(cotangent, turned, stride=dilation, padding=tuple(around), dilation=stride)
+    return _convolution.bind(
+        cotangent, turned, stride=dilation, padding=tuple(around), dilation=stride
+    )
 
 
 def _of_kernel(cotangent: Array, x: Array, kernel: Any, **how: Any) -> Array:
@@ -46,7 +55,9 @@ def _of_kernel(cotangent: Array, x: Array, kernel: Any, **how: Any) -> Array:
     return found
 
 
-def _batched(given: tuple[Array, Array], axes: tuple[int | None, int | None], **how: Any) -> tuple[Array, int]:
+def _batched(
+    given: tuple[Array, Array], axes: tuple[int | None, int | None], **how: Any
+) -> tuple[Array, int]:
     """Further images, where the kernel is the same for all."""
     (x, kernel), (axis, of_kernel) = given, axes
     if of_kernel is not None or axis is None:
@@ -59,7 +70,9 @@ def _batched(given: tuple[Array, Array], axes: tuple[int | None, int | None], **
 _convolution = Primitive("convolution_nhwc")
 _convolution.def_impl(_plain)
 _convolution.def_abstract_eval(
-    lambda x, kernel, **how: x.update(shape=jax.eval_shape(functools.partial(_plain, **how), x, kernel).shape)
+    lambda x, kernel, **how: x.update(
+        shape=jax.eval_shape(functools.partial(_plain, **how), x, kernel).shape
+    )
 )
 ad.defbilinear(_convolution, _of_input, _of_kernel)
 batching.primitive_batchers[_convolution] = _batched

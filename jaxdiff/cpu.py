@@ -18,7 +18,10 @@ from jaxdiff import convolution
 LONG = 128  # tokens from which on attention takes one image at a time
 LOOPED = 1024  # the same within traced_for: a loop of products with derivatives would compute the scores again in each
 CACHED = 2**19  # scores at once, 2 MiB
-WIDE, PART = 2**22, 2**20  # bytes of a convolution's result from which on it is cut, and to how many
+WIDE, PART = (
+    2**22,
+    2**20,
+)  # bytes of a convolution's result from which on it is cut, and to how many
 SMALL = 4  # pixels on a side up to which a convolution is a matrix product
 
 Images = Float[Array, "batch _height _width _channel"]  # only the batch is the same in and out
@@ -73,8 +76,19 @@ def attend(q: Heads, k: Heads, v: Heads) -> Heads:
     batch, tokens, heads, dim = q.shape
     if tokens < (LOOPED if traced_for_cpu() else LONG):
         return _attend(q, k, v)
-    few = max(n for n in range(1, heads + 1) if heads % n == 0 and n <= max(1, CACHED // (tokens * k.shape[1])))
-    apart = lambda x: x.reshape(batch, x.shape[1], -1, few, dim).swapaxes(1, 2).reshape(-1, x.shape[1], few, dim)  # noqa: E731
+    few = max(
+        n
+        for n in range(1, heads + 1)
+        if heads % n == 0 and n <= max(1, CACHED // (tokens * k.shape[1]))
+    )
+
+    def apart(x):
+        return (
+            x.reshape(batch, x.shape[1], -1, few, dim)
+            .swapaxes(1, 2)
+            .reshape(-1, x.shape[1], few, dim)
+        )
+
     parts = [apart(x) for x in (q, k, v)]
     one = jax.checkpoint(lambda qkv: _attend(*(x[None] for x in qkv))[0])
     mixed = jax.lax.map(one, tuple(parts))
@@ -84,7 +98,9 @@ def attend(q: Heads, k: Heads, v: Heads) -> Heads:
 def _attend(q: Heads, k: Heads, v: Heads) -> Heads:
     scores = k.transpose(0, 2, 1, 3) @ (q * q.shape[-1] ** -0.5).transpose(0, 2, 3, 1)
     wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    weights = jnp.exp(wide - jax.lax.stop_gradient(wide.max(axis=-2, keepdims=True))).astype(v.dtype)
+    weights = jnp.exp(wide - jax.lax.stop_gradient(wide.max(axis=-2, keepdims=True))).astype(
+        v.dtype
+    )
     values = v.transpose(0, 2, 3, 1)
     mixed = jnp.concatenate([values, jnp.ones_like(values[:, :, :1])], axis=-2) @ weights
     return (mixed[:, :, :-1] / mixed[:, :, -1:]).transpose(0, 3, 1, 2)
@@ -96,7 +112,11 @@ def convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -
     height, width = ((length + sum(padding) - size) // stride + 1 for length in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
     rows, columns = stride * (height - 1) + 1, stride * (width - 1) + 1
-    views = [x[:, i : i + rows : stride, j : j + columns : stride] for i in range(size) for j in range(size)]
+    views = [
+        x[:, i : i + rows : stride, j : j + columns : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
     return jnp.concatenate(views, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
@@ -123,13 +143,19 @@ def _(padding: tuple[int, int], primals: tuple, tangents: tuple) -> tuple[Images
     (x, kernel), (dx, dkernel) = primals, tangents
     both = (padding, padding)
     of_kernel = [_convolve(part, dkernel, both) for part in jnp.split(x, parts(x, kernel))]
-    return convolve_wide(x, kernel, padding), _convolve(dx, kernel, both) + jnp.concatenate(of_kernel)
+    return convolve_wide(x, kernel, padding), _convolve(dx, kernel, both) + jnp.concatenate(
+        of_kernel
+    )
 
 
-def _convolve(x: Images, kernel: Kernel, padding: tuple[tuple[int, int], tuple[int, int]]) -> Images:
+def _convolve(
+    x: Images, kernel: Kernel, padding: tuple[tuple[int, int], tuple[int, int]]
+) -> Images:
     if traced_for_cpu():
         return convolution.convolve(x, kernel, 1, padding)
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=convolution.NHWC)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), padding, dimension_numbers=convolution.NHWC
+    )
 
 
 def convolve_doubled(x: Images, kernel: Kernel) -> Images:
@@ -138,7 +164,10 @@ def convolve_doubled(x: Images, kernel: Kernel) -> Images:
     Even rows of the result see the rows i-1 and i of the small image, odd ones i and i+1, with the kernel's rows that
     fall on the same pixel added up; columns likewise.
     """
-    rows = (jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]]))
+    rows = (
+        jnp.stack([kernel[0], kernel[1] + kernel[2]]),
+        jnp.stack([kernel[0] + kernel[1], kernel[2]]),
+    )
     quarters = []
     for i, by_row in enumerate(rows):
         columns = (

@@ -22,10 +22,15 @@ PNDM = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "train
 FIELDS = {
     "DDPMScheduler": COMMON | {"variance_type": "fixed_small"},
     "DDIMScheduler": COMMON | {"set_alpha_to_one": True},
-    "PNDMScheduler": {key: COMMON[key] for key in PNDM} | {"set_alpha_to_one": False, "skip_prk_steps": False},
+    "PNDMScheduler": {key: COMMON[key] for key in PNDM}
+    | {"set_alpha_to_one": False, "skip_prk_steps": False},
 }
-ANY = set().union(*FIELDS.values())  # a scheduler passes over what another's conversion left in its file
-DEFAULT = {"_class_name": "DDPMScheduler"} | FIELDS["DDPMScheduler"]  # of a U-Net that comes without a scheduler
+ANY = set().union(
+    *FIELDS.values()
+)  # a scheduler passes over what another's conversion left in its file
+DEFAULT = {"_class_name": "DDPMScheduler"} | FIELDS[
+    "DDPMScheduler"
+]  # of a U-Net that comes without a scheduler
 EARLY = {"tensor_format", "predict_epsilon"}  # fields of the first hub checkpoints
 KNOWN = {
     "beta_schedule": tuple(SCHEDULES), "prediction_type": tuple(PREDICTIONS), "thresholding": (False,),
@@ -34,7 +39,9 @@ KNOWN = {
 }  # fmt: skip
 
 
-def read(folder: epath.PathLike, known: Sequence[str] = ("DDPMScheduler", "DDIMScheduler")) -> dict[str, Any]:
+def read(
+    folder: epath.PathLike, known: Sequence[str] = ("DDPMScheduler", "DDIMScheduler")
+) -> dict[str, Any]:
     """scheduler_config.json of a diffusers folder with every field; DDPM's defaults where there is none.
 
     known: the schedulers that may be there. Raises ValueError, naming it, for another one and for a field or a value that
@@ -48,16 +55,27 @@ def read(folder: epath.PathLike, known: Sequence[str] = ("DDPMScheduler", "DDIMS
     raw = files.read_json(path)
     name = str(raw.get("_class_name"))
     if name not in known:
-        raise ValueError(f"{path} is of {name}; write it as a {known[0]}'s or a {known[1]}'s, which are known here")
+        raise ValueError(
+            f"{path} is of {name}; write it as a {known[0]}'s or a {known[1]}'s, which are known here"
+        )
     unknown = [key for key in raw if key not in ANY | EARLY and not key.startswith("_")]
     if unknown:
-        raise ValueError(f"{path} sets {unknown[0]!r}, which is no field of {name} that is known here")
-    full = COMMON | {"_class_name": name} | FIELDS[name] | {key: raw[key] for key in FIELDS[name] if key in raw}
+        raise ValueError(
+            f"{path} sets {unknown[0]!r}, which is no field of {name} that is known here"
+        )
+    full = (
+        COMMON
+        | {"_class_name": name}
+        | FIELDS[name]
+        | {key: raw[key] for key in FIELDS[name] if key in raw}
+    )
     if "predict_epsilon" in raw and "prediction_type" not in raw:
         full["prediction_type"] = "epsilon" if raw["predict_epsilon"] else "sample"
     for key, allowed in KNOWN.items():
         if key in full and full[key] not in allowed:
-            raise ValueError(f"{path} sets {key} to {full[key]!r}; {', '.join(map(str, allowed))} are known here")
+            raise ValueError(
+                f"{path} sets {key} to {full[key]!r}; {', '.join(map(str, allowed))} are known here"
+            )
     return full
 
 
@@ -69,9 +87,17 @@ def schedule(scheduler: dict[str, Any]) -> Schedule:
     elif s["beta_schedule"] == "squaredcos_cap_v2":
         betas = diffusion.cosine_betas(s["num_train_timesteps"])
     else:
-        rise = diffusion.linear_betas if s["beta_schedule"] == "linear" else diffusion.scaled_linear_betas
+        rise = (
+            diffusion.linear_betas
+            if s["beta_schedule"] == "linear"
+            else diffusion.scaled_linear_betas
+        )
         betas = rise(s["num_train_timesteps"], s["beta_start"], s["beta_end"])
-    return Schedule.zero_terminal_snr(betas) if s["rescale_betas_zero_snr"] else Schedule.from_betas(betas)
+    return (
+        Schedule.zero_terminal_snr(betas)
+        if s["rescale_betas_zero_snr"]
+        else Schedule.from_betas(betas)
+    )
 
 
 def prediction(scheduler: dict[str, Any]) -> Prediction:

@@ -77,11 +77,15 @@ def add_noise(schedule: Schedule, x0: Batch, eps: Batch, t: Int[Array, " batch"]
     return s * x0 + sigma * eps
 
 
-def target(schedule: Schedule, prediction: Prediction, x0: Batch, eps: Batch, t: Int[Array, " batch"]) -> Batch:
+def target(
+    schedule: Schedule, prediction: Prediction, x0: Batch, eps: Batch, t: Int[Array, " batch"]
+) -> Batch:
     """What the network is trained to output: eps, x0, or v = s eps - sigma x0. Raises ValueError for another name."""
     s, sigma = schedule.signal_and_noise(t, x0.ndim)
     if prediction not in get_args(Prediction):
-        raise ValueError(f"prediction {prediction!r} is not known; choose one of {', '.join(get_args(Prediction))}")
+        raise ValueError(
+            f"prediction {prediction!r} is not known; choose one of {', '.join(get_args(Prediction))}"
+        )
     return {"eps": eps, "v": s * eps - sigma * x0, "x0": x0}[prediction]
 
 

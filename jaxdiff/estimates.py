@@ -36,7 +36,9 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
     p, denominator = successes / trials, 1.0 + z * z / trials
     centre = (p + z * z / (2 * trials)) / denominator
     half = z / denominator * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
-    return (0.0 if successes == 0 else centre - half), (1.0 if successes == trials else centre + half)
+    return (0.0 if successes == 0 else centre - half), (
+        1.0 if successes == trials else centre + half
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,9 @@ def rogan_gladen(
     than chance. Raises ValueError on empty counts.
     """
     if min(trials, positives, negatives) <= 0:
-        raise ValueError("a corrected share needs samples and test images of both classes; some count is 0")
+        raise ValueError(
+            "a corrected share needs samples and test images of both classes; some count is 0"
+        )
     z = float(stats.norm.ppf(0.5 + level / 2))
     sensitivity, specificity = hits / positives, correct_rejections / negatives
     if sensitivity + specificity <= 1.0:
@@ -83,7 +87,9 @@ def rogan_gladen(
     return Corrected(value, min(low, value), max(high, value))
 
 
-def jackknife(value: float, without: Float[np.ndarray, " groups"], sizes: Float[np.ndarray, " groups"]) -> float:
+def jackknife(
+    value: float, without: Float[np.ndarray, " groups"], sizes: Float[np.ndarray, " groups"]
+) -> float:
     """Standard error by the delete-a-group jackknife for groups of any size (Busing, Meijer & van der Leeden 1999).
 
     `without` holds the statistic with each group left out; empty groups are passed over. nan for fewer than two groups, or
@@ -112,7 +118,9 @@ def mean_t(values: Sequence[float], level: float = 0.95) -> tuple[float, float, 
     return mean, mean - half, mean + half
 
 
-def logit_over_seeds(shares: Sequence[float], trials: Sequence[int], level: float = 0.95) -> Corrected | None:
+def logit_over_seeds(
+    shares: Sequence[float], trials: Sequence[int], level: float = 0.95
+) -> Corrected | None:
     """A share over seeds: the t interval of the mean logit, mapped back to 0..1. None for fewer than two seeds.
 
     A count of 0 or of all is moved half an observation inwards, since its logit is infinite.
@@ -154,10 +162,14 @@ def falls(
     """
     both = np.stack([np.asarray(before, np.float64), np.asarray(after, np.float64)])
     if not np.all(np.isfinite(both) & (both > 0)):
-        raise ValueError(f"norms of {both.min():g} to {both.max():g} were given; positive ones are compared")
+        raise ValueError(
+            f"norms of {both.min():g} to {both.max():g} were given; positive ones are compared"
+        )
     sides = fallen(both[0], both[1], before_error, after_error)
     down, up, n = int((sides > 0).sum()), int((sides < 0).sum()), len(sides)
-    share, low, high = (down / (down + up), *wilson(down, down + up)) if down + up else (None, None, None)
+    share, low, high = (
+        (down / (down + up), *wilson(down, down + up)) if down + up else (None, None, None)
+    )
     ratio = np.log(both[1] / both[0])
     mean, log_low, log_high = mean_t(ratio.tolist()) or (float(ratio[0]), math.nan, math.nan)
     return {"refuted": up > 0, "share": share, "low": low, "high": high, "n": n, "undecided": n - down - up,

@@ -74,7 +74,9 @@ def lengths(folder: epath.PathLike) -> dict[str, int]:
     found: dict[str, int] = {}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir():
-            found |= {f"{entry.name}/{name}": length for name, length in lengths(entry.path).items()}
+            found |= {
+                f"{entry.name}/{name}": length for name, length in lengths(entry.path).items()
+            }
         else:
             found[entry.name] = entry.stat().st_size
     return found

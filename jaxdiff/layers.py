@@ -15,11 +15,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, Num
 
-from jaxdiff import convolution, cpu, random
+from jaxdiff import convolution, cpu
+from jaxdiff import rng as random
 from jaxdiff.cpu import Heads, Images, Kernel
 
 Keys = Key[Array, " batch"] | None  # one a sample; None where nothing is drawn
-MANY = 2**22  # scores of a head from which on attention takes one image at a time: 64 x 64 pixels have 2^24
+MANY = (
+    2**22
+)  # scores of a head from which on attention takes one image at a time: 64 x 64 pixels have 2^24
 Emb = Float[Array, "batch time_channel"] | None  # None where there is no time
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": nnx.silu,
@@ -61,7 +64,9 @@ class Embedding(nnx.Module):
 
 
 def _convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -> Images:
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [padding] * 2, dimension_numbers=convolution.NHWC)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), [padding] * 2, dimension_numbers=convolution.NHWC
+    )
 
 
 def convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -> Images:
@@ -69,11 +74,18 @@ def convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -
     size = kernel.shape[0]
     if size == 1 and stride == 1:  # a matrix product by definition
         return x @ kernel[0, 0]
-    plain = lambda x, kernel: _convolve(x, kernel, stride, padding)  # noqa: E731
+
+    def plain(x, kernel):
+        return _convolve(x, kernel, stride, padding)
+
     if (max(x.shape[1:3]) + sum(padding) - size) // stride + 1 <= cpu.SMALL:
-        fast = lambda x, kernel: cpu.convolve(x, kernel, stride, padding)  # noqa: E731
+
+        def fast(x, kernel):
+            return cpu.convolve(x, kernel, stride, padding)
     elif stride == 1 and cpu.parts(x, kernel) > 1:
-        fast = lambda x, kernel: cpu.convolve_wide(x, kernel, padding)  # noqa: E731
+
+        def fast(x, kernel):
+            return cpu.convolve_wide(x, kernel, padding)
     elif cpu.traced_for_cpu():
         return convolution.convolve(x, kernel, stride, (padding, padding))
     else:
@@ -83,7 +95,10 @@ def convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -
 
 def convolve_doubled(x: Images, kernel: Kernel) -> Images:
     """A 3x3 convolution, padded by one, of the image with every pixel twice in height and width."""
-    plain = lambda x, kernel: convolve(double(x), kernel, 1, (1, 1))  # noqa: E731
+
+    def plain(x, kernel):
+        return convolve(double(x), kernel, 1, (1, 1))
+
     if max(x.shape[1:3]) <= cpu.SMALL // 2:
         return plain(x, kernel)
     return cpu.or_else(cpu.convolve_doubled, plain, x, kernel)
@@ -146,7 +161,9 @@ class GroupNorm(nnx.Module):
         self.groups = groups
         self.eps = eps
 
-    def _over_group(self, per_channel: Float[Array, "batch channel"]) -> Float[Array, "batch channel"]:
+    def _over_group(
+        self, per_channel: Float[Array, "batch channel"]
+    ) -> Float[Array, "batch channel"]:
         batch, channels = per_channel.shape
         grouped = per_channel.reshape(batch, self.groups, channels // self.groups).mean(axis=-1)
         return jnp.repeat(grouped, channels // self.groups, axis=-1)
@@ -201,10 +218,14 @@ class ResnetBlock(nnx.Module):
         self.norm1 = GroupNorm(in_channels, groups, eps)
         self.conv1 = Conv(in_channels, out_channels, rngs)
         projected = (1 + scale_shift) * out_channels
-        self.time_emb_proj = None if time_channels is None else Linear(time_channels, projected, rngs)
+        self.time_emb_proj = (
+            None if time_channels is None else Linear(time_channels, projected, rngs)
+        )
         self.norm2 = GroupNorm(out_channels, groups, eps)
         self.conv2 = Conv(out_channels, out_channels, rngs)
-        self.conv_shortcut = Conv(in_channels, out_channels, rngs, size=1) if in_channels != out_channels else None
+        self.conv_shortcut = (
+            Conv(in_channels, out_channels, rngs, size=1) if in_channels != out_channels else None
+        )
         self.act_fn, self.dropout, self.output_scale = act_fn, dropout, output_scale
         self.scale_shift, self.resample = scale_shift, resample
 
@@ -256,7 +277,9 @@ class Attention(nnx.Module):
         tokens = normed.reshape(batch, height * width, channels)
 
         def heads(projection: Linear) -> Float[Array, "batch _token _head _dim"]:
-            return projection(tokens).reshape(batch, height * width, channels // self.head_dim, self.head_dim)
+            return projection(tokens).reshape(
+                batch, height * width, channels // self.head_dim, self.head_dim
+            )
 
         q, k, v = heads(self.to_q), heads(self.to_k), heads(self.to_v)
         mixed = attend(q, k, v).reshape(batch, height, width, channels)
@@ -294,7 +317,9 @@ def timestep_features(
     They do so over half - shift of the half = channels // 2 entries. An odd number of channels ends with a zero.
     """
     half = channels // 2
-    frequencies = jnp.exp(-math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
+    frequencies = jnp.exp(
+        -math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift)
+    )
     angles = t.astype(jnp.float32)[:, None] * frequencies[None]
     waves = (jnp.cos(angles), jnp.sin(angles))
     features = jnp.concatenate(waves if cos_first else waves[::-1], axis=-1)
@@ -320,5 +345,7 @@ class TimeEmbedding(nnx.Module):
         self.linear_1 = Linear(in_channels, out_channels, rngs)
         self.linear_2 = Linear(out_channels, out_channels, rngs)
 
-    def __call__(self, features: Float[Array, "batch _channel"]) -> Float[Array, "batch time_channel"]:
+    def __call__(
+        self, features: Float[Array, "batch _channel"]
+    ) -> Float[Array, "batch time_channel"]:
         return self.linear_2(nnx.silu(self.linear_1(features)))

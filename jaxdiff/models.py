@@ -30,7 +30,9 @@ class Model:
         """Height, width and channels of its images. Raises ValueError where the folder does not say."""
         size = self.config["data"]["size"]
         if not size:
-            raise ValueError("this U-Net's config.json has no sample_size; write its image size in pixels there")
+            raise ValueError(
+                "this U-Net's config.json has no sample_size; write its image size in pixels there"
+            )
         height, width = (size, size) if isinstance(size, int) else size
         return height, width, self.unet.config.in_channels
 
@@ -61,28 +63,44 @@ def describe(path: epath.PathLike) -> tuple[UNetConfig, Schedule, Prediction, di
         )
     settings = files.read_json(folder / "config.json")
     if "unet" not in settings or not {"diffusion", "scheduler"} & settings.keys():
-        raise ValueError(f"{path} is no model: its config.json is neither a cell's nor a UNet2DModel's")
+        raise ValueError(
+            f"{path} is no model: its config.json is neither a cell's nor a UNet2DModel's"
+        )
     config = unet_config(settings["unet"])
     if "scheduler" in settings:
         known = settings["scheduler"]
-        return config, diffusers_scheduler.schedule(known), diffusers_scheduler.prediction(known), settings
+        return (
+            config,
+            diffusers_scheduler.schedule(known),
+            diffusers_scheduler.prediction(known),
+            settings,
+        )
     return config, schedule(settings["diffusion"]), settings["diffusion"]["prediction"], settings
 
 
-def _describe_diffusers(folder: epath.Path) -> tuple[UNetConfig, Schedule, Prediction, dict[str, Any]]:
+def _describe_diffusers(
+    folder: epath.Path,
+) -> tuple[UNetConfig, Schedule, Prediction, dict[str, Any]]:
     place = diffusers_io.unet_folder(folder)
     config = diffusers_io.read_config(files.read_json(place / "config.json"), place / "config.json")
     if config.time_embedding_type == "fourier":
         raise ValueError(
             f"{place} takes continuous noise levels (time_embedding_type fourier); DDPM's steps are integers"
         )
-    scheduler = diffusers_scheduler.read(folder.parent if place == folder and folder.name == "unet" else folder)
+    scheduler = diffusers_scheduler.read(
+        folder.parent if place == folder and folder.name == "unet" else folder
+    )
     size = list(config.sample_size) if isinstance(config.sample_size, tuple) else config.sample_size
     settings = {
         "unet": dataclasses.asdict(config), "scheduler": scheduler, "data": {"size": size},
         "sample": diffusers_scheduler.sampling(scheduler) | {"batch": CHUNK},
     }  # fmt: skip
-    return config, diffusers_scheduler.schedule(scheduler), diffusers_scheduler.prediction(scheduler), settings
+    return (
+        config,
+        diffusers_scheduler.schedule(scheduler),
+        diffusers_scheduler.prediction(scheduler),
+        settings,
+    )
 
 
 def save_cell(model: Model, folder: epath.PathLike) -> None:
@@ -95,7 +113,8 @@ def save_cell(model: Model, folder: epath.PathLike) -> None:
 def save_pipeline(model: Model, folder: epath.PathLike) -> None:
     """A diffusers pipeline folder: its scheduler's settings are the cell's."""
     config = dataclasses.replace(
-        model.unet.config, sample_size=model.shape[0] if model.shape[0] == model.shape[1] else model.shape[:2]
+        model.unet.config,
+        sample_size=model.shape[0] if model.shape[0] == model.shape[1] else model.shape[:2],
     )
     scheduler = model.config.get("scheduler") or diffusers_scheduler.write(
         model.config["diffusion"], model.config["sample"]
@@ -105,7 +124,9 @@ def save_pipeline(model: Model, folder: epath.PathLike) -> None:
 
 def unet_config(fields: dict[str, Any]) -> UNetConfig:
     """A UNetConfig from its JSON form."""
-    plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    plain: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()
+    }
     return UNetConfig(**plain)
 
 

@@ -7,9 +7,13 @@ import optax
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adamw": lambda rate, decay: optax.adamw(rate, weight_decay=decay),
     "lion": lambda rate, decay: optax.lion(rate, weight_decay=decay),
-    "sgd": lambda rate, decay: optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, momentum=0.9)),
+    "sgd": lambda rate, decay: optax.chain(
+        optax.add_decayed_weights(decay), optax.sgd(rate, momentum=0.9)
+    ),
 }
-SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {  # after the warm-up, over the steps that are left
+SCHEDULES: dict[
+    str, Callable[[float, int], optax.Schedule]
+] = {  # after the warm-up, over the steps that are left
     "cosine": lambda peak, steps: optax.cosine_decay_schedule(peak, steps),
     "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
     "constant": lambda peak, steps: optax.constant_schedule(peak),
@@ -26,5 +30,7 @@ def make(
     """
     rising = max(1, round(warmup * steps))
     falling = SCHEDULES[schedule](learning_rate, max(1, steps - rising))
-    rate = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rising), falling], [rising])
+    rate = optax.join_schedules(
+        [optax.linear_schedule(0.0, learning_rate, rising), falling], [rising]
+    )
     return optax.chain(optax.clip_by_global_norm(clip), OPTIMIZERS[name](rate, weight_decay))

@@ -40,7 +40,8 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = -1) -> No
 def slurms_gpus(environment: Mapping[str, str]) -> list[int] | None:
     """All GPUs of the node, where SLURM started one process on each; left alone JAX takes one a process there."""
     processes, nodes, gpus = (
-        environment.get(f"SLURM_{name}", "") for name in ("NTASKS", "STEP_NUM_NODES", "GPUS_ON_NODE")
+        environment.get(f"SLURM_{name}", "")
+        for name in ("NTASKS", "STEP_NUM_NODES", "GPUS_ON_NODE")
     )
     return list(range(int(gpus))) if processes == nodes and gpus.isdigit() and int(gpus) else None
 
@@ -83,7 +84,9 @@ def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
     """A mesh over these devices, neighbors beside each other; those of one TPU slice, where there are several, as well."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1 or devices[0].platform != "tpu":
-        return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+        return jax.make_mesh(
+            (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
+        )
     placed = mesh_utils.create_hybrid_device_mesh((len(devices) // slices,), (slices,), devices)
     return Mesh(placed, ("data",), axis_types=(AxisType.Auto,))
 

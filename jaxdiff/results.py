@@ -32,8 +32,12 @@ class CellResult:
         np.ndarray, "m height width channel"
     ]  # from the bank that all seeds share; none, where none was drawn
     common_labels: Int[np.ndarray, " m"]
-    nearest: UInt8[np.ndarray, "l k height width channel"]  # the first samples' nearest training images
-    probe: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # the curvature at single points
+    nearest: UInt8[
+        np.ndarray, "l k height width channel"
+    ]  # the first samples' nearest training images
+    probe: list[dict[str, Any]] = dataclasses.field(
+        default_factory=list
+    )  # the curvature at single points
 
     @property
     def own(self) -> dict[str, Any]:
@@ -50,7 +54,10 @@ def write_npz(path: epath.PathLike, **arrays: np.ndarray) -> None:
 
 def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
     """The arrays of an .npz file; nothing but arrays is read."""
-    with epath.Path(path).open("rb") as file, np.load(io.BytesIO(file.read()), allow_pickle=False) as arrays:
+    with (
+        epath.Path(path).open("rb") as file,
+        np.load(io.BytesIO(file.read()), allow_pickle=False) as arrays,
+    ):
         return dict(arrays)
 
 
@@ -65,14 +72,20 @@ def read_cells(workdir: epath.PathLike) -> list[CellResult]:
     folders = sorted(root.iterdir(), key=lambda path: path.name) if root.exists() else []
     cells = [_read_cell(folder) for folder in folders if (folder / "result.json").exists()]
     if not cells:
-        raise ValueError(f"{workdir} holds no finished cell; run python -m experiments.sweep there first")
+        raise ValueError(
+            f"{workdir} holds no finished cell; run python -m experiments.sweep there first"
+        )
     return cells
 
 
 def _read_cell(folder: epath.Path) -> CellResult:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     samples, classes = read_npz(folder / "samples.npz")["arr_0"], read_npz(folder / "classes.npz")
-    common = read_npz(folder / "common.npz")["arr_0"] if (folder / "common.npz").exists() else samples[:0]
+    common = (
+        read_npz(folder / "common.npz")["arr_0"]
+        if (folder / "common.npz").exists()
+        else samples[:0]
+    )
     return CellResult(
         folder.name, files.read_json(folder / "result.json"), files.read_json(folder / "config.json"),
         files.read_json(folder / "run.json"), [json.loads(line) for line in lines],
@@ -85,7 +98,9 @@ def _read_cell(folder: epath.Path) -> CellResult:
 def of_points(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the probe, values at points with errors, as result.json has it: the median and the 10 and 90 % quantiles."""
     known = np.array([value for value in row["values"] if value is not None], np.float64)
-    low, value, high = np.quantile(known, [0.1, 0.5, 0.9]).tolist() if len(known) else (None, None, None)
+    low, value, high = (
+        np.quantile(known, [0.1, 0.5, 0.9]).tolist() if len(known) else (None, None, None)
+    )
     errors = [error for error in row.get("errors", []) if error is not None]
     where = {key: row.get(key, "") for key in ("weights", "t", "level", "reading", "rank", "tau")}
     if "low" in row:  # a share with its own interval

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jaxdiff import random
+from jaxdiff import rng as random
 from jaxdiff.diffusion import Batch, Prediction, Schedule, to_x0_and_eps
 
 Predict = Callable[[Array, Array], Array]
@@ -31,7 +31,9 @@ class Step(NamedTuple):
     alpha_bar_prev: Float[Array, "..."]
 
 
-def timesteps(schedule: Schedule, steps: int, spacing: Spacing = "trailing", offset: int = 0) -> np.ndarray:
+def timesteps(
+    schedule: Schedule, steps: int, spacing: Spacing = "trailing", offset: int = 0
+) -> np.ndarray:
     """`steps` integer steps downwards, as diffusers spaces them (Lin et al. 2024, Table 2).
 
     trailing: equally spaced from T - 1; leading: the multiples of T // steps, plus `offset`; linspace: from T - 1 to 0.
@@ -39,7 +41,9 @@ def timesteps(schedule: Schedule, steps: int, spacing: Spacing = "trailing", off
     """
     T = schedule.steps
     if not 1 <= steps <= T:
-        raise ValueError(f"{steps} sampling steps were asked for; the schedule has {T}, so use 1 to that")
+        raise ValueError(
+            f"{steps} sampling steps were asked for; the schedule has {T}, so use 1 to that"
+        )
     if spacing == "trailing":
         chosen = np.round(np.arange(T, 0, -T / steps)[:steps]) - 1
     elif spacing == "leading":
@@ -71,7 +75,9 @@ def chain(
 
 
 def _noise(keys: Keys, t: Int[Array, ""], like: Batch) -> Batch:
-    draw = jax.vmap(lambda key: random.normal(jax.random.fold_in(key, t), like.shape[1:], like.dtype))
+    draw = jax.vmap(
+        lambda key: random.normal(jax.random.fold_in(key, t), like.shape[1:], like.dtype)
+    )
     return draw(keys)
 
 
@@ -93,7 +99,9 @@ def ddim_step(
             eps = (xt - jnp.sqrt(now.alpha_bar) * x0) / jnp.sqrt(1.0 - now.alpha_bar)
     ratio = (1.0 - now.alpha_bar_prev) / (1.0 - now.alpha_bar)
     variance = eta**2 * ratio * (1.0 - now.alpha_bar / now.alpha_bar_prev)
-    towards = jnp.sqrt(now.alpha_bar_prev) * x0 + jnp.sqrt(1.0 - now.alpha_bar_prev - variance) * eps
+    towards = (
+        jnp.sqrt(now.alpha_bar_prev) * x0 + jnp.sqrt(1.0 - now.alpha_bar_prev - variance) * eps
+    )
     return towards + jnp.sqrt(variance) * _noise(keys, now.t, xt) if eta else towards
 
 
@@ -107,13 +115,19 @@ def ddpm_step(
     x0 = jnp.clip(x0, -float(clip), float(clip)) if clip else x0
     alpha = now.alpha_bar / now.alpha_bar_prev
     beta, left = 1.0 - alpha, (1.0 - now.alpha_bar_prev) / (1.0 - now.alpha_bar)
-    mean = jnp.sqrt(now.alpha_bar_prev) * beta / (1.0 - now.alpha_bar) * x0 + jnp.sqrt(alpha) * left * xt
+    mean = (
+        jnp.sqrt(now.alpha_bar_prev) * beta / (1.0 - now.alpha_bar) * x0
+        + jnp.sqrt(alpha) * left * xt
+    )
     spread = jnp.sqrt(beta * left if variance == "fixed_small" else beta)
     return mean + jnp.where(now.t > 0, spread, 0.0) * _noise(keys, now.t, xt)
 
 
 STEPS: dict[str, Callable[..., Batch]] = {"ddim": ddim_step, "ddpm": ddpm_step}
-OPTIONS = {"ddim": ("prediction", "eta", "clip", "rederive"), "ddpm": ("prediction", "clip", "variance")}
+OPTIONS = {
+    "ddim": ("prediction", "eta", "clip", "rederive"),
+    "ddpm": ("prediction", "clip", "variance"),
+}
 PATH = ("spacing", "offset", "to_one", "stride")
 
 
@@ -127,7 +141,10 @@ class Options(NamedTuple):
 def options(settings: dict[str, Any]) -> Options:
     """Those of a flat dict of sampler settings (method, steps, eta, clip, ...); what else is in it is left out."""
     of_step = OPTIONS[settings["method"]]
-    return Options({k: settings[k] for k in PATH if k in settings}, {k: settings[k] for k in of_step if k in settings})
+    return Options(
+        {k: settings[k] for k in PATH if k in settings},
+        {k: settings[k] for k in of_step if k in settings},
+    )
 
 
 def ddim(
@@ -142,7 +159,14 @@ def ddim(
     `start`, x_T is noised to that step.
     """
     step = functools.partial(
-        ddim_step, predict, schedule, keys=keys, prediction=prediction, eta=eta, clip=clip, rederive=rederive
+        ddim_step,
+        predict,
+        schedule,
+        keys=keys,
+        prediction=prediction,
+        eta=eta,
+        clip=clip,
+        rederive=rederive,
     )
     return _run(step, x_T, chain(schedule, steps, **path))
 
@@ -177,7 +201,9 @@ def ddim_invert(
         t, xt = jnp.full(x_prev.shape[:1], now.t), x_prev
         for _ in range(iterations):
             eps = to_x0_and_eps(schedule, prediction, predict(xt, t), xt, t)[1]
-            clean = (x_prev - jnp.sqrt(1.0 - now.alpha_bar_prev) * eps) / jnp.sqrt(now.alpha_bar_prev)
+            clean = (x_prev - jnp.sqrt(1.0 - now.alpha_bar_prev) * eps) / jnp.sqrt(
+                now.alpha_bar_prev
+            )
             xt = jnp.sqrt(now.alpha_bar) * clean + jnp.sqrt(1.0 - now.alpha_bar) * eps
         return xt
 

@@ -17,9 +17,10 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from jaxdiff import diffusion, parallel, random
+from jaxdiff import diffusion, parallel
+from jaxdiff import rng as random
+from jaxdiff.datasets.batches import Calls
 from jaxdiff.datasets.images import to_float
-from jaxdiff.datasets.pipeline import Calls
 from jaxdiff.parallel import DATA, REPLICATED
 from jaxdiff.unet import Params
 
@@ -53,16 +54,23 @@ class Batch(NamedTuple):
 
 def _begin(optimizer: optax.GradientTransformation, params: dict[str, Any]) -> TrainState:
     """The EMA starts at the parameters."""
-    return TrainState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.zeros((), jnp.int32))
+    return TrainState(
+        params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.zeros((), jnp.int32)
+    )
 
 
 def state_shapes(
-    params: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh, shard_params: bool = False
+    params: dict[str, Any],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    shard_params: bool = False,
 ) -> TrainState:
     """What `init_state` would give for these parameters (shapes will do): shapes, and where they lie. Nothing is allocated."""
     shapes = jax.eval_shape(functools.partial(_begin, optimizer), params)
     where = parallel.shardings(shapes, mesh, shard_params)
-    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, where)
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, where
+    )
 
 
 def init_state(
@@ -76,7 +84,9 @@ def init_state(
     host = {name: np.asarray(value) for name, value in params.items()}
     where = jax.tree.map(lambda x: x.sharding, state_shapes(host, optimizer, mesh, shard_params))
     placed = {name: parallel.place(value, where.params[name]) for name, value in host.items()}
-    return jax.jit(functools.partial(_begin, optimizer), out_shardings=where)(jax.tree.map(jnp.copy, placed))
+    return jax.jit(functools.partial(_begin, optimizer), out_shardings=where)(
+        jax.tree.map(jnp.copy, placed)
+    )
 
 
 def ema_decay(step: int | Int[Array, ""], decay: float) -> Float[Array, ""]:
@@ -85,7 +95,10 @@ def ema_decay(step: int | Int[Array, ""], decay: float) -> Float[Array, ""]:
 
 
 def draw_batch(
-    images: UInt8[Array, "batch height width channel"], key: Key[Array, ""], schedule: diffusion.Schedule, flip: bool
+    images: UInt8[Array, "batch height width channel"],
+    key: Key[Array, ""],
+    schedule: diffusion.Schedule,
+    flip: bool,
 ) -> Batch:
     """The images in [-1, 1], each with its own uniform noise level and Gaussian noise; `flip` mirrors half of them."""
     key_t, key_eps = jax.random.split(key)
@@ -124,7 +137,9 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = ema_decay(state.step, ema)
-        averaged = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.ema, params)
+        averaged = jax.tree.map(
+            lambda old, new: decay * old + (1.0 - decay) * new, state.ema, params
+        )
         metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(params, averaged, opt_state, state.step + 1), metrics
 
@@ -148,9 +163,16 @@ def _accumulated(value_and_gradient: Gradient, parts: int, mesh: Mesh) -> Gradie
     def mean(params: Params, batch: Batch) -> tuple[Array, Params]:
         part = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
         zero = jax.tree.map(
-            jnp.zeros_like, jax.eval_shape(value_and_gradient, params, jax.tree.map(lambda x: x[0], part))
+            jnp.zeros_like,
+            jax.eval_shape(value_and_gradient, params, jax.tree.map(lambda x: x[0], part)),
         )
-        add = lambda total, one: (jax.tree.map(jnp.add, total, value_and_gradient(params, one)), None)  # noqa: E731
+
+        def add(total, one):
+            return (
+                jax.tree.map(jnp.add, total, value_and_gradient(params, one)),
+                None,
+            )
+
         total, _ = jax.lax.scan(add, zero, part, unroll=mesh.devices.flat[0].platform == "cpu")
         return jax.tree.map(lambda x: x / parts, total)
 
@@ -184,14 +206,18 @@ def _gathered(value_and_gradient: Gradient, mesh: Mesh) -> Gradient:
 
         def local(params: Params, batch: Batch) -> tuple[Array, Params]:
             whole = params | {
-                name: jax.lax.all_gather(params[name], "data", axis=i, tiled=True) for name, i in axes.items()
+                name: jax.lax.all_gather(params[name], "data", axis=i, tiled=True)
+                for name, i in axes.items()
             }
             value, gradient = value_and_gradient(whole, batch)
-            small, unravel = ravel_pytree((value, {name: g for name, g in gradient.items() if name not in axes}))
+            small, unravel = ravel_pytree(
+                (value, {name: g for name, g in gradient.items() if name not in axes})
+            )
             value, rest = unravel(jax.lax.pmean(small, "data"))
             scatter = functools.partial(jax.lax.psum_scatter, axis_name="data", tiled=True)
             return value, rest | {
-                name: scatter(gradient[name], scatter_dimension=i) / mesh.size for name, i in axes.items()
+                name: scatter(gradient[name], scatter_dimension=i) / mesh.size
+                for name, i in axes.items()
             }
 
         return jax.shard_map(
@@ -212,7 +238,11 @@ def image_flops(apply: Apply, params: dict[str, Any], shape: tuple[int, ...]) ->
     Of the definitions in layers.py, as other platforms than a CPU run them: loops, which the analysis counts once, and
     activations that are computed again are no part of the model.
     """
-    one = (jnp.zeros((1, *shape)), jnp.zeros((1,), jnp.int32), jax.random.split(jax.random.key(0), 1))
+    one = (
+        jnp.zeros((1, *shape)),
+        jnp.zeros((1,), jnp.int32),
+        jax.random.split(jax.random.key(0), 1),
+    )
     gradient = jax.jit(jax.value_and_grad(lambda p: apply(p, *one).sum()))
     costs = gradient.trace(params).lower(lowering_platforms=("tpu",)).cost_analysis() or {}
     return float(costs.get("flops", 0.0))
@@ -254,4 +284,7 @@ def fit(train_step: Callable, state: TrainState, calls: Calls, *, steps: int) ->
 def _records(first: int, metrics: dict[str, Array]) -> list[Metrics]:
     columns = {name: np.asarray(values) for name, values in metrics.items()}
     count = len(columns["loss"])
-    return [{"step": first + i + 1} | {name: float(v[i]) for name, v in columns.items()} for i in range(count)]
+    return [
+        {"step": first + i + 1} | {name: float(v[i]) for name, v in columns.items()}
+        for i in range(count)
+    ]

@@ -48,7 +48,8 @@ class CrossAttention(nnx.Module):
     def __call__(self, x: Tokens, context: Tokens | None = None) -> Tokens:
         context = x if context is None else context
         q, k, v = (
-            y.reshape(*y.shape[:2], self.heads, -1) for y in (self.to_q(x), self.to_k(context), self.to_v(context))
+            y.reshape(*y.shape[:2], self.heads, -1)
+            for y in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
         return self.to_out[0](attend(q, k, v).reshape(x.shape))
 
@@ -69,7 +70,9 @@ class FeedForward(nnx.Module):
 
     def __init__(self, features: int, rngs: nnx.Rngs):
         nothing = nnx.Module()  # diffusers' dropout stands here; it has no weights
-        self.net = nnx.List([GEGLU(features, 4 * features, rngs), nothing, Linear(4 * features, features, rngs)])
+        self.net = nnx.List(
+            [GEGLU(features, 4 * features, rngs), nothing, Linear(4 * features, features, rngs)]
+        )
 
     def __call__(self, x: Tokens) -> Tokens:
         return self.net[2](self.net[0](x))
@@ -93,10 +96,14 @@ class TransformerBlock(nnx.Module):
 class SpatialTransformer(nnx.Module):
     """A transformer over the pixels of an image, between 1x1 convolutions, the image added: Stable Diffusion 1's attention."""
 
-    def __init__(self, channels: int, context_features: int, heads: int, groups: int, rngs: nnx.Rngs):
+    def __init__(
+        self, channels: int, context_features: int, heads: int, groups: int, rngs: nnx.Rngs
+    ):
         self.norm = GroupNorm(channels, groups, 1e-6)
         self.proj_in = Conv(channels, channels, rngs, size=1)
-        self.transformer_blocks = nnx.List([TransformerBlock(channels, context_features, heads, rngs)])
+        self.transformer_blocks = nnx.List(
+            [TransformerBlock(channels, context_features, heads, rngs)]
+        )
         self.proj_out = Conv(channels, channels, rngs, size=1)
 
     def __call__(self, x: Images, context: Tokens) -> Images:

@@ -74,13 +74,17 @@ class UNet(nnx.Module):
         self.time_embedding = TimeEmbedding(features, config.time_channels, rngs)
         self.class_embedding = _class_embedding(config, features, rngs)
         levels = range(1, config.depth + 1)
-        self.down_blocks = nnx.List([DownBlock(widths[max(a - 2, 0)], a, config, rngs) for a in levels])
+        self.down_blocks = nnx.List(
+            [DownBlock(widths[max(a - 2, 0)], a, config, rngs) for a in levels]
+        )
         self.mid_block = MidBlock(config, rngs) if config.mid_block else None
         self.up_blocks = nnx.List([UpBlock(a, config, rngs) for a in reversed(levels)])
         self.conv_norm_out = GroupNorm(widths[0], config.norm_num_groups, config.norm_eps)
         self.conv_out = Conv(widths[0], config.out_channels, rngs)
 
-    def __call__(self, xt: Inputs, t: Steps, labels: Labels = None, keys: Keys = None, context: Texts = None) -> Images:
+    def __call__(
+        self, xt: Inputs, t: Steps, labels: Labels = None, keys: Keys = None, context: Texts = None
+    ) -> Images:
         """xt float [batch, height, width, channel], t int [batch] in 0..T-1 -> float, out_channels channels.
 
         labels [batch] where the U-Net has classes, context [batch, token, feature] where it is conditional; keys, one
@@ -90,7 +94,13 @@ class UNet(nnx.Module):
         return self.decode(self.encode(xt, t, 0, labels, keys, context))
 
     def encode(
-        self, xt: Inputs, t: Steps, level: int, labels: Labels = None, keys: Keys = None, context: Texts = None
+        self,
+        xt: Inputs,
+        t: Steps,
+        level: int,
+        labels: Labels = None,
+        keys: Keys = None,
+        context: Texts = None,
     ) -> Hidden:
         """The state at `level` 0..n+1. Raises ValueError for another level."""
         n = self.config.depth
@@ -100,7 +110,9 @@ class UNet(nnx.Module):
             )
         if (context is not None) != isinstance(self.config, ConditionalConfig):
             raise ValueError(
-                "this U-Net takes no context" if context is not None else "this U-Net needs a context: text"
+                "this U-Net takes no context"
+                if context is not None
+                else "this U-Net needs a context: text"
             )
         xt, t = jnp.asarray(xt), jnp.asarray(t)
         text = None if context is None else jnp.asarray(context)
@@ -135,7 +147,9 @@ class UNet(nnx.Module):
             z = self._through(block, z, skips[-per_block:], hidden.emb, keys, hidden.context)
             skips = skips[:-per_block]
         z = self.conv_out(nnx.silu(self.conv_norm_out(z)))
-        if self.config.time_embedding_type == "fourier":  # t is then the noise's standard deviation: z is a score
+        if (
+            self.config.time_embedding_type == "fourier"
+        ):  # t is then the noise's standard deviation: z is a score
             z = z / hidden.t.astype(z.dtype)[:, None, None, None]
         return z
 
@@ -157,19 +171,25 @@ class UNet(nnx.Module):
             return self.time_proj(t)
         return timestep_features(t, c.block_out_channels[0], c.flip_sin_to_cos, c.freq_shift)
 
-    def _embed(self, t: Num[Array, " batch"], labels: Labels, dtype: jnp.dtype) -> Float[Array, "batch time_channel"]:
+    def _embed(
+        self, t: Num[Array, " batch"], labels: Labels, dtype: jnp.dtype
+    ) -> Float[Array, "batch time_channel"]:
         c = self.config
         emb = self.time_embedding(self._features(t).astype(dtype))
         if (labels is not None) != c.has_classes:
             raise ValueError(
-                "this U-Net has classes: give labels, one a sample" if c.has_classes else "this U-Net takes no labels"
+                "this U-Net has classes: give labels, one a sample"
+                if c.has_classes
+                else "this U-Net takes no labels"
             )
         if labels is None:
             return emb
         given = jnp.asarray(labels)
         if c.class_embed_type == "timestep":
             given = self._features(given).astype(dtype)
-        return emb + (given if self.class_embedding is None else self.class_embedding(given)).astype(dtype)
+        return emb + (
+            given if self.class_embedding is None else self.class_embedding(given)
+        ).astype(dtype)
 
 
 def _projection(config: UNetConfig, rngs: nnx.Rngs) -> nnx.Module | None:
@@ -209,7 +229,9 @@ def bypass(
 
     def wrapped(hidden: Hidden) -> Hidden:
         after, z = bottleneck(hidden), hidden.z
-        share = jnp.asarray(p, jnp.promote_types(z.dtype, jnp.float32)).reshape((-1,) + (1,) * (z.ndim - 1))
+        share = jnp.asarray(p, jnp.promote_types(z.dtype, jnp.float32)).reshape(
+            (-1,) + (1,) * (z.ndim - 1)
+        )
         if form == "blend":
             share = share.astype(z.dtype)
             return dataclasses.replace(after, z=(1.0 - share) * after.z + share * z)
@@ -242,12 +264,17 @@ class Bypassed(nnx.Module):
         window: tuple[float | int, float | int] = (0.0, 1.0), ramp: float | int = 0.0,
     ):  # fmt: skip
         check_fraction(fraction)
-        if not 0.0 <= window[0] < window[1] <= 1.0 or not 0.0 <= ramp <= (window[1] - window[0]) / 2:
+        if (
+            not 0.0 <= window[0] < window[1] <= 1.0
+            or not 0.0 <= ramp <= (window[1] - window[0]) / 2
+        ):
             raise ValueError(
                 f"the window is {window}, its ramp {ramp}; a part of 0 to 1 and a ramp of 0 to half of it are expected"
             )
         if unet.mid_block is None:
-            raise ValueError("this U-Net has no mid-block (mid_block_type null), so that none can be bypassed")
+            raise ValueError(
+                "this U-Net has no mid-block (mid_block_type null), so that none can be bypassed"
+            )
         self.unet, self.fraction = unet, nnx.Param(jnp.float32(fraction))
         self.steps, self.form, self.window, self.ramp = steps, form, window, ramp
 
@@ -263,7 +290,9 @@ class Bypassed(nnx.Module):
             inside / self.ramp if self.ramp else jnp.where(inside >= 0, 1.0, 0.0), 0.0, 1.0
         )
 
-    def __call__(self, xt: Inputs, t: Steps, labels: Labels = None, keys: Keys = None, context: Texts = None) -> Images:
+    def __call__(
+        self, xt: Inputs, t: Steps, labels: Labels = None, keys: Keys = None, context: Texts = None
+    ) -> Images:
         t = jnp.asarray(t)
         hidden = self.unet.encode(xt, t, self.unet.config.depth, labels, keys, context)
         return self.unet.decode(bypass(self.unet.bottleneck, self.share(t), self.form)(hidden))
@@ -278,7 +307,9 @@ def parameters(tree: PyTree) -> dict[str, Any]:
 def bind(module: M, params: Params) -> M:
     """The module (it may be abstract) with these parameters. Raises KeyError where one is missing."""
     graphdef, state = nnx.split(module, nnx.Param)
-    flat = [(path, nnx.Param(params[".".join(map(str, path))])) for path, _ in nnx.to_flat_state(state)]
+    flat = [
+        (path, nnx.Param(params[".".join(map(str, path))])) for path, _ in nnx.to_flat_state(state)
+    ]
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 

@@ -62,12 +62,18 @@ class UNetConfig:
     def __post_init__(self) -> None:
         for key, allowed in CHOICES.items():
             if getattr(self, key) not in allowed:
-                raise ValueError(f"{key} is {getattr(self, key)!r}; choose one of {', '.join(map(str, allowed))}")
+                raise ValueError(
+                    f"{key} is {getattr(self, key)!r}; choose one of {', '.join(map(str, allowed))}"
+                )
         for key in ("attention", "up_attention", "down_resnet", "up_resnet"):
             if not all(1 <= level <= self.depth for level in getattr(self, key) or ()):
-                raise ValueError(f"{key} holds {getattr(self, key)}; the levels are 1 to {self.depth}")
+                raise ValueError(
+                    f"{key} holds {getattr(self, key)}; the levels are 1 to {self.depth}"
+                )
         if self.time_embedding_type == "learned" and not self.num_train_timesteps:
-            raise ValueError("time_embedding_type is learned, which needs num_train_timesteps; it is not given")
+            raise ValueError(
+                "time_embedding_type is learned, which needs num_train_timesteps; it is not given"
+            )
 
     @property
     def depth(self) -> int:
@@ -91,7 +97,9 @@ class UNetConfig:
         """
         if self.resnet_time_scale_shift != "default":
             return ()
-        return tuple(a for a, c in enumerate(self.block_out_channels, 1) if c == self.norm_num_groups)
+        return tuple(
+            a for a, c in enumerate(self.block_out_channels, 1) if c == self.norm_num_groups
+        )
 
     def bottleneck(self, size: int) -> int:
         """Pixels on a side of the mid-block's activation for images of `size` pixels."""
@@ -109,7 +117,9 @@ class UNetConfig:
                 f"from {[*self.block_out_channels, self.norm_num_groups]}; choose a multiplier that keeps them whole"
             )
         channels = tuple(int(c) for c in scaled[:-1])
-        return dataclasses.replace(self, block_out_channels=channels, norm_num_groups=int(scaled[-1]))
+        return dataclasses.replace(
+            self, block_out_channels=channels, norm_num_groups=int(scaled[-1])
+        )
 
     def check_image_size(self, size: int) -> None:
         """Raise ValueError unless an image of size x size pixels can be halved n - 1 times."""

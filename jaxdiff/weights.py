@@ -40,7 +40,9 @@ def read(path: epath.PathLike, sha256: str | None = None) -> dict[str, np.ndarra
     """
     path = epath.Path(path)
     if sha256 is not None and (found := files.sha256(path)) != sha256:
-        raise ValueError(f"{path} has the SHA-256 {found[:12]}..., {sha256[:12]}... was expected; get the file again")
+        raise ValueError(
+            f"{path} has the SHA-256 {found[:12]}..., {sha256[:12]}... was expected; get the file again"
+        )
     try:
         return _read(path.read_bytes(), path)
     except (*_BROKEN, safetensors.SafetensorError) as error:
@@ -54,7 +56,9 @@ def unpickle(data: bytes, name: epath.PathLike) -> Any:
     try:
         return _unpickle(data)
     except _BROKEN as error:
-        raise ValueError(f"{name} is no pickle of arrays ({error}); get a whole one that holds arrays alone") from None
+        raise ValueError(
+            f"{name} is no pickle of arrays ({error}); get a whole one that holds arrays alone"
+        ) from None
 
 
 _BROKEN = (
@@ -65,7 +69,10 @@ _BROKEN = (
 def _read(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         tensors = safetensors.deserialize(data)
-        return {n: np.frombuffer(t["data"], SAFETENSORS[t["dtype"]]).reshape(t["shape"]) for n, t in tensors}
+        return {
+            n: np.frombuffer(t["data"], SAFETENSORS[t["dtype"]]).reshape(t["shape"])
+            for n, t in tensors
+        }
     if path.suffix == ".npz":
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return dict(arrays)
@@ -75,9 +82,15 @@ def _read(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
 def _flat(tree: Any, path: epath.Path, prefix: str = "") -> dict[str, np.ndarray]:
     """Nested dictionaries as one, keys joined by dots."""
     if isinstance(tree, dict):
-        return {k: v for key, child in tree.items() for k, v in _flat(child, path, f"{prefix}{key}.").items()}
+        return {
+            k: v
+            for key, child in tree.items()
+            for k, v in _flat(child, path, f"{prefix}{key}.").items()
+        }
     if not isinstance(tree, np.ndarray) or tree.dtype.hasobject:
-        raise ValueError(f"{path} holds a {type(tree).__name__} at {prefix[:-1]!r} where only arrays are expected")
+        raise ValueError(
+            f"{path} holds a {type(tree).__name__} at {prefix[:-1]!r} where only arrays are expected"
+        )
     return {prefix[:-1]: tree}
 
 
@@ -112,12 +125,16 @@ def _torch_legacy(file: io.BytesIO, length: int) -> Any:
     def storage(kind: type, key: str, size: int) -> np.ndarray:
         if size * np.dtype(kind).itemsize > length:
             raise pickle.UnpicklingError(f"a storage of {size} numbers in a file of {length} bytes")
-        return storages.setdefault(key, np.empty(size, kind))  # filled below; tensors are views of it
+        return storages.setdefault(
+            key, np.empty(size, kind)
+        )  # filled below; tensors are views of it
 
     tree = _Unpickler(file, storage).load()
     for key in _Unpickler(file, _no_storage).load():
         size = int.from_bytes(file.read(8), "little")
-        storages[key][:size] = np.frombuffer(file.read(size * storages[key].itemsize), storages[key].dtype)
+        storages[key][:size] = np.frombuffer(
+            file.read(size * storages[key].itemsize), storages[key].dtype
+        )
     return tree
 
 
@@ -129,7 +146,9 @@ def _tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: An
     """torch._utils._rebuild_tensor_v2: a strided view, inside its storage."""
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
     if min((offset, *stride, *size)) < 0 or (math.prod(size) and last >= len(storage)):
-        raise pickle.UnpicklingError(f"a tensor of shape {size} that leaves its storage of {len(storage)} numbers")
+        raise pickle.UnpicklingError(
+            f"a tensor of shape {size} that leaves its storage of {len(storage)} numbers"
+        )
     steps = [s * storage.itemsize for s in stride]
     return np.lib.stride_tricks.as_strided(storage[offset:], size, steps)
 
@@ -142,9 +161,13 @@ def _allowed() -> dict[tuple[str, str], Any]:
         ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # bytes in pickles of protocol 2
+        ("_codecs", "encode"): lambda text, _: text.encode(
+            "latin1"
+        ),  # bytes in pickles of protocol 2
     }
-    names |= {(f"numpy.{core}.multiarray", "_reconstruct"): reconstruct for core in ("core", "_core")}
+    names |= {
+        (f"numpy.{core}.multiarray", "_reconstruct"): reconstruct for core in ("core", "_core")
+    }
     return names | {("torch", name): kind for name, kind in STORAGES.items()}
 
 

@@ -7,7 +7,9 @@ os.environ["XLA_FLAGS"] = (
     " --xla_cpu_collective_call_terminate_timeout_seconds=600 --xla_cpu_collective_timeout_seconds=600"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two processes on two cores: its threads would wait for each other
+os.environ.setdefault(
+    "OPENBLAS_NUM_THREADS", "1"
+)  # two processes on two cores: its threads would wait for each other
 
 from jaxtyping import install_import_hook
 
@@ -21,8 +23,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from jaxdiff.unet import UNet, UNetConfig
 
-ONE = UNetConfig((4,), norm_num_groups=2, layers_per_block=1, mid_block=False, in_channels=1, out_channels=1)
-TINY = UNetConfig((8, 16), attention=(2,), norm_num_groups=4, layers_per_block=1, in_channels=1, out_channels=1)
+ONE = UNetConfig(
+    (4,), norm_num_groups=2, layers_per_block=1, mid_block=False, in_channels=1, out_channels=1
+)
+TINY = UNetConfig(
+    (8, 16), attention=(2,), norm_num_groups=4, layers_per_block=1, in_channels=1, out_channels=1
+)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,9 @@ ours = convolution.convolve
 
 def plain(x, kernel, stride, padding):
     dimensions = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=dimensions)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=dimensions
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -37,7 +39,8 @@ def test_values_and_derivatives_in_both_directions(name):
         f = functools.partial(f, stride=stride, padding=padding)
         gradient = jax.grad(lambda *x: jnp.sin(f(*x)).sum(), argnums=(0, 1))
         third = jax.grad(
-            lambda x, k: sum(jnp.sin(g).sum() for g in jax.jvp(gradient, (x, k), (x, k))[1]), argnums=(0, 1)
+            lambda x, k: sum(jnp.sin(g).sum() for g in jax.jvp(gradient, (x, k), (x, k))[1]),
+            argnums=(0, 1),
         )
         _, product = jax.linearize(lambda x: f(x, kernel), x)
         back = jax.linear_transpose(product, x)
@@ -45,15 +48,27 @@ def test_values_and_derivatives_in_both_directions(name):
         over = [jax.vmap(f, axes)(*args) for axes, args in (
             ((0, None), (more[0], kernel)), ((None, 0), (x, more[1])), ((0, 0), more), ((3, None), (more[0].swapaxes(0, 3), kernel)),
         )]  # fmt: skip
-        return f(x, kernel), gradient(x, kernel), third(x, kernel), product(x), back(f(x, kernel)), again(x), over
+        return (
+            f(x, kernel),
+            gradient(x, kernel),
+            third(x, kernel),
+            product(x),
+            back(f(x, kernel)),
+            again(x),
+            over,
+        )
 
     close(jax.jit(lambda: everything(ours))(), jax.jit(lambda: everything(plain))(), 1e-5)
-    np.testing.assert_array_equal(ours(x, kernel, stride, padding), plain(x, kernel, stride, padding))
+    np.testing.assert_array_equal(
+        ours(x, kernel, stride, padding), plain(x, kernel, stride, padding)
+    )
 
 
 def test_in_bfloat16_it_stays_so():
     x, kernel = (a.astype(jnp.bfloat16) for a in (rand(1, 6, 6, 4), rand(3, 3, 4, 4)))
-    mine, theirs = (jax.vjp(lambda *x, f=f: f(*x, 1, ((1, 1), (1, 1))), x, kernel) for f in (ours, plain))
+    mine, theirs = (
+        jax.vjp(lambda *x, f=f: f(*x, 1, ((1, 1), (1, 1))), x, kernel) for f in (ours, plain)
+    )
     np.testing.assert_array_equal(mine[0].astype(float), theirs[0].astype(float))
     for a, b in zip(mine[1](mine[0]), theirs[1](theirs[0]), strict=True):
         assert a.dtype == b.dtype == jnp.bfloat16

@@ -26,8 +26,16 @@ def doubled(x, kernel):
 
 
 CASES = {
-    "attention of 16 tokens": (cpu.attend, layers._attend, tuple(rand(2, 16, 3, 8, seed=i) for i in range(3))),
-    "attention of 144 tokens": (cpu.attend, layers._attend, tuple(rand(2, 144, 2, 8, seed=i) for i in range(3))),
+    "attention of 16 tokens": (
+        cpu.attend,
+        layers._attend,
+        tuple(rand(2, 16, 3, 8, seed=i) for i in range(3)),
+    ),
+    "attention of 144 tokens": (
+        cpu.attend,
+        layers._attend,
+        tuple(rand(2, 144, 2, 8, seed=i) for i in range(3)),
+    ),
     "attention of 400 tokens, some heads at a time": (
         cpu.attend,
         layers._attend,
@@ -53,7 +61,9 @@ def test_a_wide_result_is_cut_to_a_mebibyte():
     x, kernel = rand(16, 32, 32, 2), rand(3, 3, 2, 128)
     assert cpu.parts(x, kernel) == 8
     assert cpu.parts(x[:8], kernel) == 1
-    text = jax.jit(jax.grad(lambda w: layers.convolve(x, w, 1, (1, 1)).sum())).lower(kernel).as_text()
+    text = (
+        jax.jit(jax.grad(lambda w: layers.convolve(x, w, 1, (1, 1)).sum())).lower(kernel).as_text()
+    )
     assert text.count("stablehlo.convolution") >= 8
 
 

@@ -51,7 +51,9 @@ def test_weights_go_out_and_in_bit_for_bit_and_are_laid_out_as_torch_has_them(ti
     assert same(diffusers_io.load_unet(folder), tiny)
     tensors = safetensors.numpy.load_file(folder / FILE)
     assert tensors["conv_in.weight"].shape == (8, 1, 3, 3)
-    np.testing.assert_array_equal(tensors["time_embedding.linear_1.weight"].T, tiny.time_embedding.linear_1.weight[...])
+    np.testing.assert_array_equal(
+        tensors["time_embedding.linear_1.weight"].T, tiny.time_embedding.linear_1.weight[...]
+    )
 
 
 def test_shards_early_names_and_half_precision(tiny, folder):
@@ -72,7 +74,10 @@ def test_shards_early_names_and_half_precision(tiny, folder):
         assert value.dtype == jnp.float32
         np.testing.assert_allclose(value, parameters(tiny)[name], atol=1e-2)
     (folder / "diffusion_pytorch_model-1-of-2.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"lacks diffusion_pytorch_model-1-of-2.safetensors, which .*index.json names"):
+    with pytest.raises(
+        ValueError,
+        match=r"lacks diffusion_pytorch_model-1-of-2.safetensors, which .*index.json names",
+    ):
         diffusers_io.load_unet(folder)
 
 
@@ -107,9 +112,21 @@ def test_a_broken_folder_is_one_sentence(breaks, sentence, folder):
     ("field", "value", "sentence"),
     [
         ("encoder_hid_dim", 3, "sets 'encoder_hid_dim', which is no field"),
-        ("down_block_types", ["DownBlock2D", "SkipDownBlock2D"], "block type 'SkipDownBlock2D' in down_block_types"),
-        ("mid_block_type", "UNetMidBlock2DCrossAttn", "sets mid_block_type to 'UNetMidBlock2DCrossAttn'"),
-        ("resnet_time_scale_shift", "ada_group", "resnet_time_scale_shift is 'ada_group'; choose one of default"),
+        (
+            "down_block_types",
+            ["DownBlock2D", "SkipDownBlock2D"],
+            "block type 'SkipDownBlock2D' in down_block_types",
+        ),
+        (
+            "mid_block_type",
+            "UNetMidBlock2DCrossAttn",
+            "sets mid_block_type to 'UNetMidBlock2DCrossAttn'",
+        ),
+        (
+            "resnet_time_scale_shift",
+            "ada_group",
+            "resnet_time_scale_shift is 'ada_group'; choose one of default",
+        ),
         ("act_fn", "tanh", "act_fn is 'tanh'"),
         ("downsample_padding", 2, "downsample_padding is 2"),
         ("norm_num_groups", None, "norm_num_groups to None"),
@@ -136,7 +153,9 @@ def test_pipelines_schedulers_and_models_load(tiny, tmp_path):
     (tmp_path / "pipe/unet/config.json").write_text(json.dumps(raw))
     model = models.load(tmp_path / "pipe")
     assert (model.prediction, model.schedule.steps, model.shape) == ("x0", 300, (8, 8, 1))
-    np.testing.assert_allclose(model.schedule.alpha_bar, np.cumprod(1 - np.linspace(1e-3, 0.05, 300)), rtol=1e-6)
+    np.testing.assert_allclose(
+        model.schedule.alpha_bar, np.cumprod(1 - np.linspace(1e-3, 0.05, 300)), rtol=1e-6
+    )
     assert model.config["sample"]["variance"] == "fixed_large"
     models.save_cell(model, tmp_path / "cell")
     models.save_pipeline(models.load(tmp_path / "cell"), tmp_path / "again")
@@ -157,7 +176,9 @@ def test_pipelines_schedulers_and_models_load(tiny, tmp_path):
     ],
 )
 def test_other_schedulers_are_refused_by_name(change, sentence, tmp_path):
-    (tmp_path / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDPMScheduler"} | change))
+    (tmp_path / "scheduler_config.json").write_text(
+        json.dumps({"_class_name": "DDPMScheduler"} | change)
+    )
     with pytest.raises(ValueError, match=sentence):
         diffusers_scheduler.read(tmp_path)
 
@@ -168,10 +189,14 @@ def test_a_cell_says_its_scheduler():
     assert written["beta_schedule"] == "squaredcos_cap_v2"
     assert written["timestep_spacing"] == "trailing"
     assert diffusers_scheduler.prediction(written) == "v"
-    np.testing.assert_array_equal(diffusers_scheduler.schedule(written).alpha_bar, models.schedule(settings).alpha_bar)
+    np.testing.assert_array_equal(
+        diffusers_scheduler.schedule(written).alpha_bar, models.schedule(settings).alpha_bar
+    )
 
 
 def test_a_u_net_that_no_config_json_can_say_is_refused():
-    mixed = dataclasses.replace(TINY, block_out_channels=(8, 8, 16), attention=(1, 2), down_resnet=(1,))
+    mixed = dataclasses.replace(
+        TINY, block_out_channels=(8, 8, 16), attention=(1, 2), down_resnet=(1,)
+    )
     with pytest.raises(ValueError, match=r"levels \(1, 2\) are resampled in two ways"):
         diffusers_io.write_config(UNet(mixed, rngs=nnx.Rngs(0)).config)

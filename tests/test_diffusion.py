@@ -21,7 +21,9 @@ def test_schedules_fall_from_signal_to_noise(make):
 def test_linear_schedule_is_ho_et_al():
     betas = np.linspace(1e-4, 0.02, 1000)
     np.testing.assert_allclose(
-        Schedule.linear(1000).alpha_bar[[0, 499, 999]], np.cumprod(1 - betas)[[0, 499, 999]], rtol=1e-6
+        Schedule.linear(1000).alpha_bar[[0, 499, 999]],
+        np.cumprod(1 - betas)[[0, 499, 999]],
+        rtol=1e-6,
     )
 
 
@@ -83,7 +85,9 @@ def test_noisy_samplers_have_the_variance_of_the_closed_form(sampler):
         steps=50,
         **options,
     )
-    assert float(drawn.std()) == pytest.approx(spread**0.5, rel=0.02)  # 4 standard errors of 16,384 values
+    assert float(drawn.std()) == pytest.approx(
+        spread**0.5, rel=0.02
+    )  # 4 standard errors of 16,384 values
 
 
 def test_ddim_with_a_perfect_image_returns_it_clipped():
@@ -95,13 +99,19 @@ def test_ddim_with_a_perfect_image_returns_it_clipped():
 
 def test_samples_do_not_depend_on_their_neighbors():
     schedule, predict = Schedule.linear(100), gaussian(Schedule.linear(100), 0.5)
-    whole = samplers.ddpm(predict, schedule, samplers.initial_noise(KEYS, (2, 2, 1)), KEYS, steps=10)
-    part = samplers.ddpm(predict, schedule, samplers.initial_noise(KEYS[3:], (2, 2, 1)), KEYS[3:], steps=10)
+    whole = samplers.ddpm(
+        predict, schedule, samplers.initial_noise(KEYS, (2, 2, 1)), KEYS, steps=10
+    )
+    part = samplers.ddpm(
+        predict, schedule, samplers.initial_noise(KEYS[3:], (2, 2, 1)), KEYS[3:], steps=10
+    )
     np.testing.assert_allclose(whole[3:], part, atol=1e-6)
 
 
 def test_timesteps_are_trailing():
-    np.testing.assert_array_equal(samplers.timesteps(Schedule.linear(1000), 4), [999, 749, 499, 249])
+    np.testing.assert_array_equal(
+        samplers.timesteps(Schedule.linear(1000), 4), [999, 749, 499, 249]
+    )
     np.testing.assert_array_equal(samplers.timesteps(Schedule.linear(10), 10), np.arange(10)[::-1])
     assert len(samplers.timesteps(Schedule.linear(1000), 300)) == 300
     with pytest.raises(ValueError, match="11 sampling steps"):
@@ -121,12 +131,16 @@ def test_inversion_is_undone_by_ddim_and_iterations_bring_it_nearer(iterations):
     """On Gaussian data a DDIM step multiplies by a number, so that the exact inverse is known."""
     schedule, variance = Schedule.linear(1000), 0.5
     x0 = variance**0.5 * samplers.initial_noise(KEYS, (4, 4, 1))
-    x_T, again, error = samplers.round_trip(gaussian(schedule, variance), schedule, x0, steps=50, iterations=iterations)
+    x_T, again, error = samplers.round_trip(
+        gaussian(schedule, variance), schedule, x0, steps=50, iterations=iterations
+    )
     gain = 1.0
     for now, before in chain(schedule, 50):
         d = now * variance + 1 - now
         gain *= (np.sqrt(before * now) * variance + np.sqrt((1 - before) * (1 - now))) / d
-    np.testing.assert_allclose(error, jnp.sqrt(jnp.mean((again - x0) ** 2, axis=(1, 2, 3))), rtol=1e-5)
+    np.testing.assert_allclose(
+        error, jnp.sqrt(jnp.mean((again - x0) ** 2, axis=(1, 2, 3))), rtol=1e-5
+    )
     exact = float(jnp.abs(x_T - x0 / gain).max())
     assert exact < (0.2 if iterations == 1 else 0.01)
     assert float(error.max()) < (0.1 if iterations == 1 else 0.005)

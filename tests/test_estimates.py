@@ -34,14 +34,17 @@ def test_a_perfect_classifier_changes_nothing_but_the_width():
     assert rogan_gladen(20, 100, 20, 50, 20, 50) is None
 
 
-@pytest.mark.parametrize(("share", "errors", "n"), [(0.2, 0.02, 256), (0.3, 0.1, 256), (0.5, 0.05, 1000)])
+@pytest.mark.parametrize(
+    ("share", "errors", "n"), [(0.2, 0.02, 256), (0.3, 0.1, 256), (0.5, 0.05, 1000)]
+)
 def test_the_corrected_interval_covers_the_truth(share, errors, n):
     """Samples and both error rates are drawn anew each time: 95 % intervals must cover in about 95 %."""
     rng, trials, test = np.random.default_rng(0), 2000, 200
     called = rng.binomial(n, share * (1 - errors) + (1 - share) * errors, trials)
     hits, rejections = rng.binomial(test, 1 - errors, (2, trials))
     intervals = [
-        rogan_gladen(int(c), n, int(h), test, int(r), test) for c, h, r in zip(called, hits, rejections, strict=True)
+        rogan_gladen(int(c), n, int(h), test, int(r), test)
+        for c, h, r in zip(called, hits, rejections, strict=True)
     ]
     assert 0.93 <= np.mean([i.low <= share <= i.high for i in intervals]) <= 0.985
     assert abs(np.mean([i.value for i in intervals]) - share) < 0.005
@@ -74,7 +77,9 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
     uneven = np.array([10, 10, 12, 8])
     groups = np.split(x, np.cumsum(uneven)[:-1])
     without = np.array([(x.sum() - g.sum()) / (40 - len(g)) for g in groups])
-    assert 0.3 < jackknife(x.mean(), without, uneven.astype(float)) / (x.std(ddof=1) / 40**0.5) < 2.5
+    assert (
+        0.3 < jackknife(x.mean(), without, uneven.astype(float)) / (x.std(ddof=1) / 40**0.5) < 2.5
+    )
     assert math.isnan(jackknife(1.0, np.array([np.nan, 1.0, 2.0]), np.ones(3)))
 
 
@@ -82,9 +87,13 @@ def test_shares_over_seeds():
     found = logit_over_seeds([0.2, 0.25, 0.15], [1000] * 3)
     logits = logit(np.array([0.2, 0.25, 0.15]))
     half = stats.t.ppf(0.975, 2) * logits.std(ddof=1) / 3**0.5
-    assert (found.low, found.high) == pytest.approx(tuple(expit(logits.mean() + np.array([-half, half]))))
+    assert (found.low, found.high) == pytest.approx(
+        tuple(expit(logits.mean() + np.array([-half, half])))
+    )
     assert logit_over_seeds([0.2], [100]) is None
-    assert 0 < logit_over_seeds([0.0, 0.1], [100, 100]).value < 0.1, "a count of 0 is half an observation"
+    assert 0 < logit_over_seeds([0.0, 0.1], [100, 100]).value < 0.1, (
+        "a count of 0 is half an observation"
+    )
 
 
 def test_verdicts_and_equivalence():

@@ -17,7 +17,10 @@ def losses(devices, processes=1):
         [sys.executable, "-m", "tests.training_worker", *map(str, (devices, processes, i, port))]
         for i in range(processes)
     ]
-    running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for c in commands]
+    running = [
+        subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for c in commands
+    ]
     out = [process.communicate(timeout=600) for process in running]
     assert all(process.returncode == 0 for process in running), out
     return json.loads(out[0][0].splitlines()[-1])

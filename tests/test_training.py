@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from jaxdiff import checkpoints, layers, optimizers, parallel, training
-from jaxdiff.datasets import pipeline
+from jaxdiff.datasets import batches as pipeline
 from jaxdiff.diffusion import Schedule
 from jaxdiff.study.train import training_apply
 from jaxdiff.unet import UNet, parameters
@@ -28,10 +28,18 @@ APPLY = training_apply(ONE)
 def compiled(devices, k=1, apply=APPLY, accumulate=1, shard=False):
     """The train step as a run has it: compiled once, ahead of time."""
     mesh = parallel.data_mesh(devices)
-    options = {"prediction": "v", "ema": 0.999, "seed": 0, "accumulate": accumulate, "shard_params": shard}
+    options = {
+        "prediction": "v",
+        "ema": 0.999,
+        "seed": 0,
+        "accumulate": accumulate,
+        "shard_params": shard,
+    }
     step = training.make_train_step(apply, RULE, Schedule.linear(100), mesh, **options)
     state = training.init_state(parameters(UNet(ONE, rngs=nnx.Rngs(0))), RULE, mesh, shard)
-    images = jax.ShapeDtypeStruct((k, 8, 8, 8, 1), jnp.uint8, sharding=NamedSharding(mesh, pipeline.STEPS))
+    images = jax.ShapeDtypeStruct(
+        (k, 8, 8, 8, 1), jnp.uint8, sharding=NamedSharding(mesh, pipeline.STEPS)
+    )
     return step.lower(state, images).compile()
 
 
@@ -87,7 +95,9 @@ def test_a_restored_state_goes_on_bit_for_bit(one, eight, tmp_path):
     mesh = parallel.data_mesh(8)
     like = training.init_state(parameters(one), RULE, mesh)
     restored = checkpoints.restore(tmp_path, checkpoints.newest(tmp_path), like)
-    for ours, theirs in zip(jax.tree.leaves(run(one, state=restored)[0]), jax.tree.leaves(eight[0]), strict=True):
+    for ours, theirs in zip(
+        jax.tree.leaves(run(one, state=restored)[0]), jax.tree.leaves(eight[0]), strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
     ema = checkpoints.restore_part(tmp_path, 2, "ema")
     assert ema.keys() == parameters(one).keys()
@@ -97,7 +107,9 @@ def test_relative_folders_are_as_good_as_absolute_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoints.save("runs/cell", 1, {"ema": {"a.b": jax.numpy.arange(3.0)}})
     assert checkpoints.newest("runs/cell") == 1
-    np.testing.assert_array_equal(checkpoints.restore_part("runs/cell", 1, "ema")["a.b"], np.arange(3.0))
+    np.testing.assert_array_equal(
+        checkpoints.restore_part("runs/cell", 1, "ema")["a.b"], np.arange(3.0)
+    )
 
 
 def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, caplog):
@@ -137,7 +149,9 @@ def test_batches_are_epochs_of_the_data():
 def test_streamed_images_are_those_that_lie_on_the_device(k):
     mesh = parallel.data_mesh(8)
     options = {"seed": 3, "steps": 6, "batch": 8, "k": k}
-    resident, streamed = (list(make(IMAGES, mesh, **options)(2)) for make in (pipeline.resident, pipeline.streamed))
+    resident, streamed = (
+        list(make(IMAGES, mesh, **options)(2)) for make in (pipeline.resident, pipeline.streamed)
+    )
     assert len(resident) == len(streamed) == 4 // k
     for ours, theirs in zip(resident, streamed, strict=True):
         assert ours.sharding == theirs.sharding
@@ -154,7 +168,9 @@ def test_accumulated_gradients_are_the_whole_batchs():
     for parts in (1, 4):
         options = {"prediction": "v", "ema": 0.5, "seed": 0, "accumulate": parts}
         step = training.make_train_step(linear, rule, Schedule.linear(100), mesh, **options)
-        state = training.init_state({"scale": jnp.ones(()), "shift": jnp.zeros((1, 1, 1, 1))}, rule, mesh)
+        state = training.init_state(
+            {"scale": jnp.ones(()), "shift": jnp.zeros((1, 1, 1, 1))}, rule, mesh
+        )
         found.append(step(state, images))
     for whole, parts in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(parts, whole, rtol=1e-5)
@@ -163,7 +179,8 @@ def test_accumulated_gradients_are_the_whole_batchs():
 def test_remat_changes_nothing_but_memory(one):
     xt, t = jnp.ones((2, 8, 8, 1)), jnp.zeros(2, int)
     kept, recomputed = (
-        jax.grad(lambda p, a=a: a(p, xt, t, None).sum()) for a in (APPLY, training_apply(ONE, remat=True))
+        jax.grad(lambda p, a=a: a(p, xt, t, None).sum())
+        for a in (APPLY, training_apply(ONE, remat=True))
     )
     assert str(jax.make_jaxpr(kept)(parameters(one))).count("remat") == 0
     assert str(jax.make_jaxpr(recomputed)(parameters(one))).count("remat") == 2, "a block each"
@@ -175,7 +192,9 @@ def test_remat_changes_nothing_but_memory(one):
 def test_bfloat16_keeps_weights_statistics_and_softmax_wide(tiny):
     apply, params = training_apply(TINY, "bfloat16"), parameters(tiny)
     xt, t = jnp.ones((2, 8, 8, 1)), jnp.zeros(2, int)
-    narrow, wide = (jax.jit(lambda p, a=a: a(p, xt, t, None)) for a in (apply, training_apply(TINY)))
+    narrow, wide = (
+        jax.jit(lambda p, a=a: a(p, xt, t, None)) for a in (apply, training_apply(TINY))
+    )
     jaxpr = str(jax.make_jaxpr(narrow)(params))
     lines = [line for line in jaxpr.splitlines() if " rsqrt " in line or " exp " in line]
     assert len(lines) >= 10
@@ -183,7 +202,9 @@ def test_bfloat16_keeps_weights_statistics_and_softmax_wide(tiny):
     assert any("f32[2,2,16,16]" in line for line in lines if " exp " in line)  # the softmax
     products = [line for line in jaxpr.splitlines() if "conv_general_dilated" in line]
     assert all("bf16" in line.split("=")[0] for line in products)
-    assert float(jnp.abs(narrow(params) - wide(params)).max()) < 0.05 * float(jnp.abs(wide(params)).max())
+    assert float(jnp.abs(narrow(params) - wide(params)).max()) < 0.05 * float(
+        jnp.abs(wide(params)).max()
+    )
 
 
 def test_flop_of_a_convolution_and_its_gradients():
@@ -198,7 +219,9 @@ def test_flop_of_a_convolution_and_its_gradients():
 
 def test_flipping_mirrors_some_images():
     key, images = jax.random.key(0), jnp.asarray(IMAGES[:8])
-    plain, flipped = (training.draw_batch(images, key, Schedule.linear(100), flip) for flip in (False, True))
+    plain, flipped = (
+        training.draw_batch(images, key, Schedule.linear(100), flip) for flip in (False, True)
+    )
     same = [bool((a == b).all()) for a, b in zip(plain.x0, flipped.x0, strict=True)]
     mirrored = [bool((a[:, ::-1] == b).all()) for a, b in zip(plain.x0, flipped.x0, strict=True)]
     assert 0 < sum(same) < 8
@@ -206,7 +229,9 @@ def test_flipping_mirrors_some_images():
     np.testing.assert_array_equal(plain.eps, flipped.eps)
 
 
-@pytest.mark.parametrize(("name", "schedule"), [("adamw", "cosine"), ("lion", "linear"), ("sgd", "constant")])
+@pytest.mark.parametrize(
+    ("name", "schedule"), [("adamw", "cosine"), ("lion", "linear"), ("sgd", "constant")]
+)
 def test_optimizers_descend_and_the_rate_ends_where_it_should(name, schedule):
     rule = optimizers.make(name, 200, learning_rate=0.05, schedule=schedule, weight_decay=0.0)
     x = jnp.array([1.0, -2.0])

@@ -21,11 +21,20 @@ from jaxdiff.unet import (
 )
 from tests.conftest import TINY
 
-PRINTED = {"2": 1002883, "2-large": 15930883, "3": 3692867, "4": 3859203, "5": 16887619, "6": 27290691}
+PRINTED = {
+    "2": 1002883,
+    "2-large": 15930883,
+    "3": 3692867,
+    "4": 3859203,
+    "5": 16887619,
+    "6": 27290691,
+}
 
 
 def inputs(size=8, channels=1, batch=2):
-    return jax.random.normal(jax.random.key(1), (batch, size, size, channels)), jnp.array([3, 900])[:batch]
+    return jax.random.normal(jax.random.key(1), (batch, size, size, channels)), jnp.array([3, 900])[
+        :batch
+    ]
 
 
 @pytest.mark.parametrize("name", TABLE_A)
@@ -70,7 +79,9 @@ def test_parameters_go_out_and_in_by_diffusers_names(tiny):
         assert name in params
     xt, t = inputs()
     changed = {name: 1.5 * p for name, p in params.items()}
-    np.testing.assert_array_equal(functional(abstract(TINY))(changed, xt, t), bind(tiny, changed)(xt, t))
+    np.testing.assert_array_equal(
+        functional(abstract(TINY))(changed, xt, t), bind(tiny, changed)(xt, t)
+    )
     assert float(jnp.abs(tiny(xt, t) - bind(tiny, changed)(xt, t)).max()) > 1e-3
 
 
@@ -78,7 +89,14 @@ def test_parameters_go_out_and_in_by_diffusers_names(tiny):
     "config",
     [
         UNetConfig((8,), norm_num_groups=4, in_channels=1, out_channels=1),
-        UNetConfig((8, 8, 8), attention=(1, 3), layers_per_block=3, norm_num_groups=2, in_channels=1, out_channels=2),
+        UNetConfig(
+            (8, 8, 8),
+            attention=(1, 3),
+            layers_per_block=3,
+            norm_num_groups=2,
+            in_channels=1,
+            out_channels=2,
+        ),
     ],
 )
 def test_other_shapes(config):
@@ -95,7 +113,9 @@ def test_width_scales_groups_and_refuses_fractions():
         TABLE_A["4"].check_image_size(12)
 
 
-@pytest.mark.parametrize(("size", "stride"), [(1, 1), (2, 1), (4, 1), (5, 1), (4, 2), (7, 2), (8, 2), (16, 2)])
+@pytest.mark.parametrize(
+    ("size", "stride"), [(1, 1), (2, 1), (4, 1), (5, 1), (4, 2), (7, 2), (8, 2), (16, 2)]
+)
 def test_a_convolution_is_one_at_every_size(size, stride):
     """Small images go through a matrix product of shifted views, large ones through XLA's convolution."""
     x = jax.random.normal(jax.random.key(0), (2, size, size, 3))
@@ -125,7 +145,9 @@ def test_attention_is_the_definition_one_pixel_at_a_time():
         for i in range(4):
             weights = np.exp(k[:, head] @ q[i, head] / 2.0)
             mixed[i, head] = weights @ v[:, head] / weights.sum()
-    wanted = np.asarray(x) + np.asarray(layer.to_out[0](jnp.asarray(mixed, jnp.float32))).reshape(1, 2, 2, 8)
+    wanted = np.asarray(x) + np.asarray(layer.to_out[0](jnp.asarray(mixed, jnp.float32))).reshape(
+        1, 2, 2, 8
+    )
     np.testing.assert_allclose(layer(x), wanted, atol=1e-5)
 
 
@@ -134,15 +156,21 @@ def test_upsampling_repeats_the_nearest_pixel():
     layer.conv.weight[...] = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
     layer.conv.bias[...] = jnp.zeros(1)
     x = jnp.arange(4.0).reshape(1, 2, 2, 1)
-    np.testing.assert_array_equal(layer(x)[0, :, :, 0], np.kron(np.arange(4.0).reshape(2, 2), np.ones((2, 2))))
+    np.testing.assert_array_equal(
+        layer(x)[0, :, :, 0], np.kron(np.arange(4.0).reshape(2, 2), np.ones((2, 2)))
+    )
 
 
 def test_one_channel_a_group_cannot_see_the_time():
     """Table A's 32 channels in 32 groups: norm2 subtracts a channel's constant again, so its gradient is zero."""
-    config = UNetConfig((8, 16), norm_num_groups=8, layers_per_block=1, in_channels=1, out_channels=1)
+    config = UNetConfig(
+        (8, 16), norm_num_groups=8, layers_per_block=1, in_channels=1, out_channels=1
+    )
     unet = UNet(config, rngs=nnx.Rngs(0))
     xt, t = inputs()
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(functional(unet)(p, xt, t) ** 2)))(parameters(unet))
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(functional(unet)(p, xt, t) ** 2)))(
+        parameters(unet)
+    )
     blind = gradient["down_blocks.0.resnets.0.time_emb_proj.weight"]
     seeing = gradient["down_blocks.1.resnets.0.time_emb_proj.weight"]
     assert float(jnp.abs(blind).max()) < 1e-4 * float(jnp.abs(seeing).max())
@@ -184,12 +212,16 @@ def test_a_bypassed_unet_is_the_unet_at_0_and_follows_its_window(tiny, form):
     apply, params = jax.jit(functional(made)), parameters(made)
     plain = jax.jit(functional(tiny))
     for t in ([999, 850], [100, 0]):
-        np.testing.assert_array_equal(apply(params, xt, jnp.array(t)), plain(parameters(tiny), xt, jnp.array(t)))
+        np.testing.assert_array_equal(
+            apply(params, xt, jnp.array(t)), plain(parameters(tiny), xt, jnp.array(t))
+        )
     t = jnp.array([499, 699])
     nothing = apply(params | {"fraction": jnp.float32(0.0)}, xt, t)
     np.testing.assert_array_equal(nothing, plain(parameters(tiny), xt, t))
     hidden = tiny.encode(xt, t, level=2)
-    np.testing.assert_allclose(apply(params, xt, t), mid(tiny, hidden, made.share(t), form), atol=1e-5)
+    np.testing.assert_allclose(
+        apply(params, xt, t), mid(tiny, hidden, made.share(t), form), atol=1e-5
+    )
     np.testing.assert_allclose(made.share(t), [0.5, 0.25], atol=2e-3)
     assert float(jnp.abs(apply(params, xt, t) - nothing).max()) > 1e-3
 

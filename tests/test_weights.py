@@ -29,12 +29,15 @@ class Harmful:
 def test_anything_but_arrays_is_refused_by_name(tmp_path, capsys):
     (tmp_path / "code.pth").write_bytes(pickle.dumps({"x": Harmful()}))
     with pytest.raises(
-        ValueError, match=r"code.pth .*it asks for (builtins|__builtin__).print, and only arrays are read"
+        ValueError,
+        match=r"code.pth .*it asks for (builtins|__builtin__).print, and only arrays are read",
     ):
         weights.read(tmp_path / "code.pth")
     assert "run" not in capsys.readouterr().out
     (tmp_path / "text.ckpt").write_bytes(pickle.dumps({"net": {"name": "x"}}))
-    with pytest.raises(ValueError, match=r"holds a str at 'net.name' where only arrays are expected"):
+    with pytest.raises(
+        ValueError, match=r"holds a str at 'net.name' where only arrays are expected"
+    ):
         weights.read(tmp_path / "text.ckpt")
     (tmp_path / "objects.ckpt").write_bytes(pickle.dumps({"x": np.array([None, 1])}))
     with pytest.raises(ValueError, match="only arrays are expected"):
@@ -64,7 +67,9 @@ def test_a_tensor_that_leaves_its_storage_is_refused(tmp_path):
     """A crafted file could otherwise read memory that is not its own."""
     with pytest.raises(pickle.UnpicklingError, match="leaves its storage"):
         weights._tensor(np.zeros(4, np.float32), 0, (2, 3), (3, 1))
-    np.testing.assert_array_equal(weights._tensor(np.arange(6), 1, (2, 2), (3, 1)), [[1, 2], [4, 5]])
+    np.testing.assert_array_equal(
+        weights._tensor(np.arange(6), 1, (2, 2), (3, 1)), [[1, 2], [4, 5]]
+    )
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("a/other", b"")
@@ -76,7 +81,9 @@ def test_a_tensor_that_leaves_its_storage_is_refused(tmp_path):
 def test_a_wrong_checksum_names_both(tmp_path):
     name, expected = perceptual.FILES["alex"]
     (tmp_path / name).write_bytes(b"something else")
-    with pytest.raises(ValueError, match=rf"has the SHA-256 .*{expected[:12]}.* was expected; get the file again"):
+    with pytest.raises(
+        ValueError, match=rf"has the SHA-256 .*{expected[:12]}.* was expected; get the file again"
+    ):
         perceptual.load("alex", tmp_path)
     with pytest.raises(ValueError, match="there is no LPIPS weights file"):
         perceptual.load("alex", tmp_path / "nowhere")

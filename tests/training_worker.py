@@ -14,17 +14,19 @@ os.environ["XLA_FLAGS"] = (
     " --xla_cpu_collective_call_terminate_timeout_seconds=600 --xla_cpu_collective_timeout_seconds=600"
 )
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-from flax import nnx  # noqa: E402
+import jax
+import numpy as np
+import optax
+from flax import nnx
 
-from jaxdiff import optimizers, parallel, training  # noqa: E402
-from jaxdiff.datasets import pipeline  # noqa: E402
-from jaxdiff.diffusion import Schedule  # noqa: E402
-from jaxdiff.unet import UNet, UNetConfig, abstract, functional, parameters  # noqa: E402
+from jaxdiff import optimizers, parallel, training
+from jaxdiff.datasets import batches as pipeline
+from jaxdiff.diffusion import Schedule
+from jaxdiff.unet import UNet, UNetConfig, abstract, functional, parameters
 
-SMALL = UNetConfig((64,), norm_num_groups=8, layers_per_block=1, mid_block=False, in_channels=1, out_channels=1)
+SMALL = UNetConfig(
+    (64,), norm_num_groups=8, layers_per_block=1, mid_block=False, in_channels=1, out_channels=1
+)
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
 STEPS, BATCH = 50, 16
 
@@ -37,12 +39,17 @@ def run(shard: bool, stream: bool) -> dict:
     dtype = np.float64 if jax.config.jax_enable_x64 else np.float32
     params = {n: np.asarray(p, dtype) for n, p in parameters(UNet(SMALL, rngs=nnx.Rngs(0))).items()}
     state = training.init_state(params, rule, mesh, shard)
-    apply = lambda p, xt, t, keys: functional(abstract(SMALL))(p, xt, t)  # noqa: E731
+
+    def apply(p, xt, t, keys):
+        return functional(abstract(SMALL))(p, xt, t)
+
     options = {"prediction": "v", "ema": 0.999, "seed": 0, "shard_params": shard}
     step = training.make_train_step(apply, rule, Schedule.linear(100), mesh, **options)
     make = pipeline.streamed if stream else pipeline.resident
     calls = make(IMAGES, mesh, seed=0, steps=STEPS, batch=BATCH, k=1)
-    losses = [m["loss"] for call in training.fit(step, state, calls, steps=STEPS) for m in call.metrics]
+    losses = [
+        m["loss"] for call in training.fit(step, state, calls, steps=STEPS) for m in call.metrics
+    ]
     state = training.init_state(params, rule, mesh, shard)
     held = sum(p.addressable_shards[0].data.size for p in state.params.values())
     return {"losses": losses, "held": held / sum(p.size for p in state.params.values())}
@@ -55,7 +62,9 @@ def main() -> None:
     for precision in ("float32", "float64"):
         with jax.enable_x64(precision == "float64"):
             for shard in (False, True)[: 1 + (devices * processes > 1)]:
-                found[f"{precision} {'sharded' if shard else 'replicated'}"] = run(shard, stream=processes > 1)
+                found[f"{precision} {'sharded' if shard else 'replicated'}"] = run(
+                    shard, stream=processes > 1
+                )
     if parallel.is_leader():
         print(json.dumps(found))
 

@@ -15,8 +15,8 @@ import numpy as np
 from etils import epath
 
 from jaxdiff import files
-from jaxdiff.datasets.folders import decode as decode_image
-from jaxdiff.datasets.source import Columns, Image, Source
+from jaxdiff.datasets.base import Columns, Image, Source
+from jaxdiff.datasets.image_io import decode as decode_image
 
 IMAGES, ATTRIBUTES, PARTITION = "img_align_celeba", "list_attr_celeba", "list_eval_partition"
 HELP = (
@@ -41,22 +41,36 @@ def celeba(data_dir: epath.PathLike, size: int, channels: int) -> Source:
     _match(lists[0], set(names), data_dir / IMAGES, set(lengths))
     decode = functools.partial(_decoded, read, names, size, channels)
     # the names and lengths of the files stand for their bytes, which would take a minute to read
-    identity = {"lists": [files.sha256(path) for path in lists], "images": files.fingerprint(lengths)}
+    identity = {
+        "lists": [files.sha256(path) for path in lists],
+        "images": files.fingerprint(lengths),
+    }
     about = f"{len(names):,} faces of CelebA, the middle square at {size} px"
-    describe = lambda: _columns(lists, header, rows, _table(data_dir, PARTITION)[1])  # noqa: E731
-    return Source(about, identity | {"size": size, "channels": channels}, len(names), describe, decode)
+
+    def describe():
+        return _columns(lists, header, rows, _table(data_dir, PARTITION)[1])
+
+    return Source(
+        about, identity | {"size": size, "channels": channels}, len(names), describe, decode
+    )
 
 
-def _decoded(read: Callable[[str], tuple[str, bytes]], names: list[str], size: int, channels: int, index: int) -> Image:
+def _decoded(
+    read: Callable[[str], tuple[str, bytes]], names: list[str], size: int, channels: int, index: int
+) -> Image:
     place, data = read(names[index])
     return decode_image(data, place, size, channels)
 
 
-def _columns(lists: list[epath.Path], header: list[str], rows: list[list[str]], parts: list[list[str]]) -> Columns:
+def _columns(
+    lists: list[epath.Path], header: list[str], rows: list[list[str]], parts: list[list[str]]
+) -> Columns:
     known = {row[0]: row[1] for row in parts}
     for row in rows:
         if row[0] not in known:
-            raise ValueError(f"{lists[1]} does not know {row[0]}; take the two lists of one release")
+            raise ValueError(
+                f"{lists[1]} does not know {row[0]}; take the two lists of one release"
+            )
         if len(row) != len(header) + 1 or not set(row[1:]) <= {"1", "-1"}:
             raise ValueError(
                 f"{lists[0]} holds for {row[0]} something else than -1 or 1 for each of {len(header)} attributes"
@@ -99,8 +113,12 @@ def _images(data_dir: epath.Path) -> tuple[dict[str, int], Callable[[str], tuple
     """The length of each image by name, and a function that reads one: where it is, and its bytes."""
     folder, archive = data_dir / IMAGES, data_dir / f"{IMAGES}.zip"
     if folder.is_dir():
-        inner = folder / IMAGES if (folder / IMAGES).is_dir() else folder  # as Kaggle's archive unpacks
-        lengths = {name: length for name, length in files.lengths(inner).items() if name.endswith(".jpg")}
+        inner = (
+            folder / IMAGES if (folder / IMAGES).is_dir() else folder
+        )  # as Kaggle's archive unpacks
+        lengths = {
+            name: length for name, length in files.lengths(inner).items() if name.endswith(".jpg")
+        }
         return lengths, functools.partial(_from_folder, os.fspath(inner))
     if archive.exists():
         return _archive(archive)
@@ -129,8 +147,14 @@ def _archive(path: epath.Path) -> tuple[dict[str, int], Callable[[str], tuple[st
     _opened.cache_clear()  # the file may be another one by now
     opened = _opened(os.fspath(path))
     for name in opened.namelist():
-        if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or name[1:2] == ":":
-            raise ValueError(f"{path} holds {name!r}, a path that leaves its folder; do not use this archive")
+        if (
+            name.startswith(("/", "\\"))
+            or ".." in name.replace("\\", "/").split("/")
+            or name[1:2] == ":"
+        ):
+            raise ValueError(
+                f"{path} holds {name!r}, a path that leaves its folder; do not use this archive"
+            )
     members = {name.rpartition("/")[2]: name for name in opened.namelist() if name.endswith(".jpg")}
     lengths = {short: opened.getinfo(name).file_size for short, name in members.items()}
     return lengths, functools.partial(_from_archive, os.fspath(path), members)

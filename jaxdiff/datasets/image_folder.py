@@ -14,11 +14,19 @@ from etils import epath
 from jaxtyping import Bool
 
 from jaxdiff import files
-from jaxdiff.datasets.folders import SUFFIXES, decode
-from jaxdiff.datasets.source import Columns, Image, Source
+from jaxdiff.datasets.base import Columns, Image, Source
+from jaxdiff.datasets.image_io import SUFFIXES, decode
 
 METADATA = "metadata.csv"
-BINARY = {"0": False, "1": True, "-1": False, "false": False, "true": True, "False": False, "True": True}
+BINARY = {
+    "0": False,
+    "1": True,
+    "-1": False,
+    "false": False,
+    "true": True,
+    "False": False,
+    "True": True,
+}
 
 
 def image_folder(folder: epath.PathLike, size: int, channels: int) -> Source:
@@ -32,7 +40,9 @@ def image_folder(folder: epath.PathLike, size: int, channels: int) -> Source:
     lengths = {name: n for name, n in files.lengths(folder).items() if _is_image(name)}
     names = list(lengths)
     if not names:
-        raise ValueError(f"{folder} holds 0 images; PNG, JPEG or any other kind that Pillow reads are expected")
+        raise ValueError(
+            f"{folder} holds 0 images; PNG, JPEG or any other kind that Pillow reads are expected"
+        )
     columns = _listed(folder, names) if (folder / METADATA).exists() else _subfolders(folder, names)
     decoded = functools.partial(_decoded, os.fspath(folder), names, size, channels)
     identity = {"images": files.fingerprint(lengths), "columns": files.fingerprint([
@@ -61,9 +71,13 @@ def _subfolders(folder: epath.Path, names: list[str]) -> Columns:
         )
     for child in folder.iterdir():
         if child.is_dir() and not child.name.startswith(".") and child.name not in classes:
-            raise ValueError(f"the class {child.name} of {folder} holds 0 images; fill or remove that folder")
+            raise ValueError(
+                f"the class {child.name} of {folder} holds 0 images; fill or remove that folder"
+            )
     labels = np.array([classes.index(name) for name in of])
-    return Columns(labels, tuple(name or "images" for name in classes), np.zeros((len(names), 0), bool))
+    return Columns(
+        labels, tuple(name or "images" for name in classes), np.zeros((len(names), 0), bool)
+    )
 
 
 def _listed(folder: epath.Path, names: list[str]) -> Columns:
@@ -71,18 +85,32 @@ def _listed(folder: epath.Path, names: list[str]) -> Columns:
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
     header = tuple(rows[0]) if rows else ()
     if "file_name" not in header or "label" not in header:
-        raise ValueError(f"{path} has the columns {', '.join(header) or 'none'}; file_name and label are expected")
+        raise ValueError(
+            f"{path} has the columns {', '.join(header) or 'none'}; file_name and label are expected"
+        )
     by_name = {row["file_name"]: row for row in rows}
     if missing := sorted(set(by_name) - set(names)):
-        raise ValueError(f"{path} names {len(missing)} images that are not in {folder}, as {missing[0]}")
+        raise ValueError(
+            f"{path} names {len(missing)} images that are not in {folder}, as {missing[0]}"
+        )
     if more := sorted(set(names) - set(by_name)):
-        raise ValueError(f"{folder} holds {len(more)} images that {path} does not name, as {more[0]}")
+        raise ValueError(
+            f"{folder} holds {len(more)} images that {path} does not name, as {more[0]}"
+        )
     chosen = [by_name[name] for name in names]
     classes = sorted({row["label"] for row in chosen})
     labels = np.array([classes.index(row["label"]) for row in chosen])
-    others = tuple(c for c in header if c not in ("file_name", "label") and all(row[c] in BINARY for row in chosen))
+    others = tuple(
+        c
+        for c in header
+        if c not in ("file_name", "label") and all(row[c] in BINARY for row in chosen)
+    )
     return Columns(labels, tuple(classes), _binary(chosen, others), others)
 
 
-def _binary(rows: list[dict[str, str]], columns: tuple[str, ...]) -> Bool[np.ndarray, "n attribute"]:
-    return np.array([[BINARY[row[c]] for c in columns] for row in rows], bool).reshape(len(rows), len(columns))
+def _binary(
+    rows: list[dict[str, str]], columns: tuple[str, ...]
+) -> Bool[np.ndarray, "n attribute"]:
+    return np.array([[BINARY[row[c]] for c in columns] for row in rows], bool).reshape(
+        len(rows), len(columns)
+    )

@@ -32,7 +32,9 @@ def to_size(images: Images8, size: int, channels: int) -> Images8:
         return images
     if height == width and size * 7 // 8 <= height < size:
         low = (size - height) // 2
-        return np.pad(images, ((0, 0), (low, size - height - low), (low, size - height - low), (0, 0)))
+        return np.pad(
+            images, ((0, 0), (low, size - height - low), (low, size - height - low), (0, 0))
+        )
     resized = [
         np.asarray(
             Image.fromarray(image.squeeze(-1) if channels == 1 else image).resize(

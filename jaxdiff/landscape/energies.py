@@ -29,7 +29,11 @@ BLOCK = 1024  # points behind one term of a covariance's sum
 
 def squared_distances(x: Point, points: Points) -> Float[Array, " n"]:
     """|x - x_i|^2 by products, and of the nearest 64 by direct difference: products err by 3e-4 at d = 3,072."""
-    products = jnp.square(points).sum(axis=1) - 2.0 * jnp.matmul(points, x, precision="highest") + jnp.square(x).sum()
+    products = (
+        jnp.square(points).sum(axis=1)
+        - 2.0 * jnp.matmul(points, x, precision="highest")
+        + jnp.square(x).sum()
+    )
     _, near = jax.lax.top_k(-products, min(NEAREST, len(points)))
     return products.at[near].set(jnp.square(x[None] - points[near]).sum(axis=1))
 
@@ -37,7 +41,9 @@ def squared_distances(x: Point, points: Points) -> Float[Array, " n"]:
 def least_tau(points: Points) -> float:
     """The tau below which rounding, not the data, would set the weights: the error of a squared distance of order one."""
     largest = float(jnp.abs(points).max())
-    return 4.0 * float(jnp.finfo(points.dtype).eps) * points.shape[1] ** 0.5 * max(largest, largest**2)
+    return (
+        4.0 * float(jnp.finfo(points.dtype).eps) * points.shape[1] ** 0.5 * max(largest, largest**2)
+    )
 
 
 def check_tau(tau: float, points: Points) -> None:
@@ -82,9 +88,13 @@ def contraction(x: Point, points: Points, tau: Number) -> Float[Array, "d d"]:
     mean = jnp.matmul(w, points, precision="highest")
 
     def add(total: Array, start: Array) -> tuple[Array, None]:
-        first = jnp.minimum(start, n - block)  # the last block ends at the last point and counts none twice
+        first = jnp.minimum(
+            start, n - block
+        )  # the last block ends at the last point and counts none twice
         apart = jax.lax.dynamic_slice_in_dim(points, first, block) - mean[None]
-        here = jnp.where(first + jnp.arange(block) >= start, jax.lax.dynamic_slice_in_dim(w, first, block), 0.0)
+        here = jnp.where(
+            first + jnp.arange(block) >= start, jax.lax.dynamic_slice_in_dim(w, first, block), 0.0
+        )
         return total + jnp.matmul((here[:, None] * apart).T, apart, precision="highest"), None
 
     covariance, _ = jax.lax.scan(add, jnp.zeros((len(x), len(x)), x.dtype), jnp.arange(0, n, block))
@@ -150,7 +160,9 @@ class Mixture:
         logs, pulls = self._terms(x)
         r = jax.nn.softmax(logs)
         apart = pulls - (r @ pulls)[None]
-        return tau * (jnp.einsum("k,kde->de", r, self.precisions) - jnp.einsum("k,kd,ke->de", r, apart, apart))
+        return tau * (
+            jnp.einsum("k,kde->de", r, self.precisions) - jnp.einsum("k,kd,ke->de", r, apart, apart)
+        )
 
 
 Field = Callable[..., Array]

@@ -25,13 +25,17 @@ def nearest_scale(points: Rows) -> float:
     np.fill_diagonal(squares, np.inf)
     scale = float(np.median(squares.min(axis=1)))
     if scale == 0:
-        raise ValueError(f"most of the {len(points)} memories have an equal among them; remove the copies")
+        raise ValueError(
+            f"most of the {len(points)} memories have an equal among them; remove the copies"
+        )
     return scale
 
 
 def weights(queries: Rows, points: Rows, tau: float) -> Float[np.ndarray, "_q n"]:
     """Eq. 2's, from direct differences."""
-    squares = distance.cdist(np.asarray(queries, np.float64), np.asarray(points, np.float64), "sqeuclidean")
+    squares = distance.cdist(
+        np.asarray(queries, np.float64), np.asarray(points, np.float64), "sqeuclidean"
+    )
     return effective_k.weights(squares, tau)
 
 
@@ -47,5 +51,13 @@ def curvature(queries: Rows, points: Rows, tau: float) -> dict[str, np.ndarray]:
         values = np.linalg.eigvalsh(2.0 / tau * root[:, None] * around_mean * root[None]).clip(0.0)
         norm = float(values[-1])
         rank = float(np.square(values / norm).sum()) if norm else 0.0
-        found.append((norm, float(values.sum()), rank, 2.0 - 2.0 * norm, float(np.exp(special.entr(w).sum()))))
+        found.append(
+            (
+                norm,
+                float(values.sum()),
+                rank,
+                2.0 - 2.0 * norm,
+                float(np.exp(special.entr(w).sum())),
+            )
+        )
     return dict(zip(NAMES, np.array(found).T, strict=True))

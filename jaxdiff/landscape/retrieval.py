@@ -53,7 +53,9 @@ def _sample(schedule, steps, points, rho, x_T):
 
     def weights(x: Array, t: Array) -> Array:
         s_square = alpha_bar[t]
-        return energies.weights(x / jnp.sqrt(s_square), points, rho[t] * 2.0 * (1.0 - s_square) / s_square)
+        return energies.weights(
+            x / jnp.sqrt(s_square), points, rho[t] * 2.0 * (1.0 - s_square) / s_square
+        )
 
     def recall(xt: Array, t: Array) -> Array:
         return _each(lambda at: jnp.matmul(weights(*at), points, precision="highest"), (xt, t))
@@ -63,7 +65,10 @@ def _sample(schedule, steps, points, rho, x_T):
 
     def step(carry: tuple[Array, Array], now: samplers.Step) -> tuple[tuple[Array, Array], None]:
         xt, _ = carry
-        return (samplers.ddim_step(recall, schedule, xt, now, keys, prediction="x0", clip=False), xt), None
+        return (
+            samplers.ddim_step(recall, schedule, xt, now, keys, prediction="x0", clip=False),
+            xt,
+        ), None
 
     (x0, last), _ = jax.lax.scan(step, (x_T, x_T), chain)
     return x0, _each(lambda x: weights(x, chain.t[-1]), last)
@@ -74,10 +79,15 @@ def soft_labels(weights: Float[np.ndarray, "q n"], labels: Labels, classes: int)
     return np.stack([weights[:, labels == c].sum(axis=1) for c in range(classes)], axis=1)
 
 
-def hard_votes(queries: Queries, points: Points, labels: Labels, classes: int, ks: tuple[int, ...]) -> dict[int, Soft]:
+def hard_votes(
+    queries: Queries, points: Points, labels: Labels, classes: int, ks: tuple[int, ...]
+) -> dict[int, Soft]:
     """Eq. 1 by k: the share of each class among the k nearest points of each query."""
     near = np.asarray(_nearest(queries, points, max(ks)))
-    return {k: np.stack([(labels[near[:, :k]] == c).mean(axis=1) for c in range(classes)], axis=1) for k in ks}
+    return {
+        k: np.stack([(labels[near[:, :k]] == c).mean(axis=1) for c in range(classes)], axis=1)
+        for k in ks
+    }
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -90,7 +100,10 @@ def flow(x: Queries, points: Points, tau: Number, time_constant: Number, time: N
     """Where Eq. 3's flow, time_constant dx/dt = -grad E, has brought each x after `time`, by 1,000 Euler steps in the scaled
     time time / time_constant, on which alone it depends."""
     step = time / time_constant / 1000
-    down = lambda x: x - step * energies.gradient(x, points, tau)  # noqa: E731
+
+    def down(x):
+        return x - step * energies.gradient(x, points, tau)
+
     return _each(lambda x: jax.lax.fori_loop(0, 1000, lambda _, x: down(x), x), x)
 
 
@@ -105,7 +118,9 @@ def mean_shift(x: Queries, points: Points, tau: Number, steps: int = 2000) -> Qu
             new = jnp.matmul(energies.weights(x, points, tau), points, precision="highest")
             return new, jnp.square(new - x).sum(), i + 1
 
-        far = lambda carry: (carry[1] > 1e-12 * (1.0 + jnp.square(carry[0]).sum())) & (carry[2] < steps)  # noqa: E731
+        def far(carry):
+            return (carry[1] > 1e-12 * (1.0 + jnp.square(carry[0]).sum())) & (carry[2] < steps)
+
         return jax.lax.while_loop(far, move, (x, jnp.array(jnp.inf, x.dtype), jnp.array(0)))[0]
 
     return _each(to_end, x)
@@ -127,8 +142,15 @@ def minima(points: Points, tau: float, apart: float = 1e-2) -> Minima:
     ends = np.asarray(mean_shift(points, points, tau), np.float64)
     if len(ends) == 1:
         return Minima(ends, np.zeros(1, np.int64))
-    of = hierarchy.fcluster(hierarchy.single(distance.pdist(ends)), apart * spread(points), "distance") - 1
-    return Minima(np.stack([ends[of == m].mean(axis=0) for m in range(of.max() + 1)]), of.astype(np.int64))
+    of = (
+        hierarchy.fcluster(
+            hierarchy.single(distance.pdist(ends)), apart * spread(points), "distance"
+        )
+        - 1
+    )
+    return Minima(
+        np.stack([ends[of == m].mean(axis=0) for m in range(of.max() + 1)]), of.astype(np.int64)
+    )
 
 
 def spread(points: Float[Array | np.ndarray, "n d"]) -> float:
@@ -165,7 +187,9 @@ def merged(
     return rows
 
 
-def depth(at: Float[np.ndarray, " d"], others: Float[np.ndarray, "m d"], points: Points, tau: float) -> float:
+def depth(
+    at: Float[np.ndarray, " d"], others: Float[np.ndarray, "m d"], points: Points, tau: float
+) -> float:
     """How far E rises on the straight line from a minimum to the nearest other one: the barrier is at most so high."""
     far = np.linalg.norm(others - at[None], axis=1)
     far[far < 1e-6 * (1 + np.linalg.norm(at))] = np.inf
@@ -185,11 +209,15 @@ def hull_gap(
     count: int = 512,
 ) -> float:
     """Eq. 9: the largest |E~ - E - constant| over corners, midpoints and random points of the convex hull: a lower bound."""
-    chosen = rng.integers(0, len(members), (count, 3))  # a few members: a mean of all of them is near the centroid
+    chosen = rng.integers(
+        0, len(members), (count, 3)
+    )  # a few members: a mean of all of them is near the centroid
     mixed = np.einsum("nk,nkd->nd", rng.dirichlet(np.full(3, 0.5), count), members[chosen])
     halves = members[chosen[:, :2]].mean(axis=1)
     corners = members[rng.permutation(len(members))[:count]]
-    inside = jnp.asarray(np.concatenate([corners, halves, mixed, members.mean(axis=0)[None]]), points.dtype)
+    inside = jnp.asarray(
+        np.concatenate([corners, halves, mixed, members.mean(axis=0)[None]]), points.dtype
+    )
     apart = np.asarray(_energies(inside, points, after) - _energies(inside, points, before))
     return float(np.ptp(apart)) / 2
 

@@ -67,7 +67,10 @@ def levels(case: Case) -> list[Level]:
         step = 1.0
         if a:
             step = _norm(jax.jacfwd(case.maps[a - 1].forward)(z))
-            forward, inverse = _then(forward, case.maps[a - 1].forward), _then(case.maps[a - 1].inverse, inverse)
+            forward, inverse = (
+                _then(forward, case.maps[a - 1].forward),
+                _then(case.maps[a - 1].inverse, inverse),
+            )
             z = forward(x)
         found.append(_level(case.energy, forward, inverse, x, z, step))
     return found
@@ -77,7 +80,9 @@ def _then(first: Function, second: Function) -> Function:
     return lambda x: second(first(x))
 
 
-def _level(energy: Function, forward: Function, inverse: Function, x: Array, z: Array, step: float) -> Level:
+def _level(
+    energy: Function, forward: Function, inverse: Function, x: Array, z: Array, step: float
+) -> Level:
     j, gradient = jax.jacfwd(inverse)(z), jax.grad(energy)(x)
     same_z = jax.grad(energy)(inverse(x))
     first = j.T @ jax.hessian(energy)(x) @ j
@@ -86,7 +91,14 @@ def _level(energy: Function, forward: Function, inverse: Function, x: Array, z: 
     bound = _norm(j) ** 2 * _norm(jax.hessian(energy)(x)) + _norm(second)
     jacobian = _norm(jax.jacfwd(forward)(x))
     return Level(
-        jacobian, step, _norm(j), _norm(hessian), _norm(first), _norm(second), bound, float(jnp.linalg.norm(same_z))
+        jacobian,
+        step,
+        _norm(j),
+        _norm(hessian),
+        _norm(first),
+        _norm(second),
+        bound,
+        float(jnp.linalg.norm(same_z)),
     )
 
 
@@ -136,7 +148,10 @@ def laboratory() -> list[Case]:
     rotation = ((c * math.cos(turn), -c * math.sin(turn)), (c * math.sin(turn), c * math.cos(turn)))
     slope, mean = 1 / (1 - math.tanh(x) ** 2), 1.0  # of atanh at tanh x
     curved = slope**2 + (x - mean) * 2 * math.tanh(x) * slope**2  # (psi')^2 + (psi - m) psi''
-    double_well = lambda x: 0.25 * jnp.sum(jnp.square(jnp.square(x) - 1.0))  # noqa: E731
+
+    def double_well(x):
+        return 0.25 * jnp.sum(jnp.square(jnp.square(x) - 1.0))
+
     return [
         Case("scaling by 1/2, twice", "a contraction's inverse expands: |Hess| is multiplied by 1 / c^2 (24)",
              quadratic(2.0, 1.0), (scaling(c), scaling(c)), (1.0, 1.0), (2.0, 2.0 / c**2, 2.0 / c**4)),

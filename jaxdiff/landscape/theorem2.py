@@ -26,7 +26,9 @@ def majority_map(p: Numbers, cells: int = 4) -> np.ndarray:
     """
     p = np.asarray(p, np.float64)
     if not np.all((p >= 0) & (p <= 1)):
-        raise ValueError(f"a share of {p.min() if p.min() < 0 else p.max():g} is none; it must be between 0 and 1")
+        raise ValueError(
+            f"a share of {p.min() if p.min() < 0 else p.max():g} is none; it must be between 0 and 1"
+        )
     return _vote(lambda k: stats.binom.pmf(k, cells, p), cells)
 
 
@@ -36,7 +38,12 @@ def exact_count_map(count: int, total: int, cells: int = 4) -> float:
 
 
 def _vote(probability: Callable[[int], np.ndarray], cells: int) -> np.ndarray:
-    return np.asarray(sum(probability(k) * (1.0 if 2 * k > cells else 0.5) for k in range((cells + 1) // 2, cells + 1)))
+    return np.asarray(
+        sum(
+            probability(k) * (1.0 if 2 * k > cells else 0.5)
+            for k in range((cells + 1) // 2, cells + 1)
+        )
+    )
 
 
 def plurality_map(shares: Numbers, cells: int = 4) -> Shares:
@@ -77,11 +84,16 @@ def exponent(trained: Numbers, generated: Numbers) -> np.ndarray:
     """S = logit(generated) / logit(trained), the number of features that Eq. 15 would need; nan at a share of 1/2."""
     before, after = logit(np.asarray(trained, np.float64)), logit(np.asarray(generated, np.float64))
     return np.divide(
-        after, before, out=np.full(np.broadcast_shapes(before.shape, after.shape), np.nan), where=before != 0
+        after,
+        before,
+        out=np.full(np.broadcast_shapes(before.shape, after.shape), np.nan),
+        where=before != 0,
     )
 
 
-def grids(shares: Numbers, side: int, count: int, rng: np.random.Generator, exact: bool = False) -> Grid:
+def grids(
+    shares: Numbers, side: int, count: int, rng: np.random.Generator, exact: bool = False
+) -> Grid:
     """`count` grids of classes [count, side, side]: cells independent, or (exact) each class its rounded share of every grid."""
     p = np.asarray(shares, np.float64)
     if not exact:
@@ -95,10 +107,14 @@ def coarsen(grid: Grid, classes: int, rng: np.random.Generator, window: int = 2)
     """Each window of window x window cells as one cell of its most frequent class, a tie by lot."""
     side = grid.shape[-1]
     if side % window:
-        raise ValueError(f"a grid of {side} x {side} cells has no whole windows of {window} x {window}")
+        raise ValueError(
+            f"a grid of {side} x {side} cells has no whole windows of {window} x {window}"
+        )
     parts = grid.reshape(*grid.shape[:-2], side // window, window, side // window, window)
     votes = np.stack([(parts == c).sum(axis=(-3, -1)) for c in range(classes)], axis=-1)
-    return np.argmax(votes + rng.random(votes.shape), axis=-1)  # less than one vote: it decides ties alone
+    return np.argmax(
+        votes + rng.random(votes.shape), axis=-1
+    )  # less than one vote: it decides ties alone
 
 
 def hierarchy(grid: Grid, classes: int, rng: np.random.Generator, window: int = 2) -> list[Grid]:
@@ -112,4 +128,6 @@ def hierarchy(grid: Grid, classes: int, rng: np.random.Generator, window: int = 
 def shares_by_level(levels: list[Grid], of: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """A class's mean share at each level over many grids, and its standard error."""
     each = [(level == of).mean(axis=(-2, -1)) for level in levels]
-    return np.array([x.mean() for x in each]), np.array([x.std(ddof=1) / math.sqrt(len(x)) for x in each])
+    return np.array([x.mean() for x in each]), np.array(
+        [x.std(ddof=1) / math.sqrt(len(x)) for x in each]
+    )

@@ -48,7 +48,9 @@ def by_class(classes: Classes, true: Int[np.ndarray, " n"]) -> list[Entry]:
             "variance": disagreement,
             "bias_squared": lambda y, of=of: off_diagonal(y - of[None]),  # type: ignore[misc]
         }
-        rows += [two_way(key, statistic, part) | {"true": name} for key, statistic in statistics.items()]
+        rows += [
+            two_way(key, statistic, part) | {"true": name} for key, statistic in statistics.items()
+        ]
     return [row | {"neither": int((~known).sum())} for row in rows]
 
 
@@ -63,7 +65,10 @@ def of_noise(classes: Classes, trained: float) -> list[Entry]:
     y = classes[:, known].astype(float)
     if y.shape[1] < 2:
         return []
-    rows = [two_way("share_bias", lambda y: y.mean(axis=0) - trained, y), two_way("variance", disagreement, y)]
+    rows = [
+        two_way("share_bias", lambda y: y.mean(axis=0) - trained, y),
+        two_way("variance", disagreement, y),
+    ]
     return [row | {"neither": int((~known).sum())} for row in rows]
 
 
@@ -94,7 +99,9 @@ def two_way(name: str, statistic: Statistic, y: Float[np.ndarray, "model n"]) ->
         without = np.array([statistic(np.delete(y, i, axis=0)).mean() for i in range(models)])
         over_models = (models - 1) * float(without.var())
     total = over_images + over_models
-    freedom = total**2 / (over_images**2 / (n - 1) + over_models**2 / (models - 1)) if total else n - 1
+    freedom = (
+        total**2 / (over_images**2 / (n - 1) + over_models**2 / (models - 1)) if total else n - 1
+    )
     half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(total)
     value = float(values.mean())
     return {"name": name, "value": value, "low": value - half, "high": value + half, "n": n, "models": models,

@@ -32,7 +32,9 @@ def prdc(real: Real, fake: Fake, k: int = K) -> list[Entry]:
     """
     for name, rows in (("real images", real), ("samples", fake)):
         if len(rows) <= k:
-            raise ValueError(f"{len(rows)} {name} have no {k} neighbors each; at least {k + 1} are needed")
+            raise ValueError(
+                f"{len(rows)} {name} have no {k} neighbors each; at least {k + 1} are needed"
+            )
     balls, reach = (nearest(x, x, k + 1)[0][:, k] for x in (real, fake))
     inside, held = _in_balls(real, fake, balls, reach)
     covered = nearest(real, fake, 1)[0][:, 0] < balls
@@ -48,7 +50,9 @@ def prdc(real: Real, fake: Fake, k: int = K) -> list[Entry]:
     ]  # fmt: skip
 
 
-def _in_balls(real: Real, fake: Fake, balls: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _in_balls(
+    real: Real, fake: Fake, balls: np.ndarray, reach: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """For each sample, how many real balls it is in; for each real image, whether it is in any sample's ball."""
     centre = np.asarray(real.mean(axis=0, dtype=np.float64), np.float32)
     inside, held = np.zeros(len(fake), int), np.zeros(len(real), bool)
@@ -64,7 +68,9 @@ def _in_balls(real: Real, fake: Fake, balls: np.ndarray, reach: np.ndarray) -> t
 @jax.jit
 def _block(real: Array, fake: Array, balls: Array, reach: Array) -> tuple[Array, Array]:
     product = jnp.matmul(fake, real.T, precision=jax.lax.Precision.HIGHEST)
-    square = jnp.sum(fake * fake, axis=1)[:, None] + jnp.sum(real * real, axis=1)[None] - 2.0 * product
+    square = (
+        jnp.sum(fake * fake, axis=1)[:, None] + jnp.sum(real * real, axis=1)[None] - 2.0 * product
+    )
     inside = square < jnp.square(balls)[None]
     return inside.sum(axis=1), (square < jnp.square(reach)[:, None]).any(axis=0)
 
@@ -80,9 +86,18 @@ def fid(real: Real, fake: Fake) -> Entry:
         mean = x.mean(axis=0, dtype=np.float64)
         means.append(mean)
         factors.append(np.asarray(np.linalg.qr((x - mean) / math.sqrt(len(x) - 1), mode="r")))
-    apart = float(np.square(means[0] - means[1]).sum()) + sum(float(np.square(f).sum()) for f in factors)
+    apart = float(np.square(means[0] - means[1]).sum()) + sum(
+        float(np.square(f).sum()) for f in factors
+    )
     value = apart - 2.0 * float(np.linalg.norm(factors[0] @ factors[1].T, "nuc"))
-    return {"name": "fid", "value": max(value, 0.0), "low": None, "high": None, "n": len(fake), "interval": "none"}
+    return {
+        "name": "fid",
+        "value": max(value, 0.0),
+        "low": None,
+        "high": None,
+        "n": len(fake),
+        "interval": "none",
+    }
 
 
 def kid(real: Real, fake: Fake) -> Entry:
@@ -102,7 +117,9 @@ def kid(real: Real, fake: Fake) -> Entry:
     value = float(mmd(xx, yy, xy, n, m))
     without_fake = mmd(xx - 2.0 * own_fake, yy, xy - cross_fake, n - 1, m)
     without_real = mmd(xx, yy - 2.0 * own_real, xy - cross_real, n, m - 1)
-    half = 1.96 * math.sqrt(sum((len(w) - 1) * float(np.var(w)) for w in (without_fake, without_real)))
+    half = 1.96 * math.sqrt(
+        sum((len(w) - 1) * float(np.var(w)) for w in (without_fake, without_real))
+    )
     return {"name": "kid", "value": value, "low": value - half, "high": value + half, "n": n,
             "interval": "jackknife 95 %"}  # fmt: skip
 
@@ -120,7 +137,9 @@ def _kernel_sums(x: np.ndarray, y: np.ndarray, d: int) -> tuple[np.ndarray, np.n
     over_y, over_x = np.zeros(len(x)), np.zeros(len(y))
     for i in range(0, len(x), BLOCK):
         for j in range(0, len(y), BLOCK):
-            block = _kernel(x[i : i + BLOCK].astype(np.float64) @ y[j : j + BLOCK].T.astype(np.float64), d)
+            block = _kernel(
+                x[i : i + BLOCK].astype(np.float64) @ y[j : j + BLOCK].T.astype(np.float64), d
+            )
             over_y[i : i + BLOCK] += block.sum(axis=1)
             over_x[j : j + BLOCK] += block.sum(axis=0)
     return over_y, over_x

@@ -54,7 +54,9 @@ def square_distances(queries: Queries, memory: Memory) -> Float[np.ndarray, "q m
     found = np.empty((len(q), len(memory)))
     for first in range(0, len(memory), BLOCK):
         m = memory[first : first + BLOCK].reshape(-1, q.shape[1]).astype(np.float64)
-        found[:, first : first + BLOCK] = (q * q).sum(1)[:, None] + (m * m).sum(1)[None] - 2.0 * (q @ m.T)
+        found[:, first : first + BLOCK] = (
+            (q * q).sum(1)[:, None] + (m * m).sum(1)[None] - 2.0 * (q @ m.T)
+        )
     return np.maximum(found, 0.0)
 
 
@@ -71,15 +73,23 @@ def recalled(weight: Float[np.ndarray, "q m"], memory: Memory) -> Float[np.ndarr
 
 def fit(xt: Queries, x0_hat: Queries, memory: Memory, s: float, sigma: float) -> Fit:
     """The soft k-NN denoiser of `memory` that predicts x0_hat best in squared error, over all queries at one noise level."""
-    squares, wanted, base = square_distances(xt / s, memory), x0_hat.reshape(len(x0_hat), -1), 2.0 * (sigma / s) ** 2
+    squares, wanted, base = (
+        square_distances(xt / s, memory),
+        x0_hat.reshape(len(x0_hat), -1),
+        2.0 * (sigma / s) ** 2,
+    )
 
     def error(log_rho: float) -> float:
-        return float(np.square(recalled(weights(squares, np.exp(log_rho) * base), memory) - wanted).sum())
+        return float(
+            np.square(recalled(weights(squares, np.exp(log_rho) * base), memory) - wanted).sum()
+        )
 
     grid = np.log(RHOS)
     place = int(np.argmin([error(x) for x in grid]))
     low, high = grid[max(place - 1, 0)], grid[min(place + 1, len(grid) - 1)]
-    found = optimize.minimize_scalar(error, bounds=(low, high), method="bounded", options={"xatol": 1e-3})
+    found = optimize.minimize_scalar(
+        error, bounds=(low, high), method="bounded", options={"xatol": 1e-3}
+    )
     best = weights(squares, np.exp(found.x) * base)
     entropy = -np.sum(best * np.log(np.maximum(best, 1e-300)), axis=1)
     r2 = r_squared(recalled(best, memory), wanted)
@@ -96,19 +106,25 @@ def gaussian(xt: Queries, memory: Memory, s: float, sigma: float) -> Float[np.nd
     """Wiener's denoiser: the exact one for a Gaussian with the memory's mean and covariance (of at most 4,096 images)."""
     rows = memory[:GAUSSIAN].reshape(-1, memory[0].size).astype(np.float64)
     mean = rows.mean(axis=0)
-    _, scale, axes = np.linalg.svd((rows - mean) / np.sqrt(max(len(rows) - 1, 1)), full_matrices=False)
+    _, scale, axes = np.linalg.svd(
+        (rows - mean) / np.sqrt(max(len(rows) - 1, 1)), full_matrices=False
+    )
     shrink = s * scale**2 / (s**2 * scale**2 + sigma**2)
     return mean + ((xt.reshape(len(xt), -1) - s * mean) @ axes.T * shrink) @ axes
 
 
-def local_patch(xt: Queries, memory: Memory, s: float, sigma: float, side: int) -> Float[np.ndarray, "q d"]:
+def local_patch(
+    xt: Queries, memory: Memory, s: float, sigma: float, side: int
+) -> Float[np.ndarray, "q d"]:
     """Each pixel as the memory's exact denoiser predicts it from the patch around it alone (of at most 1,024 images).
 
     What a network with so small a receptive field could do at best with the memory (Kamb & Ganguli 2025, without their
     shifts; Niedoba et al. 2024).
     """
     tau = 2.0 * (sigma / s) ** 2
-    found = _local(jnp.asarray(xt / s, jnp.float32), jnp.asarray(memory[:LOCAL], jnp.float32), tau, side)
+    found = _local(
+        jnp.asarray(xt / s, jnp.float32), jnp.asarray(memory[:LOCAL], jnp.float32), tau, side
+    )
     return np.asarray(found).reshape(len(xt), -1)
 
 
@@ -123,7 +139,9 @@ def _local(queries: Array, memory: Array, tau: Array, side: int) -> Array:
     return jax.lax.map(one, queries)
 
 
-def ladder(xt: Queries, x0_hat: Queries, memory: Memory, s: float, sigma: float) -> dict[str, tuple[float, int | None]]:
+def ladder(
+    xt: Queries, x0_hat: Queries, memory: Memory, s: float, sigma: float
+) -> dict[str, tuple[float, int | None]]:
     """R^2 of three denoisers of the memory as predictions of x0_hat on the same x_t; and the patch's side.
 
     exact: rho = 1; gaussian: mean and covariance alone; local_patch: the side that fits best.
@@ -155,7 +173,9 @@ def effective_k(
     why = reason(found, others["gaussian"][0])
     logs, common = np.log(found.k_eff), {"memory": "train", "images": len(memory), "n": len(xt)}
     mean, half = float(logs.mean()), 1.96 * float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    ends = (None, None, None) if why else tuple(math.exp(x) for x in (mean, mean - half, mean + half))
+    ends = (
+        (None, None, None) if why else tuple(math.exp(x) for x in (mean, mean - half, mean + half))
+    )
     rows: list[Entry] = [
         {"name": "rho", "value": None if why else found.rho, "low": None, "high": None, "interval": "none",
          "why": why, **common},
@@ -164,10 +184,17 @@ def effective_k(
     ]  # fmt: skip
     r2 = {"name": "r2", "low": None, "high": None, "interval": "none"}
     rows.append(r2 | common | {"denoiser": "soft_knn", "value": found.r2})
-    rows += [r2 | common | {"denoiser": name, "value": value, "side": side} for name, (value, side) in others.items()]
+    rows += [
+        r2 | common | {"denoiser": name, "value": value, "side": side}
+        for name, (value, side) in others.items()
+    ]
     for name, control in controls.items():
         value = fit(xt, x0_hat, control, s, sigma).r2
-        rows.append(r2 | common | {"denoiser": "soft_knn", "memory": name, "images": len(control), "value": value})
+        rows.append(
+            r2
+            | common
+            | {"denoiser": "soft_knn", "memory": name, "images": len(control), "value": value}
+        )
     return rows
 
 
@@ -177,4 +204,8 @@ def reason(found: Fit, gaussian: float) -> str:
         return f"R^2 is {found.r2:.2f}, below {LEAST:g}"
     if found.edge:
         return f"rho is {found.rho:.3g}, at the grid's edge"
-    return f"the Gaussian explains more (R^2 {gaussian:.2f} against {found.r2:.2f})" if gaussian >= found.r2 else ""
+    return (
+        f"the Gaussian explains more (R^2 {gaussian:.2f} against {found.r2:.2f})"
+        if gaussian >= found.r2
+        else ""
+    )

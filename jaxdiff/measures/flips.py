@@ -43,7 +43,10 @@ def flips(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " n"]) -> dict[str, Any]:
 
 
 def similarity(
-    a: np.ndarray, b: np.ndarray, distance: Callable[[np.ndarray, np.ndarray], np.ndarray], shifts: int = 2
+    a: np.ndarray,
+    b: np.ndarray,
+    distance: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    shifts: int = 2,
 ) -> list[dict[str, Any]]:
     """How alike two models' samples of the same noise are, beside samples of different noises (cyclic shifts).
 

@@ -42,7 +42,9 @@ class LPIPS:
         """What tables call it."""
         return f"lpips {self.net} 0.1"
 
-    def distance(self, a: Array | np.ndarray, b: Array | np.ndarray, batch: int = 64) -> Float[np.ndarray, " n"]:
+    def distance(
+        self, a: Array | np.ndarray, b: Array | np.ndarray, batch: int = 64
+    ) -> Float[np.ndarray, " n"]:
         """LPIPS of each pair (a[i], b[i]). Raises ValueError where the shapes differ or the images are too small."""
         a, b = self._checked(a), self._checked(b)
         if a.shape != b.shape:
@@ -64,7 +66,10 @@ class LPIPS:
         return self.pairwise(images, batch=batch).overall()
 
     def pairwise(
-        self, images: Array | np.ndarray, labels: Int[np.ndarray, " n"] | None = None, batch: int = 64
+        self,
+        images: Array | np.ndarray,
+        labels: Int[np.ndarray, " n"] | None = None,
+        batch: int = 64,
     ) -> "Pairwise":
         """The sums from which every mean over pairs follows, within and between the classes that `labels` names.
 
@@ -80,7 +85,9 @@ class LPIPS:
         cell = kind * groups + np.arange(len(images)) % groups
         mesh = parallel.data_mesh(batch)
         params = jax.device_put(self.params, parallel.replicated(mesh))
-        centre = _mean_embedding(self.net, params, jnp.asarray(images[:batch]))  # small sums keep float32 exact enough
+        centre = _mean_embedding(
+            self.net, params, jnp.asarray(images[:batch])
+        )  # small sums keep float32 exact enough
         sums = jnp.zeros((len(names) * groups, len(centre)))
         squares = []
         for first in range(0, len(images), batch):
@@ -90,16 +97,24 @@ class LPIPS:
             sums, square = _add(self.net, mesh, params, centre, sums, _padded(chunk, batch), member)
             squares.append(np.asarray(square, np.float64)[: len(chunk)])
         size = np.bincount(cell, minlength=len(names) * groups).reshape(len(names), groups)
-        power = np.bincount(cell, np.concatenate(squares), len(names) * groups).reshape(len(names), groups)
-        return Pairwise.from_sums(tuple(names.tolist()), size, power, np.asarray(sums).reshape(*size.shape, -1))
+        power = np.bincount(cell, np.concatenate(squares), len(names) * groups).reshape(
+            len(names), groups
+        )
+        return Pairwise.from_sums(
+            tuple(names.tolist()), size, power, np.asarray(sums).reshape(*size.shape, -1)
+        )
 
     def _checked(self, images: Array | np.ndarray) -> Array | np.ndarray:
         smallest = perceptual.SMALLEST[self.net]
         if images.ndim != 4 or images.shape[-1] not in (1, 3):
-            raise ValueError(f"images have the shape {tuple(images.shape)}; [N, H, W, 1 or 3] is expected")
+            raise ValueError(
+                f"images have the shape {tuple(images.shape)}; [N, H, W, 1 or 3] is expected"
+            )
         if min(images.shape[1:3]) < smallest:
             hint = " (vgg takes 16 px and more)" if self.net == "alex" else ""
-            raise ValueError(f"LPIPS with {self.net} needs {smallest} px or more, not {min(images.shape[1:3])}{hint}")
+            raise ValueError(
+                f"LPIPS with {self.net} needs {smallest} px or more, not {min(images.shape[1:3])}{hint}"
+            )
         return images
 
 
@@ -126,7 +141,13 @@ class Pairwise:
         """From each class's and group's number of images, sum of |phi|^2 and sum of phi."""
         total = sums.sum(axis=1, dtype=np.float64)
         inner = total @ total.T
-        cross = np.stack([np.stack([total @ sums[b, g] for g in range(sums.shape[1])]) for b in range(len(labels))], -1)
+        cross = np.stack(
+            [
+                np.stack([total @ sums[b, g] for g in range(sums.shape[1])])
+                for b in range(len(labels))
+            ],
+            -1,
+        )
         own = np.stack([sums[:, g].astype(np.float64) @ sums[:, g].T for g in range(sums.shape[1])])
         left = inner[None] - cross - cross.swapaxes(1, 2) + own  # (S_a - S_ag) . (S_b - S_bg)
         n, p = size.sum(axis=1).astype(float), power.sum(axis=1)
@@ -136,7 +157,8 @@ class Pairwise:
     def overall(self) -> Estimate:
         """Over all pairs of the set."""
         return self._estimate(
-            lambda s: _within(s.size.sum(-1), s.power.sum(-1), s.inner.sum((-2, -1))), self.size.sum()
+            lambda s: _within(s.size.sum(-1), s.power.sum(-1), s.inner.sum((-2, -1))),
+            self.size.sum(),
         )
 
     def within(self, label: int) -> Estimate | None:
@@ -157,13 +179,17 @@ class Pairwise:
         It takes away the part of a change in LPIPS that comes from the classes' shares alone. None where a class has
         fewer than three images.
         """
-        if not shares or any(c not in self.labels or self.size[self.labels.index(c)] < 3 for c in shares):
+        if not shares or any(
+            c not in self.labels or self.size[self.labels.index(c)] < 3 for c in shares
+        ):
             return None
         place = [(self.labels.index(c), p) for c, p in shares.items()]
 
         def value(s: "Pairwise") -> Value:
             pairs = ((p * q, i, j) for i, p in place for j, q in place)
-            return sum(w * (s.within_mean(i) if i == j else s.between_mean(i, j)) for w, i, j in pairs)
+            return sum(
+                w * (s.within_mean(i) if i == j else s.between_mean(i, j)) for w, i, j in pairs
+            )
 
         return self._estimate(value, sum(self.size[i] for i, _ in place))
 
@@ -173,7 +199,11 @@ class Pairwise:
     def between_mean(self, i: int, j: int) -> Value:
         n, m = self.size[..., i], self.size[..., j]
         with np.errstate(divide="ignore", invalid="ignore"):
-            return self.power[..., i] / n + self.power[..., j] / m - 2 * self.inner[..., i, j] / (n * m)
+            return (
+                self.power[..., i] / n
+                + self.power[..., j] / m
+                - 2 * self.inner[..., i, j] / (n * m)
+            )
 
     def _estimate(self, statistic: Callable[["Pairwise"], Value], count: float) -> Estimate:
         assert self.without is not None
@@ -190,7 +220,9 @@ def _within(n: Value, power: Value, inner: Value) -> Value:
 
 def _padded(images: Array | np.ndarray, batch: int) -> np.ndarray:
     images = np.asarray(images)
-    return np.concatenate([images, np.zeros((batch - len(images), *images.shape[1:]), images.dtype)])
+    return np.concatenate(
+        [images, np.zeros((batch - len(images), *images.shape[1:]), images.dtype)]
+    )
 
 
 def embed(net: str, params: perceptual.Params, images: Array) -> Float[Array, "batch dimension"]:
@@ -205,12 +237,16 @@ def embed(net: str, params: perceptual.Params, images: Array) -> Float[Array, "b
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _distances(net: str, mesh: jax.sharding.Mesh, params: perceptual.Params, a: Array, b: Array) -> Array:
+def _distances(
+    net: str, mesh: jax.sharding.Mesh, params: perceptual.Params, a: Array, b: Array
+) -> Array:
     def local(params: perceptual.Params, a: Array, b: Array) -> Array:
         return jnp.sum(jnp.square(embed(net, params, a) - embed(net, params, b)), axis=-1)
 
     specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA)
-    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False)(params, a, b)
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False
+    )(params, a, b)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -225,14 +261,16 @@ def _add(
 ) -> tuple[Array, Array]:  # fmt: skip
     """sums + the embeddings of the images, less `centre`, each added to the row that `member` marks; and their |phi|^2."""
 
-    def local(params: perceptual.Params, centre: Array, images: Array, member: Array) -> tuple[Array, Array]:
+    def local(
+        params: perceptual.Params, centre: Array, images: Array, member: Array
+    ) -> tuple[Array, Array]:
         phi = embed(net, params, images) - centre[None]
         added = jnp.matmul(member.T, phi, precision=jax.lax.Precision.HIGHEST)
         return jax.lax.psum(added, "data"), jnp.sum(phi * phi, axis=-1)
 
     specs = (parallel.REPLICATED, parallel.REPLICATED, parallel.DATA, parallel.DATA)
     out = (parallel.REPLICATED, parallel.DATA)
-    added, squares = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)(
-        params, centre, images, member
-    )
+    added, squares = jax.shard_map(
+        local, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False
+    )(params, centre, images, member)
     return sums + added, squares

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 from scipy import stats
 
-from jaxdiff import diffusion, random
+from jaxdiff import diffusion
+from jaxdiff import rng as random
 from jaxdiff.diffusion import Schedule
 from jaxdiff.estimates import mean_t
 from jaxdiff.measures.neighbors import nearest
@@ -24,7 +25,9 @@ Train = Num[np.ndarray, "t d"]
 Samples = Num[np.ndarray, "s d"]
 Entry = dict[str, Any]
 RATIO = 1 / 3  # below this d1 / d2 a sample counts as memorized (Yoon et al. 2023)
-NEAR = 0.01  # of the held-out images that are nearer to the training images than what counts as a copy
+NEAR = (
+    0.01  # of the held-out images that are nearer to the training images than what counts as a copy
+)
 LEVELS = 8  # noise levels at which losses are compared
 
 
@@ -37,7 +40,9 @@ def copying(sets: Mapping[str, Num[np.ndarray, "_n d"]], train: Train) -> list[E
     Wilson intervals, the median's by the binomial. Raises ValueError for fewer than three training images.
     """
     if len(train) < 3:
-        raise ValueError(f"{len(train)} training images have no nearest two each; at least 3 are needed")
+        raise ValueError(
+            f"{len(train)} training images have no nearest two each; at least 3 are needed"
+        )
     near = {name: nearest(images, train, 2) for name, images in sets.items()}
     met = np.unique(np.concatenate([indices[:, 0] for _, indices in near.values()]))
     apart = nearest(train[met], train, 2)[0][:, 1]
@@ -76,7 +81,10 @@ def nearer_to_training(samples: Samples, train: Train, held_out: Num[np.ndarray,
 
 
 def kinds(
-    samples: Samples, others: Num[np.ndarray, "_o d"], train: Train, held_out: Num[np.ndarray, "_h d"]
+    samples: Samples,
+    others: Num[np.ndarray, "_o d"],
+    train: Train,
+    held_out: Num[np.ndarray, "_h d"],
 ) -> list[Entry]:
     """Shares of samples that are copies, spurious, and generalized (Pham et al. 2025); they sum to 1.
 
@@ -88,10 +96,15 @@ def kinds(
     copy = nearest(samples, train, 1)[0][:, 0] <= near
     again = nearest(samples, others, 1)[0][:, 0] <= near
     shares = {"copy": copy, "spurious": again & ~copy, "generalized": ~again & ~copy}
-    return [proportion(name, int(mine.sum()), len(samples)) | {"threshold": near} for name, mine in shares.items()]
+    return [
+        proportion(name, int(mine.sum()), len(samples)) | {"threshold": near}
+        for name, mine in shares.items()
+    ]
 
 
-def noised(schedule: Schedule, x0: Float[Array, "n h w c"], t: int, seed: int) -> tuple[Array, Array]:
+def noised(
+    schedule: Schedule, x0: Float[Array, "n h w c"], t: int, seed: int
+) -> tuple[Array, Array]:
     """x_t of each image and its eps, which depend on seed, t and the image's place alone."""
     at = jax.random.fold_in(jax.random.key(seed), t)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(at, jnp.arange(len(x0)))
@@ -100,7 +113,10 @@ def noised(schedule: Schedule, x0: Float[Array, "n h w c"], t: int, seed: int) -
 
 
 def eps_losses(
-    eps_hat: Callable[[Array, Array], Array | np.ndarray], schedule: Schedule, x0: Float[Array, "n h w c"], seed: int
+    eps_hat: Callable[[Array, Array], Array | np.ndarray],
+    schedule: Schedule,
+    x0: Float[Array, "n h w c"],
+    seed: int,
 ) -> Float[np.ndarray, " n"]:
     """Each image's mean squared error of the predicted eps over 8 noise levels, at noise that is the same every time.
 

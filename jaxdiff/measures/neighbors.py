@@ -31,17 +31,25 @@ def nearest(
     if metric not in METRICS:
         raise ValueError(f"metric {metric!r} is not known; choose one of {', '.join(METRICS)}")
     if queries.shape[1] != references.shape[1]:
-        raise ValueError(f"queries have {queries.shape[1]} numbers each and references {references.shape[1]}")
+        raise ValueError(
+            f"queries have {queries.shape[1]} numbers each and references {references.shape[1]}"
+        )
     if not 1 <= k <= len(references):
-        raise ValueError(f"k is {k}; with {len(references)} references it must be between 1 and {len(references)}")
-    centre = _mean(references) if metric == "euclidean" else np.zeros(references.shape[1], np.float32)
+        raise ValueError(
+            f"k is {k}; with {len(references)} references it must be between 1 and {len(references)}"
+        )
+    centre = (
+        _mean(references) if metric == "euclidean" else np.zeros(references.shape[1], np.float32)
+    )
     mesh = parallel.data_mesh(REFERENCE_BLOCK)
     kept = min(k + MARGIN, len(references))
     found = [
         _exact(queries[first : first + QUERY_BLOCK], references, k, metric, indices)
         for first, indices in _candidates(queries, references, centre, kept, metric, mesh)
     ]
-    return np.concatenate([values for values, _ in found]), np.concatenate([indices for _, indices in found])
+    return np.concatenate([values for values, _ in found]), np.concatenate(
+        [indices for _, indices in found]
+    )
 
 
 def _mean(x: np.ndarray) -> np.ndarray:
@@ -56,7 +64,10 @@ def _candidates(queries, references, centre, kept, metric, mesh):
     blocks = range(0, len(references), size)
     for first in range(0, len(queries), QUERY_BLOCK):
         block = _fill(queries[first : first + QUERY_BLOCK], rows)
-        best = jnp.full((devices, rows, kept), -jnp.inf), jnp.full((devices, rows, kept), -1, jnp.int32)
+        best = (
+            jnp.full((devices, rows, kept), -jnp.inf),
+            jnp.full((devices, rows, kept), -1, jnp.int32),
+        )
         for start in blocks:
             jax.block_until_ready(best)  # or blocks would pile up ahead of the device
             part = _fill(references[start : start + size], size)
@@ -78,13 +89,26 @@ def _merge(mesh, metric, kept, best, queries, references, centre, start, total):
     def local(values, indices, queries, references, centre, start):
         offset = start + jax.lax.axis_index("data") * len(references)
         index = offset + jnp.arange(len(references), dtype=jnp.int32)
-        score = jnp.where((index < total)[None], _scores(metric, queries, references, centre), -jnp.inf)
+        score = jnp.where(
+            (index < total)[None], _scores(metric, queries, references, centre), -jnp.inf
+        )
         top, place = jax.lax.top_k(score, min(kept, score.shape[1]))
         merged, which = jax.lax.top_k(jnp.concatenate([values[0], top], axis=1), kept)
-        return merged[None], jnp.take_along_axis(jnp.concatenate([indices[0], index[place]], axis=1), which, 1)[None]
+        return merged[None], jnp.take_along_axis(
+            jnp.concatenate([indices[0], index[place]], axis=1), which, 1
+        )[None]
 
-    specs = (parallel.DATA, parallel.DATA, parallel.REPLICATED, parallel.DATA, parallel.REPLICATED, parallel.REPLICATED)
-    run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(parallel.DATA, parallel.DATA), check_vma=False)
+    specs = (
+        parallel.DATA,
+        parallel.DATA,
+        parallel.REPLICATED,
+        parallel.DATA,
+        parallel.REPLICATED,
+        parallel.REPLICATED,
+    )
+    run = jax.shard_map(
+        local, mesh=mesh, in_specs=specs, out_specs=(parallel.DATA, parallel.DATA), check_vma=False
+    )
     return run(*best, queries, references, centre, start)
 
 
@@ -93,7 +117,10 @@ def _scores(metric, queries, references, centre):
     exact = jax.lax.Precision.HIGHEST
     q, r = (x.astype(jnp.float32) - centre[None] for x in (queries, references))
     if metric == "cosine":
-        q, r = (x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=1, keepdims=True), 1e-30)) for x in (q, r))
+        q, r = (
+            x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=1, keepdims=True), 1e-30))
+            for x in (q, r)
+        )
         return jnp.matmul(q, r.T, precision=exact)
     return jnp.matmul(q, r.T, precision=exact) - 0.5 * jnp.sum(r * r, axis=1)[None]
 
@@ -102,14 +129,23 @@ def _exact(queries, references, k, metric, indices, rows: int = 64):
     """Values of the candidates by direct difference in float64, the best k of them in order."""
     values = np.empty(indices.shape)
     for first in range(0, len(queries), rows):
-        q, r = queries[first : first + rows].astype(np.float64), references[indices[first : first + rows]]
+        q, r = (
+            queries[first : first + rows].astype(np.float64),
+            references[indices[first : first + rows]],
+        )
         if metric == "euclidean":
             difference = q[:, None] - r
-            values[first : first + rows] = -np.sqrt(np.einsum("qkd,qkd->qk", difference, difference))
+            values[first : first + rows] = -np.sqrt(
+                np.einsum("qkd,qkd->qk", difference, difference)
+            )
         else:
             r = r.astype(np.float64)
-            length = np.sqrt(np.einsum("qd,qd->q", q, q))[:, None] * np.sqrt(np.einsum("qkd,qkd->qk", r, r))
+            length = np.sqrt(np.einsum("qd,qd->q", q, q))[:, None] * np.sqrt(
+                np.einsum("qkd,qkd->qk", r, r)
+            )
             values[first : first + rows] = np.einsum("qd,qkd->qk", q, r) / np.maximum(length, 1e-30)
     order = np.lexsort((indices, -values), axis=1)[:, :k]
     best = np.take_along_axis(values, order, 1)
-    return (-best if metric == "euclidean" else best).astype(np.float32), np.take_along_axis(indices, order, 1)
+    return (-best if metric == "euclidean" else best).astype(np.float32), np.take_along_axis(
+        indices, order, 1
+    )

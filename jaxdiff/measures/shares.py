@@ -33,7 +33,9 @@ class Reading:
         return self.probability.shape[1] - 1
 
 
-def confusion_matrix(true: Int[np.ndarray, " n"], called: Int[np.ndarray, " n"], labels: int) -> Int[np.ndarray, "t c"]:
+def confusion_matrix(
+    true: Int[np.ndarray, " n"], called: Int[np.ndarray, " n"], labels: int
+) -> Int[np.ndarray, "t c"]:
     """Counts [true label, called label]."""
     matrix = np.zeros((labels, labels), int)
     np.add.at(matrix, (true, called), 1)
@@ -47,8 +49,15 @@ def quality(reading: Reading, classes: Sequence[int]) -> list[Entry]:
     can fail, since the classifier also knows the other classes and one of images that are of none.
     """
     valid, none = np.isin(reading.called, classes), reading.called == reading.reject
-    agree = np.where(valid, reading.called, -1) == np.where(np.isin(reading.second, classes), reading.second, -1)
-    counts = {"gate": valid, "other_class": ~valid & ~none, "no_class": none, "disagreement": ~agree}
+    agree = np.where(valid, reading.called, -1) == np.where(
+        np.isin(reading.second, classes), reading.second, -1
+    )
+    counts = {
+        "gate": valid,
+        "other_class": ~valid & ~none,
+        "no_class": none,
+        "disagreement": ~agree,
+    }
     return [proportion(name, int(found.sum()), len(found)) for name, found in counts.items()]
 
 
@@ -69,7 +78,11 @@ def minority_share(
         return []
     entries = [proportion("classified", minor, minor + major)]
     for name, matrix in (("corrected", confusion), ("corrected_denoised", denoised)):
-        fixed = None if matrix is None else _two_classes(minor, minor + major, matrix, majority, minority)
+        fixed = (
+            None
+            if matrix is None
+            else _two_classes(minor, minor + major, matrix, majority, minority)
+        )
         if fixed is not None:
             entries.append(_corrected(name, fixed, minor + major, "Lang-Reiczigel 95 %"))
     many = corrected_share(called, confusion, majority, minority, reading.reject)
@@ -95,7 +108,9 @@ def bounds(reading: Reading, majority: int, minority: int) -> Entry:
     }  # fmt: skip
 
 
-def _two_classes(successes: int, trials: int, matrix: np.ndarray, majority: int, minority: int) -> Corrected | None:
+def _two_classes(
+    successes: int, trials: int, matrix: np.ndarray, majority: int, minority: int
+) -> Corrected | None:
     hits, misses = int(matrix[minority, minority]), int(matrix[minority, majority])
     right, wrong = int(matrix[majority, majority]), int(matrix[majority, minority])
     if not hits + misses or not right + wrong:
@@ -103,7 +118,9 @@ def _two_classes(successes: int, trials: int, matrix: np.ndarray, majority: int,
     return rogan_gladen(successes, trials, hits, hits + misses, right, right + wrong)
 
 
-def true_shares(called: Float[np.ndarray, " c"], rates: Float[np.ndarray, "t c"]) -> Float[np.ndarray, " t"]:
+def true_shares(
+    called: Float[np.ndarray, " c"], rates: Float[np.ndarray, "t c"]
+) -> Float[np.ndarray, " t"]:
     """Shares of the true classes that explain the called ones best: least squares on shares >= 0 that sum to 1."""
     heavy = 1e4  # holds the sum; nnls holds the signs
     system = np.vstack([rates.T, np.full(len(rates), heavy)])
@@ -132,7 +149,9 @@ def corrected_share(
     value = share(counts, np.where(rows.sum(axis=1, keepdims=True) > 0, rows, np.eye(reject)))
     drawn_rows = rng.gamma(rows + prior, size=(draws, *rows.shape))
     drawn_counts = rng.gamma(counts + prior, size=(draws, reject))
-    low, high = np.quantile([share(c, r) for c, r in zip(drawn_counts, drawn_rows, strict=True)], (0.025, 0.975))
+    low, high = np.quantile(
+        [share(c, r) for c, r in zip(drawn_counts, drawn_rows, strict=True)], (0.025, 0.975)
+    )
     return Corrected(value, min(float(low), value), max(float(high), value))
 
 
@@ -145,7 +164,9 @@ def amplification(share: Entry, trained: float) -> list[Entry]:
     """
     n = int(share["n"])  # type: ignore[call-overload]
     value, low, high = (float(share[key]) for key in ("value", "low", "high"))  # type: ignore[arg-type]
-    majority = [-bounded_logit(x, n) for x in (value, high, low)]  # a larger minority is a smaller amplification
+    majority = [
+        -bounded_logit(x, n) for x in (value, high, low)
+    ]  # a larger minority is a smaller amplification
     base = -bounded_logit(trained, 10**9)
     scales: dict[str, list[float | None]] = {
         "absolute": [trained - value, trained - high, trained - low],
@@ -158,15 +179,30 @@ def amplification(share: Entry, trained: float) -> list[Entry]:
         scales = {name: v if name == "absolute" else [*v[:2], None] for name, v in scales.items()}
     of = f"of the {share['name']} share's, {share['interval']}"
     return [
-        {"name": name, "value": v, "low": a, "high": b, "n": n, "interval": of} for name, (v, a, b) in scales.items()
+        {"name": name, "value": v, "low": a, "high": b, "n": n, "interval": of}
+        for name, (v, a, b) in scales.items()
     ]
 
 
 def _corrected(name: str, fixed: Corrected, n: int, interval: str) -> Entry:
-    return {"name": name, "value": fixed.value, "low": fixed.low, "high": fixed.high, "n": n, "interval": interval}
+    return {
+        "name": name,
+        "value": fixed.value,
+        "low": fixed.low,
+        "high": fixed.high,
+        "n": n,
+        "interval": interval,
+    }
 
 
 def proportion(name: str, successes: int, trials: int) -> Entry:
     """An entry for a count, with Wilson's interval."""
     low, high = wilson(successes, trials)
-    return {"name": name, "value": successes / trials, "low": low, "high": high, "n": trials, "interval": "Wilson 95 %"}
+    return {
+        "name": name,
+        "value": successes / trials,
+        "low": low,
+        "high": high,
+        "n": trials,
+        "interval": "Wilson 95 %",
+    }

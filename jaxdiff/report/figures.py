@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxdiff.report import mechanism, probe_figures
-from jaxdiff.report.select import Mix, entry, in_words, mixes, models
+from jaxdiff.analysis.queries import Mix, entry, in_words, mixes, models
+from jaxdiff.report import memorization_figures as mechanism
+from jaxdiff.report import probe_figures
 from jaxdiff.report.style import COLOURS, INK, axes, mark
 from jaxdiff.results import CellResult
 
@@ -18,7 +19,9 @@ COLUMNS = 16
 GATE = 0.7  # of a cell's samples that should be one of the two classes
 
 
-def _against_depth(cells: Cells, section: str, name: str, scale: float, label: str) -> tuple[Figure, Axes]:
+def _against_depth(
+    cells: Cells, section: str, name: str, scale: float, label: str
+) -> tuple[Figure, Axes]:
     """A value of every cell with its interval, by model; a colour and a marker a mix, side by side."""
     figure, ax = axes()
     names = models(cells)
@@ -30,10 +33,19 @@ def _against_depth(cells: Cells, section: str, name: str, scale: float, label: s
         x = [names.index(c.own["model"]) + spread[c.own["seed"]] + 0.04 * i for c, _ in mine]
         value = np.array([scale * e["value"] for _, e in mine])
         low, high = (
-            np.array([scale * (e["value"] if e[key] is None else e[key]) for _, e in mine]) for key in ("low", "high")
+            np.array([scale * (e["value"] if e[key] is None else e[key]) for _, e in mine])
+            for key in ("low", "high")
         )
         if mine:
-            ax.errorbar(x, value, [value - low, high - value], fmt=marker, color=colour, capsize=3, label=in_words(mix))
+            ax.errorbar(
+                x,
+                value,
+                [value - low, high - value],
+                fmt=marker,
+                color=colour,
+                capsize=3,
+                label=in_words(mix),
+            )
     ax.set_xticks(range(len(names)), names)
     ax.set_xlabel("model (depth)")
     ax.set_ylabel(label)
@@ -55,7 +67,11 @@ def lpips_against_depth(cells: Cells) -> Figure:
     """Figure 4's lower half: mean pairwise LPIPS of each cell; a dashed line for its training images."""
     figure, ax = _against_depth(cells, "lpips", "all_pairs", 100.0, "mean pairwise LPIPS x 100")
     for i, mix in enumerate(mixes(cells)):
-        found = [e["value"] for c in cells if Mix.of(c) == mix and (e := entry(c, "lpips", "training_data"))]
+        found = [
+            e["value"]
+            for c in cells
+            if Mix.of(c) == mix and (e := entry(c, "lpips", "training_data"))
+        ]
         if found:
             ax.axhline(100 * float(np.mean(found)), color=mark(i)[0], linestyle="--", linewidth=1)
     return figure
@@ -66,7 +82,9 @@ def quality_gate(cells: Cells) -> Figure:
     figure, ax = axes(height=0.35 * len(cells) + 1.2)
     left = np.zeros(len(cells))
     parts = {"gate": "one of the two classes", "other_class": "another class", "no_class": "none"}
-    for (part, label), colour in zip(parts.items(), (COLOURS[0], COLOURS[4], COLOURS[3]), strict=True):
+    for (part, label), colour in zip(
+        parts.items(), (COLOURS[0], COLOURS[4], COLOURS[3]), strict=True
+    ):
         values = np.array([100 * e["value"] for c in cells if (e := entry(c, "quality", part))])
         ax.barh([c.name for c in cells], values, left=left, color=colour, label=label, height=0.6)
         left += values
@@ -94,7 +112,9 @@ def _show(ax: Axes, image: np.ndarray) -> None:
 
 
 def _name(ax: Axes, text: str) -> None:
-    ax.text(-0.25, 0.5, text, transform=ax.transAxes, ha="right", va="center", fontsize=9, color=INK)
+    ax.text(
+        -0.25, 0.5, text, transform=ax.transAxes, ha="right", va="center", fontsize=9, color=INK
+    )
 
 
 def sample_grid(cells: Cells) -> Figure:
@@ -106,8 +126,12 @@ def sample_grid(cells: Cells) -> Figure:
     columns = min([COLUMNS, *(len(c.common if common else c.samples) for c in shown)])
     figure, panels = _grid(len(shown), columns)
     for row, cell in zip(panels, shown, strict=True):
-        images, labels = (cell.common, cell.common_labels) if common else (cell.samples, cell.labels)
-        base = next(c for c in shown if Mix.of(c) == Mix.of(cell) and c.own["seed"] == cell.own["seed"])
+        images, labels = (
+            (cell.common, cell.common_labels) if common else (cell.samples, cell.labels)
+        )
+        base = next(
+            c for c in shown if Mix.of(c) == Mix.of(cell) and c.own["seed"] == cell.own["seed"]
+        )
         first = base.common_labels if common else base.labels
         for i, ax in enumerate(row):
             _show(ax, images[i])

@@ -10,7 +10,9 @@ from etils import epath
 from markupsafe import Markup
 
 from jaxdiff import files
-from jaxdiff.report import probe, style, tables, verdicts
+from jaxdiff.analysis import claims as verdicts
+from jaxdiff.analysis import smoothness as probe
+from jaxdiff.report import style, tables
 from jaxdiff.report.figures import FIGURES, GATE
 from jaxdiff.report.headings import TABLES
 from jaxdiff.results import CellResult, read_cells
@@ -26,7 +28,9 @@ def write(workdir: epath.PathLike) -> epath.Path:
     shown = _tables(cells, study, workdir / "shared")
     for name, (_, _, rows) in shown.items():
         tables.write(workdir / "tables", name, rows)
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("jaxdiff.report", "."), autoescape=True)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("jaxdiff.report", "."), autoescape=True
+    )
     environment.filters["number"] = lambda v: f"{v:.4g}" if isinstance(v, float) else v
     page = environment.get_template("page.html").render(
         study=study, cells=cells, figures=figures, tables=shown,

@@ -2,7 +2,9 @@
 
 # Table 2: CelebA, 10,000 images a model; Male is the minority with 41.68 % of the training data.
 TABLE_2_MODELS = ("2", "2-large", "3", "4", "5", "6")
-TABLE_2: dict[str, tuple[float | str, tuple[float, ...]]] = {  # the training data's, then a model each
+TABLE_2: dict[
+    str, tuple[float | str, tuple[float, ...]]
+] = {  # the training data's, then a model each
     "minority, %": (41.68, (40.33, 40.85, 39.18, 37.22, 30.36, 28.85)),
     "majority, %": (58.32, (59.67, 59.15, 60.82, 62.78, 69.64, 71.15)),
     "average LPIPS x 100": ("", (22.91, 23.26, 23.17, 25.65, 28.03, 29.12)),

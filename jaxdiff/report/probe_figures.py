@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from jaxdiff.report.probe import Probed, in_short, of_cells
+from jaxdiff.analysis.smoothness import Probed, in_short, of_cells
 from jaxdiff.report.style import COLOURS, INK, MARKS, mark, ruled
 from jaxdiff.results import CellResult
 
@@ -36,10 +36,19 @@ def _level_panels(models: Models) -> list[Panel]:
     return [
         Panel("|J| of pixels to level", {"reading": "maps", "name": "from_pixels"}),
         Panel("|J| of the step to it", {"reading": "maps", "name": "step"}),
-        *(Panel(f"|H| pulled back, r = {r}", {"reading": "pull_back", "name": "total", "rank": r}) for r in ranks[-1:]),
+        *(
+            Panel(f"|H| pulled back, r = {r}", {"reading": "pull_back", "name": "total", "rank": r})
+            for r in ranks[-1:]
+        ),
         Panel("|H| of the decoder", {"reading": "decoder", "name": "total"}),
-        Panel("|M| of the memory, raw tau", {"reading": "memory", "name": "spectral_norm", "tau": "raw"}),
-        Panel("|M| of the memory, scaled tau", {"reading": "memory", "name": "spectral_norm", "tau": "scaled"}),
+        Panel(
+            "|M| of the memory, raw tau",
+            {"reading": "memory", "name": "spectral_norm", "tau": "raw"},
+        ),
+        Panel(
+            "|M| of the memory, scaled tau",
+            {"reading": "memory", "name": "spectral_norm", "tau": "scaled"},
+        ),
     ]
 
 
@@ -57,7 +66,9 @@ def _lines(ax: Axes, models: Models, key: str, where: dict[str, Any]) -> bool:
     for i, model in enumerate(models):
         for weights, line in (("trained", "-"), ("random", "--")):
             found = [
-                (x, q) for x in model.entries(key) if (q := _quantiles(model, **where, weights=weights, **{key: x}))
+                (x, q)
+                for x in model.entries(key)
+                if (q := _quantiles(model, **where, weights=weights, **{key: x}))
             ]
             if not found:
                 continue
@@ -72,14 +83,19 @@ def _lines(ax: Axes, models: Models, key: str, where: dict[str, Any]) -> bool:
 
 
 def _figure(
-    panels: Sequence[Panel], draw: Callable[[Axes, Panel], bool], handles: list[Line2D], columns: int
+    panels: Sequence[Panel],
+    draw: Callable[[Axes, Panel], bool],
+    handles: list[Line2D],
+    columns: int,
 ) -> Figure | None:
     """The panels of which there is something to draw; None where there is none."""
     kept = [panel for panel in panels if draw(Figure().add_subplot(), panel)]
     if not kept:
         return None
     rows = -(-len(kept) // columns)
-    figure = Figure(figsize=(2.9 * min(columns, len(kept)) + 0.2, 2.5 * rows + 0.5), layout="constrained")
+    figure = Figure(
+        figsize=(2.9 * min(columns, len(kept)) + 0.2, 2.5 * rows + 0.5), layout="constrained"
+    )
     axs = figure.subplots(rows, min(columns, len(kept)), squeeze=False).ravel()
     for ax, panel in zip(axs, kept, strict=False):
         draw(ax, panel)
@@ -98,7 +114,13 @@ def _positive(ax: Axes) -> bool:
 
 def _names(models: Models) -> list[Line2D]:
     found = [
-        Line2D([], [], color=mark(i)[0], marker=mark(i)[1], label=f"{model.name} ({model.bottleneck} px)")
+        Line2D(
+            [],
+            [],
+            color=mark(i)[0],
+            marker=mark(i)[1],
+            label=f"{model.name} ({model.bottleneck} px)",
+        )
         for i, model in enumerate(models)
     ]
     if any("random" in model.entries("weights") for model in models):
@@ -138,7 +160,9 @@ def against_depth(models: Models) -> Figure | None:
 
     def draw(ax: Axes, panel: Panel) -> bool:
         drawn = False
-        for i, (t, (weights, away)) in enumerate((t, w) for t in times for w in (("trained", 0.0), ("random", 0.06))):
+        for i, (t, (weights, away)) in enumerate(
+            (t, w) for t in times for w in (("trained", 0.0), ("random", 0.06))
+        ):
             for x, model in enumerate(models):
                 level = panel.where.get("level", model.depth)
                 q = _quantiles(model, **panel.where | {"level": level}, weights=weights, t=t)
@@ -152,15 +176,28 @@ def against_depth(models: Models) -> Figure | None:
                       ha="right" if long else "center")  # fmt: skip
         return drawn
 
-    pixels = [panel._replace(title=f"pixels: {panel.title}", where=panel.where | {"level": 0}) for panel in PIXELS[:2]]
+    pixels = [
+        panel._replace(title=f"pixels: {panel.title}", where=panel.where | {"level": 0})
+        for panel in PIXELS[:2]
+    ]
     levels = [panel._replace(title=f"bottleneck: {panel.title}") for panel in _level_panels(models)]
     handles = [
-        Line2D([], [], color=COLOURS[i % 6], marker=MARKS[i % 6], linestyle="none", label=f"t = {t}")
+        Line2D(
+            [], [], color=COLOURS[i % 6], marker=MARKS[i % 6], linestyle="none", label=f"t = {t}"
+        )
         for i, t in enumerate(times)
     ]
     if any("random" in model.entries("weights") for model in models):
         handles.append(
-            Line2D([], [], color=INK, marker="o", fillstyle="none", linestyle="none", label="random weights")
+            Line2D(
+                [],
+                [],
+                color=INK,
+                marker="o",
+                fillstyle="none",
+                linestyle="none",
+                label="random weights",
+            )
         )
     return _figure([*pixels, *levels], draw, handles, 4)
 
@@ -173,18 +210,25 @@ def verdict_grid(models: Models) -> Figure | None:
              if any((row["model"], row["weights"]) == (model.name, weights) for row in rows)]  # fmt: skip
     grid, texts = np.full((len(lines), len(columns)), np.nan), {}
     for row in rows:
-        at = lines.index((row["model"], row["weights"])), columns.index((row["reading"], row["form"], row["scale"]))
+        at = (
+            lines.index((row["model"], row["weights"])),
+            columns.index((row["reading"], row["form"], row["scale"])),
+        )
         if row["falls, %"] is not None:
             grid[at] = row["falls, %"]
             texts[at] = f"{row['falls, %']:.0f} %\nof {row['falls'] + row['does not fall']}"
     if not texts:
         return None
-    figure = Figure(figsize=(1.15 * len(columns) + 1.8, 0.5 * len(lines) + 1.5), layout="constrained")
+    figure = Figure(
+        figsize=(1.15 * len(columns) + 1.8, 0.5 * len(lines) + 1.5), layout="constrained"
+    )
     ax = figure.add_subplot()
     ax.imshow(grid, cmap="RdBu", vmin=0, vmax=100, aspect="auto", alpha=0.6)
     for (i, j), text in texts.items():
         ax.text(j, i, text, ha="center", va="center", fontsize=8, color="#1a1a1a")
-    ax.set_xticks(range(len(columns)), ["\n".join(filter(None, column)) for column in columns], fontsize=7)
+    ax.set_xticks(
+        range(len(columns)), ["\n".join(filter(None, column)) for column in columns], fontsize=7
+    )
     ax.set_yticks(range(len(lines)), [f"{name}, {weights}" for name, weights in lines], fontsize=8)
     ax.xaxis.tick_top()
     ax.spines[:].set_visible(False)

@@ -37,7 +37,14 @@ def mark(index: int) -> tuple[str, str]:
 
 def context(name: str) -> dict:
     """matplotlib's settings while a figure is drawn: ink by placeholder, ids fixed and apart from other figures'."""
-    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "legend.labelcolor")
+    inked = (
+        "text.color",
+        "axes.edgecolor",
+        "axes.labelcolor",
+        "xtick.color",
+        "ytick.color",
+        "legend.labelcolor",
+    )
     return dict.fromkeys(inked, INK) | {"svg.hashsalt": name, "font.size": 10}
 
 
@@ -45,7 +52,9 @@ def svg(figure: Figure, name: str) -> str:
     """The same text for the same figure, with a transparent ground; ink and rules take the page's colours."""
     buffer = io.StringIO()
     with mpl.rc_context(context(name)):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        figure.savefig(
+            buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True
+        )
     return buffer.getvalue().replace(INK, "currentColor").replace(RULE, "var(--rule, #cccccc)")
 
 

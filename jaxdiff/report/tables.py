@@ -9,8 +9,8 @@ import numpy as np
 from etils import epath
 
 from jaxdiff import files
+from jaxdiff.analysis.queries import Mix, entry, in_words, mixes, models
 from jaxdiff.report import paper
-from jaxdiff.report.select import Mix, entry, in_words, mixes, models
 from jaxdiff.results import CellResult
 
 Row = dict[str, Any]
@@ -19,7 +19,9 @@ Row = dict[str, Any]
 def measures(cells: Sequence[CellResult], section: str) -> list[Row]:
     """One row a cell and estimate of a section of result.json ("share", "quality", "lpips", ...)."""
     fixed = ("name", "value", "low", "high", "n", "interval")
-    more = sorted({key for cell in cells for e in cell.result.get(section, []) for key in e} - set(fixed))
+    more = sorted(
+        {key for cell in cells for e in cell.result.get(section, []) for key in e} - set(fixed)
+    )
     return [
         {"cell": cell.name, **_place(cell), "measure": e["name"], **{key: e.get(key, "") for key in more},
          **{key: "" if e[key] is None else e[key] for key in fixed[1:]}}
@@ -40,19 +42,29 @@ def table_2(cells: Sequence[CellResult]) -> list[Row]:
         data = in_words(mix)
         if mix.proportions:
             other = {m: 100 - v if v != "" else "" for m, v in minority.items()}
-            shares = {"minority, %": (mix.proportions[1], minority), "majority, %": (mix.proportions[0], other)}
-            rows += [{"": label, "data": data, "trained": 100 * p, **v} for label, (p, v) in shares.items()]
+            shares = {
+                "minority, %": (mix.proportions[1], minority),
+                "majority, %": (mix.proportions[0], other),
+            }
+            rows += [
+                {"": label, "data": data, "trained": 100 * p, **v}
+                for label, (p, v) in shares.items()
+            ]
         rows.append({"": "average LPIPS x 100", "data": data, "trained": real, **lpips})
     pixels = {c.own["model"]: c.own.get("bottleneck", "") for c in cells}
     rows.append({"": "bottleneck, px", "data": "", "trained": "", **pixels})
     columns = list(dict.fromkeys(["", "data", "trained", *names, *paper.TABLE_2_MODELS]))
     for label, (real, values) in paper.TABLE_2.items():
         theirs = dict(zip(paper.TABLE_2_MODELS, values, strict=True))
-        rows.append({"": label, "data": "the paper: CelebA, Male and Female", "trained": real, **theirs})
+        rows.append(
+            {"": label, "data": "the paper: CelebA, Male and Female", "trained": real, **theirs}
+        )
     return [{key: row.get(key, "") for key in columns} for row in rows]
 
 
-def _mean(cells: Sequence[CellResult], section: str, name: str, model: str | None = None, **where: Any) -> Any:
+def _mean(
+    cells: Sequence[CellResult], section: str, name: str, model: str | None = None, **where: Any
+) -> Any:
     """A hundred times the mean over cells, of one model or of all; "" where no cell has the entry."""
     mine = [c for c in cells if model in (None, c.own["model"])]
     found = [e["value"] for cell in mine if (e := entry(cell, section, name, **where))]
@@ -71,11 +83,20 @@ def table_3(cells: Sequence[CellResult], form: str = "kth") -> list[Row]:
             places.append(("held-out images", "", "held_out"))
         for label, model, images in places:
             values = {
-                _column(*c): _mean(here, "neighbors", form, model or None, images=images, space=c[0], k=c[1])
+                _column(*c): _mean(
+                    here, "neighbors", form, model or None, images=images, space=c[0], k=c[1]
+                )
                 for c in columns
             }
             pixels = {c.own.get("bottleneck", "") for c in here if c.own["model"] == model}
-            rows.append({"images of": label, "data": in_words(mix), "bottleneck, px": next(iter(pixels), ""), **values})
+            rows.append(
+                {
+                    "images of": label,
+                    "data": in_words(mix),
+                    "bottleneck, px": next(iter(pixels), ""),
+                    **values,
+                }
+            )
     return rows
 
 
@@ -100,7 +121,8 @@ def flips(comparisons: Row, pixels: dict[str, Any]) -> list[Row]:
     rows = []
     for pair in comparisons.get("flips", []):
         chosen = {
-            s["name"]: f"{s['value']:.2f} [{s['low']:.2f}, {s['high']:.2f}] of {s['n']}" for s in pair["selections"]
+            s["name"]: f"{s['value']:.2f} [{s['low']:.2f}, {s['high']:.2f}] of {s['n']}"
+            for s in pair["selections"]
         }
         rows.append({
             "from": pair["a"], "to": pair["b"], "bottlenecks, px": f"{pixels[pair['a']]}, {pixels[pair['b']]}",
@@ -144,8 +166,12 @@ def predicted(cells: Sequence[CellResult]) -> list[Row]:
     for cell in cells:
         drawn = entry(cell, "share", "classified")
         for e in cell.result.get("predicted_share", []):
-            value = "" if e["value"] is None else f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]"
-            mine = f"{drawn['value']:.3f} [{drawn['low']:.3f}, {drawn['high']:.3f}]" if drawn else ""
+            value = (
+                "" if e["value"] is None else f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]"
+            )
+            mine = (
+                f"{drawn['value']:.3f} [{drawn['low']:.3f}, {drawn['high']:.3f}]" if drawn else ""
+            )
             rows.append({"cell": cell.name, **_place(cell), "trained": cell.own["proportions"][-1], "rho fitted on": e["queries"],
                          "defined at t": e["defined at t"], "predicted": value, "the model's own": mine, "why": e["why"]})  # fmt: skip
     return rows

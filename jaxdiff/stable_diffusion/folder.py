@@ -15,9 +15,18 @@ from jaxdiff.unet_config import ConditionalConfig
 
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 CONFIGS = tuple(f"{part}/config.json" for part in ("text_encoder", "unet", "vae"))
-FILES = {"text_encoder": ("model", "pytorch_model"), "unet": (WEIGHTS,), "vae": (WEIGHTS,)}  # the weights' names
+FILES = {
+    "text_encoder": ("model", "pytorch_model"),
+    "unet": (WEIGHTS,),
+    "vae": (WEIGHTS,),
+}  # the weights' names
 SCHEDULERS = ("PNDMScheduler", "DDIMScheduler")
-CROSS = {"CrossAttnDownBlock2D": True, "DownBlock2D": False, "CrossAttnUpBlock2D": True, "UpBlock2D": False}
+CROSS = {
+    "CrossAttnDownBlock2D": True,
+    "DownBlock2D": False,
+    "CrossAttnUpBlock2D": True,
+    "UpBlock2D": False,
+}
 # Fields of UNet2DConditionModel and AutoencoderKL that change something: those read, with their defaults, ...
 UNET: dict[str, Any] = {
     "sample_size": None, "in_channels": 4, "out_channels": 4, "center_input_sample": False, "flip_sin_to_cos": True,
@@ -57,11 +66,15 @@ def check(folder: epath.Path) -> None:
     """Raise ValueError, saying what it is, unless the folder holds a whole Stable Diffusion 1 pipeline."""
     index = folder / "model_index.json"
     if not index.exists():
-        raise ValueError(f"{folder} is no pipeline: it has no model_index.json; get the whole diffusers folder")
+        raise ValueError(
+            f"{folder} is no pipeline: it has no model_index.json; get the whole diffusers folder"
+        )
     name = files.read_json(index).get("_class_name")
     if name != "StableDiffusionPipeline":
         called = {"StableDiffusionXLPipeline": "Stable Diffusion XL"}.get(str(name), f"a {name}")
-        raise ValueError(f"{folder} is {called}; Stable Diffusion 1 (a StableDiffusionPipeline) is what is read here")
+        raise ValueError(
+            f"{folder} is {called}; Stable Diffusion 1 (a StableDiffusionPipeline) is what is read here"
+        )
     for part in PARTS:
         if not (folder / part).is_dir():
             raise ValueError(f"{folder} lacks its part {part}; get the whole diffusers folder")
@@ -88,7 +101,9 @@ def unet_config(raw: dict[str, Any], path: epath.PathLike) -> ConditionalConfig:
     down, up = (_attended(field[key], path) for key in ("down_block_types", "up_block_types"))
     size, version = field["sample_size"], str(raw.get("_diffusers_version", "1")).split(".")[:2]
     if isinstance(size, int) and size < 64 and [int(v) for v in version if v.isdigit()] < [0, 9]:
-        size = 64  # a mistake in the first folders that were published, which diffusers corrects too
+        size = (
+            64  # a mistake in the first folders that were published, which diffusers corrects too
+        )
     return _made(
         ConditionalConfig, path, field, attention=down, up_attention=tuple(len(field["up_block_types"]) + 1 - a for a in up),
         heads=heads, context_features=field["cross_attention_dim"], mid_block=field["mid_block_type"] is not None,
@@ -101,7 +116,10 @@ def unet_config(raw: dict[str, Any], path: epath.PathLike) -> ConditionalConfig:
 def vae_config(raw: dict[str, Any], path: epath.PathLike) -> VAEConfig:
     """From the autoencoder's config.json. Raises ValueError as `unet_config` does."""
     field = _fields(raw, AUTOENCODER, AUTOENCODER_FIXED, path)
-    for key, known in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+    for key, known in (
+        ("down_block_types", "DownEncoderBlock2D"),
+        ("up_block_types", "UpDecoderBlock2D"),
+    ):
         if set(field[key]) != {known}:
             raise ValueError(f"{path} has {field[key]} in {key}; {known} is known here")
     return _made(
@@ -110,7 +128,9 @@ def vae_config(raw: dict[str, Any], path: epath.PathLike) -> VAEConfig:
     )  # fmt: skip
 
 
-def _fields(raw: dict[str, Any], read: dict[str, Any], fixed: dict[str, Any], path: epath.PathLike) -> dict[str, Any]:
+def _fields(
+    raw: dict[str, Any], read: dict[str, Any], fixed: dict[str, Any], path: epath.PathLike
+) -> dict[str, Any]:
     for key, value in fixed.items():
         if raw.get(key, value) != value and not (value is None and raw[key] is False):
             raise ValueError(f"{path} sets {key} to {raw[key]!r}; Stable Diffusion 1 has {value!r}")
@@ -121,13 +141,18 @@ def _attended(types: list[str], path: epath.PathLike) -> tuple[int, ...]:
     """The places, from 1 on, of blocks with attention."""
     unknown = [name for name in types if name not in CROSS]
     if unknown:
-        raise ValueError(f"{path} has the block type {unknown[0]!r}; {', '.join(CROSS)} are known here")
+        raise ValueError(
+            f"{path} has the block type {unknown[0]!r}; {', '.join(CROSS)} are known here"
+        )
     return tuple(i for i, name in enumerate(types, 1) if CROSS[name])
 
 
 def _made(kind: Any, path: epath.PathLike, field: dict[str, Any], **more: Any) -> Any:
     check_lengths(field, path)
-    same = {key: field[key] for key in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups", "act_fn")}
+    same = {
+        key: field[key]
+        for key in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups", "act_fn")
+    }
     try:
         return kind(block_out_channels=tuple(field["block_out_channels"]), **same, **more)
     except (TypeError, ValueError) as error:
@@ -149,13 +174,18 @@ def abstract(folder: epath.PathLike) -> tuple[TextEncoder, UNet, VAE]:
             f"{vae.latent_channels} channels, its U-Net takes {unet.context_features} and {unet.in_channels}"
         )
     every = ((TextEncoder, text), (UNet, unet), (VAE, vae))
-    made = [nnx.eval_shape(lambda kind=kind, config=config: kind(config, rngs=nnx.Rngs(0))) for kind, config in every]
+    made = [
+        nnx.eval_shape(lambda kind=kind, config=config: kind(config, rngs=nnx.Rngs(0)))
+        for kind, config in every
+    ]
     return made[0], made[1], made[2]
 
 
 def weights_files(folder: epath.Path) -> list[epath.Path]:
     """Those that are read, of all three networks."""
-    return [path for part, names in FILES.items() for path in torch_weights.find(folder / part, *names)]
+    return [
+        path for part, names in FILES.items() for path in torch_weights.find(folder / part, *names)
+    ]
 
 
 def read_weights(folder: epath.PathLike, part: str, module: nnx.Module, dtype: DTypeLike) -> Params:
@@ -164,7 +194,9 @@ def read_weights(folder: epath.PathLike, part: str, module: nnx.Module, dtype: D
     tensors = torch_weights.read(place, *FILES[part])
     if part == "text_encoder":
         tensors = {
-            name.removeprefix("text_model."): t for name, t in tensors.items() if not name.endswith("position_ids")
+            name.removeprefix("text_model."): t
+            for name, t in tensors.items()
+            if not name.endswith("position_ids")
         }
     return torch_weights.to_ours(tensors, module, place, dtype)
 

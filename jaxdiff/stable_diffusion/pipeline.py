@@ -17,7 +17,8 @@ from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxdiff import diffusers_scheduler, parallel, random, samplers
+from jaxdiff import diffusers_scheduler, parallel, samplers
+from jaxdiff import rng as random
 from jaxdiff.diffusion import Batch, Prediction, Schedule
 from jaxdiff.samplers import Predict
 from jaxdiff.stable_diffusion import folder as folders
@@ -72,7 +73,10 @@ class Pipeline:
                 f"{place}: its tokenizer has {words} tokens and its text encoder {rows}; get the whole folder again"
             )
         modules = {"text_encoder": text_encoder, "unet": unet, "vae": vae}
-        params = {name: folders.read_weights(place, name, module, dtype) for name, module in modules.items()}
+        params = {
+            name: folders.read_weights(place, name, module, dtype)
+            for name, module in modules.items()
+        }
         return cls(
             tokenizer, text_encoder, unet, vae, params, diffusers_scheduler.schedule(scheduler),
             diffusers_scheduler.prediction(scheduler), diffusers_scheduler.sampling(scheduler),
@@ -88,7 +92,9 @@ class Pipeline:
         encode = _text(self.text_encoder)
         for text in texts:
             if text not in self.texts:
-                self.texts[text] = encode(self.params["text_encoder"], jnp.asarray(self.tokenizer([text])))
+                self.texts[text] = encode(
+                    self.params["text_encoder"], jnp.asarray(self.tokenizer([text]))
+                )
         return jnp.concatenate([self.texts[text] for text in texts])
 
 
@@ -121,12 +127,22 @@ def sampler(schedule: Schedule, prediction: Prediction, settings: dict[str, Any]
     if settings["method"] == "pndm":
         return lambda predict, x_T: pndm(predict, schedule, x_T, **common)
     more = {key: settings[key] for key in ("clip", "rederive", "stride")}
-    nothing = lambda x: jax.random.split(jax.random.key(0), len(x))  # noqa: E731
-    return lambda predict, x_T: samplers.ddim(predict, schedule, x_T, nothing(x_T), **common, **more)
+
+    def nothing(x):
+        return jax.random.split(jax.random.key(0), len(x))
+
+    return lambda predict, x_T: samplers.ddim(
+        predict, schedule, x_T, nothing(x_T), **common, **more
+    )
 
 
 def guided(
-    apply: Callable[..., Array], params: Params, text: Array, empty: Array, guidance: Array, dtype: DTypeLike
+    apply: Callable[..., Array],
+    params: Params,
+    text: Array,
+    empty: Array,
+    guidance: Array,
+    dtype: DTypeLike,
 ) -> Predict:
     """eps (or v) by classifier-free guidance (Ho & Salimans 2022): without + guidance (with - without the text).
 
@@ -154,26 +170,42 @@ class Painter:
         self, pipeline: Pipeline, *, steps: int | None = None, form: Form | None = None, window: Window = (0.0, 1.0),
         ramp: float | int = 0.0, size: tuple[int, int] | None = None, batch: int = 4,
     ):  # fmt: skip
-        self.pipeline, self.size, self.chunk = pipeline, size or picture_size(pipeline.unet, pipeline.vae), batch
+        self.pipeline, self.size, self.chunk = (
+            pipeline,
+            size or picture_size(pipeline.unet, pipeline.vae),
+            batch,
+        )
         check_size(pipeline.unet, pipeline.vae, self.size)
         self.mesh = parallel.data_mesh(batch)
-        self.over, self.whole = NamedSharding(self.mesh, parallel.DATA), parallel.replicated(self.mesh)
-        for part in ("unet", "vae"):  # where they are needed, in place of where they were read: once in memory
+        self.over, self.whole = (
+            NamedSharding(self.mesh, parallel.DATA),
+            parallel.replicated(self.mesh),
+        )
+        for part in (
+            "unet",
+            "vae",
+        ):  # where they are needed, in place of where they were read: once in memory
             pipeline.params[part] = jax.device_put(pipeline.params[part], self.whole)
         self.params, self._vae = pipeline.params["unet"], pipeline.params["vae"]
         unet: nnx.Module = pipeline.unet
         if form is not None:
-            unet = Bypassed(pipeline.unet, 0.0, pipeline.schedule.steps, form=form, window=window, ramp=ramp)
+            unet = Bypassed(
+                pipeline.unet, 0.0, pipeline.schedule.steps, form=form, window=window, ramp=ramp
+            )
             self.params = {f"unet.{name}": p for name, p in self.params.items()}
         self.form, settings = form, pipeline.sampling | ({} if steps is None else {"steps": steps})
-        self._denoise = self._compile(unet, sampler(pipeline.schedule, pipeline.prediction, settings))
+        self._denoise = self._compile(
+            unet, sampler(pipeline.schedule, pipeline.prediction, settings)
+        )
         self._decode = jax.jit(self._shared(functional(pipeline.vae), 1))
 
     def latents(self, seeds: Sequence[int]) -> Float[np.ndarray, "picture h w c"]:
         """x_T of each seed, the same for every prompt. (PyTorch's generators give other numbers for a seed.)"""
         factor, channels = self.pipeline.vae.config.factor, self.pipeline.unet.config.in_channels
         shape = (self.size[0] // factor, self.size[1] // factor, channels)
-        return np.stack([np.asarray(random.normal(jax.random.key(seed), shape, jnp.float32)) for seed in seeds])
+        return np.stack(
+            [np.asarray(random.normal(jax.random.key(seed), shape, jnp.float32)) for seed in seeds]
+        )
 
     def draw(
         self, prompts: Sequence[str], latents: Float[np.ndarray, "picture h w c"], *, guidance: float | int = 7.5,
@@ -189,7 +221,9 @@ class Painter:
             raise ValueError(
                 "a fraction was to be bypassed by a Painter without a form; give it one of blend, channels, elements"
             )
-        params = self.params if self.form is None else self.params | {"fraction": jnp.float32(fraction)}
+        params = (
+            self.params if self.form is None else self.params | {"fraction": jnp.float32(fraction)}
+        )
         known = {text: i for i, text in enumerate(dict.fromkeys([negative, *prompts]))}
         features = np.asarray(self.pipeline.embed(list(known)))
         texts, pictures = features[[known[prompt] for prompt in prompts]], []
@@ -212,7 +246,11 @@ class Painter:
 
         return jax.jit(self._shared(local, 3, 1))
 
-    def _shared(self, local: Callable[..., Array], split: int, whole: int = 0) -> Callable[..., Array]:
+    def _shared(
+        self, local: Callable[..., Array], split: int, whole: int = 0
+    ) -> Callable[..., Array]:
         """Over all devices: the first argument on each of them, then `split` whose rows they share, and `whole` more."""
         specs = (parallel.REPLICATED, *(parallel.DATA,) * split, *(parallel.REPLICATED,) * whole)
-        return jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False)
+        return jax.shard_map(
+            local, mesh=self.mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False
+        )

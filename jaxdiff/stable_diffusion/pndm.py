@@ -32,7 +32,13 @@ class Call(NamedTuple):
     again: Bool[Array, "..."]
 
 
-def calls(schedule: Schedule, steps: int, spacing: Spacing = "leading", offset: int = 0, to_one: bool = False) -> Call:
+def calls(
+    schedule: Schedule,
+    steps: int,
+    spacing: Spacing = "leading",
+    offset: int = 0,
+    to_one: bool = False,
+) -> Call:
     """The sampler's calls, first to last. A step goes to t - T // steps, and below 0 to level 0 or (`to_one`) to none."""
     t, stride = timesteps(schedule, steps, spacing, offset), schedule.steps // steps
     t = np.concatenate([t[:1], t[1:2], t[1:]])
@@ -54,9 +60,13 @@ def pndm(
     Raises ValueError for another prediction, and unless 1 <= steps <= T.
     """
     if prediction == "x0":
-        raise ValueError("PNDM takes networks that predict eps or v; this one predicts x0, so choose DDIM")
+        raise ValueError(
+            "PNDM takes networks that predict eps or v; this one predicts x0, so choose DDIM"
+        )
 
-    def step(carry: tuple[Batch, Batch, Array], now: Call) -> tuple[tuple[Batch, Batch, Array], None]:
+    def step(
+        carry: tuple[Batch, Batch, Array], now: Call
+    ) -> tuple[tuple[Batch, Batch, Array], None]:
         x, begun, outputs = carry  # outputs: the last three, the newest first
         newest = predict(x, jnp.full(x.shape[:1], now.t))[None]
         mixed = jnp.tensordot(now.weights, jnp.concatenate([newest, outputs]), 1)
@@ -69,4 +79,6 @@ def pndm(
         return (moved, base, kept), None
 
     outputs = jnp.zeros((3, *x_T.shape), x_T.dtype)
-    return jax.lax.scan(step, (x_T, x_T, outputs), calls(schedule, steps, spacing, offset, to_one))[0][0]
+    return jax.lax.scan(step, (x_T, x_T, outputs), calls(schedule, steps, spacing, offset, to_one))[
+        0
+    ][0]

@@ -33,14 +33,24 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act is {self.hidden_act!r}; {', '.join(ACTIVATIONS)} are known here")
+            raise ValueError(
+                f"hidden_act is {self.hidden_act!r}; {', '.join(ACTIVATIONS)} are known here"
+            )
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"{self.num_attention_heads} attention heads do not divide {self.hidden_size} features")
+            raise ValueError(
+                f"{self.num_attention_heads} attention heads do not divide {self.hidden_size} features"
+            )
 
     @classmethod
     def read(cls, raw: dict[str, Any]) -> "TextConfig":
         """From config.json; what else is in it changes nothing in the text's features."""
-        return cls(**{field.name: raw[field.name] for field in dataclasses.fields(cls) if field.name in raw})
+        return cls(
+            **{
+                field.name: raw[field.name]
+                for field in dataclasses.fields(cls)
+                if field.name in raw
+            }
+        )
 
 
 class TextEmbeddings(nnx.Module):
@@ -48,21 +58,31 @@ class TextEmbeddings(nnx.Module):
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs):
         self.token_embedding = Embedding(config.vocab_size, config.hidden_size, rngs)
-        self.position_embedding = Embedding(config.max_position_embeddings, config.hidden_size, rngs)
+        self.position_embedding = Embedding(
+            config.max_position_embeddings, config.hidden_size, rngs
+        )
 
     def __call__(self, tokens: Int[Array, "batch token"]) -> Tokens:
-        return self.token_embedding(tokens) + self.position_embedding(jnp.arange(tokens.shape[1]))[None]
+        return (
+            self.token_embedding(tokens)
+            + self.position_embedding(jnp.arange(tokens.shape[1]))[None]
+        )
 
 
 class CausalAttention(nnx.Module):
     """Multi-head attention of every token to itself and to those before it."""
 
     def __init__(self, features: int, heads: int, rngs: nnx.Rngs):
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (Linear(features, features, rngs) for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
+            Linear(features, features, rngs) for _ in range(4)
+        )
         self.heads = heads
 
     def __call__(self, x: Tokens) -> Tokens:
-        q, k, v = (p(x).reshape(*x.shape[:2], self.heads, -1) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            p(x).reshape(*x.shape[:2], self.heads, -1)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
         return self.out_proj(jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape))
 
 
@@ -82,7 +102,9 @@ class EncoderLayer(nnx.Module):
     """Attention and MLP, each normed before and added to its input."""
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs):
-        self.layer_norm1, self.layer_norm2 = (LayerNorm(config.hidden_size, config.layer_norm_eps) for _ in range(2))
+        self.layer_norm1, self.layer_norm2 = (
+            LayerNorm(config.hidden_size, config.layer_norm_eps) for _ in range(2)
+        )
         self.self_attn = CausalAttention(config.hidden_size, config.num_attention_heads, rngs)
         self.mlp = MLP(config, rngs)
 
@@ -95,7 +117,9 @@ class Layers(nnx.Module):
     """The layers, one after the other."""
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs):
-        self.layers = nnx.List([EncoderLayer(config, rngs) for _ in range(config.num_hidden_layers)])
+        self.layers = nnx.List(
+            [EncoderLayer(config, rngs) for _ in range(config.num_hidden_layers)]
+        )
 
 
 class TextEncoder(nnx.Module):

@@ -32,9 +32,14 @@ class Tokenizer:
     def load(cls, folder: epath.PathLike, length: int = 77) -> "Tokenizer":
         """From tokenizer.json, or from vocab.json and merges.txt. Raises ValueError where the folder has neither."""
         folder = epath.Path(folder)
-        whole, parts = folder / "tokenizer.json", [folder / name for name in ("vocab.json", "merges.txt")]
+        whole, parts = (
+            folder / "tokenizer.json",
+            [folder / name for name in ("vocab.json", "merges.txt")],
+        )
         if not whole.exists() and not all(part.exists() for part in parts):
-            raise ValueError(f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt")
+            raise ValueError(
+                f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt"
+            )
         try:
             pieces = (
                 tokenizers.Tokenizer.from_str(whole.read_text())
@@ -46,7 +51,9 @@ class Tokenizer:
             return cls(pieces, length, _padding(folder))
         except Exception as error:  # what the library raises is an Exception
             why = " ".join(str(error).split())
-            raise ValueError(f"{folder} has no tokenizer that can be read ({why}); get its files again") from None
+            raise ValueError(
+                f"{folder} has no tokenizer that can be read ({why}); get its files again"
+            ) from None
 
     def __call__(self, texts: Sequence[str]) -> Int[np.ndarray, "text token"]:
         """int32 [text, length]. A text that is longer is cut, and a warning says what is left of it."""
@@ -57,7 +64,10 @@ class Tokenizer:
             if len(kept) < len(encoded.ids):
                 seen = text[: encoded.offsets[len(kept) - 1][1]]
                 log.warning(
-                    "a prompt of %d tokens is cut to %d, after ...%s", len(encoded.ids) + 2, self.length, seen[-40:]
+                    "a prompt of %d tokens is cut to %d, after ...%s",
+                    len(encoded.ids) + 2,
+                    self.length,
+                    seen[-40:],
                 )
             row = [self.begin, *kept, self.end]
             rows.append(row + [self.padding] * (self.length - len(row)))
@@ -66,12 +76,26 @@ class Tokenizer:
 
 def _from_merges(vocabulary: dict[str, int], merges: str) -> tokenizers.Tokenizer:
     """Lower case, single spaces, words split from each other, then bytes merged in the order of the list."""
-    pairs = [tuple(line.split()) for line in merges.splitlines() if line.strip() and not line.startswith("#version")]
+    pairs = [
+        tuple(line.split())
+        for line in merges.splitlines()
+        if line.strip() and not line.startswith("#version")
+    ]
     pieces = tokenizers.Tokenizer(
-        BPE(vocabulary, pairs, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=END)  # type: ignore[arg-type]
+        BPE(
+            vocabulary,
+            pairs,  # type: ignore[arg-type]
+            continuing_subword_prefix="",
+            end_of_word_suffix="</w>",
+            unk_token=END,
+        )
     )
     pieces.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(tokenizers.Regex(r"\s+"), " "), normalizers.Lowercase()]
+        [
+            normalizers.NFC(),
+            normalizers.Replace(tokenizers.Regex(r"\s+"), " "),
+            normalizers.Lowercase(),
+        ]
     )
     pieces.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxdiff import random
+from jaxdiff import rng as random
 from jaxdiff.blocks import DownBlock, MidBlock
 from jaxdiff.layers import Conv, GroupNorm, Images, Keys, ResnetBlock, Upsample
 from jaxdiff.unet_config import UNetConfig
@@ -42,7 +42,9 @@ class Encoder(nnx.Module):
         widths = config.block_out_channels
         self.conv_in = Conv(config.in_channels, widths[0], rngs)
         levels = range(1, config.depth + 1)
-        self.down_blocks = nnx.List([DownBlock(widths[max(a - 2, 0)], a, config, rngs) for a in levels])
+        self.down_blocks = nnx.List(
+            [DownBlock(widths[max(a - 2, 0)], a, config, rngs) for a in levels]
+        )
         self.mid_block = MidBlock(config, rngs)
         self.conv_norm_out = GroupNorm(widths[-1], config.norm_num_groups, config.norm_eps)
         self.conv_out = Conv(widths[-1], 2 * config.latent_channels, rngs)
@@ -101,7 +103,9 @@ class VAE(nnx.Module):
 
     def encode(self, images: Float[ArrayLike, "batch h w c"], keys: Keys = None) -> Images:
         """The means of the latents; or, with one typed key an image, one draw of each."""
-        mean, log_variance = jnp.split(self.quant_conv(self.encoder(jnp.asarray(images))), 2, axis=-1)
+        mean, log_variance = jnp.split(
+            self.quant_conv(self.encoder(jnp.asarray(images))), 2, axis=-1
+        )
         if keys is not None:
             noise = jax.vmap(lambda key: random.normal(key, mean.shape[1:], mean.dtype))(keys)
             mean = mean + jnp.exp(0.5 * jnp.clip(log_variance, -30.0, 20.0)) * noise

@@ -8,9 +8,9 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from jaxdiff.datasets.sources import KNOWN, is_name
+from jaxdiff.datasets.registry import KNOWN, is_name
+from jaxdiff.features.extractors import SPACES
 from jaxdiff.features.perceptual import SMALLEST
-from jaxdiff.features.spaces import SPACES
 from jaxdiff.optimizers import OPTIMIZERS, SCHEDULES
 
 Table = tuple[tuple[str, object, str], ...]
@@ -137,19 +137,27 @@ def check(config: ml_collections.ConfigDict) -> None:
     """Raise ValueError, naming key, value and what was expected, for the first value that cannot be used."""
     for key, (low, high) in NUMBERS.items():
         value = get(config, key)
-        if not isinstance(value, int | float) or not low <= value <= high or (low == 0 == value and key == "width"):
+        if (
+            not isinstance(value, int | float)
+            or not low <= value <= high
+            or (low == 0 == value and key == "width")
+        ):
             bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
             raise ValueError(f"config.{key} is {value!r}; it must be a number, {bounds}")
     for key, allowed in CHOICES.items():
         if get(config, key) not in allowed:
-            raise ValueError(f"config.{key} is {get(config, key)!r}; choose one of {', '.join(map(str, allowed))}")
+            raise ValueError(
+                f"config.{key} is {get(config, key)!r}; choose one of {', '.join(map(str, allowed))}"
+            )
     for key in (*AXES, "measures.k", "measures.spaces"):
         if not len(get(config, key)):
             raise ValueError(f"config.{key} is empty; a study needs at least one entry")
     for key in ("seeds", "data.n", "data.classes", "measures.k"):
         for value in get(config, key):
             if not isinstance(value, int) or value < (1 if key in ("data.n", "measures.k") else 0):
-                raise ValueError(f"config.{key} holds {value!r}; whole numbers that are not negative are expected")
+                raise ValueError(
+                    f"config.{key} holds {value!r}; whole numbers that are not negative are expected"
+                )
     classes = tuple(config.data.classes)
     if len(classes) != 2 or classes[0] == classes[1]:
         raise ValueError(f"config.data.classes is {classes}; two different classes are expected")
@@ -159,15 +167,23 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.sample.steps is {config.sample.steps}; there are only {config.diffusion.steps} noise levels"
         )
     if "pixels" not in config.measures.spaces:
-        raise ValueError(f"config.measures.spaces is {config.measures.spaces}; pixels must be among them")
+        raise ValueError(
+            f"config.measures.spaces is {config.measures.spaces}; pixels must be among them"
+        )
     for name in config.measures.spaces:
         if name not in SPACES:
-            raise ValueError(f"config.measures.spaces holds {name!r}; choose among {', '.join(SPACES)}")
+            raise ValueError(
+                f"config.measures.spaces holds {name!r}; choose among {', '.join(SPACES)}"
+            )
     if "inception" in config.measures.spaces and not config.measures.inception:
-        raise ValueError("config.measures.spaces holds 'inception'; give its weights file as config.measures.inception")
+        raise ValueError(
+            "config.measures.spaces holds 'inception'; give its weights file as config.measures.inception"
+        )
     for key in ("inception", "weights_dir"):
         if config.measures[key] and not epath.Path(config.measures[key]).exists():
-            raise ValueError(f"config.measures.{key} is {config.measures[key]}, which does not exist")
+            raise ValueError(
+                f"config.measures.{key} is {config.measures[key]}, which does not exist"
+            )
     if config.train.init and not epath.Path(config.train.init).exists():
         raise ValueError(f"config.train.init is {config.train.init}, which does not exist")
     if config.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -179,8 +195,13 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.train.accumulate is {config.train.accumulate}; it must divide train.batch, {config.train.batch}"
         )
     if config.sample.common == 1:
-        raise ValueError("config.sample.common is 1; at least 2 samples can be compared, or 0 draws none")
-    if any(model not in config.models for model in config.primary) or len(config.primary) not in (0, 2):
+        raise ValueError(
+            "config.sample.common is 1; at least 2 samples can be compared, or 0 draws none"
+        )
+    if any(model not in config.models for model in config.primary) or len(config.primary) not in (
+        0,
+        2,
+    ):
         raise ValueError(
             f"config.primary is {config.primary}; the shallow and the deep model, of {', '.join(config.models)}"
         )

@@ -8,13 +8,14 @@ from etils import epath
 
 from jaxdiff import files, models, results
 from jaxdiff.datasets.images import to_float, to_uint8
-from jaxdiff.datasets.sources import Split
+from jaxdiff.datasets.registry import Split
 from jaxdiff.features import classifier
 from jaxdiff.measures import bias_variance, flips
+from jaxdiff.progress import Progress
 from jaxdiff.results import CellResult
+from jaxdiff.sampling import Drawer
 from jaxdiff.study import measure
-from jaxdiff.study.compare import in_a_row, over_seeds
-from jaxdiff.study.draw import Drawer, Progress
+from jaxdiff.study.pairwise import in_a_row, over_seeds
 
 ITERATIONS = 5  # of the fixed point in each step of the inversion
 IMAGES = "inverted.npz"  # under shared/: the held-out images of a study and their labels
@@ -33,12 +34,18 @@ def groups(cells: Sequence[CellResult]) -> list[Group]:
     found = []
     for group in over_seeds(cells):
         own = group[0].own
-        rivals = [c for c in cells if all(c.own[key] == own[key] for key in ("proportions", "n", "majority"))]
+        rivals = [
+            c
+            for c in cells
+            if all(c.own[key] == own[key] for key in ("proportions", "n", "majority"))
+        ]
         first = min(rivals, key=lambda c: (c.own["depth"], c.own["parameters"])).own["model"]
         encoder = max((c for c in rivals if c.own["model"] == first), key=lambda c: c.own["seed"])
         decoders = [c for c in group if c.own["seed"] != encoder.own["seed"]]
         if len(decoders) > 1:
-            found.append(Group(f"{group[0].name.rpartition('-')[0]}-{own['majority']}", encoder, decoders))
+            found.append(
+                Group(f"{group[0].name.rpartition('-')[0]}-{own['majority']}", encoder, decoders)
+            )
     return found
 
 
@@ -60,7 +67,9 @@ def write(group: Group, workdir: epath.Path, path: epath.Path, progress: Progres
         return Drawer(models.load(workdir / "cells" / cell.name), settings, progress)
 
     def classify(images: np.ndarray) -> np.ndarray:
-        called = flips.roles(classifier.classify(judge, to_uint8(images))[0], own["majority"], own["minority"])
+        called = flips.roles(
+            classifier.classify(judge, to_uint8(images))[0], own["majority"], own["minority"]
+        )
         return np.where(called == flips.ROLES.index("neither"), -1, called)
 
     encoder = drawer_of(group.encoder)
@@ -71,8 +80,14 @@ def write(group: Group, workdir: epath.Path, path: epath.Path, progress: Progres
         drawer.use(models.load(workdir / "cells" / cell.name).unet)
         classes.append(classify(drawer.decode(noise, cell.own["seed"])))
     length = float(np.mean(np.square(noise)))
-    where = in_a_row(group.decoders[0]) | {"form": "inverted", "encoder": group.encoder.name, "|x_T|^2/d": length}
-    rows: list[dict[str, Any]] = [where | row for row in bias_variance.by_class(np.stack(classes), true)]
+    where = in_a_row(group.decoders[0]) | {
+        "form": "inverted",
+        "encoder": group.encoder.name,
+        "|x_T|^2/d": length,
+    }
+    rows: list[dict[str, Any]] = [
+        where | row for row in bias_variance.by_class(np.stack(classes), true)
+    ]
     same = classify(again)
     known = same >= 0
     rows.append(where | {"name": "bias of the encoder itself", "true": "all", "value": float(

@@ -35,7 +35,11 @@ def lock(folder: epath.PathLike, wait: Callable[[str], object] | None = None) ->
     wait: is called with that name every other second until they have ended or died, and then the lock is this process's; with
     "" when it is. Of several processes on one cell the leader locks for all.
     """
-    with _alone(epath.Path(folder) / "lock", wait) if parallel.is_leader() else contextlib.nullcontext("") as other:
+    with (
+        _alone(epath.Path(folder) / "lock", wait)
+        if parallel.is_leader()
+        else contextlib.nullcontext("") as other
+    ):
         parallel.wait(f"lock {folder}")
         yield "" if parallel.leaders(np.bool_(not other)) else other or "another process"
 
@@ -101,7 +105,11 @@ def _take(folder: epath.Path) -> epath.Path | None:
 
 
 def _numbers(folder: epath.Path) -> list[int]:
-    return [int(path.stem) for path in folder.iterdir() if path.suffix == ".json" and path.stem.isdigit()]
+    return [
+        int(path.stem)
+        for path in folder.iterdir()
+        if path.suffix == ".json" and path.stem.isdigit()
+    ]
 
 
 def _newest(folder: epath.Path) -> tuple[int, Record]:

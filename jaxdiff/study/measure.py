@@ -10,31 +10,44 @@ from etils import epath
 from jaxtyping import Int
 
 from jaxdiff import files, results
+from jaxdiff.cells.cell import Cell
+from jaxdiff.cells.data import Splits
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.datasets.mixtures import mixture
-from jaxdiff.datasets.sources import Split
+from jaxdiff.datasets.registry import Split
 from jaxdiff.estimates import Estimate, mean_t
-from jaxdiff.features import classifier, spaces
+from jaxdiff.features import classifier
+from jaxdiff.features import extractors as spaces
 from jaxdiff.measures import shares
 from jaxdiff.measures.lpips import LPIPS, Pairwise
 from jaxdiff.measures.neighbors import nearest
-from jaxdiff.study.cells import Cell
-from jaxdiff.study.data import Splits
-from jaxdiff.study.draw import Drawer, Progress, mean_eps_slope
+from jaxdiff.progress import Progress
+from jaxdiff.sampling import Drawer, mean_eps_slope
 from jaxdiff.unet import Params, parameter_count
 
-KEPT, SHOWN = 64, 3  # samples whose nearest training images are kept as images, and how many of each
-DENOISED_FROM = 0.3  # of all noise levels: where held-out images are noised to before the cell denoises them
+KEPT, SHOWN = (
+    64,
+    3,
+)  # samples whose nearest training images are kept as images, and how many of each
+DENOISED_FROM = (
+    0.3  # of all noise levels: where held-out images are noised to before the cell denoises them
+)
 
 
 def train_classifiers(
-    settings: dict[str, Any], classes: tuple[int, int], known: int, folder: epath.Path, splits: Splits
+    settings: dict[str, Any],
+    classes: tuple[int, int],
+    known: int,
+    folder: epath.Path,
+    splits: Splits,
 ) -> dict[str, Any]:
     """Two architectures, trained alike; their confusion matrices on images they never saw, and the gate's own test.
 
     known: the dataset's classes; classes: the study's two of them. (Where there are no others, nothing is said of them.)
     """
-    seen, test, held_out = (splits()[name] for name in ("classifier", "classifier_test", "held_out"))
+    seen, test, held_out = (
+        splits()[name] for name in ("classifier", "classifier_test", "held_out")
+    )
     found: dict[str, Any] = {"matrix": {}}
     for name in classifier.ARCHITECTURES:
         params = classifier.train(seen.images, seen.labels, steps=settings["steps"], num_classes=known,
@@ -43,7 +56,10 @@ def train_classifiers(
         found["matrix"][name] = shares.confusion_matrix(test.labels, called, known + 1).tolist()
         results.write_npz(folder / f"{name}.npz", **{k: np.asarray(v) for k, v in params.items()})
         if name == "convolutional":
-            called, mine = classifier.classify(params, held_out.images)[0], np.isin(held_out.labels, classes)
+            called, mine = (
+                classifier.classify(params, held_out.images)[0],
+                np.isin(held_out.labels, classes),
+            )
             found["gate"] = {"held_out": float(np.isin(called[mine], classes).mean()),
                              "other_classes": None if mine.all() else float(np.isin(called[~mine], classes).mean())}  # fmt: skip
     files.write_json(folder / "confusion.json", found)
@@ -53,7 +69,10 @@ def train_classifiers(
 def classifiers(shared: epath.Path) -> dict[str, Params]:
     """The study's classifiers by architecture."""
     return {
-        name: {key: jnp.asarray(value) for key, value in results.read_npz(shared / f"{name}.npz").items()}
+        name: {
+            key: jnp.asarray(value)
+            for key, value in results.read_npz(shared / f"{name}.npz").items()
+        }
         for name in classifier.ARCHITECTURES
     }
 
@@ -77,14 +96,20 @@ def held_out_like(cell: Cell, split: Split) -> Int[np.ndarray, " n"]:
 
 def in_mix(cell: Cell, *splits: Split) -> dict[int, int]:
     """How many images of either class the largest set in the cell's mix has that every split can give."""
-    sizes = [[int((split.labels == c).sum()) for c in (cell.majority, cell.minority)] for split in splits]
+    sizes = [
+        [int((split.labels == c).sum()) for c in (cell.majority, cell.minority)] for split in splits
+    ]
     majority, minority = (min(pair) for pair in zip(*sizes, strict=True))
     wanted = round(majority * cell.proportions[1] / cell.proportions[0])
     return {cell.majority: majority, cell.minority: min(max(wanted, 1), minority)}
 
 
 def read_shares(
-    folder: epath.Path, shared: epath.Path, roles: tuple[int, int], denoised: np.ndarray | None, trained: float
+    folder: epath.Path,
+    shared: epath.Path,
+    roles: tuple[int, int],
+    denoised: np.ndarray | None,
+    trained: float,
 ) -> dict[str, list]:
     """The gate, every reading of the minority's share, and its amplification, from classes.npz and confusion.json."""
     classes = results.read_npz(folder / "classes.npz")
@@ -95,7 +120,9 @@ def read_shares(
             "amplification": shares.amplification(share[0], trained) if share else []}  # fmt: skip
 
 
-def measure_shares(cell: Cell, folder: epath.Path, shared: epath.Path, splits: Splits, drawer: Drawer) -> None:
+def measure_shares(
+    cell: Cell, folder: epath.Path, shared: epath.Path, splits: Splits, drawer: Drawer
+) -> None:
     """measures/shares.json: the gate and every reading of the minority's share; the slope of the mean of eps."""
     held_out, roles = splits()["held_out"], (cell.majority, cell.minority)
     mine = np.isin(held_out.labels, roles)
@@ -123,7 +150,10 @@ def entry(name: str, estimate: Estimate, **more: Any) -> dict[str, Any]:
 def diversity(sums: Pairwise, mix: dict[int, float], space: str) -> list[dict[str, Any]]:
     """Mean LPIPS over all pairs, within and between the classes, and at the training mix; what is undefined is left out."""
     known = [c for c in mix if c in sums.labels]
-    found: dict[str, Estimate | None] = {"all_pairs": sums.overall(), "at_training_mix": sums.at_mix(mix)}
+    found: dict[str, Estimate | None] = {
+        "all_pairs": sums.overall(),
+        "at_training_mix": sums.at_mix(mix),
+    }
     found |= {f"within_{c}": sums.within(c) for c in known}
     if len(known) == 2:
         found["between"] = sums.between(*known)
@@ -142,7 +172,10 @@ def measure_lpips(cell: Cell, folder: epath.Path, splits: Splits, progress: Prog
     progress("lpips", 1, 2, "")
     real = net.pairwise(train.images).overall()
     progress("lpips", 2, 2, "")
-    files.write_json(folder / "measures" / "lpips.json", {"lpips": [*ours, entry("training_data", real, space=space)]})
+    files.write_json(
+        folder / "measures" / "lpips.json",
+        {"lpips": [*ours, entry("training_data", real, space=space)]},
+    )
 
 
 def neighbor_rows(
@@ -161,13 +194,19 @@ def neighbor_rows(
         values = values / np.sqrt(memory.shape[1]) if space.name == "pixels" else values
         for k in ks:
             for form, one in (("kth", values[:, k - 1]), ("mean", values[:, :k].mean(axis=1))):
-                mean, low, high = mean_t(one.tolist()) or (float(one[0]), float(one[0]), float(one[0]))
+                mean, low, high = mean_t(one.tolist()) or (
+                    float(one[0]),
+                    float(one[0]),
+                    float(one[0]),
+                )
                 rows.append({"name": form, "k": k, "images": name, "space": space.name, "metric": metric, "value": mean,
                              "low": low, "high": high, "n": len(one), "interval": "t 95 % over images"})  # fmt: skip
     return rows, found
 
 
-def write_nearest(folder: epath.Path, values: np.ndarray, indices: np.ndarray, references: np.ndarray) -> None:
+def write_nearest(
+    folder: epath.Path, values: np.ndarray, indices: np.ndarray, references: np.ndarray
+) -> None:
     """neighbors.npz: each sample's neighbors as values and indices, and the nearest few as images."""
     shown = references[indices[:KEPT, :SHOWN]]
     results.write_npz(folder / "neighbors.npz", value=values, index=indices, images=shown)

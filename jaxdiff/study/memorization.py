@@ -10,21 +10,25 @@ from etils import epath
 from jaxtyping import UInt8
 
 from jaxdiff import checkpoints, files, models, results
+from jaxdiff.cells.cell import Cell
+from jaxdiff.cells.data import Splits
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.datasets.mixtures import mixture
-from jaxdiff.datasets.sources import Split
-from jaxdiff.features import classifier, spaces
+from jaxdiff.datasets.registry import Split
+from jaxdiff.features import classifier
+from jaxdiff.features import extractors as spaces
 from jaxdiff.landscape import retrieval
 from jaxdiff.measures import distributions, memorization, shares
 from jaxdiff.measures.effective_k import effective_k, noise_to_signal
+from jaxdiff.progress import Progress
+from jaxdiff.sampling import COMMON, Drawer
 from jaxdiff.study import measure
-from jaxdiff.study.cells import Cell
-from jaxdiff.study.data import Splits
-from jaxdiff.study.draw import COMMON, Drawer, Progress
 
 Images = UInt8[np.ndarray, "_n _h _w _c"]
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)  # of all noise levels, at which the effective k is fitted
-SAME_NOISE = 2**31 - 2  # the "seed" of the noise at which losses are compared, the same for all models and checkpoints
+SAME_NOISE = (
+    2**31 - 2
+)  # the "seed" of the noise at which losses are compared, the same for all models and checkpoints
 
 
 class Alike(NamedTuple):
@@ -45,10 +49,14 @@ def unseen(cell: Cell, split: Split, count: int) -> Images:
     """At most so many images in the cell's class mix; of a pool that neither the cell nor the control memory has."""
     majority, minority = (int((split.labels == c).sum()) for c in (cell.majority, cell.minority))
     few = min(max(1, round(count * cell.proportions[1])), minority)
-    return split.images[mixture(split.labels, {cell.majority: min(count - few, majority), cell.minority: few})]
+    return split.images[
+        mixture(split.labels, {cell.majority: min(count - few, majority), cell.minority: few})
+    ]
 
 
-def copying(samples: Images, train: Images, equal: Alike | None, others: Images | None) -> list[dict[str, Any]]:
+def copying(
+    samples: Images, train: Images, equal: Alike | None, others: Images | None
+) -> list[dict[str, Any]]:
     """Every measure of copying, in pixels. others: a second set from the same model."""
     rows, memory = _rows(samples), _rows(train)
     sets = {"samples": rows} | ({} if equal is None else {"held_out": _rows(equal.held_out)})
@@ -77,16 +85,26 @@ def fidelity(
         for against, images in references.items():
             real = space(images)
             if min(len(real), len(fake)) > distributions.K:
-                rows = [*distributions.prdc(real, fake), distributions.fid(real, fake), distributions.kid(real, fake)]
+                rows = [
+                    *distributions.prdc(real, fake),
+                    distributions.fid(real, fake),
+                    distributions.kid(real, fake),
+                ]
                 found += [row | {"space": name, "against": against} for row in rows]
     return found
 
 
-def measure_memorization(cell: Cell, folder: epath.Path, splits: Splits, progress: Progress) -> None:
+def measure_memorization(
+    cell: Cell, folder: epath.Path, splits: Splits, progress: Progress
+) -> None:
     """measures/memorization.json: copying, and distances to the training and to held-out images as distributions."""
     s, train, equal = cell.settings["measures"], splits()["train"].images, alike(cell, splits)
     samples = results.read_npz(folder / "samples.npz")["arr_0"]
-    others = results.read_npz(folder / "common.npz")["arr_0"] if (folder / "common.npz").exists() else None
+    others = (
+        results.read_npz(folder / "common.npz")["arr_0"]
+        if (folder / "common.npz").exists()
+        else None
+    )
     progress("memorization", 0, 2, "")
     found = {"memorization": copying(samples, train, equal, others)}
     progress("memorization", 1, 2, "")
@@ -96,7 +114,12 @@ def measure_memorization(cell: Cell, folder: epath.Path, splits: Splits, progres
 
 
 def measure_checkpoints(
-    cell: Cell, folder: epath.Path, shared: epath.Path, splits: Splits, drawer: Drawer, progress: Progress
+    cell: Cell,
+    folder: epath.Path,
+    shared: epath.Path,
+    splits: Splits,
+    drawer: Drawer,
+    progress: Progress,
 ) -> None:
     """measures/checkpoints.json: at every checkpoint that is kept, the eps loss of training and of held-out images at the
     same noise; at those before the last also the memorized fraction and the amplification of a few samples."""
@@ -117,7 +140,9 @@ def measure_checkpoints(
     files.write_json(folder / "measures" / "checkpoints.json", {"checkpoints": rows})
 
 
-def _early(samples: Images, memory: np.ndarray, judge: dict, roles: tuple[int, int], trained: float) -> list[dict]:
+def _early(
+    samples: Images, memory: np.ndarray, judge: dict, roles: tuple[int, int], trained: float
+) -> list[dict]:
     """What the central figure needs of a checkpoint's few samples."""
     called = classifier.classify(judge, samples)[0]
     either = [int((called == role).sum()) for role in roles]
@@ -136,7 +161,9 @@ def measure_effective_k(
     samples on their path, the soft k-NN denoiser that the cell is most like."""
     queries = cell.settings["measures"]["queries"]
     train, equal = splits()["train"].images, alike(cell, splits)
-    memory, *controls = (2.0 * images.astype(np.float32) / 255.0 - 1.0 for images in (train, *equal))
+    memory, *controls = (
+        2.0 * images.astype(np.float32) / 255.0 - 1.0 for images in (train, *equal)
+    )
     named = dict(zip(("as many of train", "held_out"), controls, strict=True))
     schedule = drawer.model.schedule
     levels = [round(level * schedule.steps) for level in LEVELS]
@@ -170,12 +197,21 @@ def measure_predicted(cell: Cell, folder: epath.Path, splits: Splits) -> None:
         about = {"queries": name, "defined at t": " ".join(str(t) for t, _ in known)}
         if not known:
             nothing = {"value": None, "low": None, "high": None, "n": 0, "interval": "none"}
-            rows.append({"name": "predicted", **nothing, **about, "why": "rho is undefined at every noise level"})
+            rows.append(
+                {
+                    "name": "predicted",
+                    **nothing,
+                    **about,
+                    "why": "rho is undefined at every noise level",
+                }
+            )
             continue
         times, values = np.array(known).T
         rho = np.exp(np.interp(np.arange(schedule.steps), times, np.log(values))).astype(np.float32)
         key = jax.random.key(cell.seed)
         _, weights = retrieval.smoothed_sampler(points, schedule, rho, key, s["num"], s["steps"])
         soft = retrieval.soft_labels(weights, minority, 2)[:, 1]
-        rows.append(shares.proportion("predicted", int((soft > 0.5).sum()), len(soft)) | about | {"why": ""})
+        rows.append(
+            shares.proportion("predicted", int((soft > 0.5).sum()), len(soft)) | about | {"why": ""}
+        )
     files.write_json(folder / "measures" / "predicted.json", {"predicted_share": rows})

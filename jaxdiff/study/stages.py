@@ -15,12 +15,16 @@ import numpy as np
 from etils import epath
 
 from jaxdiff import files, models, parallel, results
+from jaxdiff.cells import data
+from jaxdiff.cells.cell import Cell
 from jaxdiff.datasets.images import to_uint8
 from jaxdiff.features.classifier import ARCHITECTURES
-from jaxdiff.study import compare, data, inversion, lock, measure, memorization, points
-from jaxdiff.study.cells import Cell
-from jaxdiff.study.draw import COMMON, Drawer, Progress
-from jaxdiff.study.machine import environment
+from jaxdiff.probe import data as points
+from jaxdiff.progress import Progress
+from jaxdiff.sampling import COMMON, Drawer
+from jaxdiff.study import inversion, lock, measure, memorization
+from jaxdiff.study import pairwise as compare
+from jaxdiff.study.provenance import environment
 from jaxdiff.study.train import train
 
 
@@ -36,7 +40,12 @@ def stage(
     if not parallel.leaders(np.bool_(_is_done(record, wanted, folder, outputs))):
         if together or parallel.is_leader():
             make()
-        finish = lambda: files.write_json(record, {"inputs": wanted, "outputs": files.checksums(folder, outputs)})  # noqa: E731
+
+        def finish():
+            return files.write_json(
+                record, {"inputs": wanted, "outputs": files.checksums(folder, outputs)}
+            )
+
         parallel.by_leader(name, finish)
     return files.read_json(record)["outputs"]
 
@@ -52,7 +61,11 @@ def _is_done(record: epath.Path, wanted: str, folder: epath.Path, outputs: tuple
 
 
 def run_cell(
-    cell: Cell, workdir: epath.Path, progress: Progress, profile: bool = False, places: data.Places | None = None
+    cell: Cell,
+    workdir: epath.Path,
+    progress: Progress,
+    profile: bool = False,
+    places: data.Places | None = None,
 ) -> None:
     """Train, sample, classify and measure one cell under workdir/cells, skipping what is done.
 
@@ -66,7 +79,9 @@ def run_cell(
     looks = {"data": found.source.identity, "attribute": s["data"]["attribute"]}
     classes, count = (cell.majority, cell.minority), s["measures"]["inverted"]
     with lock.lock(shared, waiting("the classifiers", progress)):
-        judge = shared_classifiers(s["classifier"], looks, classes, len(found.classes), shared, splits, progress)
+        judge = shared_classifiers(
+            s["classifier"], looks, classes, len(found.classes), shared, splits, progress
+        )
         if count:
             inputs = {"looks": looks, "classes": sorted(classes), "images": count}
             stage(shared, "inverted", inputs, (inversion.IMAGES,),
@@ -78,7 +93,9 @@ def run_cell(
         trained["init"] = init_checksums(s["train"]["init"])
     stage(folder, "train", trained, (f"checkpoints/{s['train']['steps']}", "metrics.jsonl"),
           lambda: train_together(cell, folder, splits, progress, workdir / "profile" if profile else None), True)  # fmt: skip
-    drawer = functools.cache(lambda: Drawer(models.load(folder), s["sample"], progress, together=True))
+    drawer = functools.cache(
+        lambda: Drawer(models.load(folder), s["sample"], progress, together=True)
+    )
     alone = drawer if jax.process_count() == 1 else functools.cache(
         lambda: Drawer(models.load(folder), s["sample"], progress)
     )  # fmt: skip
@@ -89,10 +106,16 @@ def run_cell(
                    lambda: measure.classify(folder, shared))  # fmt: skip
     made = {}
     known = {"trained": trained, "drawn": drawn, "called": called, "judge": judge}
-    for name, inputs, outputs, make in _measures(cell, folder, shared, splits, alone, progress, known):
+    for name, inputs, outputs, make in _measures(
+        cell, folder, shared, splits, alone, progress, known
+    ):
         made[name] = stage(folder, name, inputs, (f"measures/{name}.json", *outputs), make)
-    if parallel.is_leader() and not (folder / "run.json").exists():  # before result.json, which says: finished
-        files.write_json(folder / "run.json", environment() | {"seconds": round(time.time() - started, 1)})
+    if (
+        parallel.is_leader() and not (folder / "run.json").exists()
+    ):  # before result.json, which says: finished
+        files.write_json(
+            folder / "run.json", environment() | {"seconds": round(time.time() - started, 1)}
+        )
     stage(folder, "result", {"made": made, "settings": s}, ("result.json",),
           lambda: measure.result(cell, folder, made, found.source.about))  # fmt: skip
 
@@ -112,10 +135,19 @@ def _measures(
     known: dict[str, Any],
 ) -> Iterator[tuple[str, dict[str, Any], tuple[str, ...], Callable[[], None]]]:
     """Each measure's name, what it depends on, what it writes beside measures/NAME.json, and what makes it."""
-    take = lambda *names: {name: known[name] for name in names}  # noqa: E731
+
+    def take(*names):
+        return {name: known[name] for name in names}
+
     s, m = cell.settings, cell.settings["measures"]
-    images = {key: known["trained"][key] for key in ("data", "identity", "n", "proportions", "seed")}
-    where = {"data": images, "spaces": m["spaces"], "inception": files.sha256(m["inception"]) if m["inception"] else ""}
+    images = {
+        key: known["trained"][key] for key in ("data", "identity", "n", "proportions", "seed")
+    }
+    where = {
+        "data": images,
+        "spaces": m["spaces"],
+        "inception": files.sha256(m["inception"]) if m["inception"] else "",
+    }
     at, more = (cell, folder), (splits, progress)
     yield (
         "shares",
@@ -128,17 +160,37 @@ def _measures(
         yield "lpips", inputs, (), lambda: measure.measure_lpips(*at, *more)
     inputs = take("drawn") | where | {"k": m["k"]}
     yield "neighbors", inputs, ("neighbors.npz",), lambda: measure.measure_neighbors(*at, *more)
-    yield "memorization", take("drawn") | where, (), lambda: memorization.measure_memorization(*at, *more)
+    yield (
+        "memorization",
+        take("drawn") | where,
+        (),
+        lambda: memorization.measure_memorization(*at, *more),
+    )
     inputs = take("trained", "judge") | {"sample": s["sample"], "count": m["checkpoints"]}
-    yield "checkpoints", inputs, (), lambda: memorization.measure_checkpoints(*at, shared, splits, drawer(), progress)
+    yield (
+        "checkpoints",
+        inputs,
+        (),
+        lambda: memorization.measure_checkpoints(*at, shared, splits, drawer(), progress),
+    )
     if m["queries"]:
         inputs = take("trained") | {"sample": s["sample"], "queries": m["queries"]}
-        yield "effective_k", inputs, (), lambda: memorization.measure_effective_k(*at, splits, drawer(), progress)
+        yield (
+            "effective_k",
+            inputs,
+            (),
+            lambda: memorization.measure_effective_k(*at, splits, drawer(), progress),
+        )
         inputs = inputs | {"num": s["sample"]["num"]}
         yield "predicted", inputs, (), lambda: memorization.measure_predicted(*at, splits)
     if m["probe"]:
         inputs = take("trained") | {"points": m["probe"]}
-        yield "curvature", inputs, ("probe.json",), lambda: points.measure(*at, splits, drawer().model, progress)
+        yield (
+            "curvature",
+            inputs,
+            ("probe.json",),
+            lambda: points.measure(*at, splits, drawer().model, progress),
+        )
 
 
 def run_comparisons(
@@ -149,19 +201,33 @@ def run_comparisons(
     inverted = []
     for group in inversion.groups(cells) if (shared / inversion.IMAGES).exists() else ():
         folders = {c.name: workdir / "cells" / c.name for c in (group.encoder, *group.decoders)}
-        inputs: dict[str, Any] = {name: files.checksums(folder, ["result.json"]) for name, folder in folders.items()}
+        inputs: dict[str, Any] = {
+            name: files.checksums(folder, ["result.json"]) for name, folder in folders.items()
+        }
         inputs["images"] = files.sha256(shared / inversion.IMAGES)
         inverted.append(shared / "inverted" / f"{group.name}.json")
         make = functools.partial(inversion.write, group, workdir, inverted[-1], progress)
         stage(shared, f"inverted-{group.name}", inputs, (f"inverted/{group.name}.json",), make)
-    read = ["result.json", "classes.npz", *(["common.npz"] if any(len(c.common) for c in cells) else [])]
+    read = [
+        "result.json",
+        "classes.npz",
+        *(["common.npz"] if any(len(c.common) for c in cells) else []),
+    ]
     inputs = {"cells": {cell.name: files.checksums(workdir / "cells" / cell.name, read) for cell in cells},
               "lpips": settings["lpips"], "inverted": [files.sha256(path) for path in inverted]}  # fmt: skip
     path = shared / "comparisons.json"
-    stage(shared, "comparisons", inputs, (path.name,), lambda: compare.write(cells, inverted, path, settings, progress))
+    stage(
+        shared,
+        "comparisons",
+        inputs,
+        (path.name,),
+        lambda: compare.write(cells, inverted, path, settings, progress),
+    )
 
 
-def claim(path: epath.Path, settings: dict[str, Any], fixed: Callable[[dict], dict] = lambda s: s) -> None:
+def claim(
+    path: epath.Path, settings: dict[str, Any], fixed: Callable[[dict], dict] = lambda s: s
+) -> None:
     """Write the settings that a folder is for.
 
     Raises ValueError where `fixed` of those that are there differs, naming the difference, or where it cannot be written.
@@ -177,7 +243,9 @@ def claim(path: epath.Path, settings: dict[str, Any], fixed: Callable[[dict], di
         if parallel.is_leader():
             files.write_json(path, settings)
     except OSError as error:
-        raise ValueError(f"{path.parent} cannot be written ({error.strerror}); choose another --workdir") from None
+        raise ValueError(
+            f"{path.parent} cannot be written ({error.strerror}); choose another --workdir"
+        ) from None
 
 
 def difference(there: Any, here: Any, at: str = "config") -> str:
@@ -191,7 +259,11 @@ def difference(there: Any, here: Any, at: str = "config") -> str:
 
 def init_checksums(path: str) -> dict[str, str]:
     """What the weights are that training starts from: checksums of the weights files, or of a cell's manifests."""
-    kept = [p for p in files.walk(path) if p.suffix in (".safetensors", ".bin") or p.parent.name == "checkpoints"]
+    kept = [
+        p
+        for p in files.walk(path)
+        if p.suffix in (".safetensors", ".bin") or p.parent.name == "checkpoints"
+    ]
     return files.checksums(path, [p.relative_to(path).as_posix() for p in kept])
 
 
@@ -216,12 +288,20 @@ def shared_classifiers(
 
     outputs = ("confusion.json", *(f"{name}.npz" for name in ARCHITECTURES))
     return stage(
-        folder, "classifiers", {"looks": looks, "classes": sorted(classes), "classifier": settings}, outputs, make
+        folder,
+        "classifiers",
+        {"looks": looks, "classes": sorted(classes), "classifier": settings},
+        outputs,
+        make,
     )
 
 
 def train_together(
-    cell: Cell, folder: epath.Path, splits: data.Splits, progress: Progress, profile: epath.Path | None
+    cell: Cell,
+    folder: epath.Path,
+    splits: data.Splits,
+    progress: Progress,
+    profile: epath.Path | None,
 ) -> None:
     """Every process trains; the leader prepares the data first."""
     parallel.by_leader("data", splits)

@@ -16,17 +16,23 @@ from jax.sharding import Mesh, NamedSharding
 from orbax.checkpoint import multihost
 
 from jaxdiff import checkpoints, models, optimizers, parallel, training
-from jaxdiff.datasets import pipeline
-from jaxdiff.datasets.sources import Split
-from jaxdiff.study.cells import Cell
-from jaxdiff.study.draw import Progress
-from jaxdiff.study.log import MetricsLog
+from jaxdiff.cells.cell import Cell
+from jaxdiff.datasets import batches as pipeline
+from jaxdiff.datasets.registry import Split
+from jaxdiff.progress import Progress
+from jaxdiff.study.metrics_writer import MetricsLog
 from jaxdiff.unet import Params, UNet, UNetConfig, abstract, functional, parameters
 
 warn = logging.getLogger(__name__)
 
 
-def train(cell: Cell, folder: epath.Path, split: Split, progress: Progress, profile: epath.Path | None = None) -> None:
+def train(
+    cell: Cell,
+    folder: epath.Path,
+    split: Split,
+    progress: Progress,
+    profile: epath.Path | None = None,
+) -> None:
     """Train to the end from the newest whole checkpoint; writes checkpoints and metrics.jsonl.
 
     On SIGTERM it is saved first. Raises ValueError at a step that is not finite, and leaves the checkpoints before it whole.
@@ -34,7 +40,9 @@ def train(cell: Cell, folder: epath.Path, split: Split, progress: Progress, prof
     s, saved = cell.settings["train"], folder / "checkpoints"
     mesh, rule = parallel.global_mesh(s["batch"] // s["accumulate"]), optimizer(s)
     state = training.init_state(initial(cell), rule, mesh, s["shard_params"])
-    start = int(parallel.leaders(np.int32((checkpoints.newest(saved) or 0) if parallel.is_leader() else 0)))
+    start = int(
+        parallel.leaders(np.int32((checkpoints.newest(saved) or 0) if parallel.is_leader() else 0))
+    )
     if start:
         state = checkpoints.restore(saved, start, state)
     calls, k = batches(cell, split, mesh)
@@ -65,7 +73,9 @@ def _compile(
 ) -> tuple[Callable, float]:
     """The compiled train step, and the FLOP of one step of the model (by XLA's cost analysis)."""
     s, data = cell.settings["train"], cell.settings["data"]
-    shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in state.params.items()}
+    shapes = {
+        name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in state.params.items()
+    }
     image = data["size"], data["size"], data["channels"]
     flops = s["batch"] * training.image_flops(training_apply(cell.unet), shapes, image)
     return lower(cell, rule, mesh, state, k).compile(), flops
@@ -101,14 +111,20 @@ def initial(cell: Cell) -> Params:
     """The parameters before the first step, made on the host: by the cell's seed, or those of train.init."""
     init = cell.settings["train"]["init"]
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return parameters(models.load(init).unet if init else UNet(cell.unet, rngs=nnx.Rngs(cell.seed)))
+        return parameters(
+            models.load(init).unet if init else UNet(cell.unet, rngs=nnx.Rngs(cell.seed))
+        )
 
 
 def optimizer(settings: dict[str, Any]) -> optax.GradientTransformation:
     """The optimizer that a cell's `train` section asks for."""
-    options = {k: settings[k] for k in ("learning_rate", "schedule", "warmup", "weight_decay", "clip")}
+    options = {
+        k: settings[k] for k in ("learning_rate", "schedule", "warmup", "weight_decay", "clip")
+    }
     rule = optimizers.make(settings["optimizer"], settings["steps"], **options)
-    return rule if settings["shard_params"] else optax.flatten(rule)  # one long vector compiles and runs faster
+    return (
+        rule if settings["shard_params"] else optax.flatten(rule)
+    )  # one long vector compiles and runs faster
 
 
 def keep(settings: dict[str, Any]) -> checkpoints.Keep:
@@ -117,7 +133,9 @@ def keep(settings: dict[str, Any]) -> checkpoints.Keep:
     return checkpoints.Keep(settings["keep_last"], settings["keep_every"], spaced)
 
 
-def training_apply(config: UNetConfig, dtype: str = "float32", remat: bool = False) -> training.Apply:
+def training_apply(
+    config: UNetConfig, dtype: str = "float32", remat: bool = False
+) -> training.Apply:
     """The U-Net as training calls it; the keys are used where it has dropout.
 
     dtype bfloat16: activations and products are, while parameters, statistics and softmax stay float32. remat: the
@@ -127,7 +145,9 @@ def training_apply(config: UNetConfig, dtype: str = "float32", remat: bool = Fal
     unet.remat = remat
     net = functional(unet)
     cast = (lambda x: x.astype(dtype)) if dtype != "float32" else (lambda x: x)
-    return lambda params, xt, t, keys: net(params, cast(xt), t, None, keys if config.dropout else None)
+    return lambda params, xt, t, keys: net(
+        params, cast(xt), t, None, keys if config.dropout else None
+    )
 
 
 class Preemption:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from jaxdiff.datasets.celeba import celeba
-from jaxdiff.datasets.prepared import prepare
+from jaxdiff.datasets.prepare import prepare
 from tests.datasets import published
 
 
@@ -30,7 +30,8 @@ def test_lists_and_images_must_match(tmp_path):
     published.celeba(tmp_path)
     (tmp_path / "img_align_celeba" / "000003.jpg").rename(tmp_path / "img_align_celeba" / "x.jpg")
     with pytest.raises(
-        ValueError, match=r"1 images of .*list_attr_celeba.txt are not in .*, as 000003.jpg; unpack all"
+        ValueError,
+        match=r"1 images of .*list_attr_celeba.txt are not in .*, as 000003.jpg; unpack all",
     ):
         celeba(tmp_path, 64, 3)
     (tmp_path / "img_align_celeba" / "x.jpg").rename(tmp_path / "img_align_celeba" / "000003.jpg")
@@ -45,20 +46,29 @@ def test_lists_and_images_must_match(tmp_path):
 
 
 def test_what_is_missing_is_said(tmp_path):
-    with pytest.raises(ValueError, match=r"holds neither list_attr_celeba.txt nor list_attr_celeba.csv"):
+    with pytest.raises(
+        ValueError, match=r"holds neither list_attr_celeba.txt nor list_attr_celeba.csv"
+    ):
         celeba(tmp_path, 64, 3)
     published.celeba(tmp_path)
     (tmp_path / "img_align_celeba").rename(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match=r"neither img_align_celeba/ nor img_align_celeba.zip; put img_align_celeba"):
+    with pytest.raises(
+        ValueError,
+        match=r"neither img_align_celeba/ nor img_align_celeba.zip; put img_align_celeba",
+    ):
         celeba(tmp_path, 64, 3)
     (tmp_path / "elsewhere").rename(tmp_path / "img_align_celeba")
     with pytest.raises(
-        ValueError, match=r"attribute 'Blond' is not known; the dataset's are 5_o_Clock_Shadow, Blond_Hair, Male"
+        ValueError,
+        match=r"attribute 'Blond' is not known; the dataset's are 5_o_Clock_Shadow, Blond_Hair, Male",
     ):
         celeba(tmp_path, 64, 3).columns.attribute("Blond")
     attributes = tmp_path / "list_attr_celeba.txt"
     attributes.write_text(attributes.read_text().replace("000001.jpg ", "000001.jpg maybe"))
-    with pytest.raises(ValueError, match=r"holds for 000001.jpg something else than -1 or 1 for each of 4 attributes"):
+    with pytest.raises(
+        ValueError,
+        match=r"holds for 000001.jpg something else than -1 or 1 for each of 4 attributes",
+    ):
         _ = celeba(tmp_path, 64, 3).columns
 
 

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from jaxdiff.datasets.image_folder import image_folder
-from jaxdiff.datasets.prepared import prepare
+from jaxdiff.datasets.prepare import prepare
 
 
 def save(path, seed=0, size=(20, 12)):
@@ -14,7 +14,10 @@ def save(path, seed=0, size=(20, 12)):
 
 
 def test_a_subfolder_is_a_class(tmp_path):
-    pixels = [save(tmp_path / "raw" / name, i) for i, name in enumerate(("cat/1.png", "cat/2.bmp", "dog/1.png"))]
+    pixels = [
+        save(tmp_path / "raw" / name, i)
+        for i, name in enumerate(("cat/1.png", "cat/2.bmp", "dog/1.png"))
+    ]
     dataset = prepare(image_folder(tmp_path / "raw", 12, 3), tmp_path / "cache", "mine")
     assert dataset.columns.classes == ("cat", "dog")
     assert dataset.columns.labels.tolist() == [0, 0, 1]
@@ -32,13 +35,19 @@ def test_a_table_gives_classes_and_attributes(tmp_path):
     assert columns.attribute_names == ("red",)
     assert columns.attribute("red").tolist() == [False, True, False]
     table.write_text("file_name,label\n2.png,b\n1.png,b\n")
-    with pytest.raises(ValueError, match=r"holds 1 images that .*metadata.csv does not name, as sub/3.png"):
+    with pytest.raises(
+        ValueError, match=r"holds 1 images that .*metadata.csv does not name, as sub/3.png"
+    ):
         image_folder(tmp_path, 8, 3)
     table.write_text("file_name,label\n2.png,b\n1.png,b\nsub/3.png,a\nx.png,a\n")
-    with pytest.raises(ValueError, match=r"metadata.csv names 1 images that are not in .*, as x.png"):
+    with pytest.raises(
+        ValueError, match=r"metadata.csv names 1 images that are not in .*, as x.png"
+    ):
         image_folder(tmp_path, 8, 3)
     table.write_text("name,label\n2.png,b\n")
-    with pytest.raises(ValueError, match="has the columns name, label; file_name and label are expected"):
+    with pytest.raises(
+        ValueError, match="has the columns name, label; file_name and label are expected"
+    ):
         image_folder(tmp_path, 8, 3)
 
 

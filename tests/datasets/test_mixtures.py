@@ -30,7 +30,9 @@ def test_proportions():
 def test_groups_have_whole_images():
     assert group_counts(400, (0.4438, 0.1394, 0.4082, 0.0086)) == [178, 56, 163, 3]
     assert sum(group_counts(7, (0.4, 0.3, 0.2, 0.1))) == 7
-    with pytest.raises(ValueError, match=r"40 images split as .* leave a group without one; choose a larger n"):
+    with pytest.raises(
+        ValueError, match=r"40 images split as .* leave a group without one; choose a larger n"
+    ):
         group_counts(40, (0.4438, 0.1394, 0.4082, 0.0086))
 
 

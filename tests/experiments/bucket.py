@@ -22,7 +22,9 @@ class Bucket(DirFileSystem):
     protocol = ("gs", "gcs")
 
     def __init__(self, **options):
-        assert options.get("use_listings_cache") is False, "what other machines write would not be seen"
+        assert options.get("use_listings_cache") is False, (
+            "what other machines write would not be seen"
+        )
         super().__init__(path=FOLDER, fs=LocalFileSystem(auto_mkdir=True))
 
     def mkdir(self, path, **options):
@@ -38,6 +40,8 @@ class Bucket(DirFileSystem):
 if __name__ == "__main__":
     for name in Bucket.protocol:
         fsspec.register_implementation(name, Bucket, clobber=True)
-    checkpoints._path = lambda folder, step: epath.Path(os.fspath(folder).replace("gs://", f"{FOLDER}/")) / str(step)
+    checkpoints._path = lambda folder, step: (
+        epath.Path(os.fspath(folder).replace("gs://", f"{FOLDER}/")) / str(step)
+    )
     sys.argv = [COMMAND, *sys.argv[3:]]
     runpy.run_module(f"experiments.{COMMAND}", run_name="__main__", alter_sys=True)

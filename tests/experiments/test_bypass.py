@@ -19,7 +19,9 @@ def test_pictures_curves_and_sheets_and_nothing_is_drawn_twice(tmp_path):
     out = finished(command("bypass", *flags))
     assert "tiny, blend, p = 0 to 1: LPIPS between prompts" in out
     names = sorted(path.name for path in (workdir / "pictures" / "tiny-blend-1").iterdir())
-    assert names == [f"{i}-{slug}-seed{s}.png" for i, slug in enumerate(("a-woman", "a-queen")) for s in (0, 1)]
+    assert names == [
+        f"{i}-{slug}-seed{s}.png" for i, slug in enumerate(("a-woman", "a-queen")) for s in (0, 1)
+    ]
     assert {path.name for path in (workdir / "figures").iterdir()} == {
         "likeness.svg",
         "tiny-blend.svg",
@@ -46,7 +48,10 @@ def test_pictures_curves_and_sheets_and_nothing_is_drawn_twice(tmp_path):
     ("flags", "sentence"),
     [
         (("--config.fractions=(0.0,1.5)",), "config.fractions is (0.0, 1.5)"),
-        (("--config.fraction=1",), "config.fraction does not exist; did you mean config.fractions?"),
+        (
+            ("--config.fraction=1",),
+            "config.fraction does not exist; did you mean config.fractions?",
+        ),
         ((), "lacks its part vae; get the whole diffusers folder"),
     ],
 )

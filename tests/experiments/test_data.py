@@ -20,7 +20,16 @@ def test_the_papers_celeba_on_a_small_one(tmp_path):
     has = published.celeba(tmp_path / "celeba", 200)
     data = (f"--config.data.dir={tmp_path / 'celeba'}", "--config.data.n=(20,)", "--config.data.size=32",
             "--config.data.proportions=((0.4,0.2,0.3,0.1),)")  # fmt: skip
-    study = ("--config", "configs/paper_celeba.py", "--cells", "2-4*", "--workdir", tmp_path / "run", *TWO_STEPS, *data)
+    study = (
+        "--config",
+        "configs/paper_celeba.py",
+        "--cells",
+        "2-4*",
+        "--workdir",
+        tmp_path / "run",
+        *TWO_STEPS,
+        *data,
+    )
     out = finished(command("sweep", *study))
     (cell,) = (tmp_path / "run" / "cells").iterdir()
     assert f"{cell.name}: gate" in out
@@ -38,7 +47,11 @@ def test_the_papers_celeba_on_a_small_one(tmp_path):
 def test_coloured_digits_by_one_override(tmp_path):
     few = [flag for flag in TWO_STEPS if "width" not in flag]
     source = "--config.data.source=coloured_digits"
-    finished(command("sweep", *SMALL, "--workdir", tmp_path, source, *few, "--config.measures.lpips=none"))
+    finished(
+        command(
+            "sweep", *SMALL, "--workdir", tmp_path, source, *few, "--config.measures.lpips=none"
+        )
+    )
     (cell,) = (tmp_path / "cells").iterdir()
     result = json.loads((cell / "result.json").read_text())
     assert result["cell"]["data"] == "5,000 embedded MNIST digits, each in red and in green ink"
@@ -58,8 +71,25 @@ def test_images_are_held_against_a_dataset_by_name(tmp_path):
 
 def test_a_dataset_is_counted_and_drawn(tmp_path):
     published.celeba(tmp_path / "celeba", 40)
-    flags = ("--name", "celeba", "--data_dir", tmp_path / "celeba", "--cache", tmp_path / "cache", "--size", 16)
-    groups = ("--attribute", "Male", "--group", "Blond_Hair", "--show", "--out", tmp_path / "grid.png")
+    flags = (
+        "--name",
+        "celeba",
+        "--data_dir",
+        tmp_path / "celeba",
+        "--cache",
+        tmp_path / "cache",
+        "--size",
+        16,
+    )
+    groups = (
+        "--attribute",
+        "Male",
+        "--group",
+        "Blond_Hair",
+        "--show",
+        "--out",
+        tmp_path / "grid.png",
+    )
     out = finished(command("dataset", *flags, *groups))
     assert "40 faces of CelebA" in out
     assert "58.32" in out
@@ -68,4 +98,7 @@ def test_a_dataset_is_counted_and_drawn(tmp_path):
     process = command("dataset", *flags, "--attribute", "Beard", "--show")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "attribute 'Beard' is not known; the dataset's are 5_o_Clock_Shadow, Blond_Hair, Male, Smiling" in err
+    assert (
+        "attribute 'Beard' is not known; the dataset's are 5_o_Clock_Shadow, Blond_Hair, Male, Smiling"
+        in err
+    )

@@ -26,7 +26,8 @@ def test_sets_against_a_reference(brought):
     finished(command("evaluate", "--samples", brought / "pngs", "--samples", brought / "copies.npz", "--k=1,3",
                      "--spaces=pixels", "--reference", brought / "reference.npz", "--workdir", brought / "out"))  # fmt: skip
     found = {
-        name: json.loads((brought / "out/cells" / name / "result.json").read_text()) for name in ("pngs", "copies")
+        name: json.loads((brought / "out/cells" / name / "result.json").read_text())
+        for name in ("pngs", "copies")
     }
     nearest = {name: r["neighbors"][0] for name, r in found.items()}
     assert nearest["copies"]["value"] == 0
@@ -48,7 +49,14 @@ def test_a_bad_flag_gets_a_sentence(brought):
 
 def test_a_broken_image_is_named(brought):
     (brought / "pngs" / "05.png").write_bytes(b"\x89PNG\r\n")
-    process = command("evaluate", "--samples", brought / "pngs", "--reference=digits", "--workdir", brought / "out")
+    process = command(
+        "evaluate",
+        "--samples",
+        brought / "pngs",
+        "--reference=digits",
+        "--workdir",
+        brought / "out",
+    )
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "05.png cannot be read as an image" in err

@@ -13,7 +13,8 @@ from tests.experiments.test_sweep import SMALL, command
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        "JAXDIFF_SHARING" not in os.environ, reason="three processes on two cores take minutes: JAXDIFF_SHARING=1"
+        "JAXDIFF_SHARING" not in os.environ,
+        reason="three processes on two cores take minutes: JAXDIFF_SHARING=1",
     ),
 ]
 
@@ -25,10 +26,15 @@ def test_three_processes_share_a_study_and_one_is_killed(tmp_path):
     owned = {}
     while len(owned) < 2:  # the classifiers are trained, and two of the processes train a cell each
         records = {
-            path.parents[1].name: json.loads(path.read_text() or "{}") for path in tmp_path.glob("cells/*/lock/1.json")
+            path.parents[1].name: json.loads(path.read_text() or "{}")
+            for path in tmp_path.glob("cells/*/lock/1.json")
         }
         begun = {path.parents[1].name for path in tmp_path.glob("cells/*/checkpoints/*.json")}
-        owned = {name: record["pid"] for name, record in records.items() if name in begun and "ended" not in record}
+        owned = {
+            name: record["pid"]
+            for name, record in records.items()
+            if name in begun and "ended" not in record
+        }
         assert all(process.poll() is None for process in running)
         time.sleep(0.05)
     cell, pid = max(owned.items())
@@ -42,7 +48,8 @@ def test_three_processes_share_a_study_and_one_is_killed(tmp_path):
         assert len(sampled) == 1 or (name == cell and len(sampled) <= 2), (name, said)
         assert len(trained) == 1 or (name == cell and len(trained) <= 2), (name, said)
         steps = [
-            json.loads(line)["step"] for line in (tmp_path / "cells" / name / "metrics.jsonl").read_text().splitlines()
+            json.loads(line)["step"]
+            for line in (tmp_path / "cells" / name / "metrics.jsonl").read_text().splitlines()
         ]
         assert steps == sorted(set(steps))
         assert name in (tmp_path / "report.html").read_text()

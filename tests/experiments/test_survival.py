@@ -61,9 +61,13 @@ def test_ended_at_random_moments_and_run_again(kind, unbroken, tmp_path):
             process.send_signal(kind)
             out, err = process.communicate(timeout=120)
             hit += 1
-            print(f"{kind.name} after {moment:.1f} s of {seconds:.1f}: {' '.join((out.splitlines() or ['-'])[-1:])}")
+            print(
+                f"{kind.name} after {moment:.1f} s of {seconds:.1f}: {' '.join((out.splitlines() or ['-'])[-1:])}"
+            )
             if kind == signal.SIGTERM and process.returncode != 0:
-                assert process.returncode in (143, -signal.SIGTERM), err  # the latter while Python itself still starts
+                assert process.returncode in (143, -signal.SIGTERM), (
+                    err
+                )  # the latter while Python itself still starts
                 assert process.returncode < 0 or "the same command goes on from here" in err
         else:  # it came to its end before: another one is begun
             assert "report:" in out, out + err
@@ -75,7 +79,9 @@ def test_ended_at_random_moments_and_run_again(kind, unbroken, tmp_path):
 
 
 def test_told_to_end_in_training_it_is_saved_where_it_was(tmp_path):
-    process = start(tmp_path / "study", "--config.train.steps=200000", "--config.train.checkpoint_every=100000")
+    process = start(
+        tmp_path / "study", "--config.train.steps=200000", "--config.train.checkpoint_every=100000"
+    )
     metrics = tmp_path / "study" / "cells" / CELL / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text()):
         assert process.poll() is None, process.communicate()
@@ -111,11 +117,15 @@ def test_told_to_end_while_a_checkpoint_is_read(unbroken):
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 143, err
-        assert err.splitlines() == ["error: told to end (SIGTERM); the same command goes on from here"]
+        assert err.splitlines() == [
+            "error: told to end (SIGTERM); the same command goes on from here"
+        ]
 
 
 def test_a_step_that_is_not_finite_stops_the_run(tmp_path):
-    process = start(tmp_path / "study", "--config.train.learning_rate=1e6", "--config.train.clip=1e30")
+    process = start(
+        tmp_path / "study", "--config.train.learning_rate=1e6", "--config.train.clip=1e30"
+    )
     out, err = process.communicate(timeout=300)
     assert process.returncode == 1, out
     assert len(err.splitlines()) == 1
@@ -136,7 +146,10 @@ def test_a_full_disk_keeps_the_last_step_and_the_run_goes_on(unbroken, tmp_path)
     disk, one = tmp_path / "disk", pages(unbroken[0] / "cells" / CELL / "checkpoints" / "40")
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(mount, capture_output=True, check=False).returncode
+    ):
         pytest.skip("no tmpfs can be mounted here")
     try:
         process = start(disk / "study")

@@ -22,9 +22,14 @@ def command(module, *arguments, **options):
 
 
 def python(module, *arguments, **options):
-    environment = os.environ | {"XLA_FLAGS": FLAGS, "GLIBC_TUNABLES": ""}  # nor does the process begin again
+    environment = os.environ | {
+        "XLA_FLAGS": FLAGS,
+        "GLIBC_TUNABLES": "",
+    }  # nor does the process begin again
     run = [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
-    return subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        run, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
 
 
 def finished(process):
@@ -86,7 +91,9 @@ def test_a_run_leaves_the_layout_and_says_what_it_found(whole):
     assert {(e["images"], e["k"]) for e in result["neighbors"]} == {
         (i, k) for i in ("samples", "held_out") for k in (1, 2, 5, 10)
     }
-    assert [json.loads(line)["step"] for line in (cell / "metrics.jsonl").read_text().splitlines()] == [
+    assert [
+        json.loads(line)["step"] for line in (cell / "metrics.jsonl").read_text().splitlines()
+    ] == [
         10,
         20,
         30,
@@ -131,10 +138,16 @@ def test_sample_gives_the_same_images_for_any_number_of_them(whole, tmp_path):
         "more": ("--num=11",),
         "chunk": ("--num=5", "--batch=4"),
     }.items():
-        finished(command("sample", "--model", model, "--seed=0", "--out", tmp_path / f"{name}.npz", *options))
+        finished(
+            command(
+                "sample", "--model", model, "--seed=0", "--out", tmp_path / f"{name}.npz", *options
+            )
+        )
         drawn[name] = np.load(tmp_path / f"{name}.npz")["arr_0"].astype(int)
     np.testing.assert_array_equal(drawn["few"], drawn["more"][:5])
-    assert np.abs(drawn["few"] - drawn["chunk"]).max() <= 1, "1e-3 of the range rounds to one grey level at most"
+    assert np.abs(drawn["few"] - drawn["chunk"]).max() <= 1, (
+        "1e-3 of the range rounds to one grey level at most"
+    )
     np.testing.assert_array_equal(drawn["few"], np.load(model / "samples.npz")["arr_0"][:5])
     assert (tmp_path / "few.png").exists()
 
@@ -151,11 +164,15 @@ def folder(whole, tmp_path_factory):
 @pytest.mark.slow
 def test_a_converted_cell_is_sampled_as_a_diffusers_folder(folder, tmp_path):
     """Its DDIM keeps eps where x0 is clipped, as diffusers does: other images than the cell's, of the same size."""
-    out = finished(command("sample", "--model", folder, "--num=3", "--steps=3", "--out", tmp_path / "s.npz"))
+    out = finished(
+        command("sample", "--model", folder, "--num=3", "--steps=3", "--out", tmp_path / "s.npz")
+    )
     assert "3 samples" in out
     assert np.load(tmp_path / "s.npz")["arr_0"].shape == (3, 16, 16, 1)
     again = ("--invert", tmp_path / "s.npz", "--steps=4", "--out", tmp_path / "again.npz")
-    assert "round trip: RMS difference a pixel" in finished(command("sample", "--model", folder, *again))
+    assert "round trip: RMS difference a pixel" in finished(
+        command("sample", "--model", folder, *again)
+    )
     assert np.load(tmp_path / "again.npz")["x_T"].shape == (3, 16, 16, 1)
     process = command("convert", "--model", folder, "--out", folder)
     assert "exists; choose another --out" in process.communicate()[1]
@@ -193,7 +210,9 @@ def test_seeds_encode_and_decode_each_others_images(tmp_path):
              "--config.measures.lpips=none")  # fmt: skip
     finished(command("sweep", *SMALL, "--workdir", tmp_path, *study))
     compared = json.loads((tmp_path / "shared/comparisons.json").read_text())
-    (zero,) = (row for row in compared["bias_variance"] if row["name"] == "bias of the encoder itself")
+    (zero,) = (
+        row for row in compared["bias_variance"] if row["name"] == "bias of the encoder itself"
+    )
     assert zero["encoder"] == "1-80_20-n20-s4"
     assert zero["n"] + zero["neither"] == 12
     assert 0.5 < zero["|x_T|^2/d"] < 2
@@ -201,22 +220,46 @@ def test_seeds_encode_and_decode_each_others_images(tmp_path):
 
 @pytest.mark.slow
 def test_a_study_starts_from_a_diffusers_folder(folder, whole, tmp_path):
-    options = (f"--config.train.init={folder}", "--config.train.steps=10", "--workdir", tmp_path / "run")
+    options = (
+        f"--config.train.init={folder}",
+        "--config.train.steps=10",
+        "--workdir",
+        tmp_path / "run",
+    )
     finished(command("sweep", *SMALL, *SHORT, *options))
     first, cold = (
         json.loads((d / "cells" / CELL / "metrics.jsonl").read_text().splitlines()[0])["loss"]
         for d in (tmp_path / "run", whole[0])
     )
-    assert first < 0.9 * cold, "ten steps from trained weights have a smaller loss than ten from random ones"
-    process = command("sweep", *SMALL, *options[:1], "--config.diffusion.prediction=v", "--workdir", tmp_path / "other")
-    assert "config.diffusion.prediction is v and config.train.init predicts eps" in process.communicate()[1]
+    assert first < 0.9 * cold, (
+        "ten steps from trained weights have a smaller loss than ten from random ones"
+    )
+    process = command(
+        "sweep",
+        *SMALL,
+        *options[:1],
+        "--config.diffusion.prediction=v",
+        "--workdir",
+        tmp_path / "other",
+    )
+    assert (
+        "config.diffusion.prediction is v and config.train.init predicts eps"
+        in process.communicate()[1]
+    )
 
 
 def test_the_report_needs_no_jax(whole, tmp_path):
     (tmp_path / "jax").mkdir()
     (tmp_path / "jax/__init__.py").write_text("raise ImportError('blocked by the test')")
     before = (whole[0] / "report.html").read_bytes()
-    run = [sys.executable, "-W", "ignore", "-m", "experiments.report", f"--workdir=file://{whole[0]}"]
+    run = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "experiments.report",
+        f"--workdir=file://{whole[0]}",
+    ]
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"}
     done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -237,7 +280,9 @@ def test_the_report_needs_no_jax(whole, tmp_path):
 )  # fmt: skip
 def test_bad_input_is_one_sentence(arguments, sentence, tmp_path):
     """What a study's settings may be is in tests/study/test_cells.py."""
-    arguments = arguments if "--workdir" in arguments else (*arguments, "--workdir", tmp_path / "run")
+    arguments = (
+        arguments if "--workdir" in arguments else (*arguments, "--workdir", tmp_path / "run")
+    )
     process = command("sweep", *arguments)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1
@@ -249,18 +294,42 @@ def test_bad_input_is_one_sentence(arguments, sentence, tmp_path):
 
 @pytest.mark.slow
 def test_a_cells_mid_block_is_bypassed(whole, tmp_path):
-    flags = ("--config.fractions=(0.0,1.0)", "--config.forms=('blend',)", "--config.num=12", "--config.queries=8")
-    out = finished(command("bypass", "--model", whole[0] / "cells" / CELL, "--workdir", tmp_path, *flags))
-    assert "1 (80-20, n = 50, eps, 16 px), blend, p = 0 to 1: change of the samples, RMS a pixel 0 -> 0." in out
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"measures.svg", f"samples-{CELL}.svg"}
+    flags = (
+        "--config.fractions=(0.0,1.0)",
+        "--config.forms=('blend',)",
+        "--config.num=12",
+        "--config.queries=8",
+    )
+    out = finished(
+        command("bypass", "--model", whole[0] / "cells" / CELL, "--workdir", tmp_path, *flags)
+    )
+    assert (
+        "1 (80-20, n = 50, eps, 16 px), blend, p = 0 to 1: change of the samples, RMS a pixel 0 -> 0."
+        in out
+    )
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "measures.svg",
+        f"samples-{CELL}.svg",
+    }
     plain = np.load(tmp_path / "samples" / f"{CELL}-0.npz")["arr_0"]
-    np.testing.assert_array_equal(plain, np.load(whole[0] / "cells" / CELL / "samples.npz")["arr_0"][:12])
+    np.testing.assert_array_equal(
+        plain, np.load(whole[0] / "cells" / CELL / "samples.npz")["arr_0"][:12]
+    )
     bypassed = np.load(tmp_path / "samples" / f"{CELL}-blend-1.npz")["arr_0"]
     assert np.abs(bypassed.astype(int) - plain).max() > 0
     found = json.loads((tmp_path / "bypass.json").read_text())["models"][CELL]["rows"]
     other = command(
-        "bypass", "--model", whole[0] / "cells" / CELL, "--model", whole[0] / "cells" / CELL, "--workdir", tmp_path
+        "bypass",
+        "--model",
+        whole[0] / "cells" / CELL,
+        "--model",
+        whole[0] / "cells" / CELL,
+        "--workdir",
+        tmp_path,
     )
-    assert "are the same model of the same seed; give each cell once" in other.communicate(timeout=60)[1]
+    assert (
+        "are the same model of the same seed; give each cell once"
+        in other.communicate(timeout=60)[1]
+    )
     assert {row["measure"] for row in found} - {"share"} == {"quality", "lpips", "neighbors", "memorization", "fidelity",
                                                              "effective_k", "moved"}  # fmt: skip

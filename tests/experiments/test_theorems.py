@@ -5,7 +5,7 @@ import json
 import pytest
 from scipy.special import expit, logit
 
-from jaxdiff.study import theorems
+from jaxdiff.landscape import laboratory as theorems
 from tests.experiments.test_sweep import command, finished
 
 SMALL = ("--n=20", "--samples=20", "--grids=10")
@@ -21,7 +21,12 @@ def made(tmp_path_factory):
 def test_everything_is_written(made):
     tmp_path, out = made
     assert "at rho = 1 the trained share is within" in out
-    for name in ("figures/figure3.svg", "figures/share_against_rho.svg", "figures/end_points.svg", "tables/law.csv"):
+    for name in (
+        "figures/figure3.svg",
+        "figures/share_against_rho.svg",
+        "figures/end_points.svg",
+        "tables/law.csv",
+    ):
         assert (tmp_path / name).exists(), name
     found = json.loads((tmp_path / "theorems.json").read_text())
     assert {row["rho"] for row in found["smoothed"]} == {1, 1.5, 2, 3, 4, 6, 8}

@@ -10,7 +10,15 @@ def get_config() -> ConfigDict:
     config.name = "tiny"
     config.width = 0.25
     config.models = ConfigDict(
-        {"1": {"row": "2", "block_out_channels": (8,), "attention": (), "norm_num_groups": 8, "layers_per_block": 1}}
+        {
+            "1": {
+                "row": "2",
+                "block_out_channels": (8,),
+                "attention": (),
+                "norm_num_groups": 8,
+                "layers_per_block": 1,
+            }
+        }
     )
     config.data.n = (50,)
     config.train.steps = 40

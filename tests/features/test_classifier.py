@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.datasets import digits
+from jaxdiff.datasets import mnist as digits
 from jaxdiff.datasets.images import to_size
-from jaxdiff.datasets.sources import describe
+from jaxdiff.datasets.registry import describe
 from jaxdiff.features import classifier
 
 

@@ -26,9 +26,13 @@ def field(x, *_):
 
 @pytest.mark.parametrize("dense", [1024, 0])
 def test_singular_values(dense):
-    found = abstraction.contraction(bent, X, jax.random.key(0), MATRIX, count=4, dense=dense, probes=2000)
+    found = abstraction.contraction(
+        bent, X, jax.random.key(0), MATRIX, count=4, dense=dense, probes=2000
+    )
     for i, x in enumerate(X):
-        values = np.linalg.svd(np.asarray(jax.jacfwd(bent)(x, MATRIX), np.float64), compute_uv=False)
+        values = np.linalg.svd(
+            np.asarray(jax.jacfwd(bent)(x, MATRIX), np.float64), compute_uv=False
+        )
         np.testing.assert_allclose(found["values"][0][i], values[:4], rtol=1e-4)
         assert np.all(found["values"][1][i] < 1e-3)
         root, error = (a[i] for a in found["frobenius_norm"])
@@ -42,16 +46,22 @@ def test_a_square_map_is_pulled_back_as_its_inverse_does():
     found = abstraction.pull_back(maps, X, jax.random.key(0), matrix)[12]
     for i, x in enumerate(X):
         with jax.enable_x64(True):
-            wide, points = np.asarray(matrix, np.float64), jnp.asarray(np.asarray(POINTS, np.float64))
-            inverse = lambda z, a=wide: jnp.linalg.solve(a, jnp.arctanh(z))  # noqa: E731
+            wide, points = (
+                np.asarray(matrix, np.float64),
+                jnp.asarray(np.asarray(POINTS, np.float64)),
+            )
+
+            def inverse(z, a=wide):
+                return jnp.linalg.solve(a, jnp.arctanh(z))
+
             z = jnp.tanh(wide @ np.asarray(x, np.float64))
 
             @jax.jit
             def oracle(z, p=points, f=inverse):
                 j = jax.jacfwd(f)(z)
-                return jax.hessian(lambda z: energies.free_energy(f(z), p, TAU))(z), j.T @ energies.hessian(
-                    f(z), p, TAU
-                ) @ j
+                return jax.hessian(lambda z: energies.free_energy(f(z), p, TAU))(
+                    z
+                ), j.T @ energies.hessian(f(z), p, TAU) @ j
 
             whole, first = map(np.asarray, oracle(z))
         for name, wanted in (("total", whole), ("first", first), ("second", whole - first)):
@@ -92,7 +102,9 @@ def test_a_linear_autoencoder_in_closed_form(options):
     d = np.repeat(np.eye(6), 2, axis=0)
     for i, x in enumerate(X):
         lost = np.asarray(x) - d @ averaging(x)[0]
-        assert found["gap"][i] == pytest.approx(np.linalg.norm(lost) / 2 / np.linalg.norm(x), rel=1e-4)
+        assert found["gap"][i] == pytest.approx(
+            np.linalg.norm(lost) / 2 / np.linalg.norm(x), rel=1e-4
+        )
         h = np.asarray(energies.hessian(repeating(*averaging(x)), POINTS, TAU), np.float64)
         wanted = np.abs(np.linalg.eigvalsh(d.T @ h @ d)).max()
         for name in ("total", "gauss_newton"):
@@ -101,7 +113,9 @@ def test_a_linear_autoencoder_in_closed_form(options):
 
 
 def test_the_terms_of_a_bent_decoder_sum_to_the_whole():
-    decode = lambda z, held: jnp.tanh(MATRIX.T @ z)  # noqa: E731
+    def decode(z, held):
+        return jnp.tanh(MATRIX.T @ z)
+
     maps = abstraction.Decoder(lambda x: (MATRIX @ x, ()), decode, field)
     found = abstraction.decoded(maps, X, jax.random.key(0))
 
@@ -113,7 +127,11 @@ def test_the_terms_of_a_bent_decoder_sum_to_the_whole():
 
     for i, x in enumerate(X):
         whole, first = map(np.asarray, oracle(MATRIX @ x))
-        for name, wanted in (("total", whole), ("gauss_newton", first), ("remainder", whole - first)):
+        for name, wanted in (
+            ("total", whole),
+            ("gauss_newton", first),
+            ("remainder", whole - first),
+        ):
             norm, trace = (float(found[name][q][0][i]) for q in ("spectral_norm", "trace"))
             assert norm == pytest.approx(float(np.linalg.norm(wanted, 2)), rel=1e-3, abs=1e-5), name
             assert trace == pytest.approx(float(np.trace(wanted)), rel=1e-3, abs=1e-4)
@@ -132,7 +150,14 @@ def test_few_steps_have_honest_bounds():
     matrix = jnp.asarray(left * values @ right.T, jnp.float32)
     for steps in (4, 10, 30):
         found, bounds = abstraction.contraction(
-            linear, jnp.zeros((2, 400)), jax.random.key(0), matrix, count=3, dense=0, steps=steps, probes=2
+            linear,
+            jnp.zeros((2, 400)),
+            jax.random.key(0),
+            matrix,
+            count=3,
+            dense=0,
+            steps=steps,
+            probes=2,
         )["values"]
         assert np.all(np.abs(found[..., None] - values).min(axis=-1) <= bounds + 1e-5)
     np.testing.assert_allclose(found[:, :2], [[3.0, 2.5]] * 2, rtol=1e-4)
@@ -141,7 +166,9 @@ def test_few_steps_have_honest_bounds():
 def test_directions_that_a_map_does_not_have_are_nan():
     """Rank 3 of 8: nothing can be said of 8 directions, where J+ would be 1 / rounding."""
     poor = jnp.asarray(RNG.normal(size=(8, 3)) @ RNG.normal(size=(3, 12)), jnp.float32)
-    found = abstraction.pull_back(abstraction.PullBack(linear, field, (3, 8)), X, jax.random.key(0), poor)
+    found = abstraction.pull_back(
+        abstraction.PullBack(linear, field, (3, 8)), X, jax.random.key(0), poor
+    )
     assert np.all(np.isfinite(found[3]["total"]))
     assert np.all(np.isnan(found[8]["total"]))
     with pytest.raises(ValueError, match="9 singular values were asked for; this map has 8"):

@@ -36,7 +36,9 @@ def test_known_matrices(kind, options):
     matrix = RNG.normal(size=(24, 24)).astype(np.float32)
     matrix = matrix if kind == "field" else matrix + matrix.T
     hessian = cv.Energy(quadratic) if kind == "energy" else cv.Field(rotation)
-    found = cv.curvature(hessian, X.reshape(8, 4, 6), jax.random.key(0), jnp.asarray(matrix), **options)
+    found = cv.curvature(
+        hessian, X.reshape(8, 4, 6), jax.random.key(0), jnp.asarray(matrix), **options
+    )
     for name, wanted in exact(matrix.astype(np.float64)).items():
         value, error = found[name]
         assert value.shape == error.shape == (8,)
@@ -54,7 +56,9 @@ def test_standard_errors_cover():
     """Within 3 of them in 99 % of 500 draws at 64 probes, of a mixture's Hessian against the dense one."""
     draws = jnp.broadcast_to(X[0], (504, 24))
     wanted = exact(np.asarray(energies.hessian(X[0], POINTS, 3.0), np.float64))
-    found = cv.curvature(cv.Energy(energies.free_energy), draws, jax.random.key(1), POINTS, 3.0, **FREE, probes=64)
+    found = cv.curvature(
+        cv.Energy(energies.free_energy), draws, jax.random.key(1), POINTS, 3.0, **FREE, probes=64
+    )
     for name in ("frobenius_norm", "trace", "stable_rank"):
         value, error = found[name]
         inside = np.mean(np.abs(value - wanted[name]) <= 3 * error)
@@ -69,7 +73,9 @@ def test_lanczos_in_thirty_steps_and_its_bound():
     matrix = jnp.asarray(axes * values @ axes.T, jnp.float32)
     points = jnp.zeros((16, 400))
     for steps in (5, 10, 30):
-        found = cv.curvature(cv.Energy(quadratic), points, jax.random.key(0), matrix, dense=0, steps=steps, probes=2)
+        found = cv.curvature(
+            cv.Energy(quadratic), points, jax.random.key(0), matrix, dense=0, steps=steps, probes=2
+        )
         for name, wanted in (("smallest", -1.5), ("largest", 2.0)):
             value, bound = found[name]
             assert np.all(np.abs(value[:, None] - values[None]).min(axis=1) <= bound + 1e-5)
@@ -80,7 +86,9 @@ def test_lanczos_in_thirty_steps_and_its_bound():
 @pytest.mark.parametrize("tau", [1e3, 2.0])
 def test_a_krylov_space_that_is_soon_exhausted(tau):
     """Two points: three eigenvalues, of which one is 22-fold; nothing but rounding is left after three products."""
-    found = cv.curvature(cv.Energy(energies.free_energy), X, jax.random.key(0), POINTS[:2], tau, **FREE, steps=20)
+    found = cv.curvature(
+        cv.Energy(energies.free_energy), X, jax.random.key(0), POINTS[:2], tau, **FREE, steps=20
+    )
     for i, x in enumerate(X):
         values = np.linalg.eigvalsh(np.asarray(energies.hessian(x, POINTS[:2], tau), np.float64))
         assert found["smallest"][0][i] == pytest.approx(values[0], rel=1e-4, abs=1e-4)
@@ -89,9 +97,9 @@ def test_a_krylov_space_that_is_soon_exhausted(tau):
 
 
 def test_leading_eigenvalues_fall():
-    found, bound = cv.curvature(cv.Energy(quadratic), X, jax.random.key(0), jnp.diag(jnp.arange(24.0)), leading=3)[
-        "leading"
-    ]
+    found, bound = cv.curvature(
+        cv.Energy(quadratic), X, jax.random.key(0), jnp.diag(jnp.arange(24.0)), leading=3
+    )["leading"]
     np.testing.assert_allclose(found, [[23, 22, 21]] * 8, rtol=1e-5)
     assert bound.shape == (8, 3)
 

@@ -8,11 +8,15 @@ from jaxdiff.landscape import energies
 POINTS = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (90, 12)), jnp.float32)
 X = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (5, 12)), jnp.float32)
 SLOPE, BEND = jax.jit(jax.grad(energies.free_energy)), jax.jit(jax.hessian(energies.free_energy))
-GRADIENT, HESSIAN, PRODUCT = map(jax.jit, (energies.gradient, energies.hessian, energies.hessian_product))
+GRADIENT, HESSIAN, PRODUCT = map(
+    jax.jit, (energies.gradient, energies.hessian, energies.hessian_product)
+)
 
 
 def close(found, wanted, tolerance=1e-5):
-    np.testing.assert_allclose(found, wanted, atol=tolerance * max(1.0, float(jnp.abs(wanted).max())))
+    np.testing.assert_allclose(
+        found, wanted, atol=tolerance * max(1.0, float(jnp.abs(wanted).max()))
+    )
 
 
 @pytest.mark.parametrize("tau", [0.3, 3.0, 100.0])
@@ -39,8 +43,12 @@ def test_the_energy_is_what_it_says_in_float64():
 def test_the_largest_eigenvalue_is_two_whatever_the_data():
     for n in (2, 12):  # N <= d
         for tau in (0.2, 5.0):
-            assert np.linalg.eigvalsh(HESSIAN(X[0], POINTS[:n], tau))[-1] == pytest.approx(2, abs=1e-5)
-    assert np.linalg.eigvalsh(HESSIAN(X[0], POINTS, 8.0))[-1] < 1.99, "where the data fill the space"
+            assert np.linalg.eigvalsh(HESSIAN(X[0], POINTS[:n], tau))[-1] == pytest.approx(
+                2, abs=1e-5
+            )
+    assert np.linalg.eigvalsh(HESSIAN(X[0], POINTS, 8.0))[-1] < 1.99, (
+        "where the data fill the space"
+    )
 
 
 def test_the_score_is_that_of_the_noised_data():
@@ -73,7 +81,9 @@ def test_two_points_merge_where_tau_is_half_their_square_distance():
 @pytest.mark.parametrize("tau", [0.3, 1.0, 4.0])
 def test_the_bracket_holds(tau):
     inside = np.random.default_rng(2).dirichlet(np.full(90, 0.05), 200) @ np.asarray(POINTS)
-    whole = jax.jit(jax.vmap(energies.hessian, (0, None, None)))(jnp.asarray(inside, jnp.float32), POINTS, tau)
+    whole = jax.jit(jax.vmap(energies.hessian, (0, None, None)))(
+        jnp.asarray(inside, jnp.float32), POINTS, tau
+    )
     low, high = energies.lipschitz(POINTS, tau, float(np.abs(np.linalg.eigvalsh(whole)).max()))
     assert low <= high
 
@@ -88,7 +98,9 @@ def test_a_mixture_has_the_derivatives_of_autodiff():
     x = jnp.asarray(rng.normal(size=4), jnp.float32)
     close(jax.jit(mixture.gradient)(x, 2.0), jax.jit(jax.grad(mixture.energy))(x, 2.0))
     close(jax.jit(mixture.hessian)(x, 2.0), jax.jit(jax.hessian(mixture.energy))(x, 2.0))
-    points = energies.Mixture(POINTS[:3], jnp.stack([jnp.eye(12) * 2 / 0.7] * 3), jnp.full(3, 1 / 3))
+    points = energies.Mixture(
+        POINTS[:3], jnp.stack([jnp.eye(12) * 2 / 0.7] * 3), jnp.full(3, 1 / 3)
+    )
     close(points.gradient(X[0], 0.7), energies.gradient(X[0], POINTS[:3], 0.7))  # variance tau / 2
 
 
@@ -99,7 +111,8 @@ def test_near_points_are_told_apart_where_products_cannot():
     found = energies.squared_distances(x, points)
     assert float(found[7]) == pytest.approx(3072 * 1e-8, rel=1e-2)
     with pytest.raises(
-        ValueError, match=r"tau is 1e-06, below 2.6e-05, the error of squared distances of 3072 float32"
+        ValueError,
+        match=r"tau is 1e-06, below 2.6e-05, the error of squared distances of 3072 float32",
     ):
         energies.check_tau(1e-6, points)
     energies.check_tau(2e-4, points)

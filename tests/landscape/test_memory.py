@@ -14,10 +14,14 @@ def test_against_the_dense_matrix(few):
     found = memory.curvature(QUERIES, POINTS[:few], 3.0)
     for i, query in enumerate(QUERIES):
         points = jnp.asarray(POINTS[:few])
-        values = np.linalg.eigvalsh(np.asarray(energies.contraction(jnp.asarray(query), points, 3.0), np.float64))
+        values = np.linalg.eigvalsh(
+            np.asarray(energies.contraction(jnp.asarray(query), points, 3.0), np.float64)
+        )
         assert found["spectral_norm"][i] == pytest.approx(values[-1], rel=1e-4)
         assert found["trace"][i] == pytest.approx(values.sum(), rel=1e-4)
-        assert found["stable_rank"][i] == pytest.approx(np.square(values).sum() / values[-1] ** 2, rel=1e-4)
+        assert found["stable_rank"][i] == pytest.approx(
+            np.square(values).sum() / values[-1] ** 2, rel=1e-4
+        )
         assert found["smallest"][i] == pytest.approx(2 - 2 * values[-1], abs=1e-4)
         w = np.asarray(energies.weights(jnp.asarray(query), points, 3.0), np.float64)
         assert found["k_eff"][i] == pytest.approx(np.exp(-(w * np.log(w)).sum()), rel=1e-4)
@@ -26,7 +30,9 @@ def test_against_the_dense_matrix(few):
 def test_shrinking_smooths_at_a_fixed_tau_and_changes_nothing_at_a_scaled_one():
     """The opposite sign of Eq. 6's c^-2."""
     small = [0.1 * rows for rows in (QUERIES, POINTS)]
-    raw, raw_small = (memory.curvature(*rows, 3.0)["spectral_norm"] for rows in ((QUERIES, POINTS), small))
+    raw, raw_small = (
+        memory.curvature(*rows, 3.0)["spectral_norm"] for rows in ((QUERIES, POINTS), small)
+    )
     assert np.all(raw_small < raw)
     scaled, scaled_small = (
         memory.curvature(*rows, 2.0 * memory.nearest_scale(rows[1]))["spectral_norm"]

@@ -10,7 +10,9 @@ from jaxdiff.landscape import energies, retrieval
 RNG = np.random.default_rng(0)
 LABELS = (np.arange(60) >= 48).astype(np.int64)  # 80-20
 # Two clouds, of which the smaller is the second class, in 6 dimensions
-POINTS = jnp.asarray(RNG.normal(size=(60, 6)) * 0.5 + np.where(LABELS, 1.0, -1.0)[:, None], jnp.float32)
+POINTS = jnp.asarray(
+    RNG.normal(size=(60, 6)) * 0.5 + np.where(LABELS, 1.0, -1.0)[:, None], jnp.float32
+)
 SCHEDULE = Schedule.linear(100, 1e-3, 0.2)
 
 
@@ -19,7 +21,9 @@ def test_the_exact_denoiser_returns_the_proportions_and_points():
     soft = retrieval.soft_labels(weights, LABELS, 2)
     low, high = wilson(int(soft.argmax(axis=1).sum()), 500)
     assert low < 0.2 < high
-    nearest = np.sqrt(np.asarray(jax.vmap(lambda x: energies.squared_distances(x, POINTS).min())(jnp.asarray(x0))))
+    nearest = np.sqrt(
+        np.asarray(jax.vmap(lambda x: energies.squared_distances(x, POINTS).min())(jnp.asarray(x0)))
+    )
     assert np.median(nearest) < 0.05, "the exact denoiser brings the memory back"
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
 
@@ -51,9 +55,13 @@ def test_the_time_constant_of_eq_3_changes_no_end():
     ends = [retrieval.flow(start, POINTS, 0.2, constant, 160.0) for constant in (0.5, 1.0, 4.0)]
     for other in ends[1:]:
         np.testing.assert_allclose(other, ends[0], atol=1e-3)
-    assert np.abs(retrieval.flow(start, POINTS, 0.2, 4.0, 0.4) - ends[0]).max() > 0.1, "before the end it does"
+    assert np.abs(retrieval.flow(start, POINTS, 0.2, 4.0, 0.4) - ends[0]).max() > 0.1, (
+        "before the end it does"
+    )
     np.testing.assert_allclose(ends[0], retrieval.mean_shift(start, POINTS, 0.2), atol=1e-2)
-    assert np.abs(retrieval.mean_shift(start, POINTS, 20.0) - ends[0]).max() > 0.5, "the temperature of Eq. 2 does"
+    assert np.abs(retrieval.mean_shift(start, POINTS, 20.0) - ends[0]).max() > 0.5, (
+        "the temperature of Eq. 2 does"
+    )
 
 
 @pytest.mark.parametrize("tau", [1e-3, 2.0, 50.0])
@@ -90,7 +98,10 @@ def test_definition_1_on_two_clouds():
 def test_the_gap_of_two_points_in_closed_form():
     """E~ - E along the line between (1, 0) and (-1, 0) is largest at the corners and smallest at the middle, or the reverse."""
     pair = jnp.array([[1.0, 0.0], [-1.0, 0.0]])
-    energy = lambda x, tau: -tau * np.log(0.5 * (np.exp(-((x - 1) ** 2) / tau) + np.exp(-((x + 1) ** 2) / tau)))  # noqa: E731
+
+    def energy(x, tau):
+        return -tau * np.log(0.5 * (np.exp(-((x - 1) ** 2) / tau) + np.exp(-((x + 1) ** 2) / tau)))
+
     line = np.linspace(-1, 1, 2001)
     wanted = np.ptp(energy(line, 4.0) - energy(line, 0.1)) / 2
     found = retrieval.hull_gap(np.asarray(pair, np.float64), pair, 0.1, 4.0, RNG)

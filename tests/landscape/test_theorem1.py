@@ -48,7 +48,11 @@ def test_a_falling_bound_does_not_make_the_norm_fall():
 
 def test_contractions_whose_sensitivity_rises():
     _, before, after = levels_of("an expanding step")
-    assert (before.jacobian, after.jacobian, after.step) == (pytest.approx(0.5), pytest.approx(0.9), pytest.approx(1.8))
+    assert (before.jacobian, after.jacobian, after.step) == (
+        pytest.approx(0.5),
+        pytest.approx(0.9),
+        pytest.approx(1.8),
+    )
     assert after.inverse == pytest.approx(1 / 0.9)
 
 

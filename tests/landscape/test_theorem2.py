@@ -54,18 +54,25 @@ def test_simulated_grids_follow_the_iterates(p):
     print(
         f"{p}: "
         + ", ".join(
-            f"{f:.4f} ({(f - w) / max(e, 1e-9):+.1f} s.e.)" for f, e, w in zip(found, error, wanted, strict=True)
+            f"{f:.4f} ({(f - w) / max(e, 1e-9):+.1f} s.e.)"
+            for f, e, w in zip(found, error, wanted, strict=True)
         )
     )
     assert len(levels) == 7
-    floor = 3 / 2000 / np.array([level[0].size for level in levels])  # where no grid has a cell of the other class
+    floor = (
+        3 / 2000 / np.array([level[0].size for level in levels])
+    )  # where no grid has a cell of the other class
     assert np.all(np.abs(found - wanted) <= 3 * error + floor)
 
 
-@pytest.mark.parametrize(("window", "shares"), [(3, (0.6, 0.4)), (2, (0.5, 0.3, 0.2)), (3, (0.4, 0.3, 0.2, 0.1))])
+@pytest.mark.parametrize(
+    ("window", "shares"), [(3, (0.6, 0.4)), (2, (0.5, 0.3, 0.2)), (3, (0.4, 0.3, 0.2, 0.1))]
+)
 def test_other_windows_and_more_classes(window, shares):
     rng = np.random.default_rng(1)
-    levels = theorem2.hierarchy(theorem2.grids(shares, window**3, 3000, rng), len(shares), rng, window)
+    levels = theorem2.hierarchy(
+        theorem2.grids(shares, window**3, 3000, rng), len(shares), rng, window
+    )
     wanted = theorem2.plurality_map(shares, window**2)
     for c in range(len(shares)):
         found, error = theorem2.shares_by_level(levels[:2], c)

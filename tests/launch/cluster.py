@@ -51,7 +51,8 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
     config.write_text(CONFIG.format(host=host, folder=folder, controller=port(), node=port()))
     environment = os.environ | {"SLURM_CONF": str(config)}
     places = [
-        f"--{what}={folder}/munge.{what.partition('-')[0]}" for what in ("socket", "log-file", "pid-file", "seed-file")
+        f"--{what}={folder}/munge.{what.partition('-')[0]}"
+        for what in ("socket", "log-file", "pid-file", "seed-file")
     ]
     commands = (
         ["munged", "--foreground", "--force", f"--key-file={key}", *places],
@@ -93,7 +94,9 @@ def finished(job: str, environment: dict[str, str], seconds: float) -> str:
     """The states of a job's tasks when none of them runs any more."""
     deadline = time.time() + seconds
     while True:
-        show = subprocess.run(["scontrol", "show", "job", job], env=environment, capture_output=True, text=True).stdout
+        show = subprocess.run(
+            ["scontrol", "show", "job", job], env=environment, capture_output=True, text=True
+        ).stdout
         states = [word.partition("=")[2] for word in show.split() if word.startswith("JobState=")]
         if states and not set(states) & {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING"}:
             return " ".join(states)

@@ -49,7 +49,13 @@ def submit(environment, folder, options, *arguments):
 def test_an_array_of_two_tasks_makes_every_cell(cluster, tmp_path):
     workdir = tmp_path / "study"
     states, log = submit(
-        cluster, tmp_path, ("--array=1-2",), "configs/quickstart.py", *SMALL, "--cells=[23]-*", f"--workdir={workdir}"
+        cluster,
+        tmp_path,
+        ("--array=1-2",),
+        "configs/quickstart.py",
+        *SMALL,
+        "--cells=[23]-*",
+        f"--workdir={workdir}",
     )
     assert states == "COMPLETED COMPLETED", log
     page = (workdir / "report.html").read_text()
@@ -59,7 +65,9 @@ def test_an_array_of_two_tasks_makes_every_cell(cluster, tmp_path):
         assert name in page
         assert log.count(f"{name} train: 30/30") == 1, "by one of the tasks"
     for task, first in ((1, "3"), (2, "2")):
-        assert f"{first}-80_20-n300-s0 train: 30/30" in (tmp_path / f"{task}.log").read_text(), "where each begins"
+        assert f"{first}-80_20-n300-s0 train: 30/30" in (tmp_path / f"{task}.log").read_text(), (
+            "where each begins"
+        )
 
 
 @pytest.mark.slow

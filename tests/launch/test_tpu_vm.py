@@ -86,11 +86,12 @@ def test_a_study_from_nothing_to_its_report(standin):
     done = launch(standin, "--config.measures.spaces=('pixels',)")
     assert done.returncode == 0, done.stderr
     assert calls(standin) == ["queued-resources create", *ROUND, "queued-resources delete"]
-    assert "--accelerator-type=v5litepod-16 --runtime-version=v2-alpha-tpuv5-lite" in (standin / "calls").read_text()
-    assert "--spot" not in (standin / "calls").read_text()
-    given = (
-        "--distributed --config configs/paper_mnist.py --workdir gs://bucket/run --config.measures.spaces=('pixels',)"
+    assert (
+        "--accelerator-type=v5litepod-16 --runtime-version=v2-alpha-tpuv5-lite"
+        in (standin / "calls").read_text()
     )
+    assert "--spot" not in (standin / "calls").read_text()
+    given = "--distributed --config configs/paper_mnist.py --workdir gs://bucket/run --config.measures.spaces=('pixels',)"
     assert f"sweep -m experiments.sweep {given}" in done.stdout
     assert done.stdout.splitlines()[-1] == "the report is in gs://bucket/run"
     assert (standin / "host1/jaxdiff/experiments/sweep.py").exists()
@@ -110,7 +111,9 @@ def test_a_spot_slice_that_is_taken_away_is_asked_for_again(standin):
 def test_a_second_run_creates_and_starts_nothing_twice(standin):
     (standin / "taken").touch()
     (standin / "state").write_text("ACTIVE\n")
-    program(standin / "host0/jaxdiff/.venv/bin/python", "#!/bin/sh\necho began >> ~/began; sleep 3\n")
+    program(
+        standin / "host0/jaxdiff/.venv/bin/python", "#!/bin/sh\necho began >> ~/began; sleep 3\n"
+    )
     first = subprocess.Popen(["launch/tpu_vm.sh", "depth", "configs/paper_mnist.py", "gs://bucket/run"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                              env=os.environ | {"PATH": f"{standin / 'bin'}{os.pathsep}{os.environ['PATH']}", "STANDIN": str(standin), "ZONE": "z", "TYPE": "t", "KEEP": "1"})  # fmt: skip
     while not (standin / "host0/began").exists():
@@ -128,11 +131,17 @@ def test_a_study_that_fails_keeps_the_slice_and_says_so(standin):
     (standin / "fails").write_text("1")
     done = launch(standin)
     assert done.returncode == 1
-    assert "error: the study ended with status 1; the log above says why. depth is kept" in done.stderr
+    assert (
+        "error: the study ended with status 1; the log above says why. depth is kept" in done.stderr
+    )
     assert "queued-resources delete" not in calls(standin)
 
 
 def test_what_is_missing_is_said():
-    done = subprocess.run(["launch/tpu_vm.sh", "depth", "configs/nothing.py", "gs://b"], capture_output=True, text=True)
+    done = subprocess.run(
+        ["launch/tpu_vm.sh", "depth", "configs/nothing.py", "gs://b"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1
     assert "A study on a Cloud TPU VM" in done.stderr

@@ -6,7 +6,9 @@ from jaxdiff.measures import bias_variance
 IMAGES = 40
 RNG = np.random.default_rng(0)
 TRUE = np.arange(IMAGES) % 4 // 3  # a quarter is the minority
-P = np.where(TRUE == 1, 0.55, 0.1) + 0.1 * np.sin(np.arange(IMAGES))  # probability, over models, of the minority
+P = np.where(TRUE == 1, 0.55, 0.1) + 0.1 * np.sin(
+    np.arange(IMAGES)
+)  # probability, over models, of the minority
 
 
 def draw(models, rng):
@@ -66,7 +68,8 @@ def test_neither_class_is_left_out_and_counted():
     rows = bias_variance.by_class(y, TRUE)
     assert {row["neither"] for row in rows} == {5}
     np.testing.assert_allclose(
-        [row["value"] for row in rows], [row["value"] for row in bias_variance.by_class(y[:, 5:], TRUE[5:])]
+        [row["value"] for row in rows],
+        [row["value"] for row in bias_variance.by_class(y[:, 5:], TRUE[5:])],
     )
 
 
@@ -74,12 +77,16 @@ def test_of_noise():
     """Noise that decides the class has no variance; noise that says nothing has share (1 - share)."""
     decided = bias_variance.of_noise(np.tile(TRUE, (4, 1)), 0.2)
     assert [row["value"] for row in decided] == pytest.approx([0.05, 0.0])
-    free = bias_variance.of_noise((np.random.default_rng(0).random((8, 4000)) < 0.3).astype(np.int64), 0.2)
+    free = bias_variance.of_noise(
+        (np.random.default_rng(0).random((8, 4000)) < 0.3).astype(np.int64), 0.2
+    )
     assert [row["value"] for row in free] == pytest.approx([0.1, 0.21], abs=0.01)
     assert bias_variance.of_noise(np.full((3, 9), -1), 0.2) == []
 
 
 def test_decoded_calls_what_it_is_given():
     noise = RNG.normal(size=(6, 3))
-    found = bias_variance.decoded(noise, [lambda x: x, lambda x: -x], lambda images: (images[:, 0] > 0).astype(int))
+    found = bias_variance.decoded(
+        noise, [lambda x: x, lambda x: -x], lambda images: (images[:, 0] > 0).astype(int)
+    )
     np.testing.assert_array_equal(found[0], 1 - found[1])

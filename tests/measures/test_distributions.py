@@ -15,7 +15,9 @@ def sets(apart=0.0, n=300, m=250, d=6, seed=0):
 def test_prdc_by_all_pairs():
     real, fake = sets(1.0)
     k = 5
-    own, other, cross = (spatial.distance.cdist(a, b) for a, b in ((real, real), (fake, fake), (real, fake)))
+    own, other, cross = (
+        spatial.distance.cdist(a, b) for a, b in ((real, real), (fake, fake), (real, fake))
+    )
     balls, reach = np.sort(own, axis=1)[:, k], np.sort(other, axis=1)[:, k]
     inside = cross < balls[:, None]
     expected = {
@@ -38,7 +40,9 @@ def test_fid_in_closed_form():
     real, fake = sets(0.5, n=4000, m=3000)
     means, covariances = [x.mean(axis=0) for x in (real, fake)], [np.cov(x.T) for x in (real, fake)]
     root = linalg.sqrtm(covariances[0] @ covariances[1]).real
-    expected = np.square(means[0] - means[1]).sum() + np.trace(covariances[0] + covariances[1] - 2 * root)
+    expected = np.square(means[0] - means[1]).sum() + np.trace(
+        covariances[0] + covariances[1] - 2 * root
+    )
     assert distributions.fid(real, fake)["value"] == pytest.approx(expected, rel=1e-4)
     assert distributions.fid(real, real)["value"] == pytest.approx(0, abs=1e-4)
 
@@ -47,16 +51,28 @@ def test_fid_with_fewer_images_than_numbers():
     rng = np.random.default_rng(0)
     real, fake = rng.normal(size=(20, 64)), rng.normal(size=(30, 64))
     shared = rng.normal(size=64)
-    once, moved = distributions.fid(real, fake)["value"], distributions.fid(real + shared, fake)["value"]
-    between = np.square(real.mean(0) + shared - fake.mean(0)).sum() - np.square(real.mean(0) - fake.mean(0)).sum()
+    once, moved = (
+        distributions.fid(real, fake)["value"],
+        distributions.fid(real + shared, fake)["value"],
+    )
+    between = (
+        np.square(real.mean(0) + shared - fake.mean(0)).sum()
+        - np.square(real.mean(0) - fake.mean(0)).sum()
+    )
     assert moved - once == pytest.approx(between, rel=1e-6)
 
 
 def test_kid_by_all_pairs_and_its_interval():
     real, fake = sets(0.3, n=90, m=70)
     d = real.shape[1]
-    kernel = lambda a, b: (a.astype(float) @ b.T.astype(float) / d + 1) ** 3  # noqa: E731
-    own = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (kernel(real, real), kernel(fake, fake))]
+
+    def kernel(a, b):
+        return (a.astype(float) @ b.T.astype(float) / d + 1) ** 3
+
+    own = [
+        (k.sum() - np.trace(k)) / (len(k) * (len(k) - 1))
+        for k in (kernel(real, real), kernel(fake, fake))
+    ]
     found = distributions.kid(real, fake)
     assert found["value"] == pytest.approx(sum(own) - 2 * kernel(fake, real).mean(), rel=1e-9)
     without = [distributions.kid(real, np.delete(fake, i, axis=0))["value"] for i in range(70)]
@@ -67,9 +83,12 @@ def test_kid_by_all_pairs_and_its_interval():
 
 def test_kid_is_zero_on_average_and_its_interval_covers():
     found = [
-        distributions.kid(*(sets(seed=i, n=60, m=60)[0] for i in pair)) for pair in ((2 * i, 2 * i) for i in range(3))
+        distributions.kid(*(sets(seed=i, n=60, m=60)[0] for i in pair))
+        for pair in ((2 * i, 2 * i) for i in range(3))
     ]
-    assert all(row["value"] < 0 for row in found), "of a set and itself the unbiased estimate is below 0"
+    assert all(row["value"] < 0 for row in found), (
+        "of a set and itself the unbiased estimate is below 0"
+    )
     rng = np.random.default_rng(0)
     rows = [distributions.kid(*rng.normal(size=(2, 60, 4))) for _ in range(200)]
     values = np.array([row["value"] for row in rows])
@@ -79,5 +98,7 @@ def test_kid_is_zero_on_average_and_its_interval_covers():
 
 
 def test_too_few_images_get_a_sentence():
-    with pytest.raises(ValueError, match="4 samples have no 5 neighbors each; at least 6 are needed"):
+    with pytest.raises(
+        ValueError, match="4 samples have no 5 neighbors each; at least 6 are needed"
+    ):
         distributions.prdc(np.zeros((9, 2)), np.zeros((4, 2)))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxdiff.datasets import sources
+from jaxdiff.datasets import registry as sources
 from jaxdiff.diffusion import Schedule
 from jaxdiff.measures import effective_k as ek
 
@@ -18,7 +18,11 @@ def images():
 
 def noised(x0, t, seed=0):
     s, sigma = ek.noise_to_signal(SCHEDULE, t)
-    return (s * x0 + sigma * np.random.default_rng(seed).normal(size=x0.shape)).astype(np.float32), s, sigma
+    return (
+        (s * x0 + sigma * np.random.default_rng(seed).normal(size=x0.shape)).astype(np.float32),
+        s,
+        sigma,
+    )
 
 
 def soft(xt, memory, s, sigma, rho):
@@ -33,7 +37,10 @@ def test_a_soft_k_nn_denoiser_is_recovered(images, rho, t):
     x0_hat, weight = soft(xt, memory, s, sigma, rho)
     found = ek.fit(xt, x0_hat.astype(np.float32), memory, s, sigma)
     assert found.rho == pytest.approx(rho, rel=0.05)
-    assert ek.reason(found, ek.ladder(xt, x0_hat.astype(np.float32), memory, s, sigma)["gaussian"][0]) == ""
+    assert (
+        ek.reason(found, ek.ladder(xt, x0_hat.astype(np.float32), memory, s, sigma)["gaussian"][0])
+        == ""
+    )
     assert found.r2 == pytest.approx(1, abs=1e-6)
     own = np.exp(-np.sum(weight * np.log(np.maximum(weight, 1e-300)), axis=1))
     np.testing.assert_allclose(found.k_eff, own, rtol=0.05)
@@ -45,7 +52,9 @@ def test_weights_are_softmax_by_brute_force(images):
     brute = np.array([[np.square(a.astype(float) / s - b).sum() for b in images[:40]] for a in xt])
     np.testing.assert_allclose(squares, brute, rtol=1e-6)
     raw = np.exp(-brute / 30.0)
-    np.testing.assert_allclose(ek.weights(squares, 30.0), raw / raw.sum(axis=1, keepdims=True), rtol=1e-4, atol=1e-12)
+    np.testing.assert_allclose(
+        ek.weights(squares, 30.0), raw / raw.sum(axis=1, keepdims=True), rtol=1e-4, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("t", [100, 300, 700])
@@ -75,7 +84,9 @@ def test_the_gaussian_denoiser_is_the_conditional_mean(images):
 def test_the_local_denoiser_with_patches_over_all_is_exact(images):
     memory, (xt, s, sigma) = images[:60, :5, :5], noised(images[60:64, :5, :5], T)
     whole = soft(xt, memory, s, sigma, 1.0)[0]
-    np.testing.assert_allclose(ek.local_patch(xt, memory, s, sigma, 9).reshape(xt.shape), whole, atol=1e-4)
+    np.testing.assert_allclose(
+        ek.local_patch(xt, memory, s, sigma, 9).reshape(xt.shape), whole, atol=1e-4
+    )
 
 
 def test_a_local_denoiser_is_told_from_an_exact_one(images):
@@ -91,12 +102,18 @@ def test_a_memory_never_seen_explains_less(images):
     memory, other, (xt, s, sigma) = images[:200], images[200:400], noised(images[400:450], 200)
     x0_hat = soft(xt, memory, s, sigma, 1.0)[0].astype(np.float32)
     rows = ek.effective_k(xt, x0_hat, memory, {"held_out": other}, s, sigma)
-    r2 = {row["memory"]: row["value"] for row in rows if row["name"] == "r2" and row["denoiser"] == "soft_knn"}
+    r2 = {
+        row["memory"]: row["value"]
+        for row in rows
+        if row["name"] == "r2" and row["denoiser"] == "soft_knn"
+    }
     assert r2["train"] > r2["held_out"] + 0.3
 
 
 def test_why_there_is_no_effective_k():
-    fit = lambda **changes: ek.Fit(**{"rho": 2.0, "r2": 0.8, "k_eff": np.ones(2), "edge": False} | changes)  # noqa: E731
+    def fit(**changes):
+        return ek.Fit(**{"rho": 2.0, "r2": 0.8, "k_eff": np.ones(2), "edge": False} | changes)
+
     assert ek.reason(fit(), 0.5) == ""
     assert ek.reason(fit(r2=0.3), 0.1) == "R^2 is 0.30, below 0.5"
     assert ek.reason(fit(edge=True), 0.1) == "rho is 2, at the grid's edge"

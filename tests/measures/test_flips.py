@@ -28,8 +28,13 @@ def test_selection_alone_makes_the_papers_effect():
 
 def test_similar_images_are_nearer_than_shuffled_ones():
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1)).astype(np.uint8)
-    distance = lambda a, b: np.abs(a.astype(float) - b).mean(axis=(1, 2, 3))  # noqa: E731
-    rows = {(r["name"], r["pairing"]): r["value"] for r in flips.similarity(images, images, distance)}
+
+    def distance(a, b):
+        return np.abs(a.astype(float) - b).mean(axis=(1, 2, 3))
+
+    rows = {
+        (r["name"], r["pairing"]): r["value"] for r in flips.similarity(images, images, distance)
+    }
     assert rows["lpips", "paired"] == 0
     assert rows["lpips", "shuffled"] > 50
     assert rows["correlation", "paired"] == pytest.approx(1)

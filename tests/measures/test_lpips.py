@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxdiff.datasets import digits
+from jaxdiff.datasets import mnist as digits
 from jaxdiff.datasets.images import to_size
 from jaxdiff.measures.lpips import LPIPS
 
@@ -36,7 +36,9 @@ def test_distances(lpips, images, distances):
         lpips.distance(as_float[:5], as_float[5:10]), distances[range(5), range(5, 10)], rtol=1e-5
     )
     rgb = np.repeat(images, 3, -1)
-    np.testing.assert_allclose(lpips.distance(rgb[:5], rgb[5:10]), distances[range(5), range(5, 10)], rtol=1e-6)
+    np.testing.assert_allclose(
+        lpips.distance(rgb[:5], rgb[5:10]), distances[range(5), range(5, 10)], rtol=1e-6
+    )
 
 
 def test_the_mean_over_all_pairs_is_exact(lpips, images, distances):
@@ -66,13 +68,17 @@ def test_within_between_and_at_a_mix(lpips, images, distances):
 def test_the_standard_error_is_the_jackknife(lpips, images, distances):
     """With as many groups as images, against leaving each image out by hand."""
     n = len(images)
-    without = np.array([np.delete(np.delete(distances, i, 0), i, 1).sum() / ((n - 1) * (n - 2)) for i in range(n)])
+    without = np.array(
+        [np.delete(np.delete(distances, i, 0), i, 1).sum() / ((n - 1) * (n - 2)) for i in range(n)]
+    )
     by_hand = np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
     assert lpips.mean_pairwise(images).standard_error == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_bad_images_get_a_sentence(lpips):
-    with pytest.raises(ValueError, match=r"alex needs 32 px or more, not 16 \(vgg takes 16 px and more\)"):
+    with pytest.raises(
+        ValueError, match=r"alex needs 32 px or more, not 16 \(vgg takes 16 px and more\)"
+    ):
         lpips.mean_pairwise(np.zeros((3, 16, 16, 1), np.uint8))
     with pytest.raises(ValueError, match="1 image has no pairs"):
         lpips.mean_pairwise(np.zeros((1, 32, 32, 1), np.uint8))

@@ -23,12 +23,21 @@ def test_quality_and_disagreement():
     seen = reading([6] * 6 + [9] * 2 + [3] + [10], second=[6] * 5 + [9] * 3 + [4] + [6])
     quality = shares.quality(seen, (6, 9))
     assert [q["name"] for q in quality] == ["gate", "other_class", "no_class", "disagreement"]
-    assert [q["value"] for q in quality] == pytest.approx([0.8, 0.1, 0.1, 0.2]), "3 and 4 are both neither: they agree"
+    assert [q["value"] for q in quality] == pytest.approx([0.8, 0.1, 0.1, 0.2]), (
+        "3 and 4 are both neither: they agree"
+    )
 
 
 def test_every_reading_of_a_perfect_classifier_is_the_share():
     share = named(shares.minority_share(reading([6] * 80 + [9] * 20), 6, 9, PERFECT, PERFECT, 0.2))
-    assert list(share) == ["classified", "corrected", "corrected_denoised", "corrected_many", "second", "bounds"]
+    assert list(share) == [
+        "classified",
+        "corrected",
+        "corrected_denoised",
+        "corrected_many",
+        "second",
+        "bounds",
+    ]
     for entry in share.values():
         assert entry["value"] == pytest.approx(0.2, abs=1e-6)
         assert entry["low"] < 0.2 < entry["high"]
@@ -60,7 +69,9 @@ def test_many_classes_are_told_apart_where_two_are_not_enough():
 
 def test_true_shares_are_the_least_squares_on_the_simplex():
     rates = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.0, 0.3, 0.7]])
-    np.testing.assert_allclose(shares.true_shares(np.array([0.5, 0.3, 0.2]) @ rates, rates), [0.5, 0.3, 0.2], atol=1e-6)
+    np.testing.assert_allclose(
+        shares.true_shares(np.array([0.5, 0.3, 0.2]) @ rates, rates), [0.5, 0.3, 0.2], atol=1e-6
+    )
     called = np.array([0.0, 0.0, 1.0])  # no mix gives this: the answer lies on the edge
     grid = [(a, b, 1 - a - b) for a in np.linspace(0, 1, 101) for b in np.linspace(0, 1 - a, 101)]
     best = min(grid, key=lambda p: np.sum((np.array(p) @ rates - called) ** 2))
@@ -68,7 +79,10 @@ def test_true_shares_are_the_least_squares_on_the_simplex():
 
 
 def test_bounds_hold_every_ambiguous_image():
-    sure, unsure = reading([6] * 60 + [9] * 20 + [3] * 20), reading([6] * 60 + [9] * 20 + [3] * 20, sure=0.6)
+    sure, unsure = (
+        reading([6] * 60 + [9] * 20 + [3] * 20),
+        reading([6] * 60 + [9] * 20 + [3] * 20, sure=0.6),
+    )
     bounds = shares.bounds(sure, 6, 9)
     assert bounds["ambiguous"] == 20
     assert bounds["low"] < 0.2
@@ -77,7 +91,14 @@ def test_bounds_hold_every_ambiguous_image():
 
 
 def test_amplification_on_three_scales():
-    entry = {"name": "classified", "value": 0.1, "low": 0.05, "high": 0.2, "n": 1000, "interval": "Wilson 95 %"}
+    entry = {
+        "name": "classified",
+        "value": 0.1,
+        "low": 0.05,
+        "high": 0.2,
+        "n": 1000,
+        "interval": "Wilson 95 %",
+    }
     found = named(shares.amplification(entry, 0.2))
     assert found["absolute"]["value"] == pytest.approx(0.1)
     assert found["odds_ratio"]["value"] == pytest.approx(9 / 4)

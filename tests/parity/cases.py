@@ -18,8 +18,17 @@ HUB = {
     "flip_sin_to_cos": False, "freq_shift": 1, "in_channels": 3, "layers_per_block": 2, "mid_block_scale_factor": 1,
     "norm_eps": 1e-06, "norm_num_groups": 8, "out_channels": 3, "time_embedding_type": "positional",
 }  # fmt: skip
-CELEBA_HQ = HUB | _types("DDDDAD/UAUUUU") | {"block_out_channels": [16, 16, 32, 32, 64, 64], "sample_size": 32}
-SMALL = {"block_out_channels": [16, 24], "norm_num_groups": 4, "sample_size": 16, "attention_head_dim": 4}
+CELEBA_HQ = (
+    HUB
+    | _types("DDDDAD/UAUUUU")
+    | {"block_out_channels": [16, 16, 32, 32, 64, 64], "sample_size": 32}
+)
+SMALL = {
+    "block_out_channels": [16, 24],
+    "norm_num_groups": 4,
+    "sample_size": 16,
+    "attention_head_dim": 4,
+}
 
 CASES = {f"Table A, {name}": {**write_config(config), "sample_size": 32} for name, config in TABLE_A.items()} | {
     "google/ddpm-cifar10-32, narrow":
@@ -57,5 +66,9 @@ def labels(config: dict, batch: int):
 
     kind = config.get("class_embed_type")
     if kind == "identity":
-        return np.random.default_rng(1).normal(size=(batch, 4 * config["block_out_channels"][0])).astype(np.float32)
+        return (
+            np.random.default_rng(1)
+            .normal(size=(batch, 4 * config["block_out_channels"][0]))
+            .astype(np.float32)
+        )
     return np.arange(3, 3 + batch) if kind == "timestep" or config.get("num_class_embeds") else None

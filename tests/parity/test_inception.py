@@ -19,12 +19,16 @@ def test_torch_fidelity_with_the_same_weights(tmp_path, monkeypatch, zipped):
     torch.save({}, path)
     with monkeypatch.context() as patch:  # an instance before there is a file
         patch.setattr(network, "load_state_dict", lambda self, state: None)
-        state = network("inception", ["2048"], feature_extractor_weights_path=str(path)).state_dict()
+        state = network(
+            "inception", ["2048"], feature_extractor_weights_path=str(path)
+        ).state_dict()
     for name, tensor in state.items():
         if name.endswith("conv.weight"):
             torch.nn.init.kaiming_normal_(tensor)
         elif tensor.is_floating_point():
-            tensor.uniform_(0.5, 1.5) if "var" in name or "weight" in name else tensor.uniform_(-0.3, 0.3)
+            tensor.uniform_(0.5, 1.5) if "var" in name or "weight" in name else tensor.uniform_(
+                -0.3, 0.3
+            )
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
     theirs = network("inception", ["2048"], feature_extractor_weights_path=str(path))

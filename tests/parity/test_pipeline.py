@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from jaxdiff import diffusers_io, diffusers_scheduler, models, samplers
-from jaxdiff.study.draw import Drawer, noise_bank
+from jaxdiff.sampling import Drawer, noise_bank
 from jaxdiff.unet import UNet, parameters
 from tests.conftest import TINY
 
@@ -19,7 +19,9 @@ diffusers = pytest.importorskip("diffusers")
 
 def identical(one, other):
     ours, theirs = parameters(one), parameters(other)
-    return ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    return ours.keys() == theirs.keys() and all(
+        np.array_equal(ours[key], theirs[key]) for key in ours
+    )
 
 
 @pytest.mark.parametrize("method", ["ddim", "ddpm"])
@@ -45,8 +47,14 @@ def test_written_by_us_opened_by_diffusers_and_back(method, tmp_path):
     noises = iter([torch.tensor(np.asarray(n).transpose(0, 3, 1, 2).copy()) for n in drawn])
     pipeline.set_progress_bar_config(disable=True)
     with (
-        mock.patch("diffusers.pipelines.ddpm.pipeline_ddpm.randn_tensor", side_effect=lambda *_, **__: next(noises)),
-        mock.patch("diffusers.schedulers.scheduling_ddpm.randn_tensor", side_effect=lambda *_, **__: next(noises)),
+        mock.patch(
+            "diffusers.pipelines.ddpm.pipeline_ddpm.randn_tensor",
+            side_effect=lambda *_, **__: next(noises),
+        ),
+        mock.patch(
+            "diffusers.schedulers.scheduling_ddpm.randn_tensor",
+            side_effect=lambda *_, **__: next(noises),
+        ),
     ):
         theirs = pipeline(batch_size=2, num_inference_steps=10, output_type="np").images
     difference = np.abs((mine + 1) / 2 - theirs).max()

@@ -44,7 +44,11 @@ def nets(tmp_path_factory):
     """The same small U-Net in both."""
     folder = tmp_path_factory.mktemp("unet")
     torch.manual_seed(0)
-    config = SMALL | _types("DA/AU") | {"in_channels": 1, "out_channels": 1, "layers_per_block": 1, "sample_size": 8}
+    config = (
+        SMALL
+        | _types("DA/AU")
+        | {"in_channels": 1, "out_channels": 1, "layers_per_block": 1, "sample_size": 8}
+    )
     theirs = diffusers.UNet2DModel.from_config(config).eval()
     theirs.save_pretrained(folder)
     ours = diffusers_io.load_unet(folder)
@@ -68,9 +72,13 @@ def run_theirs(scheduler, unet, steps, eta):
             sigma = (1.0 - scheduler.alphas_cumprod[t]) ** 0.5
             output = like_a_denoiser(unet(x, t).sample, x, sigma, scheduler.config.prediction_type)
         if isinstance(scheduler, diffusers.DDIMScheduler):
-            x = scheduler.step(output, t, x, eta=eta, variance_noise=drawn if eta else None).prev_sample
+            x = scheduler.step(
+                output, t, x, eta=eta, variance_noise=drawn if eta else None
+            ).prev_sample
         else:
-            with mock.patch("diffusers.schedulers.scheduling_ddpm.randn_tensor", return_value=drawn):
+            with mock.patch(
+                "diffusers.schedulers.scheduling_ddpm.randn_tensor", return_value=drawn
+            ):
                 x = scheduler.step(output, t, x).prev_sample
     return x.numpy().transpose(0, 2, 3, 1)
 
@@ -78,13 +86,18 @@ def run_theirs(scheduler, unet, steps, eta):
 def run_ours(settings, scheduler, predict):
     """The same chain and steps that ddim and ddpm scan over, one at a time; the U-Net is compiled once for all cases."""
     step, options = samplers.STEPS[settings["method"]], samplers.options(settings)
-    update = jax.jit(lambda x, now, output: step(lambda *_: output, scheduler, x, now, KEYS, **options.step))
+    update = jax.jit(
+        lambda x, now, output: step(lambda *_: output, scheduler, x, now, KEYS, **options.step)
+    )
     steps = samplers.chain(scheduler, settings["steps"], **options.path)
     x = samplers.initial_noise(KEYS, SHAPE)
     for i in range(len(steps.t)):
         now = samplers.Step(*(part[i] for part in map(np.asarray, steps)))
         output = like_a_denoiser(
-            predict(x, np.full(len(x), now.t)), x, (1.0 - now.alpha_bar) ** 0.5, settings["prediction"]
+            predict(x, np.full(len(x), now.t)),
+            x,
+            (1.0 - now.alpha_bar) ** 0.5,
+            settings["prediction"],
         )
         x = update(x, now, output)
     return np.asarray(x)
@@ -111,7 +124,10 @@ def test_final_images(i, kind, nets, tmp_path):
     schedule = diffusers_scheduler.schedule(raw)
     np.testing.assert_allclose(schedule.alpha_bar, theirs.alphas_cumprod, atol=2e-6)
     steps = 50 if kind == "DDIM" else 100
-    settings = diffusers_scheduler.sampling(raw) | {"steps": steps, "prediction": diffusers_scheduler.prediction(raw)}
+    settings = diffusers_scheduler.sampling(raw) | {
+        "steps": steps,
+        "prediction": diffusers_scheduler.prediction(raw),
+    }
     settings |= {"eta": eta} if kind == "DDIM" else {}
     ours = run_ours(settings, schedule, predict)
     wanted = run_theirs(theirs, unet, steps, eta)

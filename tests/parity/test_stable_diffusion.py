@@ -18,7 +18,11 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
-UNET = tiny.UNET | {"block_out_channels": [32, 64, 64, 64], "cross_attention_dim": 32, "sample_size": 16}
+UNET = tiny.UNET | {
+    "block_out_channels": [32, 64, 64, 64],
+    "cross_attention_dim": 32,
+    "sample_size": 16,
+}
 VAE = tiny.VAE | {"block_out_channels": [32, 32, 64, 64], "sample_size": 128}
 TEXT = tiny.TEXT | {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
                     "projection_dim": 32}  # fmt: skip
@@ -37,7 +41,9 @@ def shaken(model):
 def theirs(tmp_path_factory):
     torch.manual_seed(0)
     configs = tiny.write_configs(tmp_path_factory.mktemp("configs"), UNET, VAE, TEXT)
-    text = transformers.CLIPTextConfig(**json.loads((configs / "text_encoder/config.json").read_text()))
+    text = transformers.CLIPTextConfig(
+        **json.loads((configs / "text_encoder/config.json").read_text())
+    )
     pipeline = diffusers.StableDiffusionPipeline(
         vae=shaken(diffusers.AutoencoderKL.from_config(VAE)), text_encoder=shaken(transformers.CLIPTextModel(text)),
         tokenizer=transformers.CLIPTokenizer.from_pretrained(configs / "tokenizer", pad_token="<|endoftext|>", model_max_length=77),
@@ -62,7 +68,9 @@ def ours(folder):
 
 def report(name, mine, wanted):
     difference = np.abs(np.asarray(mine) - wanted).max()
-    print(f"{name:55} of magnitude {np.abs(wanted).max():8.3f}: largest difference {difference:.1e}")
+    print(
+        f"{name:55} of magnitude {np.abs(wanted).max():8.3f}: largest difference {difference:.1e}"
+    )
     assert difference <= 1e-3
 
 
@@ -88,12 +96,17 @@ def test_vae(theirs, ours):
     rng, factor = np.random.default_rng(0), ours.vae.config.scaling_factor
     images = rng.uniform(-1, 1, (2, 128, 128, 3)).astype(np.float32)
     latents = rng.normal(size=(2, 16, 16, 4)).astype(np.float32)
-    encode = lambda params, x: bind(ours.vae, params).encode(x)  # noqa: E731
+
+    def encode(params, x):
+        return bind(ours.vae, params).encode(x)
+
     with torch.no_grad():
         wanted = nhwc(theirs.vae.encode(nchw(images)).latent_dist.mode() * factor)
         back = nhwc(theirs.vae.decode(nchw(latents) / factor).sample)
     report("VAE, latents of images", jax.jit(encode)(ours.params["vae"], images), wanted)
-    report("VAE, images of latents", jax.jit(functional(ours.vae))(ours.params["vae"], latents), back)
+    report(
+        "VAE, images of latents", jax.jit(functional(ours.vae))(ours.params["vae"], latents), back
+    )
 
 
 def hook(p, form):
@@ -104,9 +117,13 @@ def hook(p, form):
         if form == "blend":
             return (1 - p) * output + p * z
         shape = z.shape[1:2] if form == "channels" else (*z.shape[2:], z.shape[1])  # ours are NHWC
-        order = np.asarray(jax.random.permutation(jax.random.key(0), int(np.prod(shape)))).reshape(shape)
+        order = np.asarray(jax.random.permutation(jax.random.key(0), int(np.prod(shape)))).reshape(
+            shape
+        )
         passed = torch.tensor(order < round(p * order.size))
-        passed = passed[None, :, None, None] if form == "channels" else passed.permute(2, 0, 1)[None]
+        passed = (
+            passed[None, :, None, None] if form == "channels" else passed.permute(2, 0, 1)[None]
+        )
         return torch.where(passed, z, output)
 
     return mixed
@@ -128,7 +145,9 @@ def test_a_step_of_the_unet_and_its_bypass(form, theirs, ours):
         middle = bypass(unet.bottleneck, 0.5, form) if form else unet.bottleneck
         return unet.decode(middle(unet.encode(x, t, unet.config.depth, context=text)))
 
-    report(f"one step of the U-Net, {form or 'no'} bypass", jax.jit(apply)(ours.params["unet"]), wanted)
+    report(
+        f"one step of the U-Net, {form or 'no'} bypass", jax.jit(apply)(ours.params["unet"]), wanted
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,4 +168,6 @@ def test_pictures(name, form, theirs, folder, tmp_path):
     ).images  # fmt: skip
     if handle:
         handle.remove()
-    report(f"a picture in [0, 1], {name}, {form or 'no'} bypass", np.clip(mine / 2 + 0.5, 0, 1), wanted)
+    report(
+        f"a picture in [0, 1], {name}, {form or 'no'} bypass", np.clip(mine / 2 + 0.5, 0, 1), wanted
+    )

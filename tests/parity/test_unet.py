@@ -36,7 +36,9 @@ def build(config):
 def their_gradients(model, xt, t, eps, given):
     output = model(nchw(xt), torch.tensor(t), given).sample
     ((output[:, : eps.shape[-1]] - nchw(eps)) ** 2).mean().backward()
-    return nhwc(output), {name: p.grad.numpy() for name, p in model.named_parameters() if p.requires_grad}
+    return nhwc(output), {
+        name: p.grad.numpy() for name, p in model.named_parameters() if p.requires_grad
+    }
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -47,9 +49,17 @@ def test_forward_pass_and_gradients(name, tmp_path):
     theirs = build(config)
     theirs.save_pretrained(tmp_path)
     unet = diffusers_io.load_unet(tmp_path)
-    rng, size, channels = np.random.default_rng(0), config["sample_size"], config.get("in_channels", 3)
+    rng, size, channels = (
+        np.random.default_rng(0),
+        config["sample_size"],
+        config.get("in_channels", 3),
+    )
     xt = rng.normal(size=(2, size, size, channels)).astype(np.float32)
-    eps, t, classes = rng.normal(size=xt.shape).astype(np.float32), np.array([7, 903]), labels(config, 2)
+    eps, t, classes = (
+        rng.normal(size=xt.shape).astype(np.float32),
+        np.array([7, 903]),
+        labels(config, 2),
+    )
     apply = functional(abstract(unet.config))
 
     def loss(params):
@@ -57,7 +67,9 @@ def test_forward_pass_and_gradients(name, tmp_path):
         return jnp.mean((output[..., :channels] - eps) ** 2), output
 
     (_, output), ours = jax.jit(jax.value_and_grad(loss, has_aux=True))(parameters(unet))
-    wanted, gradients = their_gradients(theirs, xt, t, eps, None if classes is None else torch.tensor(classes))
+    wanted, gradients = their_gradients(
+        theirs, xt, t, eps, None if classes is None else torch.tensor(classes)
+    )
     difference = np.abs(np.asarray(output) - wanted).max()
     largest = max(np.linalg.norm(g) for g in gradients.values())
     errors, zero = {}, 0

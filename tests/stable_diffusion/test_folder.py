@@ -72,9 +72,18 @@ def test_a_fine_tune_of_another_shape_is_read_as_its_config_says():
     raw = tiny.UNET | {"block_out_channels": [32, 64, 96], "down_block_types": ["DownBlock2D", tiny.CROSS, tiny.CROSS],
                        "up_block_types": [tiny.UP, "UpBlock2D", tiny.UP], "num_attention_heads": 4}  # fmt: skip
     config = folders.unet_config(raw, "unet")
-    assert (config.attention, config.up_attention, config.heads, config.depth) == ((2, 3), (3, 1), 4, 3)
+    assert (config.attention, config.up_attention, config.heads, config.depth) == (
+        (2, 3),
+        (3, 1),
+        4,
+        3,
+    )
     vae = folders.vae_config(
-        tiny.VAE | {key: tiny.VAE[key][:3] for key in ("block_out_channels", "down_block_types", "up_block_types")},
+        tiny.VAE
+        | {
+            key: tiny.VAE[key][:3]
+            for key in ("block_out_channels", "down_block_types", "up_block_types")
+        },
         "vae",
     )
     assert vae.factor == 4
@@ -104,14 +113,21 @@ def test_the_mistakes_of_the_first_folders_are_corrected_as_diffusers_does(tmp_p
     tiny.write(folder / "scheduler/scheduler_config.json",
                tiny.BETAS | {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "rescale_betas_zero_snr": True})  # fmt: skip
     found = folders.scheduler(folder)
-    assert (found["steps_offset"], found["clip_sample"], found["rescale_betas_zero_snr"]) == (1, False, False)
+    assert (found["steps_offset"], found["clip_sample"], found["rescale_betas_zero_snr"]) == (
+        1,
+        False,
+        False,
+    )
     assert folders.abstract(folder)[1].config.sample_size == 64
     assert folders.unet_config(tiny.UNET | {"sample_size": 32}, "unet").sample_size == 32
 
 
 def test_in_bfloat16_what_scales_and_shifts_stays_as_it_was(tmp_path):
     folder = tiny.write_pipeline(tmp_path)
-    half, whole = Pipeline.load(folder, jnp.bfloat16).params["vae"], Pipeline.load(folder).params["vae"]
+    half, whole = (
+        Pipeline.load(folder, jnp.bfloat16).params["vae"],
+        Pipeline.load(folder).params["vae"],
+    )
     for name, p in half.items():
         assert p.dtype == (jnp.bfloat16 if p.ndim > 1 else jnp.float32), name
         if p.ndim == 1:
@@ -129,5 +145,7 @@ def test_half_precision_files_are_read(tmp_path):
     path.unlink()
     read = Pipeline.load(folder)
     assert read.dtype == whole.dtype == np.float32
-    apart = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), read.params["unet"], whole.params["unet"])
+    apart = jax.tree.map(
+        lambda a, b: float(np.abs(a - b).max()), read.params["unet"], whole.params["unet"]
+    )
     assert 0.0 < max(apart.values()) < 2e-3

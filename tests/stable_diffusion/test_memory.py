@@ -15,16 +15,27 @@ from tests.stable_diffusion import tiny
 def test_a_guided_step_at_512_pixels_in_bfloat16_takes_few_gigabytes():
     """One picture, as compiled for a CPU. The latents are 64 x 64; the network is called for two, with the text and without."""
     unet = nnx.eval_shape(lambda: UNet(folders.unet_config(tiny.UNET, "unet"), rngs=nnx.Rngs(0)))
-    shape = lambda *s, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(s, dtype)  # noqa: E731
+
+    def shape(*s, dtype=jnp.bfloat16):
+        return jax.ShapeDtypeStruct(s, dtype)
+
     params = {
-        n: shape(*p.shape, dtype=jnp.bfloat16 if p.ndim > 1 else jnp.float32) for n, p in parameters(unet).items()
+        n: shape(*p.shape, dtype=jnp.bfloat16 if p.ndim > 1 else jnp.float32)
+        for n, p in parameters(unet).items()
     }
 
     def step(params, x, t, text, empty, guidance):
         return guided(functional(unet), params, text, empty, guidance, jnp.bfloat16)(x, t)
 
-    inputs = (shape(1, 64, 64, 4, dtype=jnp.float32), shape(1, dtype=jnp.int32), shape(1, 77, 768), shape(1, 77, 768))
-    analysis = jax.jit(step).lower(params, *inputs, shape(dtype=jnp.float32)).compile().memory_analysis()
+    inputs = (
+        shape(1, 64, 64, 4, dtype=jnp.float32),
+        shape(1, dtype=jnp.int32),
+        shape(1, 77, 768),
+        shape(1, 77, 768),
+    )
+    analysis = (
+        jax.jit(step).lower(params, *inputs, shape(dtype=jnp.float32)).compile().memory_analysis()
+    )
     taken = {"arguments": analysis.argument_size_in_bytes, "temporary": analysis.temp_size_in_bytes}
     print("MB:", {name: round(size / 1e6, 1) for name, size in taken.items()})
     assert taken["arguments"] < 1.75e9  # 859,520,964 parameters of two bytes

@@ -51,14 +51,19 @@ def test_a_picture_does_not_depend_on_those_beside_it(plain):
 def test_pictures_are_those_of_one_device_and_may_be_wider_than_high(pipeline, plain):
     alone = Painter(pipeline, steps=3, batch=1)
     latents = plain.latents([5, 6])
-    np.testing.assert_allclose(alone.draw(PROMPTS[:2], latents), plain.draw(PROMPTS[:2], latents), atol=1e-5)
+    np.testing.assert_allclose(
+        alone.draw(PROMPTS[:2], latents), plain.draw(PROMPTS[:2], latents), atol=1e-5
+    )
     wide = Painter(pipeline, steps=1, batch=1, size=(8, 16))
     assert wide.draw(PROMPTS[:1], wide.latents([0])).shape == (1, 8, 16, 3)
 
 
 def test_guidance_0_knows_the_negative_prompt_alone_and_1_the_prompt(plain):
     latents = plain.latents([0, 0])
-    apart = lambda a, b: float(np.abs(a - b).max())  # noqa: E731
+
+    def apart(a, b):
+        return float(np.abs(a - b).max())
+
     none = plain.draw(PROMPTS[:2], latents, guidance=0.0, negative="a queen")
     assert apart(none[0], none[1]) < 1e-5
     one = plain.draw(["a queen", "a woman"], latents, guidance=1.0)
@@ -68,11 +73,15 @@ def test_guidance_0_knows_the_negative_prompt_alone_and_1_the_prompt(plain):
 
 
 def test_what_cannot_be_drawn_is_refused(pipeline, plain, blended):
-    with pytest.raises(ValueError, match=r"a fraction of 1\.5 was to be bypassed; it goes from 0 to 1"):
+    with pytest.raises(
+        ValueError, match=r"a fraction of 1\.5 was to be bypassed; it goes from 0 to 1"
+    ):
         blended.draw(PROMPTS[:1], plain.latents([0]), fraction=1.5)
     with pytest.raises(ValueError, match="a Painter without a form"):
         plain.draw(PROMPTS[:1], plain.latents([0]), fraction=0.5)
-    with pytest.raises(ValueError, match="a picture of 17 px on a side has no latents; choose a multiple of 2"):
+    with pytest.raises(
+        ValueError, match="a picture of 17 px on a side has no latents; choose a multiple of 2"
+    ):
         Painter(pipeline, size=(17, 16))
     with pytest.raises(ValueError, match="cannot be halved 1 times"):
         Painter(pipeline, size=(18, 18))
@@ -96,9 +105,21 @@ def test_pndm_is_ddim_where_the_network_sees_one_image(prediction):
         return eps if prediction == "eps" else s * eps - sigma * image
 
     x_T = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 2, 1)), jnp.float32)
-    common = {"prediction": prediction, "steps": 10, "spacing": "leading", "offset": 1, "to_one": False}
+    common = {
+        "prediction": prediction,
+        "steps": 10,
+        "spacing": "leading",
+        "offset": 1,
+        "to_one": False,
+    }
     theirs = samplers.ddim(
-        predict, schedule, x_T, jax.random.split(jax.random.key(0), 1), clip=0.0, stride=True, **common
+        predict,
+        schedule,
+        x_T,
+        jax.random.split(jax.random.key(0), 1),
+        clip=0.0,
+        stride=True,
+        **common,
     )
     drawn = pndm(predict, schedule, x_T, **common)
     np.testing.assert_allclose(drawn, theirs, atol=1e-4 if prediction == "eps" else 1e-2)

@@ -31,7 +31,12 @@ TEXT = {
     "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": 77,
     "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": 768, "bos_token_id": 0, "eos_token_id": 2,
 }  # fmt: skip
-BETAS = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+BETAS = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
 PNDM = BETAS | {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1,
                 "clip_sample": False, "trained_betas": None}  # fmt: skip
 DDIM = PNDM | {"_class_name": "DDIMScheduler"}
@@ -44,8 +49,17 @@ SMALL_VAE = VAE | {
     "norm_num_groups": 4, "layers_per_block": 1, "block_out_channels": [8, 16], "sample_size": 16,
     "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2,
 }  # fmt: skip
-SMALL_TEXT = TEXT | {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-INDEX = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1", "safety_checker": [None, None]}
+SMALL_TEXT = TEXT | {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.42.1",
+    "safety_checker": [None, None],
+}
 MERGES = ["w o", "a n</w>", "wo m", "wom an</w>", "a c", "ac t", "act r", "actr e", "actre s", "actres s</w>", "q u", "qu e",
           "e n</w>", "que en</w>", "g i", "r l</w>", "gi rl</w>"]  # fmt: skip
 
@@ -66,7 +80,11 @@ def write_configs(folder, unet=SMALL_UNET, vae=SMALL_VAE, text=SMALL_TEXT, sched
     """Everything but the weights; the vocabulary is the small one."""
     words = vocabulary()
     write(folder / "model_index.json", INDEX)
-    for part, config in (("unet", unet), ("vae", vae), ("text_encoder", text | {"vocab_size": len(words)})):
+    for part, config in (
+        ("unet", unet),
+        ("vae", vae),
+        ("text_encoder", text | {"vocab_size": len(words)}),
+    ):
         write(folder / part / "config.json", config)
     write(folder / "scheduler" / "scheduler_config.json", scheduler)
     write(folder / "tokenizer" / "vocab.json", words)
@@ -81,7 +99,8 @@ def write_pipeline(folder, **configs):
     for i, (part, module) in enumerate(zip(names, folders.abstract(folder), strict=True)):
         made = nnx.merge(nnx.graphdef(module), _random(nnx.state(module), i))
         tensors = {
-            n: np.ascontiguousarray(torch_weights.swap(n, np.asarray(p), out=True)) for n, p in parameters(made).items()
+            n: np.ascontiguousarray(torch_weights.swap(n, np.asarray(p), out=True))
+            for n, p in parameters(made).items()
         }
         if part == "text_encoder":
             tensors = {f"text_model.{name}": t for name, t in tensors.items()}

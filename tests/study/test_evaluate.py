@@ -14,14 +14,23 @@ CHEAP = Options(lpips="none", spaces=("pixels",), k=(1, 3))
 
 def run(workdir, sets=None, reference=REFERENCE, **changes):
     options = dataclasses.replace(CHEAP, **changes)
-    evaluate(sets or {"a": IMAGES[:12], "b": IMAGES[12:24]}, reference, options, epath.Path(workdir), lambda *_: None)
+    evaluate(
+        sets or {"a": IMAGES[:12], "b": IMAGES[12:24]},
+        reference,
+        options,
+        epath.Path(workdir),
+        lambda *_: None,
+    )
 
 
 def test_neighbors_find_the_copies_and_held_out_images_stand_beside(tmp_path):
     run(tmp_path, reference=dataclasses.replace(REFERENCE, held_out=IMAGES[:6]))
     found = {cell.name: cell.result["neighbors"] for cell in results.read_cells(tmp_path)}
     first = {
-        (name, e["images"]): e["value"] for name in found for e in found[name] if e["k"] == 1 and e["name"] == "kth"
+        (name, e["images"]): e["value"]
+        for name in found
+        for e in found[name]
+        if e["k"] == 1 and e["name"] == "kth"
     }
     assert first["b", "samples"] == 0
     assert first["a", "samples"] > 0.1
@@ -49,8 +58,14 @@ def test_sets_of_the_same_noise_are_compared(tmp_path):
         ({"lpips": "alex"}, "LPIPS with alex needs 32 px or more, not 16"),
         ({"spaces": ("clip",)}, "feature space 'clip' is not known; choose one of pixels"),
         ({"spaces": ("inception",)}, "needs FID's weights file"),
-        ({"sets": {"a": IMAGES[:9], "b": IMAGES[:12]}, "same_noise": True}, "their sizes are {'a': 9, 'b': 12}"),
-        ({"sets": {"a": IMAGES[:, :8]}}, r"a are of 8 x 16 x 1 and reference of 16 x 16 x 1 .*; give --size"),
+        (
+            {"sets": {"a": IMAGES[:9], "b": IMAGES[:12]}, "same_noise": True},
+            "their sizes are {'a': 9, 'b': 12}",
+        ),
+        (
+            {"sets": {"a": IMAGES[:, :8]}},
+            r"a are of 8 x 16 x 1 and reference of 16 x 16 x 1 .*; give --size",
+        ),
         ({"sets": {"a": IMAGES.repeat(3, -1)}}, "convert one of them"),
     ],
 )

@@ -85,13 +85,20 @@ def test_locked_again_and_again_leaves_one_file(name, tmp_path):
 def elsewhere(folder, beats):
     record = folder / "lock" / "7.json"
     record.parent.mkdir(exist_ok=True)
-    record.write_text(json.dumps({"host": "far", "machine": "far", "pid": 1, "started": "1", "beats": beats}))
+    record.write_text(
+        json.dumps({"host": "far", "machine": "far", "pid": 1, "started": "1", "beats": beats})
+    )
 
 
 def test_on_another_machine_the_heartbeat_decides(tmp_path, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
-    for beats, later, alive in ((0, 0.0, False), (0, 110.0, False), (1, 20.0, True), (1, 110.0, True)):
+    for beats, later, alive in (
+        (0, 0.0, False),
+        (0, 110.0, False),
+        (1, 20.0, True),
+        (1, 110.0, True),
+    ):
         elsewhere(tmp_path, beats)
         clock[0] += later
         with lock(tmp_path) as other:
@@ -104,10 +111,17 @@ def test_on_another_machine_the_heartbeat_decides(tmp_path, monkeypatch):
 
 def test_the_heart_beats_and_ends_a_process_that_was_taken_for_dead(tmp_path):
     program = OWNER.replace(
-        'print("ready', 'from jaxdiff.study import lock as module; module.BEAT = 0.1; print("ready', 1
+        'print("ready',
+        'from jaxdiff.study import lock as module; module.BEAT = 0.1; print("ready',
+        1,
     )
     run = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
     process, deadline = subprocess.Popen(run, **pipes), time.time() + 60
     tell(process)
     record = tmp_path / "lock/1.json"

@@ -4,15 +4,17 @@ import pytest
 from flax import nnx
 
 from jaxdiff import diffusion, samplers
-from jaxdiff.datasets.prepared import prepare
-from jaxdiff.datasets.source import Columns, Source
-from jaxdiff.datasets.sources import Split
+from jaxdiff.cells import cell as cells
+from jaxdiff.datasets.base import Columns, Source
+from jaxdiff.datasets.prepare import prepare
+from jaxdiff.datasets.registry import Split
 from jaxdiff.diffusion import Schedule
 from jaxdiff.models import Model
 from jaxdiff.results import CellResult
-from jaxdiff.study import cells, compare, inversion, memorization
+from jaxdiff.sampling import Drawer, noise_bank
+from jaxdiff.study import inversion, memorization
+from jaxdiff.study import pairwise as compare
 from jaxdiff.study.config import default_config
-from jaxdiff.study.draw import Drawer, noise_bank
 from jaxdiff.unet import UNet
 
 SETTINGS = {"batch": 8, "method": "ddim", "steps": 6, "clip": True}
@@ -20,7 +22,9 @@ SETTINGS = {"batch": 8, "method": "ddim", "steps": 6, "clip": True}
 
 @pytest.fixture
 def drawer(one: UNet) -> Drawer:
-    return Drawer(Model(one, Schedule.linear(20), "v", {"data": {"size": 8}}), SETTINGS, lambda *_: None)
+    return Drawer(
+        Model(one, Schedule.linear(20), "v", {"data": {"size": 8}}), SETTINGS, lambda *_: None
+    )
 
 
 def test_a_path_leads_from_the_noise_to_the_sample(drawer):
@@ -52,8 +56,13 @@ def test_other_weights_draw_other_samples(drawer, one):
 def split(labels, cache):
     """Images that are their own places."""
     columns = Columns(labels, tuple("0123456789"))
-    decode = lambda i: np.full((8, 8, 1), i, np.uint8)  # noqa: E731
-    prepared = prepare(Source("", {"labels": labels.tolist()}, len(labels), lambda: columns, decode), cache, "toy")
+
+    def decode(i):
+        return np.full((8, 8, 1), i, np.uint8)
+
+    prepared = prepare(
+        Source("", {"labels": labels.tolist()}, len(labels), lambda: columns, decode), cache, "toy"
+    )
     return Split(prepared, np.arange(len(labels)), labels)
 
 
@@ -64,7 +73,9 @@ def cell(proportions=(0.8, 0.2), n=50):
 
 
 def test_sets_that_are_compared_are_equally_large_and_mixed(tmp_path):
-    train, held_out = (split(np.repeat([3, 6, 9], counts), tmp_path) for counts in ((0, 40, 10), (30, 25, 25)))
+    train, held_out = (
+        split(np.repeat([3, 6, 9], counts), tmp_path) for counts in ((0, 40, 10), (30, 25, 25))
+    )
     equal = memorization.alike(cell(), lambda: {"train": train, "held_out": held_out})
     for images, its in zip(equal, (train, held_out), strict=True):
         labels = its.labels[images[:, 0, 0, 0]]
@@ -96,7 +107,9 @@ def test_bias_and_variance_over_seeds_on_shared_noise():
 
 
 def test_who_encodes_and_who_decodes():
-    made = [finished(m, s) for m in ("2", "4") for s in (0, 2, 4)] + [finished("2", s, majority=9) for s in (1, 3)]
+    made = [finished(m, s) for m in ("2", "4") for s in (0, 2, 4)] + [
+        finished("2", s, majority=9) for s in (1, 3)
+    ]
     found = {group.name: group for group in inversion.groups(made)}
     assert set(found) == {"2-6", "4-6"}, "two seeds leave one to decode"
     for group in found.values():

@@ -3,8 +3,8 @@ import pytest
 
 from jaxdiff.diffusion import Schedule
 from jaxdiff.models import Model
+from jaxdiff.sampling import Drawer
 from jaxdiff.study import stages
-from jaxdiff.study.draw import Drawer
 from jaxdiff.unet import UNet
 
 
