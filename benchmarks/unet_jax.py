@@ -16,7 +16,7 @@ import optax
 from benchmarks.turns import serve
 from jaxdiff import models, optimizers, parallel, samplers, training
 from jaxdiff.datasets import batches as pipeline
-from jaxdiff.sampling import Drawer
+from jaxdiff.sampling import Sampler
 from jaxdiff.study.train import training_apply
 from jaxdiff.unet import parameters
 
@@ -69,7 +69,7 @@ def sampler():
     """A function of a number of DDIM steps that takes so many on one batch, and the FLOP of one."""
     model = MODEL
     settings = {"method": "ddim", "steps": 1000, "batch": TASK["batch"], "clip": True, "eta": 0.0}
-    drawer = Drawer(model, settings, lambda *_: None)
+    drawer = Sampler(model, settings, lambda *_: None)
     keys = jax.random.split(jax.random.key(0), TASK["batch"])
     xt = parallel.place(np.asarray(samplers.initial_noise(keys, drawer.shape)), drawer.over)
     chain = jax.tree.map(np.asarray, samplers.chain(model.schedule, 1000))

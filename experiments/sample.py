@@ -26,7 +26,7 @@ from PIL import Image
 from jaxdiff import files, models, parallel, results
 from jaxdiff.datasets import image_io as folders
 from jaxdiff.datasets.images import to_float, to_size, to_uint8
-from jaxdiff.sampling import Drawer
+from jaxdiff.sampling import Sampler
 
 flags.DEFINE_string("model", None, "A trained cell's folder, or a diffusers folder.")
 flags.DEFINE_integer("num", 64, "How many samples.", lower_bound=1)
@@ -77,7 +77,7 @@ def main() -> None:
     changes = {"batch": FLAGS.batch, "method": FLAGS.method, "steps": FLAGS.steps}
     settings = model.config["sample"] | {key: value for key, value in changes.items() if value}
     with _cli.Reporter() as progress:
-        drawer = Drawer(model, settings, progress, FLAGS.label, together=True)
+        drawer = Sampler(model, settings, progress, FLAGS.label, together=True)
         images = invert(drawer, out) if FLAGS.invert else draw(drawer, out)
     if not parallel.is_leader():
         return
@@ -89,7 +89,7 @@ def main() -> None:
     )
 
 
-def draw(drawer: Drawer, out: epath.Path) -> np.ndarray:
+def draw(drawer: Sampler, out: epath.Path) -> np.ndarray:
     """New images from the seed's noise bank."""
     images = to_uint8(drawer.sample(np.arange(FLAGS.num), FLAGS.seed))
     if parallel.is_leader():
@@ -97,7 +97,7 @@ def draw(drawer: Drawer, out: epath.Path) -> np.ndarray:
     return images
 
 
-def invert(drawer: Drawer, out: epath.Path) -> np.ndarray:
+def invert(drawer: Sampler, out: epath.Path) -> np.ndarray:
     """The images of --invert through their noise and back; how far they come back is printed."""
     height, width, channels = drawer.shape
     if height != width:

@@ -1,44 +1,329 @@
-"""Numbers with their uncertainty. No JAX."""
+"""Numbers with their uncertainty, and the statistics that make them. No JAX."""
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 from scipy.special import expit, logit
 
-Norms = Float[np.ndarray, " points"]
+NORMAL_QUANTILE = 1.96  # of a normal 95 % interval
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A value with its standard error (0.0 where exact) or a bound on its error, one of them, from n observations."""
+    """A number with its uncertainty.
 
-    value: float
+    Parameters
+    ----------
+    value
+        The number; None where it is undefined.
+    low, high
+        Ends of the interval; None where there is none.
+    n
+        Number of observations behind the value.
+    method
+        How the interval was made, such as "Wilson 95 %".
+    standard_error
+        0.0 where the value is exact; None where it is not known.
+    bound
+        Largest possible error of the value; None where it is not known.
+    name
+        What is estimated, such as "gate".
+    labels
+        What else tells this number from others of its name, such as ``{"space": "pixels"}``.
+    values
+        The value of each single observation, where observations are compared in pairs.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    method: str = "none"
     standard_error: float | None = None
     bound: float | None = None
-    n: int | None = None
+    name: str = ""
+    labels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    values: Sequence[float] | None = None
 
     def __float__(self) -> float:
-        return float(self.value)
+        return math.nan if self.value is None else float(self.value)
+
+    @classmethod
+    def undefined(cls, name: str = "", n: int | None = None, **labels: Any) -> "Estimate":
+        """An estimate without a value; give the reason as the label ``why``."""
+        return cls(None, n=n, name=name, labels=labels)
+
+    @classmethod
+    def proportion(
+        cls, successes: int, trials: int, name: str = "", level: float = 0.95, **labels: Any
+    ) -> "Estimate":
+        """A count over its number of trials, with Wilson's interval."""
+        low, high = wilson(successes, trials, level)
+        method = f"Wilson {100 * level:g} %"
+        return cls(successes / trials, low, high, trials, method, name=name, labels=labels)
+
+    @classmethod
+    def normal(
+        cls, value: float, standard_error: float, n: int, method: str, name: str = "", **labels: Any
+    ) -> "Estimate":
+        """A value with the normal 95 % interval; without one where the error is not finite."""
+        half = NORMAL_QUANTILE * standard_error
+        low, high = (value - half, value + half) if math.isfinite(half) else (None, None)
+        return cls(value, low, high, n, method, standard_error, name=name, labels=labels)
+
+    @classmethod
+    def mean(
+        cls, values: Sequence[float], over: str, name: str = "", level: float = 0.95, **labels: Any
+    ) -> "Estimate":
+        """The mean of independent values, with a t interval; one value has no interval.
+
+        Parameters
+        ----------
+        values
+            At least one number.
+        over
+            What the values belong to, such as "images"; it is named in the method.
+        """
+        center = float(np.mean(values))
+        if len(values) < 2:
+            return cls(center, n=len(values), name=name, labels=labels)
+        quantile = float(stats.t.ppf(0.5 + level / 2, len(values) - 1))
+        half = quantile * float(stats.sem(values))
+        method = f"t {100 * level:g} % over {over}"
+        return cls(
+            center, center - half, center + half, len(values), method, name=name, labels=labels
+        )
+
+    def named(self, name: str, **labels: Any) -> "Estimate":
+        """The same estimate under another name, with more labels."""
+        return dataclasses.replace(self, name=name, labels={**self.labels, **labels})
+
+    def labeled(self, **labels: Any) -> "Estimate":
+        """The same estimate with more labels."""
+        return self.named(self.name, **labels)
+
+    def map(self, function: Any, **changes: Any) -> "Estimate":
+        """Apply an increasing function to the value and to both ends of the interval."""
+        ends = [
+            None if x is None else float(function(x)) for x in (self.value, self.low, self.high)
+        ]
+        value, low, high = ends
+        return dataclasses.replace(
+            self, value=value, low=low, high=high, standard_error=None, bound=None, **changes
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of result.json; ``values`` is included where it is set."""
+        entry = {
+            "name": self.name,
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "n": self.n,
+            "interval": self.method,
+            **self.labels,
+        }
+        return entry if self.values is None else entry | {"values": list(self.values)}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "Estimate":
+        """Read an entry of result.json."""
+        fields = ("name", "value", "low", "high", "n", "interval", "values")
+        labels = {key: value for key, value in entry.items() if key not in fields}
+        return cls(
+            entry["value"],
+            entry["low"],
+            entry["high"],
+            entry["n"],
+            entry["interval"],
+            name=entry["name"],
+            labels=labels,
+            values=entry.get("values"),
+        )
+
+
+class Proportion(NamedTuple):
+    """A count and its number of trials."""
+
+    successes: int
+    trials: int
+
+    @property
+    def value(self) -> float:
+        """The count over the trials."""
+        return self.successes / self.trials
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """Score interval of a proportion (Wilson 1927), in 0..1. Raises ValueError unless 0 <= successes <= trials, trials > 0."""
+    """Score interval of a proportion (Wilson 1927).
+
+    Parameters
+    ----------
+    successes, trials
+        0 <= successes <= trials, trials > 0.
+    level
+        Confidence level, between 0 and 1.
+
+    Returns
+    -------
+    low, high
+        Ends of the interval, in 0..1.
+
+    Raises
+    ------
+    ValueError
+        Where the counts are no proportion.
+    """
     if not 0 <= successes <= trials or trials <= 0:
         raise ValueError(
-            f"{successes} successes in {trials} trials is no proportion; 0 <= successes <= trials, trials > 0"
+            f"a proportion needs 0 <= successes <= trials and trials > 0, got {successes} of {trials}"
         )
     z = stats.norm.ppf(0.5 + level / 2)
-    p, denominator = successes / trials, 1.0 + z * z / trials
-    centre = (p + z * z / (2 * trials)) / denominator
+    p = successes / trials
+    denominator = 1.0 + z * z / trials
+    center = (p + z * z / (2 * trials)) / denominator
     half = z / denominator * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
-    return (0.0 if successes == 0 else centre - half), (
-        1.0 if successes == trials else centre + half
-    )
+    low = 0.0 if successes == 0 else center - half
+    high = 1.0 if successes == trials else center + half
+    return low, high
+
+
+def rogan_gladen(
+    observed: Proportion, sensitivity: Proportion, specificity: Proportion, level: float = 0.95
+) -> Estimate | None:
+    """Share of a class, corrected for the errors of the classifier that counted it.
+
+    Parameters
+    ----------
+    observed
+        Images that were classified as the class, of all images.
+    sensitivity
+        Correctly classified test images of the class, of all of them.
+    specificity
+        Correctly classified test images of the other class, of all of them.
+    level
+        Confidence level.
+
+    Returns
+    -------
+    estimate
+        The value of Rogan & Gladen (1978), clipped to 0..1, with the interval of Lang &
+        Reiczigel (2014), which carries the uncertainty of both error rates; None where the
+        classifier is no better than chance.
+
+    Raises
+    ------
+    ValueError
+        Where a number of trials is 0.
+    """
+    if min(observed.trials, sensitivity.trials, specificity.trials) <= 0:
+        raise ValueError(
+            "a corrected share needs samples and test images of both classes, got none"
+        )
+    youden = sensitivity.value + specificity.value - 1.0
+    if youden <= 0.0:
+        return None
+    value = (observed.value + specificity.value - 1.0) / youden
+
+    # Lang & Reiczigel: shrink all three rates, then widen by the variance of each.
+    z = float(stats.norm.ppf(0.5 + level / 2))
+    n = observed.trials + z * z
+    n_positive = sensitivity.trials + 2
+    n_negative = specificity.trials + 2
+    p = (observed.successes + z * z / 2) / n
+    se = (sensitivity.successes + 1) / n_positive
+    sp = (specificity.successes + 1) / n_negative
+    youden = se + sp - 1.0
+    share = (p + sp - 1.0) / youden
+    se_variance = se * (1 - se) / n_positive
+    sp_variance = sp * (1 - sp) / n_negative
+    variance = p * (1 - p) / n + share**2 * se_variance + (1 - share) ** 2 * sp_variance
+    half = z * math.sqrt(variance) / youden
+    shift = 2 * z * z * (share * se_variance - (1 - share) * sp_variance)
+    value = float(np.clip(value, 0.0, 1.0))
+    low = float(np.clip(share + shift - half, 0.0, 1.0))
+    high = float(np.clip(share + shift + half, 0.0, 1.0))
+    method = f"Lang-Reiczigel {100 * level:g} %"
+    return Estimate(value, min(low, value), max(high, value), observed.trials, method)
+
+
+def jackknife(
+    value: float, left_out: Float[np.ndarray, " groups"], sizes: Float[np.ndarray, " groups"]
+) -> float:
+    """Standard error by the delete-a-group jackknife for groups of any size.
+
+    Parameters
+    ----------
+    value
+        The statistic of all observations.
+    left_out
+        The statistic with each group left out.
+    sizes
+        Observations in each group; empty groups are skipped.
+
+    Returns
+    -------
+    standard_error
+        nan for fewer than two groups, or where the statistic has no value without one of them.
+
+    References
+    ----------
+    Busing, Meijer & van der Leeden (1999), Delete-m jackknife for unequal m.
+    """
+    left_out = left_out[sizes > 0]
+    sizes = sizes[sizes > 0]
+    groups = len(sizes)
+    if groups < 2 or not np.isfinite(left_out).all():
+        return math.nan
+    h = sizes.sum() / sizes
+    pseudo_values = h * value - (h - 1) * left_out
+    center = groups * value - np.sum((1 - 1 / h) * left_out)
+    return float(math.sqrt(np.mean((pseudo_values - center) ** 2 / (h - 1))))
+
+
+def mcnemar(b: int, c: int) -> float:
+    """Two-sided exact p-value that pairs change either way equally often (McNemar 1947)."""
+    return float(stats.binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
+
+
+def bounded_logit(share: float, trials: int) -> float:
+    """ln(p / (1 - p)), with p kept half an observation away from 0 and from 1."""
+    return float(logit(min(max(share, 0.5 / trials), 1 - 0.5 / trials)))
+
+
+def share_over_seeds(
+    shares: Sequence[float], trials: Sequence[int], level: float = 0.95
+) -> Estimate | None:
+    """A share over seeds: the t interval of the mean logit, mapped back to 0..1.
+
+    A count of none or of all is moved half an observation inwards, since its logit is infinite.
+    None for fewer than two seeds.
+    """
+    if len(shares) < 2:
+        return None
+    logits = [bounded_logit(share, n) for share, n in zip(shares, trials, strict=True)]
+    return Estimate.mean(logits, "seeds", level=level).map(expit)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm 1979), in the order given."""
+    count = len(p_values)
+    adjusted = [0.0] * count
+    largest = 0.0
+    for rank, i in enumerate(np.argsort(p_values)):
+        largest = max(largest, min(1.0, (count - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+# ---- replaced by Estimate; to be removed with their last callers ----
+
+Norms = Float[np.ndarray, " points"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,65 +333,6 @@ class Corrected:
     value: float
     low: float
     high: float
-
-
-def rogan_gladen(
-    successes: int,
-    trials: int,
-    hits: int,
-    positives: int,
-    correct_rejections: int,
-    negatives: int,
-    level: float = 0.95,
-) -> Corrected | None:
-    """The true share of a class, given a classifier's counts on images of known class.
-
-    successes of trials were called the class; of `positives` images of the class, `hits` were; of `negatives` images
-    of the other, `correct_rejections` were not. The value is Rogan & Gladen's (1978), clipped to 0..1; the interval is
-    Lang & Reiczigel's (2014) and carries the uncertainty of both error rates. None where the classifier is no better
-    than chance. Raises ValueError on empty counts.
-    """
-    if min(trials, positives, negatives) <= 0:
-        raise ValueError(
-            "a corrected share needs samples and test images of both classes; some count is 0"
-        )
-    z = float(stats.norm.ppf(0.5 + level / 2))
-    sensitivity, specificity = hits / positives, correct_rejections / negatives
-    if sensitivity + specificity <= 1.0:
-        return None
-    value = (successes / trials + specificity - 1.0) / (sensitivity + specificity - 1.0)
-    n, n_pos, n_neg = trials + z * z, positives + 2, negatives + 2
-    p, se, sp = (successes + z * z / 2) / n, (hits + 1) / n_pos, (correct_rejections + 1) / n_neg
-    youden = se + sp - 1.0
-    share = (p + sp - 1.0) / youden
-    v_pos, v_neg = se * (1 - se) / n_pos, sp * (1 - sp) / n_neg
-    spread = z * math.sqrt(p * (1 - p) / n + share**2 * v_pos + (1 - share) ** 2 * v_neg) / youden
-    shift = 2 * z * z * (share * v_pos - (1 - share) * v_neg)
-    low, high = (min(max(x, 0.0), 1.0) for x in (share + shift - spread, share + shift + spread))
-    value = min(max(value, 0.0), 1.0)
-    return Corrected(value, min(low, value), max(high, value))
-
-
-def jackknife(
-    value: float, without: Float[np.ndarray, " groups"], sizes: Float[np.ndarray, " groups"]
-) -> float:
-    """Standard error by the delete-a-group jackknife for groups of any size (Busing, Meijer & van der Leeden 1999).
-
-    `without` holds the statistic with each group left out; empty groups are passed over. nan for fewer than two groups, or
-    where the statistic has no value without one of them.
-    """
-    without, sizes = without[sizes > 0], sizes[sizes > 0]
-    if len(without) < 2 or not np.isfinite(without).all():
-        return math.nan
-    h, groups = sizes.sum() / sizes, len(sizes)
-    pseudo = h * value - (h - 1) * without
-    centre = groups * value - np.sum((1 - 1 / h) * without)
-    return float(math.sqrt(np.mean((pseudo - centre) ** 2 / (h - 1))))
-
-
-def mcnemar(b: int, c: int) -> float:
-    """Two-sided exact p-value that paired flips go either way equally often, from the counts each way (McNemar 1947)."""
-    return float(stats.binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
 
 
 def mean_t(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float] | None:
@@ -127,20 +353,6 @@ def logit_over_seeds(
     """
     found = mean_t([bounded_logit(s, n) for s, n in zip(shares, trials, strict=True)], level)
     return None if found is None else Corrected(*(float(expit(x)) for x in found))
-
-
-def bounded_logit(share: float, trials: int) -> float:
-    """ln(p / (1 - p)), with p at least half an observation from 0 and from 1."""
-    return float(logit(min(max(share, 0.5 / trials), 1 - 0.5 / trials)))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number (Holm 1979), in the order given."""
-    order, adjusted, largest = np.argsort(p_values), [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
 
 
 def fallen(

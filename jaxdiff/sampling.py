@@ -24,7 +24,7 @@ def noise_bank(seed: int, indices: Int[ArrayLike, " n"]) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(bank, jnp.asarray(indices))
 
 
-class Drawer:
+class Sampler:
     """Draws from one model, chunk by chunk over all devices, step by step; one compiled program serves every chain.
 
     A chunk has one size, padded, so that a sample's bits do not depend on how many are asked for. Images are float32
@@ -267,7 +267,7 @@ def sampling_step(
     )
 
 
-def mean_eps_slope(drawer: Drawer, x0: Float[Array, "n h w c"], seed: int) -> dict[str, Any]:
+def mean_eps_slope(drawer: Sampler, x0: Float[Array, "n h w c"], seed: int) -> dict[str, Any]:
     """Slope of the predicted on the true image mean of eps at t = T - 1, with its 95 % interval; 1 is right.
 
     An instance norm before the last convolution hides the mean of eps from an eps-predicting network, whose slope is

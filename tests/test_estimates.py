@@ -7,6 +7,7 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from jaxdiff.estimates import (
+    Proportion,
     equivalent,
     falls,
     holm,
@@ -23,15 +24,15 @@ def test_wilson_is_the_printed_interval():
     """Newcombe (1998), Table I, method 3: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
     for successes, trials, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611), (1, 29, 0.0061, 0.1718)):  # fmt: skip
         assert wilson(successes, trials) == pytest.approx((low, high), abs=1e-4)
-    with pytest.raises(ValueError, match="5 successes in 4 trials"):
+    with pytest.raises(ValueError, match="got 5 of 4"):
         wilson(5, 4)
 
 
 def test_a_perfect_classifier_changes_nothing_but_the_width():
-    corrected = rogan_gladen(20, 100, 50, 50, 50, 50)
+    corrected = rogan_gladen(Proportion(20, 100), Proportion(50, 50), Proportion(50, 50))
     assert corrected.value == pytest.approx(0.2)
     assert corrected.low < wilson(20, 100)[0] < corrected.value <= corrected.high
-    assert rogan_gladen(20, 100, 20, 50, 20, 50) is None
+    assert rogan_gladen(Proportion(20, 100), Proportion(20, 50), Proportion(20, 50)) is None
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_the_corrected_interval_covers_the_truth(share, errors, n):
     called = rng.binomial(n, share * (1 - errors) + (1 - share) * errors, trials)
     hits, rejections = rng.binomial(test, 1 - errors, (2, trials))
     intervals = [
-        rogan_gladen(int(c), n, int(h), test, int(r), test)
+        rogan_gladen(Proportion(int(c), n), Proportion(int(h), test), Proportion(int(r), test))
         for c, h, r in zip(called, hits, rejections, strict=True)
     ]
     assert 0.93 <= np.mean([i.low <= share <= i.high for i in intervals]) <= 0.985
@@ -60,7 +61,7 @@ def test_coverage_of_the_corrected_interval_over_a_grid():
         called = rng.binomial(n, share * (1 - error) + (1 - share) * error, trials)
         hits, rejections = rng.binomial(test, 1 - error, (2, trials))
         found = [
-            rogan_gladen(int(c), n, int(h), test, int(r), test)
+            rogan_gladen(Proportion(int(c), n), Proportion(int(h), test), Proportion(int(r), test))
             for c, h, r in zip(called, hits, rejections, strict=True)
         ]
         inside = np.mean([i.low <= share <= i.high for i in found])

@@ -23,7 +23,7 @@ from jaxdiff.measures import distributions, memorization, shares
 from jaxdiff.measures.effective_k import effective_k, noise_to_signal
 from jaxdiff.measures.lpips import LPIPS
 from jaxdiff.progress import Progress
-from jaxdiff.sampling import Drawer
+from jaxdiff.sampling import Sampler
 from jaxdiff.study import measure, stages
 from jaxdiff.study.memorization import alike
 from jaxdiff.unet import Bypassed, abstract, parameter_count
@@ -134,7 +134,7 @@ def run(
     todo, found = points(settings), {}
     for i, (name, study) in enumerate(opened.items()):
         inputs = _inputs(study)
-        drawers: dict[str, Drawer] = {}  # one a form: each is compiled once
+        drawers: dict[str, Sampler] = {}  # one a form: each is compiled once
         rows: list[Row] = []
         for j, (form, p) in enumerate(todo):
             progress("bypass", i * len(todo) + j, len(opened) * len(todo), f"{name} {form} {p:g}")
@@ -173,7 +173,7 @@ def _write(
     study: Study,
     form: str,
     p: float,
-    drawers: dict[str, Drawer],
+    drawers: dict[str, Sampler],
     workdir: epath.Path,
     part: str,
     plainly: str,
@@ -190,7 +190,7 @@ def _write(
     files.write_json(workdir / "parts" / f"{part}.json", {"rows": rows})
 
 
-def _drawer(study: Study, form: str, p: float, drawers: dict[str, Drawer]) -> Drawer:
+def _drawer(study: Study, form: str, p: float, drawers: dict[str, Sampler]) -> Sampler:
     model, s = models.load(study.folder), study.settings
     unet: Any = model.unet
     if form:
@@ -203,7 +203,7 @@ def _drawer(study: Study, form: str, p: float, drawers: dict[str, Drawer]) -> Dr
             ramp=s["ramp"],
         )
     if form not in drawers:
-        drawers[form] = Drawer(
+        drawers[form] = Sampler(
             dataclasses.replace(model, unet=unet), study.cell.settings["sample"], _silent
         )
     drawers[form].use(unet)
@@ -214,7 +214,7 @@ def _silent(*_: Any) -> None:
     """A point takes seconds: the points are counted, not what is done at each."""
 
 
-def _measures(study: Study, samples: np.ndarray, drawer: Drawer) -> Iterator[list[Row]]:
+def _measures(study: Study, samples: np.ndarray, drawer: Sampler) -> Iterator[list[Row]]:
     """The gate and its shares of other things, the minority's share, LPIPS, neighbors, copying, KID, and the effective k.
 
     What is known of each sample stands beside the mean as `values`: samples of the same noise are compared in pairs.
@@ -285,7 +285,7 @@ def _called(measure_name: str, rows: list[Row]) -> list[Row]:
     return [{"measure": measure_name} | row for row in rows]
 
 
-def _effective_k(study: Study, drawer: Drawer, memory: np.ndarray) -> list[Row]:
+def _effective_k(study: Study, drawer: Sampler, memory: np.ndarray) -> list[Row]:
     """On the samples' own path. Undefined where the mid-block is not bypassed at that noise level."""
     schedule, s = drawer.model.schedule, study.settings
     level = round(s["noise"] * (schedule.steps - 1))

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import nnls
 
-from jaxdiff.estimates import Corrected, bounded_logit, rogan_gladen, wilson
+from jaxdiff.estimates import Corrected, Proportion, bounded_logit, rogan_gladen, wilson
 
 SURE = 0.75  # a called class with less probability than this counts as ambiguous in the bounds
 Entry = dict[str, object]
@@ -115,7 +115,12 @@ def _two_classes(
     right, wrong = int(matrix[majority, majority]), int(matrix[majority, minority])
     if not hits + misses or not right + wrong:
         return None
-    return rogan_gladen(successes, trials, hits, hits + misses, right, right + wrong)
+    fixed = rogan_gladen(
+        Proportion(successes, trials),
+        Proportion(hits, hits + misses),
+        Proportion(right, right + wrong),
+    )
+    return None if fixed is None else Corrected(fixed.value, fixed.low, fixed.high)  # type: ignore[arg-type]
 
 
 def true_shares(

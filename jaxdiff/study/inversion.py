@@ -13,7 +13,7 @@ from jaxdiff.features import classifier
 from jaxdiff.measures import bias_variance, flips
 from jaxdiff.progress import Progress
 from jaxdiff.results import CellResult
-from jaxdiff.sampling import Drawer
+from jaxdiff.sampling import Sampler
 from jaxdiff.study import measure
 from jaxdiff.study.pairwise import in_a_row, over_seeds
 
@@ -63,8 +63,8 @@ def write(group: Group, workdir: epath.Path, path: epath.Path, progress: Progres
     judge = measure.classifiers(shared)["convolutional"]
     settings = group.encoder.config["sample"] | {"method": "ddim", "eta": 0.0, "clip": False}
 
-    def drawer_of(cell: CellResult) -> Drawer:
-        return Drawer(models.load(workdir / "cells" / cell.name), settings, progress)
+    def drawer_of(cell: CellResult) -> Sampler:
+        return Sampler(models.load(workdir / "cells" / cell.name), settings, progress)
 
     def classify(images: np.ndarray) -> np.ndarray:
         called = flips.roles(

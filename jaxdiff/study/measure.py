@@ -22,7 +22,7 @@ from jaxdiff.measures import shares
 from jaxdiff.measures.lpips import LPIPS, Pairwise
 from jaxdiff.measures.neighbors import nearest
 from jaxdiff.progress import Progress
-from jaxdiff.sampling import Drawer, mean_eps_slope
+from jaxdiff.sampling import Sampler, mean_eps_slope
 from jaxdiff.unet import Params, parameter_count
 
 KEPT, SHOWN = (
@@ -121,7 +121,7 @@ def read_shares(
 
 
 def measure_shares(
-    cell: Cell, folder: epath.Path, shared: epath.Path, splits: Splits, drawer: Drawer
+    cell: Cell, folder: epath.Path, shared: epath.Path, splits: Splits, drawer: Sampler
 ) -> None:
     """measures/shares.json: the gate and every reading of the minority's share; the slope of the mean of eps."""
     held_out, roles = splits()["held_out"], (cell.majority, cell.minority)
@@ -141,6 +141,7 @@ def measure_shares(
 
 def entry(name: str, estimate: Estimate, **more: Any) -> dict[str, Any]:
     """An estimate with a standard error as result.json holds it: the normal 95 % interval, none where there is no error."""
+    assert estimate.value is not None
     half = 1.96 * (estimate.standard_error or 0.0)
     ends = (estimate.value - half, estimate.value + half) if math.isfinite(half) else (None, None)
     return {"name": name, "value": estimate.value, "low": ends[0], "high": ends[1], "n": estimate.n,

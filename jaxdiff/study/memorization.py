@@ -21,7 +21,7 @@ from jaxdiff.landscape import retrieval
 from jaxdiff.measures import distributions, memorization, shares
 from jaxdiff.measures.effective_k import effective_k, noise_to_signal
 from jaxdiff.progress import Progress
-from jaxdiff.sampling import COMMON, Drawer
+from jaxdiff.sampling import COMMON, Sampler
 from jaxdiff.study import measure
 
 Images = UInt8[np.ndarray, "_n _h _w _c"]
@@ -118,7 +118,7 @@ def measure_checkpoints(
     folder: epath.Path,
     shared: epath.Path,
     splits: Splits,
-    drawer: Drawer,
+    drawer: Sampler,
     progress: Progress,
 ) -> None:
     """measures/checkpoints.json: at every checkpoint that is kept, the eps loss of training and of held-out images at the
@@ -155,7 +155,7 @@ def _early(
 
 
 def measure_effective_k(
-    cell: Cell, folder: epath.Path, splits: Splits, drawer: Drawer, progress: Progress
+    cell: Cell, folder: epath.Path, splits: Splits, drawer: Sampler, progress: Progress
 ) -> None:  # fmt: skip
     """measures/effective_k.json: at several noise levels, of noised images that no one has seen and of the cell's own
     samples on their path, the soft k-NN denoiser that the cell is most like."""

@@ -21,7 +21,7 @@ from jaxdiff.datasets.images import to_uint8
 from jaxdiff.features.classifier import ARCHITECTURES
 from jaxdiff.probe import data as points
 from jaxdiff.progress import Progress
-from jaxdiff.sampling import COMMON, Drawer
+from jaxdiff.sampling import COMMON, Sampler
 from jaxdiff.study import inversion, lock, measure, memorization
 from jaxdiff.study import pairwise as compare
 from jaxdiff.study.provenance import environment
@@ -94,10 +94,10 @@ def run_cell(
     stage(folder, "train", trained, (f"checkpoints/{s['train']['steps']}", "metrics.jsonl"),
           lambda: train_together(cell, folder, splits, progress, workdir / "profile" if profile else None), True)  # fmt: skip
     drawer = functools.cache(
-        lambda: Drawer(models.load(folder), s["sample"], progress, together=True)
+        lambda: Sampler(models.load(folder), s["sample"], progress, together=True)
     )
     alone = drawer if jax.process_count() == 1 else functools.cache(
-        lambda: Drawer(models.load(folder), s["sample"], progress)
+        lambda: Sampler(models.load(folder), s["sample"], progress)
     )  # fmt: skip
     kinds = ("samples.npz", "common.npz") if s["sample"]["common"] else ("samples.npz",)
     drawn = stage(folder, "sample", {"trained": trained, "sample": s["sample"]}, kinds,
@@ -130,7 +130,7 @@ def _measures(
     folder: epath.Path,
     shared: epath.Path,
     splits: data.Splits,
-    drawer: Callable[[], Drawer],
+    drawer: Callable[[], Sampler],
     progress: Progress,
     known: dict[str, Any],
 ) -> Iterator[tuple[str, dict[str, Any], tuple[str, ...], Callable[[], None]]]:
@@ -308,7 +308,7 @@ def train_together(
     train(cell, folder, splits()["train"], progress, profile)
 
 
-def sample(cell: Cell, folder: epath.Path, drawer: Drawer) -> None:
+def sample(cell: Cell, folder: epath.Path, drawer: Sampler) -> None:
     """Sample the trained cell from its seed's noise bank, and from the one that all seeds share."""
     for name, seed, count in (("samples", cell.seed, "num"), ("common", COMMON, "common")):
         indices = np.arange(cell.settings["sample"][count])

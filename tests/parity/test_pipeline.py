@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from jaxdiff import diffusers_io, diffusers_scheduler, models, samplers
-from jaxdiff.sampling import Drawer, noise_bank
+from jaxdiff.sampling import Sampler, noise_bank
 from jaxdiff.unet import UNet, parameters
 from tests.conftest import TINY
 
@@ -38,7 +38,7 @@ def test_written_by_us_opened_by_diffusers_and_back(method, tmp_path):
         assert identical(diffusers_io.load_unet(tmp_path / folder), unet)
 
     model = models.load(tmp_path / "theirs")
-    drawer = Drawer(model, model.config["sample"] | {"steps": 10, "batch": 2}, lambda *_: None)
+    drawer = Sampler(model, model.config["sample"] | {"steps": 10, "batch": 2}, lambda *_: None)
     mine = drawer.sample(np.arange(2), seed=0)
     keys = noise_bank(0, np.arange(2))
     drawn = [samplers.initial_noise(keys, (8, 8, 1))]

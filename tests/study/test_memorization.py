@@ -11,7 +11,7 @@ from jaxdiff.datasets.registry import Split
 from jaxdiff.diffusion import Schedule
 from jaxdiff.models import Model
 from jaxdiff.results import CellResult
-from jaxdiff.sampling import Drawer, noise_bank
+from jaxdiff.sampling import Sampler, noise_bank
 from jaxdiff.study import inversion, memorization
 from jaxdiff.study import pairwise as compare
 from jaxdiff.study.config import default_config
@@ -21,8 +21,8 @@ SETTINGS = {"batch": 8, "method": "ddim", "steps": 6, "clip": True}
 
 
 @pytest.fixture
-def drawer(one: UNet) -> Drawer:
-    return Drawer(
+def drawer(one: UNet) -> Sampler:
+    return Sampler(
         Model(one, Schedule.linear(20), "v", {"data": {"size": 8}}), SETTINGS, lambda *_: None
     )
 

@@ -3,13 +3,13 @@ import pytest
 
 from jaxdiff.diffusion import Schedule
 from jaxdiff.models import Model
-from jaxdiff.sampling import Drawer
+from jaxdiff.sampling import Sampler
 from jaxdiff.study import stages
 from jaxdiff.unet import UNet
 
 
 def draw(model, indices, settings, seed):
-    return Drawer(model, settings, lambda *_: None).sample(indices, seed)
+    return Sampler(model, settings, lambda *_: None).sample(indices, seed)
 
 
 @pytest.fixture
