@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.turns import peak, serve
 from jaxdiff import models
+from jaxdiff.denoiser import get_params
 from jaxdiff.landscape import curvature
 from jaxdiff.landscape.level_functions import maps
-from jaxdiff.unet import parameters
 
 TASK = json.loads(sys.argv[1])
 LARGEST: list[float] = []
@@ -24,7 +24,7 @@ LARGEST: list[float] = []
 def main() -> None:
     model, n = models.load(TASK["folder"]), TASK["points"]
     x = np.random.default_rng(0).standard_normal((n, *model.shape)).astype(np.float32)
-    weights = {name: jnp.asarray(np.asarray(p)) for name, p in parameters(model.unet).items()}
+    weights = {name: jnp.asarray(np.asarray(p)) for name, p in get_params(model.unet).items()}
     given = (weights, jnp.asarray(model.schedule.alpha_bar), jnp.asarray(300, jnp.int32))
     field = curvature.Field(maps(model.unet.config, model.prediction, model.shape).denoiser)
 

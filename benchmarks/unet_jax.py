@@ -16,9 +16,9 @@ import optax
 from benchmarks.turns import serve
 from jaxdiff import models, optimizers, parallel, samplers, training
 from jaxdiff.datasets import batches as pipeline
+from jaxdiff.denoiser import get_params
 from jaxdiff.sampling import Sampler
 from jaxdiff.study.train import training_apply
-from jaxdiff.unet import parameters
 
 TASK = json.loads(sys.argv[1])
 MODEL = models.load(TASK["folder"])
@@ -46,7 +46,7 @@ def trainer():
         parallel.data_mesh(batch),
         optax.flatten(optimizers.make("adamw", 100_000, learning_rate=1e-4)),
     )
-    state = training.init_state(parameters(MODEL.unet), rule, mesh)
+    state = training.init_state(get_params(MODEL.unet), rule, mesh)
     apply = training_apply(MODEL.unet.config, TASK["dtype"])
     options = {"prediction": "eps", "ema": 0.999, "seed": 0}
     step = training.make_train_step(apply, rule, MODEL.schedule, mesh, **options)
@@ -61,7 +61,7 @@ def trainer():
         jax.block_until_ready(call.state.step)
 
     return steps, batch * training.image_flops(
-        training_apply(MODEL.unet.config), parameters(MODEL.unet), MODEL.shape
+        training_apply(MODEL.unet.config), get_params(MODEL.unet), MODEL.shape
     )
 
 

@@ -18,7 +18,7 @@ from absl import flags
 from etils import epath
 
 from jaxdiff import diffusers_io, models
-from jaxdiff.unet import parameters
+from jaxdiff.denoiser import get_params
 
 flags.DEFINE_string("model", None, "A trained cell's folder, or a diffusers folder.")
 flags.DEFINE_string("out", None, "A new folder.")
@@ -43,7 +43,7 @@ def main() -> None:
         if beside.exists():
             beside.rmtree()
         raise
-    count = sum(p.size for p in parameters(model.unet).values())
+    count = sum(p.size for p in get_params(model.unet).values())
     _cli.console.print(
         f"{out}: {'a cell' if to_cell else 'a diffusers pipeline'} of {count:,} parameters"
     )

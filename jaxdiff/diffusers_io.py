@@ -12,7 +12,8 @@ import safetensors.numpy
 from etils import epath
 
 from jaxdiff import files, torch_weights
-from jaxdiff.unet import UNet, abstract, bind, parameters
+from jaxdiff.denoiser import abstract_network, bind_params, get_params
+from jaxdiff.unet import UNet
 from jaxdiff.unet_config import UNetConfig
 
 WEIGHTS = "diffusion_pytorch_model"  # the file's name, without its ending
@@ -52,10 +53,12 @@ def load_unet(folder: epath.PathLike) -> UNet:
     folder = unet_folder(folder)
     config = read_config(files.read_json(folder / "config.json"), folder / "config.json")
     try:
-        unet = abstract(config)
+        unet = abstract_network(config)
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
-    return bind(unet, torch_weights.to_ours(torch_weights.read(folder, WEIGHTS), unet, folder))
+    return bind_params(
+        unet, torch_weights.to_ours(torch_weights.read(folder, WEIGHTS), unet, folder)
+    )
 
 
 def save_unet(unet: UNet, folder: epath.PathLike) -> None:
@@ -63,7 +66,7 @@ def save_unet(unet: UNet, folder: epath.PathLike) -> None:
     folder = epath.Path(folder)
     tensors = {
         name: torch_weights.swap(name, np.asarray(value), out=True)
-        for name, value in parameters(unet).items()
+        for name, value in get_params(unet).items()
     }
     data = safetensors.numpy.save(
         {k: np.ascontiguousarray(v) for k, v in tensors.items()}, {"format": "pt"}

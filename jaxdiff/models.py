@@ -6,8 +6,9 @@ from typing import Any
 from etils import epath
 
 from jaxdiff import checkpoints, diffusers_io, diffusers_scheduler, files
+from jaxdiff.denoiser import abstract_network, bind_params, get_params
 from jaxdiff.diffusion import Prediction, Schedule
-from jaxdiff.unet import Bypassed, UNet, UNetConfig, abstract, bind, parameters
+from jaxdiff.unet import Bypassed, UNet, UNetConfig
 
 CHUNK = 16  # samples of a diffusers model computed at once
 
@@ -49,7 +50,7 @@ def load(path: epath.PathLike, step: int | None = None) -> Model:
     if step is None:
         raise ValueError(f"{path} has no whole checkpoint yet; run its study to the end first")
     ema = checkpoints.restore_part(folder / "checkpoints", step, "ema")
-    return Model(bind(abstract(config), ema), schedule, prediction, settings)
+    return Model(bind_params(abstract_network(config), ema), schedule, prediction, settings)
 
 
 def describe(path: epath.PathLike) -> tuple[UNetConfig, Schedule, Prediction, dict[str, Any]]:
@@ -107,7 +108,7 @@ def save_cell(model: Model, folder: epath.PathLike) -> None:
     """A folder that `load` reads as it reads a cell's: config.json and the weights as the checkpoint of step 0."""
     folder = epath.Path(folder)
     files.write_json(folder / "config.json", model.config)
-    checkpoints.save(folder / "checkpoints", 0, {"ema": parameters(model.unet)})
+    checkpoints.save(folder / "checkpoints", 0, {"ema": get_params(model.unet)})
 
 
 def save_pipeline(model: Model, folder: epath.PathLike) -> None:
@@ -119,7 +120,9 @@ def save_pipeline(model: Model, folder: epath.PathLike) -> None:
     scheduler = model.config.get("scheduler") or diffusers_scheduler.write(
         model.config["diffusion"], model.config["sample"]
     )
-    diffusers_io.save_pipeline(bind(abstract(config), parameters(model.unet)), scheduler, folder)
+    diffusers_io.save_pipeline(
+        bind_params(abstract_network(config), get_params(model.unet)), scheduler, folder
+    )
 
 
 def unet_config(fields: dict[str, Any]) -> UNetConfig:

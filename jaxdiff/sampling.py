@@ -11,8 +11,9 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from scipy import stats
 
 from jaxdiff import diffusion, models, parallel, samplers
+from jaxdiff.denoiser import Params, as_function, get_params
 from jaxdiff.progress import Progress
-from jaxdiff.unet import Bypassed, Params, UNet, functional, parameters
+from jaxdiff.unet import Bypassed, UNet
 
 BANK = 0x6E6F6973  # sets the keys of a seed's noise bank apart from those of its training
 COMMON = 2**31 - 1  # the "seed" of the bank that every seed's models share
@@ -66,7 +67,7 @@ class Sampler:
     def use(self, unet: UNet | Bypassed) -> None:
         """Draw with these weights from here on, as of another checkpoint: what is compiled stays."""
         whole = parallel.replicated(self.mesh)
-        self.params = {n: parallel.place(np.asarray(p), whole) for n, p in parameters(unet).items()}
+        self.params = {n: parallel.place(np.asarray(p), whole) for n, p in get_params(unet).items()}
 
     def sample(self, indices: Int[np.ndarray, " n"], seed: int) -> Float[np.ndarray, "n h w c"]:
         """The samples of these entries of a seed's bank."""
@@ -137,7 +138,7 @@ class Sampler:
         self, x0: Float[Array, "n h w c"], iterations: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Each image's x_T by DDIM's inversion, the image again, and the RMS difference a pixel (`samplers.round_trip`)."""
-        apply, model = functional(self.model.unet), self.model
+        apply, model = as_function(self.model.unet), self.model
         options = {
             "prediction": model.prediction,
             "steps": self.settings["steps"],
@@ -219,7 +220,7 @@ class Sampler:
         return parallel.place(labels.astype(np.int32), self.over)
 
     def _compile_prediction(self) -> Callable[..., tuple[Array, Array]]:
-        apply, model = functional(self.model.unet), self.model
+        apply, model = as_function(self.model.unet), self.model
 
         def local(params: Params, xt: Array, t: Array, labels: Array | None) -> tuple[Array, Array]:
             return diffusion.to_x0_and_eps(
@@ -246,7 +247,7 @@ def sampling_step(
     On a CPU one is called at a time, 7 % slower than ten, so that chains of all lengths share it. unet: it may be abstract.
     settings: a sampler's, and `prediction`.
     """
-    apply, step = functional(unet), samplers.STEPS[settings["method"]]
+    apply, step = as_function(unet), samplers.STEPS[settings["method"]]
     options = samplers.options(settings).step
 
     def local(

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxdiff import files, weights
-from jaxdiff.unet import Params, parameters
+from jaxdiff.denoiser import Params, get_params
 
 EARLY_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 TABLES = re.compile(
@@ -74,7 +74,7 @@ def to_ours(
     float32. Raises ValueError for the first tensor that does not fit.
     """
     tensors = {_today(name): tensor for name, tensor in tensors.items()}
-    wanted = parameters(module)
+    wanted = get_params(module)
     for word, names in (
         ("lacks", wanted.keys() - tensors.keys()),
         ("has too many tensors:", tensors.keys() - wanted),

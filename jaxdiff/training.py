@@ -21,8 +21,8 @@ from jaxdiff import diffusion, parallel
 from jaxdiff import rng as random
 from jaxdiff.datasets.batches import Calls
 from jaxdiff.datasets.images import to_float
+from jaxdiff.denoiser import Params
 from jaxdiff.parallel import DATA, REPLICATED
-from jaxdiff.unet import Params
 
 Apply = Callable[[Params, Array, Array, Array], Array]  # parameters, xt, t, keys of the dropout
 Metrics = dict[str, float | int]

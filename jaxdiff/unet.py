@@ -8,14 +8,15 @@ down-sampling included; level n enters the mid-block and level n + 1 is the mid-
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, ArrayLike, Float, Key, Num, PyTree
+from jaxtyping import Array, ArrayLike, Float, Key, Num
 
 from jaxdiff.blocks import Context, DownBlock, MidBlock, UpBlock
+from jaxdiff.denoiser import register_model
 from jaxdiff.layers import (
     Conv,
     Embedding,
@@ -29,14 +30,11 @@ from jaxdiff.layers import (
 )
 from jaxdiff.unet_config import TABLE_A, ConditionalConfig, UNetConfig
 
-__all__ = ["TABLE_A", "Bypassed", "Hidden", "Params", "UNet", "UNetConfig", "abstract", "bind", "bypass", "check_fraction", "functional",
-           "parameter_count", "parameters"]  # fmt: skip
-Params = dict[str, Array]
+__all__ = ["TABLE_A", "Bypassed", "Hidden", "UNet", "UNetConfig", "bypass", "check_fraction"]
 Inputs = Float[ArrayLike, "batch _height _width _channel"]
 Steps = Num[ArrayLike, " batch"]
 Labels = Num[ArrayLike, "batch ..."] | None
 Texts = Float[ArrayLike, "batch _token _feature"] | None
-M = TypeVar("M", bound=nnx.Module)
 
 
 @jax.tree_util.register_dataclass
@@ -58,6 +56,7 @@ class Hidden:
     context: Context = None
 
 
+@register_model("unet", UNetConfig)
 class UNet(nnx.Module):
     """eps, v or x0 as a function of the noisy image and the integer step (Ho et al. 2020; Table A of the paper).
 
@@ -296,33 +295,3 @@ class Bypassed(nnx.Module):
         t = jnp.asarray(t)
         hidden = self.unet.encode(xt, t, self.unet.config.depth, labels, keys, context)
         return self.unet.decode(bypass(self.unet.bottleneck, self.share(t), self.form)(hidden))
-
-
-def parameters(tree: PyTree) -> dict[str, Any]:
-    """The arrays of a module (or of its nnx.State; shapes where it is abstract) as a flat dict keyed by diffusers' parameter names."""
-    flat = nnx.to_flat_state(nnx.state(tree, nnx.Param) if isinstance(tree, nnx.Module) else tree)
-    return {".".join(map(str, path)): leaf.get_value() for path, leaf in flat}
-
-
-def bind(module: M, params: Params) -> M:
-    """The module (it may be abstract) with these parameters. Raises KeyError where one is missing."""
-    graphdef, state = nnx.split(module, nnx.Param)
-    flat = [
-        (path, nnx.Param(params[".".join(map(str, path))])) for path, _ in nnx.to_flat_state(state)
-    ]
-    return nnx.merge(graphdef, nnx.from_flat_state(flat))
-
-
-def functional(module: nnx.Module) -> Callable[..., Array]:
-    """`apply(params, *inputs)`, a pure function of the flat dict of parameters; `module` may be abstract."""
-    return lambda params, *inputs: bind(module, params)(*inputs)
-
-
-def abstract(config: UNetConfig) -> UNet:
-    """The U-Net without its arrays: shapes only, nothing allocated."""
-    return nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))
-
-
-def parameter_count(config: UNetConfig) -> int:
-    """The number of trained parameters."""
-    return sum(int(p.size) for p in parameters(abstract(config)).values())

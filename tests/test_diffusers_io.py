@@ -13,7 +13,8 @@ import safetensors.numpy
 from flax import nnx
 
 from jaxdiff import diffusers_io, diffusers_scheduler, models
-from jaxdiff.unet import UNet, parameters
+from jaxdiff.denoiser import get_params
+from jaxdiff.unet import UNet
 from tests.conftest import TINY
 from tests.parity.cases import CASES
 
@@ -33,7 +34,7 @@ def change(folder, edit):
 
 
 def same(one, other):
-    ours, theirs = parameters(one), parameters(other)
+    ours, theirs = get_params(one), get_params(other)
     return ours.keys() == theirs.keys() and all(np.array_equal(ours[k], theirs[k]) for k in ours)
 
 
@@ -70,9 +71,9 @@ def test_shards_early_names_and_half_precision(tiny, folder):
     for i, part in enumerate(parts):
         safetensors.numpy.save_file(part, folder / f"diffusion_pytorch_model-{i}-of-2.safetensors")
     (folder / f"{FILE}.index.json").write_text(json.dumps({"weight_map": where}))
-    for name, value in parameters(diffusers_io.load_unet(folder)).items():
+    for name, value in get_params(diffusers_io.load_unet(folder)).items():
         assert value.dtype == jnp.float32
-        np.testing.assert_allclose(value, parameters(tiny)[name], atol=1e-2)
+        np.testing.assert_allclose(value, get_params(tiny)[name], atol=1e-2)
     (folder / "diffusion_pytorch_model-1-of-2.safetensors").unlink()
     with pytest.raises(
         ValueError,

@@ -12,9 +12,10 @@ from jax.sharding import NamedSharding
 
 from jaxdiff import checkpoints, layers, optimizers, parallel, training
 from jaxdiff.datasets import batches as pipeline
+from jaxdiff.denoiser import get_params
 from jaxdiff.diffusion import Schedule
 from jaxdiff.study.train import training_apply
-from jaxdiff.unet import UNet, parameters
+from jaxdiff.unet import UNet
 from tests.conftest import ONE, TINY
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
@@ -36,7 +37,7 @@ def compiled(devices, k=1, apply=APPLY, accumulate=1, shard=False):
         "shard_params": shard,
     }
     step = training.make_train_step(apply, RULE, Schedule.linear(100), mesh, **options)
-    state = training.init_state(parameters(UNet(ONE, rngs=nnx.Rngs(0))), RULE, mesh, shard)
+    state = training.init_state(get_params(UNet(ONE, rngs=nnx.Rngs(0))), RULE, mesh, shard)
     images = jax.ShapeDtypeStruct(
         (k, 8, 8, 8, 1), jnp.uint8, sharding=NamedSharding(mesh, pipeline.STEPS)
     )
@@ -45,7 +46,7 @@ def compiled(devices, k=1, apply=APPLY, accumulate=1, shard=False):
 
 def run(one, devices=8, k=1, steps=4, state=None, **options):
     mesh = parallel.data_mesh(devices)
-    state = state or training.init_state(parameters(one), RULE, mesh)
+    state = state or training.init_state(get_params(one), RULE, mesh)
     lines = []
     calls = pipeline.resident(IMAGES, mesh, seed=0, steps=steps, batch=8, k=k)
     for call in training.fit(compiled(devices, k, **options), state, calls, steps=steps):
@@ -79,7 +80,7 @@ def test_a_step_is_one_all_reduce_and_gives_up_its_state(one, eight):
     print(
         f"all-reduces {reduced}; {4 * int(reduced[0][1])} bytes; {donated} of {leaves} arrays of the state are donated"
     )
-    count = sum(p.size for p in parameters(one).values())
+    count = sum(p.size for p in get_params(one).values())
     assert reduced == [("f32", str(count + 1))]  # the gradient, and the loss
     assert donated == leaves
     assert not re.search("all-gather|all-to-all|reduce-scatter|collective-permute", text)
@@ -93,14 +94,14 @@ def test_a_restored_state_goes_on_bit_for_bit(one, eight, tmp_path):
     half, _ = run(one, steps=2)
     checkpoints.save(tmp_path, 2, half)
     mesh = parallel.data_mesh(8)
-    like = training.init_state(parameters(one), RULE, mesh)
+    like = training.init_state(get_params(one), RULE, mesh)
     restored = checkpoints.restore(tmp_path, checkpoints.newest(tmp_path), like)
     for ours, theirs in zip(
         jax.tree.leaves(run(one, state=restored)[0]), jax.tree.leaves(eight[0]), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
     ema = checkpoints.restore_part(tmp_path, 2, "ema")
-    assert ema.keys() == parameters(one).keys()
+    assert ema.keys() == get_params(one).keys()
 
 
 def test_relative_folders_are_as_good_as_absolute_ones(tmp_path, monkeypatch):
@@ -182,15 +183,15 @@ def test_remat_changes_nothing_but_memory(one):
         jax.grad(lambda p, a=a: a(p, xt, t, None).sum())
         for a in (APPLY, training_apply(ONE, remat=True))
     )
-    assert str(jax.make_jaxpr(kept)(parameters(one))).count("remat") == 0
-    assert str(jax.make_jaxpr(recomputed)(parameters(one))).count("remat") == 2, "a block each"
-    plain, again = (jax.jit(grad)(parameters(one)) for grad in (kept, recomputed))
+    assert str(jax.make_jaxpr(kept)(get_params(one))).count("remat") == 0
+    assert str(jax.make_jaxpr(recomputed)(get_params(one))).count("remat") == 2, "a block each"
+    plain, again = (jax.jit(grad)(get_params(one)) for grad in (kept, recomputed))
     for name, value in plain.items():
         np.testing.assert_allclose(again[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_keeps_weights_statistics_and_softmax_wide(tiny):
-    apply, params = training_apply(TINY, "bfloat16"), parameters(tiny)
+    apply, params = training_apply(TINY, "bfloat16"), get_params(tiny)
     xt, t = jnp.ones((2, 8, 8, 1)), jnp.zeros(2, int)
     narrow, wide = (
         jax.jit(lambda p, a=a: a(p, xt, t, None)) for a in (apply, training_apply(TINY))

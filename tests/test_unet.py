@@ -6,19 +6,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxdiff.layers import Attention, GroupNorm, Upsample, convolve, dropout
-from jaxdiff.unet import (
-    TABLE_A,
-    Bypassed,
-    UNet,
-    UNetConfig,
-    abstract,
-    bind,
-    bypass,
-    functional,
-    parameter_count,
-    parameters,
+from jaxdiff.denoiser import (
+    abstract_network,
+    as_function,
+    bind_params,
+    count_parameters,
+    get_params,
 )
+from jaxdiff.layers import Attention, GroupNorm, Upsample, convolve, dropout
+from jaxdiff.unet import TABLE_A, Bypassed, UNet, UNetConfig, bypass
 from tests.conftest import TINY
 
 PRINTED = {
@@ -39,7 +35,7 @@ def inputs(size=8, channels=1, batch=2):
 
 @pytest.mark.parametrize("name", TABLE_A)
 def test_parameter_counts_are_table_a(name):
-    assert parameter_count(TABLE_A[name]) == PRINTED[name]
+    assert count_parameters(TABLE_A[name]) == PRINTED[name]
 
 
 def levels_agree(unet, xt, t):
@@ -70,7 +66,7 @@ def test_levels_that_do_not_exist_are_refused(tiny):
 
 
 def test_parameters_go_out_and_in_by_diffusers_names(tiny):
-    params = parameters(tiny)
+    params = get_params(tiny)
     for name in (
         "down_blocks.0.resnets.0.conv1.weight", "down_blocks.1.attentions.0.to_out.0.bias", "time_embedding.linear_1.bias",
         "up_blocks.1.resnets.1.conv_shortcut.weight", "mid_block.attentions.0.group_norm.weight", "conv_norm_out.bias",
@@ -80,9 +76,9 @@ def test_parameters_go_out_and_in_by_diffusers_names(tiny):
     xt, t = inputs()
     changed = {name: 1.5 * p for name, p in params.items()}
     np.testing.assert_array_equal(
-        functional(abstract(TINY))(changed, xt, t), bind(tiny, changed)(xt, t)
+        as_function(abstract_network(TINY))(changed, xt, t), bind_params(tiny, changed)(xt, t)
     )
-    assert float(jnp.abs(tiny(xt, t) - bind(tiny, changed)(xt, t)).max()) > 1e-3
+    assert float(jnp.abs(tiny(xt, t) - bind_params(tiny, changed)(xt, t)).max()) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -168,8 +164,8 @@ def test_one_channel_a_group_cannot_see_the_time():
     )
     unet = UNet(config, rngs=nnx.Rngs(0))
     xt, t = inputs()
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(functional(unet)(p, xt, t) ** 2)))(
-        parameters(unet)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(as_function(unet)(p, xt, t) ** 2)))(
+        get_params(unet)
     )
     blind = gradient["down_blocks.0.resnets.0.time_emb_proj.weight"]
     seeing = gradient["down_blocks.1.resnets.0.time_emb_proj.weight"]
@@ -209,15 +205,15 @@ def test_a_bypassed_unet_is_the_unet_at_0_and_follows_its_window(tiny, form):
     """One compiled program; outside the window, and at fraction 0, bit for bit the U-Net itself."""
     xt, _ = inputs()
     made = Bypassed(tiny, 0.5, 1000, form=form, window=(0.2, 0.8), ramp=0.2)
-    apply, params = jax.jit(functional(made)), parameters(made)
-    plain = jax.jit(functional(tiny))
+    apply, params = jax.jit(as_function(made)), get_params(made)
+    plain = jax.jit(as_function(tiny))
     for t in ([999, 850], [100, 0]):
         np.testing.assert_array_equal(
-            apply(params, xt, jnp.array(t)), plain(parameters(tiny), xt, jnp.array(t))
+            apply(params, xt, jnp.array(t)), plain(get_params(tiny), xt, jnp.array(t))
         )
     t = jnp.array([499, 699])
     nothing = apply(params | {"fraction": jnp.float32(0.0)}, xt, t)
-    np.testing.assert_array_equal(nothing, plain(parameters(tiny), xt, t))
+    np.testing.assert_array_equal(nothing, plain(get_params(tiny), xt, t))
     hidden = tiny.encode(xt, t, level=2)
     np.testing.assert_allclose(
         apply(params, xt, t), mid(tiny, hidden, made.share(t), form), atol=1e-5
@@ -252,7 +248,7 @@ def test_skips_can_be_held_while_the_activation_changes(tiny):
 
 def test_dropout_acts_with_keys_alone_and_by_the_samples_own(tiny):
     config = dataclasses.replace(TINY, dropout=0.5)
-    unet, (xt, t) = bind(UNet(config, rngs=nnx.Rngs(0)), parameters(tiny)), inputs()
+    unet, (xt, t) = bind_params(UNet(config, rngs=nnx.Rngs(0)), get_params(tiny)), inputs()
     np.testing.assert_array_equal(unet(xt, t), tiny(xt, t))
     keys = jax.random.split(jax.random.key(0), 2)
     dropped = unet(xt, t, keys=keys)

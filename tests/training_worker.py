@@ -21,8 +21,9 @@ from flax import nnx
 
 from jaxdiff import optimizers, parallel, training
 from jaxdiff.datasets import batches as pipeline
+from jaxdiff.denoiser import abstract_network, as_function, get_params
 from jaxdiff.diffusion import Schedule
-from jaxdiff.unet import UNet, UNetConfig, abstract, functional, parameters
+from jaxdiff.unet import UNet, UNetConfig
 
 SMALL = UNetConfig(
     (64,), norm_num_groups=8, layers_per_block=1, mid_block=False, in_channels=1, out_channels=1
@@ -37,11 +38,11 @@ def run(shard: bool, stream: bool) -> dict:
     rule = optimizers.make("adamw", STEPS, learning_rate=1e-3)
     rule = rule if shard else optax.flatten(rule)
     dtype = np.float64 if jax.config.jax_enable_x64 else np.float32
-    params = {n: np.asarray(p, dtype) for n, p in parameters(UNet(SMALL, rngs=nnx.Rngs(0))).items()}
+    params = {n: np.asarray(p, dtype) for n, p in get_params(UNet(SMALL, rngs=nnx.Rngs(0))).items()}
     state = training.init_state(params, rule, mesh, shard)
 
     def apply(p, xt, t, keys):
-        return functional(abstract(SMALL))(p, xt, t)
+        return as_function(abstract_network(SMALL))(p, xt, t)
 
     options = {"prediction": "v", "ema": 0.999, "seed": 0, "shard_params": shard}
     step = training.make_train_step(apply, rule, Schedule.linear(100), mesh, **options)

@@ -16,6 +16,7 @@ from jaxdiff import files, models, results
 from jaxdiff.cells import cell as cells
 from jaxdiff.cells import data
 from jaxdiff.datasets.images import to_uint8
+from jaxdiff.denoiser import abstract_network, count_parameters
 from jaxdiff.estimates import mean_t
 from jaxdiff.features import classifier
 from jaxdiff.features import extractors as spaces
@@ -26,7 +27,7 @@ from jaxdiff.progress import Progress
 from jaxdiff.sampling import Sampler
 from jaxdiff.study import measure, stages
 from jaxdiff.study.memorization import alike
-from jaxdiff.unet import Bypassed, abstract, parameter_count
+from jaxdiff.unet import Bypassed
 
 Row = dict[str, Any]
 
@@ -90,7 +91,7 @@ def _open(
         )
     for form in settings["forms"]:
         Bypassed(
-            abstract(config),
+            abstract_network(config),
             0.0,
             schedule.steps,
             form=form,
@@ -151,7 +152,7 @@ def run(
             study.cell,
         )
         found[name] = {"kind": "cell", "model": cell.model, "depth": cell.unet.depth, "seed": cell.seed, "n": cell.n,
-                       "proportions": list(cell.proportions), "parameters": parameter_count(cell.unet), **own,
+                       "proportions": list(cell.proportions), "parameters": count_parameters(cell.unet), **own,
                        "prediction": cell.settings["diffusion"]["prediction"], "kin": _kin(cell),
                        "bottleneck": cell.unet.bottleneck(own["size"]), "rows": rows}  # fmt: skip
     if opened:

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from jaxdiff import rng as random
 from jaxdiff.datasets.batches import batch_indices
 from jaxdiff.datasets.images import to_float
+from jaxdiff.denoiser import Params, as_function, get_params
 from jaxdiff.layers import Conv, Linear
-from jaxdiff.unet import Params, functional, parameters
 
 Grey = Float[Array, "batch height width 1"]
 
@@ -129,7 +129,7 @@ def train(
     """Parameters of a classifier of num_classes + 1 labels, the last being the reject class."""
     size, channels = images.shape[1], images.shape[-1]
     module = ARCHITECTURES[architecture](size, channels, num_classes + 1, nnx.Rngs(seed))
-    apply, params = functional(module), parameters(module)
+    apply, params = as_function(module), get_params(module)
     optimizer = optax.adamw(optax.cosine_decay_schedule(learning_rate, steps), weight_decay=1e-3)
 
     def loss_of(params: Params, x: Array, y: Array, key: Array) -> Array:
@@ -165,7 +165,7 @@ def classify(
     shape = nnx.eval_shape(
         lambda: architecture(images.shape[1], images.shape[-1], labels, nnx.Rngs(0))
     )
-    apply = functional(shape)
+    apply = as_function(shape)
     softmax = jax.jit(lambda x: jax.nn.softmax(apply(params, to_float(x))))
     rows = []
     for first in range(0, len(images), chunk):

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxdiff import cpu, parallel
+from jaxdiff.denoiser import Params, abstract_network, bind_params, get_params
 from jaxdiff.diffusion import Prediction, Schedule, to_x0_and_eps
 from jaxdiff.landscape import energies
 from jaxdiff.landscape.abstraction import Decoder
-from jaxdiff.unet import Hidden, Params, UNet, UNetConfig, abstract, bind, parameters
+from jaxdiff.unet import Hidden, UNet, UNetConfig
 
 FORWARD = 32  # images through all levels at once
 
@@ -44,9 +45,9 @@ class Maps:
             config,
             prediction,
             shape,
-            abstract(config),
+            abstract_network(config),
         )
-        images, weights = jax.ShapeDtypeStruct((1, *shape), jnp.float32), parameters(self.unet)
+        images, weights = jax.ShapeDtypeStruct((1, *shape), jnp.float32), get_params(self.unet)
         found = jax.eval_shape(self._levels, images, weights, jax.ShapeDtypeStruct((), jnp.int32))
         self.sizes = tuple(z.shape[1:] for z in found)
         self.largest = max(map(math.prod, self.sizes))
@@ -91,7 +92,7 @@ class Maps:
 
     def _enter(self, x: Array, params: Params, t: Array) -> tuple[UNet, Hidden]:
         """Images [n, h, w, c] at level 0."""
-        bound, n = bind(self.unet, params), len(x)
+        bound, n = bind_params(self.unet, params), len(x)
         labels = jnp.zeros(n, jnp.int32) if self.config.has_classes else None
         return bound, bound.encode(x, jnp.full(n, t), 0, labels)
 

@@ -19,9 +19,9 @@ from jaxtyping import PyTree
 from jaxdiff import models, parallel, training
 from jaxdiff import sampling as draw
 from jaxdiff.cells.cell import Cell
+from jaxdiff.denoiser import abstract_network, get_params
 from jaxdiff.planning.chips import Chip
 from jaxdiff.study import train
-from jaxdiff.unet import abstract, parameters
 
 COLLECTIVE = re.compile(
     r"= (?P<shapes>.*?) (?P<op>all-reduce|all-gather|reduce-scatter)(-start)?\("
@@ -155,7 +155,7 @@ def _on_one(shapes: PyTree) -> int:
 
 def state(cell: Cell, devices: Devices) -> training.TrainState:
     """The shapes of its state, and where they lie."""
-    s, shapes = cell.settings["train"], parameters(abstract(cell.unet))
+    s, shapes = cell.settings["train"], get_params(abstract_network(cell.unet))
     return training.state_shapes(shapes, train.optimizer(s), devices.mesh, s["shard_params"])
 
 
@@ -180,13 +180,14 @@ def sampling_step(cell: Cell, devices: Devices) -> Program:
 
     diffusion = cell.settings["diffusion"]
     step = draw.sampling_step(
-        abstract(cell.unet),
+        abstract_network(cell.unet),
         models.schedule(diffusion),
         s | {"prediction": diffusion["prediction"]},
         mesh,
     )
     params = {
-        name: shape(p.shape, p.dtype, whole) for name, p in parameters(abstract(cell.unet)).items()
+        name: shape(p.shape, p.dtype, whole)
+        for name, p in get_params(abstract_network(cell.unet)).items()
     }
     images = shape((batch, data["size"], data["size"], data["channels"]), jnp.float32, over)
     columns: Any = [shape((1,), kind, whole) for kind in (np.int32, np.float32, np.float32)]

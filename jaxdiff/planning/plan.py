@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import jax
 
 from jaxdiff.cells.cell import Cell
+from jaxdiff.denoiser import count_parameters
 from jaxdiff.planning import chips as hardware
 from jaxdiff.planning.compiled import (
     Devices,
@@ -22,7 +23,6 @@ from jaxdiff.planning.compiled import (
     state_bytes,
     train_step,
 )
-from jaxdiff.unet import parameter_count
 
 T = TypeVar("T")
 CLOSE = (
@@ -122,7 +122,7 @@ def plan(cells: Sequence[Cell], devices: Devices, search: bool = False) -> Plan:
     times = devices.time(step), devices.time(sample)
     known = None if times[0] is None or times[1] is None else (times[0], times[1])
     return Plan(
-        cell.model, parameter_count(cell.unet), len(cells), state_bytes(cell, devices), step, sample, known,
+        cell.model, count_parameters(cell.unet), len(cells), state_bytes(cell, devices), step, sample, known,
         None if known is None or not (step.fits and sample.fits) else hours(cells, step.batch, sample.batch, known), refused, settings,
         largest_batch(cell, devices, step) if search and step.fits else None,
     )  # fmt: skip

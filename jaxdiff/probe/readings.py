@@ -19,11 +19,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxdiff import models
+from jaxdiff.denoiser import Params, get_params
 from jaxdiff.diffusion import Schedule, add_noise
 from jaxdiff.estimates import wilson
 from jaxdiff.landscape import abstraction, curvature, memory, retrieval
 from jaxdiff.landscape.level_functions import FORWARD, Maps, maps
-from jaxdiff.unet import Params, UNet, UNetConfig, parameters
+from jaxdiff.unet import UNet, UNetConfig
 
 Row = dict[str, Any]
 READINGS = ("hessian", "maps", "pull_back", "decoder", "memory", "retrieval")
@@ -126,7 +127,7 @@ def weights(model: models.Model, name: str, seed: int) -> Params:
     """The model's own ("trained"), or of the same network at random."""
     unet = model.unet if name == "trained" else UNet(model.unet.config, rngs=nnx.Rngs(seed))
     # a checkpoint's arrays are bound to one device
-    return {path: jnp.asarray(np.asarray(p)) for path, p in parameters(unet).items()}
+    return {path: jnp.asarray(np.asarray(p)) for path, p in get_params(unet).items()}
 
 
 def state(model: models.Model, params: Params, t: int, points: Points, options: Options) -> State:

@@ -10,11 +10,11 @@ import numpy as np
 from etils import epath
 
 from jaxdiff import files, models
+from jaxdiff.denoiser import count_parameters
 from jaxdiff.probe import readings as probe
 from jaxdiff.probe.readings import Options, Points, Row
 from jaxdiff.progress import Progress
 from jaxdiff.study import stages
-from jaxdiff.unet import parameter_count
 
 Described = tuple[Any, ...]  # of models.describe: U-Net, schedule, prediction, settings
 
@@ -49,7 +49,7 @@ def run(
         config = described[name][0]
         about = {
             "depth": config.depth,
-            "parameters": parameter_count(config),
+            "parameters": count_parameters(config),
             "bottleneck": config.bottleneck(shape[0]),
         }
         found[name] = about | {"rows": rows}

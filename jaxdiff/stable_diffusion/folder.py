@@ -7,10 +7,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxdiff import diffusers_scheduler, files, torch_weights
+from jaxdiff.denoiser import Params
 from jaxdiff.diffusers_io import WEIGHTS, check_lengths
 from jaxdiff.stable_diffusion.text_encoder import TextConfig, TextEncoder
 from jaxdiff.stable_diffusion.vae import VAE, VAEConfig
-from jaxdiff.unet import Params, UNet
+from jaxdiff.unet import UNet
 from jaxdiff.unet_config import ConditionalConfig
 
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from jaxdiff import diffusers_scheduler, parallel, samplers
 from jaxdiff import rng as random
+from jaxdiff.denoiser import Params, as_function
 from jaxdiff.diffusion import Batch, Prediction, Schedule
 from jaxdiff.samplers import Predict
 from jaxdiff.stable_diffusion import folder as folders
@@ -26,7 +27,7 @@ from jaxdiff.stable_diffusion.pndm import pndm
 from jaxdiff.stable_diffusion.text_encoder import TextEncoder
 from jaxdiff.stable_diffusion.tokenizer import Tokenizer
 from jaxdiff.stable_diffusion.vae import VAE
-from jaxdiff.unet import Bypassed, Form, Params, UNet, check_fraction, functional
+from jaxdiff.unet import Bypassed, Form, UNet, check_fraction
 
 Window = tuple[float | int, float | int]
 Sampler = Callable[[Predict, Array], Array]
@@ -117,7 +118,7 @@ def check_size(unet: UNet, vae: VAE, size: tuple[int, int]) -> None:
 
 @functools.lru_cache(maxsize=2)
 def _text(encoder: TextEncoder) -> Callable[..., Array]:
-    return jax.jit(functional(encoder))
+    return jax.jit(as_function(encoder))
 
 
 def sampler(schedule: Schedule, prediction: Prediction, settings: dict[str, Any]) -> Sampler:
@@ -197,7 +198,7 @@ class Painter:
         self._denoise = self._compile(
             unet, sampler(pipeline.schedule, pipeline.prediction, settings)
         )
-        self._decode = jax.jit(self._shared(functional(pipeline.vae), 1))
+        self._decode = jax.jit(self._shared(as_function(pipeline.vae), 1))
 
     def latents(self, seeds: Sequence[int]) -> Float[np.ndarray, "picture h w c"]:
         """x_T of each seed, the same for every prompt. (PyTorch's generators give other numbers for a seed.)"""
@@ -239,7 +240,7 @@ class Painter:
         return np.concatenate(pictures)
 
     def _compile(self, unet: nnx.Module, run: Sampler) -> Callable[..., Array]:
-        apply, dtype = functional(unet), self.pipeline.dtype
+        apply, dtype = as_function(unet), self.pipeline.dtype
 
         def local(params: Params, x: Array, text: Array, empty: Array, guidance: Array) -> Array:
             return run(guided(apply, params, text, empty, guidance, dtype), x)

@@ -15,6 +15,7 @@ from jaxdiff.cells.data import Splits
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.datasets.mixtures import mixture
 from jaxdiff.datasets.registry import Split
+from jaxdiff.denoiser import Params, count_parameters
 from jaxdiff.estimates import Estimate, mean_t
 from jaxdiff.features import classifier
 from jaxdiff.features import extractors as spaces
@@ -23,7 +24,6 @@ from jaxdiff.measures.lpips import LPIPS, Pairwise
 from jaxdiff.measures.neighbors import nearest
 from jaxdiff.progress import Progress
 from jaxdiff.sampling import Sampler, mean_eps_slope
-from jaxdiff.unet import Params, parameter_count
 
 KEPT, SHOWN = (
     64,
@@ -235,7 +235,7 @@ def result(cell: Cell, folder: epath.Path, made: Iterable[str], about: str) -> N
     own = {
         "name": cell.name, "model": cell.model, "depth": cell.unet.depth, "proportions": list(cell.proportions),
         "data": about, "n": cell.n, "seed": cell.seed, "majority": cell.majority, "minority": cell.minority,
-        "parameters": parameter_count(cell.unet), "prediction": cell.settings["diffusion"]["prediction"],
+        "parameters": count_parameters(cell.unet), "prediction": cell.settings["diffusion"]["prediction"],
         "bottleneck": cell.unet.bottleneck(cell.settings["data"]["size"]), "time_blind": list(cell.unet.time_blind),
     }  # fmt: skip
     found: dict[str, Any] = {"schema": results.SCHEMA, "cell": own}

@@ -12,7 +12,8 @@ from flax import nnx
 
 from jaxdiff import parallel
 from jaxdiff.cells.cell import Cell
-from jaxdiff.unet import UNet, abstract, functional, parameters
+from jaxdiff.denoiser import abstract_network, as_function, get_params
+from jaxdiff.unet import UNet
 
 
 def environment() -> dict[str, Any]:
@@ -34,12 +35,12 @@ def environment() -> dict[str, Any]:
 def estimate(cell: Cell) -> dict[str, float]:
     """A rough cost of a cell here: its forward pass is compiled and timed; a training step costs about four of them."""
     s, size, channels = cell.settings, cell.settings["data"]["size"], cell.unet.in_channels
-    apply, mesh = functional(abstract(cell.unet)), parallel.data_mesh(s["train"]["batch"])
+    apply, mesh = as_function(abstract_network(cell.unet)), parallel.data_mesh(s["train"]["batch"])
     specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA)
     forward = jax.jit(
         jax.shard_map(apply, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False)
     )
-    params, batch = parameters(UNet(cell.unet, rngs=nnx.Rngs(0))), s["train"]["batch"]
+    params, batch = get_params(UNet(cell.unet, rngs=nnx.Rngs(0))), s["train"]["batch"]
     inputs = jnp.zeros((batch, size, size, channels)), jnp.zeros((batch,), jnp.int32)
     jax.block_until_ready(forward(params, *inputs))
     then = time.perf_counter()

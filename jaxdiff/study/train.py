@@ -19,9 +19,10 @@ from jaxdiff import checkpoints, models, optimizers, parallel, training
 from jaxdiff.cells.cell import Cell
 from jaxdiff.datasets import batches as pipeline
 from jaxdiff.datasets.registry import Split
+from jaxdiff.denoiser import Params, abstract_network, as_function, get_params
 from jaxdiff.progress import Progress
 from jaxdiff.study.metrics_writer import MetricsLog
-from jaxdiff.unet import Params, UNet, UNetConfig, abstract, functional, parameters
+from jaxdiff.unet import UNet, UNetConfig
 
 warn = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def initial(cell: Cell) -> Params:
     """The parameters before the first step, made on the host: by the cell's seed, or those of train.init."""
     init = cell.settings["train"]["init"]
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return parameters(
+        return get_params(
             models.load(init).unet if init else UNet(cell.unet, rngs=nnx.Rngs(cell.seed))
         )
 
@@ -141,9 +142,9 @@ def training_apply(
     dtype bfloat16: activations and products are, while parameters, statistics and softmax stay float32. remat: the
     backward pass computes each block again from its input.
     """
-    unet = abstract(config)
+    unet = abstract_network(config)
     unet.remat = remat
-    net = functional(unet)
+    net = as_function(unet)
     cast = (lambda x: x.astype(dtype)) if dtype != "float32" else (lambda x: x)
     return lambda params, xt, t, keys: net(
         params, cast(xt), t, None, keys if config.dropout else None

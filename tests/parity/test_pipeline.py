@@ -8,8 +8,9 @@ import pytest
 from flax import nnx
 
 from jaxdiff import diffusers_io, diffusers_scheduler, models, samplers
+from jaxdiff.denoiser import get_params
 from jaxdiff.sampling import Sampler, noise_bank
-from jaxdiff.unet import UNet, parameters
+from jaxdiff.unet import UNet
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.parity
@@ -18,7 +19,7 @@ diffusers = pytest.importorskip("diffusers")
 
 
 def identical(one, other):
-    ours, theirs = parameters(one), parameters(other)
+    ours, theirs = get_params(one), get_params(other)
     return ours.keys() == theirs.keys() and all(
         np.array_equal(ours[key], theirs[key]) for key in ours
     )

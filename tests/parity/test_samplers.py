@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import diffusers_io, diffusers_scheduler, samplers
-from jaxdiff.unet import functional, parameters
+from jaxdiff.denoiser import as_function, get_params
 from tests.parity.cases import SMALL, _types
 
 pytestmark = pytest.mark.parity
@@ -52,7 +52,7 @@ def nets(tmp_path_factory):
     theirs = diffusers.UNet2DModel.from_config(config).eval()
     theirs.save_pretrained(folder)
     ours = diffusers_io.load_unet(folder)
-    apply, params = jax.jit(functional(ours)), parameters(ours)
+    apply, params = jax.jit(as_function(ours)), get_params(ours)
     return lambda xt, t: apply(params, xt, t), theirs
 
 

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdiff.denoiser import as_function, bind_params
 from jaxdiff.stable_diffusion.pipeline import Painter, Pipeline
 from jaxdiff.stable_diffusion.tokenizer import Tokenizer
-from jaxdiff.unet import bind, bypass, functional
+from jaxdiff.unet import bypass
 from tests.parity.test_unet import nchw, nhwc
 from tests.stable_diffusion import tiny
 
@@ -98,14 +99,14 @@ def test_vae(theirs, ours):
     latents = rng.normal(size=(2, 16, 16, 4)).astype(np.float32)
 
     def encode(params, x):
-        return bind(ours.vae, params).encode(x)
+        return bind_params(ours.vae, params).encode(x)
 
     with torch.no_grad():
         wanted = nhwc(theirs.vae.encode(nchw(images)).latent_dist.mode() * factor)
         back = nhwc(theirs.vae.decode(nchw(latents) / factor).sample)
     report("VAE, latents of images", jax.jit(encode)(ours.params["vae"], images), wanted)
     report(
-        "VAE, images of latents", jax.jit(functional(ours.vae))(ours.params["vae"], latents), back
+        "VAE, images of latents", jax.jit(as_function(ours.vae))(ours.params["vae"], latents), back
     )
 
 
@@ -141,7 +142,7 @@ def test_a_step_of_the_unet_and_its_bypass(form, theirs, ours):
         handle.remove()
 
     def apply(params):
-        unet = bind(ours.unet, params)
+        unet = bind_params(ours.unet, params)
         middle = bypass(unet.bottleneck, 0.5, form) if form else unet.bottleneck
         return unet.decode(middle(unet.encode(x, t, unet.config.depth, context=text)))
 

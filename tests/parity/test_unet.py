@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import diffusers_io, torch_weights
-from jaxdiff.unet import abstract, functional, parameters
+from jaxdiff.denoiser import abstract_network, as_function, get_params
 from tests.parity.cases import CASES, labels
 
 pytestmark = pytest.mark.parity
@@ -60,13 +60,13 @@ def test_forward_pass_and_gradients(name, tmp_path):
         np.array([7, 903]),
         labels(config, 2),
     )
-    apply = functional(abstract(unet.config))
+    apply = as_function(abstract_network(unet.config))
 
     def loss(params):
         output = apply(params, xt, t, classes)
         return jnp.mean((output[..., :channels] - eps) ** 2), output
 
-    (_, output), ours = jax.jit(jax.value_and_grad(loss, has_aux=True))(parameters(unet))
+    (_, output), ours = jax.jit(jax.value_and_grad(loss, has_aux=True))(get_params(unet))
     wanted, gradients = their_gradients(
         theirs, xt, t, eps, None if classes is None else torch.tensor(classes)
     )
@@ -81,7 +81,7 @@ def test_forward_pass_and_gradients(name, tmp_path):
             assert np.linalg.norm(mine) <= 2e-6 * largest, key
             zero += 1
     worst = max(errors, key=errors.get)
-    count = sum(p.size for p in parameters(unet).values())
+    count = sum(p.size for p in get_params(unet).values())
     print(
         f"{name:55} {count:>11,} parameters  output {difference:.1e}  gradient {errors[worst]:.1e} ({worst}), zero {zero}"
     )

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxdiff.denoiser import get_params
 from jaxdiff.stable_diffusion import folder as folders
 from jaxdiff.stable_diffusion.pipeline import Pipeline
 from jaxdiff.stable_diffusion.text_encoder import TextConfig, TextEncoder
 from jaxdiff.stable_diffusion.tokenizer import Tokenizer
 from jaxdiff.stable_diffusion.vae import VAE
-from jaxdiff.unet import UNet, parameters
+from jaxdiff.unet import UNet
 from tests.stable_diffusion import tiny
 
 
@@ -28,7 +29,7 @@ from tests.stable_diffusion import tiny
 )
 def test_parameter_counts_of_v1_5(kind, config, count):
     made = nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0)))
-    assert sum(p.size for p in parameters(made).values()) == count
+    assert sum(p.size for p in get_params(made).values()) == count
 
 
 def change(folder, name, **values):

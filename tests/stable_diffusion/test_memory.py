@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from jaxdiff.denoiser import as_function, get_params
 from jaxdiff.stable_diffusion import folder as folders
 from jaxdiff.stable_diffusion.pipeline import guided
-from jaxdiff.unet import UNet, functional, parameters
+from jaxdiff.unet import UNet
 from tests.stable_diffusion import tiny
 
 
@@ -21,11 +22,11 @@ def test_a_guided_step_at_512_pixels_in_bfloat16_takes_few_gigabytes():
 
     params = {
         n: shape(*p.shape, dtype=jnp.bfloat16 if p.ndim > 1 else jnp.float32)
-        for n, p in parameters(unet).items()
+        for n, p in get_params(unet).items()
     }
 
     def step(params, x, t, text, empty, guidance):
-        return guided(functional(unet), params, text, empty, guidance, jnp.bfloat16)(x, t)
+        return guided(as_function(unet), params, text, empty, guidance, jnp.bfloat16)(x, t)
 
     inputs = (
         shape(1, 64, 64, 4, dtype=jnp.float32),

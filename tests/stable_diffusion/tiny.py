@@ -9,9 +9,9 @@ from flax import nnx
 from tokenizers.pre_tokenizers import ByteLevel
 
 from jaxdiff import torch_weights
+from jaxdiff.denoiser import get_params
 from jaxdiff.diffusers_io import WEIGHTS
 from jaxdiff.stable_diffusion import folder as folders
-from jaxdiff.unet import parameters
 
 CROSS, UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 UNET = {
@@ -100,7 +100,7 @@ def write_pipeline(folder, **configs):
         made = nnx.merge(nnx.graphdef(module), _random(nnx.state(module), i))
         tensors = {
             n: np.ascontiguousarray(torch_weights.swap(n, np.asarray(p), out=True))
-            for n, p in parameters(made).items()
+            for n, p in get_params(made).items()
         }
         if part == "text_encoder":
             tensors = {f"text_model.{name}": t for name, t in tensors.items()}
