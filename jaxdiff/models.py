@@ -8,7 +8,8 @@ from etils import epath
 from jaxdiff import checkpoints, diffusers_io, diffusers_scheduler, files
 from jaxdiff.denoiser import abstract_network, bind_params, get_params
 from jaxdiff.diffusion import Prediction, Schedule
-from jaxdiff.unet import Bypassed, UNet, UNetConfig
+from jaxdiff.unet import UNet, UNetConfig
+from jaxdiff.unet_bypass import BypassedUNet
 
 CHUNK = 16  # samples of a diffusers model computed at once
 
@@ -21,7 +22,7 @@ class Model:
     data).
     """
 
-    unet: UNet | Bypassed
+    unet: UNet | BypassedUNet
     schedule: Schedule
     prediction: Prediction
     config: dict[str, Any]

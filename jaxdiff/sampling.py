@@ -13,7 +13,8 @@ from scipy import stats
 from jaxdiff import diffusion, models, parallel, samplers
 from jaxdiff.denoiser import Params, as_function, get_params
 from jaxdiff.progress import Progress
-from jaxdiff.unet import Bypassed, UNet
+from jaxdiff.unet import UNet
+from jaxdiff.unet_bypass import BypassedUNet
 
 BANK = 0x6E6F6973  # sets the keys of a seed's noise bank apart from those of its training
 COMMON = 2**31 - 1  # the "seed" of the bank that every seed's models share
@@ -64,7 +65,7 @@ class Sampler:
         )
         self._predict = self._compile_prediction()
 
-    def use(self, unet: UNet | Bypassed) -> None:
+    def use(self, unet: UNet | BypassedUNet) -> None:
         """Draw with these weights from here on, as of another checkpoint: what is compiled stays."""
         whole = parallel.replicated(self.mesh)
         self.params = {n: parallel.place(np.asarray(p), whole) for n, p in get_params(unet).items()}
@@ -240,7 +241,7 @@ class Sampler:
 
 
 def sampling_step(
-    unet: UNet | Bypassed, schedule: diffusion.Schedule, settings: dict[str, Any], mesh: Mesh
+    unet: UNet | BypassedUNet, schedule: diffusion.Schedule, settings: dict[str, Any], mesh: Mesh
 ) -> jax.stages.Wrapped:
     """A jitted call (params, xt, steps, keys, labels) -> xt of one or more steps of the sampler, split over the mesh.
 

@@ -235,7 +235,7 @@ def steps_per_call(wanted: int, *intervals: int) -> int:
 def image_flops(apply: Apply, params: dict[str, Any], shape: tuple[int, ...]) -> float:
     """Floating-point operations of the gradient for one image of this shape, by XLA's cost analysis.
 
-    Of the definitions in layers.py, as other platforms than a CPU run them: loops, which the analysis counts once, and
+    Of the plain definitions in jaxdiff.ops, as other platforms than a CPU run them: loops, which the analysis counts once, and
     activations that are computed again are no part of the model.
     """
     one = (

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxdiff import diffusers_io, diffusers_scheduler, models
 from jaxdiff.denoiser import get_params
 from jaxdiff.unet import UNet
-from tests.conftest import TINY
+from tests.conftest import TINY_CONFIG
 from tests.parity.cases import CASES
 
 FILE = "diffusion_pytorch_model.safetensors"
@@ -197,7 +197,7 @@ def test_a_cell_says_its_scheduler():
 
 def test_a_u_net_that_no_config_json_can_say_is_refused():
     mixed = dataclasses.replace(
-        TINY, block_out_channels=(8, 8, 16), attention=(1, 2), down_resnet=(1,)
+        TINY_CONFIG, block_out_channels=(8, 8, 16), attention=(1, 2), down_resnet=(1,)
     )
     with pytest.raises(ValueError, match=r"levels \(1, 2\) are resampled in two ways"):
         diffusers_io.write_config(UNet(mixed, rngs=nnx.Rngs(0)).config)

@@ -10,19 +10,20 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from jaxdiff import checkpoints, layers, optimizers, parallel, training
+from jaxdiff import checkpoints, optimizers, parallel, training
 from jaxdiff.datasets import batches as pipeline
 from jaxdiff.denoiser import get_params
 from jaxdiff.diffusion import Schedule
+from jaxdiff.ops.convolution import convolve
 from jaxdiff.study.train import training_apply
 from jaxdiff.unet import UNet
-from tests.conftest import ONE, TINY
+from tests.conftest import MINIMAL_CONFIG, TINY_CONFIG
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
 RULE = optax.flatten(optimizers.make("adamw", 8, learning_rate=1e-3))
 
 
-APPLY = training_apply(ONE)
+APPLY = training_apply(MINIMAL_CONFIG)
 
 
 @functools.cache
@@ -37,16 +38,18 @@ def compiled(devices, k=1, apply=APPLY, accumulate=1, shard=False):
         "shard_params": shard,
     }
     step = training.make_train_step(apply, RULE, Schedule.linear(100), mesh, **options)
-    state = training.init_state(get_params(UNet(ONE, rngs=nnx.Rngs(0))), RULE, mesh, shard)
+    state = training.init_state(
+        get_params(UNet(MINIMAL_CONFIG, rngs=nnx.Rngs(0))), RULE, mesh, shard
+    )
     images = jax.ShapeDtypeStruct(
         (k, 8, 8, 8, 1), jnp.uint8, sharding=NamedSharding(mesh, pipeline.STEPS)
     )
     return step.lower(state, images).compile()
 
 
-def run(one, devices=8, k=1, steps=4, state=None, **options):
+def run(minimal_unet, devices=8, k=1, steps=4, state=None, **options):
     mesh = parallel.data_mesh(devices)
-    state = state or training.init_state(get_params(one), RULE, mesh)
+    state = state or training.init_state(get_params(minimal_unet), RULE, mesh)
     lines = []
     calls = pipeline.resident(IMAGES, mesh, seed=0, steps=steps, batch=8, k=k)
     for call in training.fit(compiled(devices, k, **options), state, calls, steps=steps):
@@ -59,8 +62,8 @@ def losses(lines):
 
 
 @pytest.fixture(scope="module")
-def eight(one):
-    return run(one)
+def eight(minimal_unet):
+    return run(minimal_unet)
 
 
 def test_every_step_is_reported_once(eight):
@@ -68,11 +71,11 @@ def test_every_step_is_reported_once(eight):
     assert all(np.isfinite(line["loss"]) and line["gradient_norm"] > 0 for line in eight[1])
 
 
-def test_one_device_computes_what_eight_compute(one, eight):
-    np.testing.assert_allclose(losses(run(one, devices=1)[1]), losses(eight[1]), rtol=1e-4)
+def test_one_device_computes_what_eight_compute(minimal_unet, eight):
+    np.testing.assert_allclose(losses(run(minimal_unet, devices=1)[1]), losses(eight[1]), rtol=1e-4)
 
 
-def test_a_step_is_one_all_reduce_and_gives_up_its_state(one, eight):
+def test_a_step_is_one_all_reduce_and_gives_up_its_state(minimal_unet, eight):
     text = compiled(8, 1).as_text()
     reduced = re.findall(r"= (\w+)\[([\d,]*)\]\S* all-reduce\(", text)
     donated = re.search(r"input_output_alias=\{(.*?)\}, entry", text)[1].count("may-alias")
@@ -80,28 +83,30 @@ def test_a_step_is_one_all_reduce_and_gives_up_its_state(one, eight):
     print(
         f"all-reduces {reduced}; {4 * int(reduced[0][1])} bytes; {donated} of {leaves} arrays of the state are donated"
     )
-    count = sum(p.size for p in get_params(one).values())
+    count = sum(p.size for p in get_params(minimal_unet).values())
     assert reduced == [("f32", str(count + 1))]  # the gradient, and the loss
     assert donated == leaves
     assert not re.search("all-gather|all-to-all|reduce-scatter|collective-permute", text)
 
 
-def test_k_steps_in_one_call_are_the_same_steps(one, eight):
-    np.testing.assert_allclose(losses(run(one, k=2)[1]), losses(eight[1]), rtol=1e-4)
+def test_k_steps_in_one_call_are_the_same_steps(minimal_unet, eight):
+    np.testing.assert_allclose(losses(run(minimal_unet, k=2)[1]), losses(eight[1]), rtol=1e-4)
 
 
-def test_a_restored_state_goes_on_bit_for_bit(one, eight, tmp_path):
-    half, _ = run(one, steps=2)
+def test_a_restored_state_goes_on_bit_for_bit(minimal_unet, eight, tmp_path):
+    half, _ = run(minimal_unet, steps=2)
     checkpoints.save(tmp_path, 2, half)
     mesh = parallel.data_mesh(8)
-    like = training.init_state(get_params(one), RULE, mesh)
+    like = training.init_state(get_params(minimal_unet), RULE, mesh)
     restored = checkpoints.restore(tmp_path, checkpoints.newest(tmp_path), like)
     for ours, theirs in zip(
-        jax.tree.leaves(run(one, state=restored)[0]), jax.tree.leaves(eight[0]), strict=True
+        jax.tree.leaves(run(minimal_unet, state=restored)[0]),
+        jax.tree.leaves(eight[0]),
+        strict=True,
     ):
         np.testing.assert_array_equal(ours, theirs)
     ema = checkpoints.restore_part(tmp_path, 2, "ema")
-    assert ema.keys() == get_params(one).keys()
+    assert ema.keys() == get_params(minimal_unet).keys()
 
 
 def test_relative_folders_are_as_good_as_absolute_ones(tmp_path, monkeypatch):
@@ -177,24 +182,26 @@ def test_accumulated_gradients_are_the_whole_batchs():
         np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
-def test_remat_changes_nothing_but_memory(one):
+def test_remat_changes_nothing_but_memory(minimal_unet):
     xt, t = jnp.ones((2, 8, 8, 1)), jnp.zeros(2, int)
     kept, recomputed = (
         jax.grad(lambda p, a=a: a(p, xt, t, None).sum())
-        for a in (APPLY, training_apply(ONE, remat=True))
+        for a in (APPLY, training_apply(MINIMAL_CONFIG, remat=True))
     )
-    assert str(jax.make_jaxpr(kept)(get_params(one))).count("remat") == 0
-    assert str(jax.make_jaxpr(recomputed)(get_params(one))).count("remat") == 2, "a block each"
-    plain, again = (jax.jit(grad)(get_params(one)) for grad in (kept, recomputed))
+    assert str(jax.make_jaxpr(kept)(get_params(minimal_unet))).count("remat") == 0
+    assert str(jax.make_jaxpr(recomputed)(get_params(minimal_unet))).count("remat") == 2, (
+        "a block each"
+    )
+    plain, again = (jax.jit(grad)(get_params(minimal_unet)) for grad in (kept, recomputed))
     for name, value in plain.items():
         np.testing.assert_allclose(again[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_keeps_weights_statistics_and_softmax_wide(tiny):
-    apply, params = training_apply(TINY, "bfloat16"), get_params(tiny)
+    apply, params = training_apply(TINY_CONFIG, "bfloat16"), get_params(tiny)
     xt, t = jnp.ones((2, 8, 8, 1)), jnp.zeros(2, int)
     narrow, wide = (
-        jax.jit(lambda p, a=a: a(p, xt, t, None)) for a in (apply, training_apply(TINY))
+        jax.jit(lambda p, a=a: a(p, xt, t, None)) for a in (apply, training_apply(TINY_CONFIG))
     )
     jaxpr = str(jax.make_jaxpr(narrow)(params))
     lines = [line for line in jaxpr.splitlines() if " rsqrt " in line or " exp " in line]
@@ -210,7 +217,7 @@ def test_bfloat16_keeps_weights_statistics_and_softmax_wide(tiny):
 
 def test_flop_of_a_convolution_and_its_gradients():
     def conv(params, xt, t, keys):
-        return layers.convolve(xt, params["kernel"], 1, (1, 1))
+        return convolve(xt, params["kernel"], 1, (1, 1))
 
     kernel = jnp.zeros((3, 3, 4, 8))
     forward = 2 * (30 * 30 * 9 + 4 * 30 * 6 + 4 * 4) * 4 * 8  # taps on the padding are not counted
@@ -257,4 +264,4 @@ def test_ema_starts_fast():
 
 
 def test_config_is_hashable():
-    assert hash(dataclasses.replace(TINY)) == hash(TINY)
+    assert hash(dataclasses.replace(TINY_CONFIG)) == hash(TINY_CONFIG)

@@ -27,7 +27,7 @@ from jaxdiff.progress import Progress
 from jaxdiff.sampling import Sampler
 from jaxdiff.study import measure, stages
 from jaxdiff.study.memorization import alike
-from jaxdiff.unet import Bypassed
+from jaxdiff.unet_bypass import BypassedUNet
 
 Row = dict[str, Any]
 
@@ -90,7 +90,7 @@ def _open(
             f"{path} has no training data that it names; give a trained cell, as runs/STUDY/cells/NAME"
         )
     for form in settings["forms"]:
-        Bypassed(
+        BypassedUNet(
             abstract_network(config),
             0.0,
             schedule.steps,
@@ -195,7 +195,7 @@ def _drawer(study: Study, form: str, p: float, drawers: dict[str, Sampler]) -> S
     model, s = models.load(study.folder), study.settings
     unet: Any = model.unet
     if form:
-        unet = Bypassed(
+        unet = BypassedUNet(
             unet,
             p,
             model.schedule.steps,
@@ -292,7 +292,7 @@ def _effective_k(study: Study, drawer: Sampler, memory: np.ndarray) -> list[Row]
     level = round(s["noise"] * (schedule.steps - 1))
     (t, xt), *_ = drawer.path(np.arange(s["queries"]), study.cell.seed, [level]).items()
     unet = drawer.model.unet
-    if isinstance(unet, Bypassed) and not float(unet.share(jnp.array([t]))[0]):
+    if isinstance(unet, BypassedUNet) and not float(unet.fraction_at(jnp.array([t]))[0]):
         why = f"nothing is bypassed at t = {t}, outside the window"
         return [
             {

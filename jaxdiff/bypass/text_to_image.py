@@ -27,7 +27,7 @@ from jaxdiff.progress import Progress
 from jaxdiff.stable_diffusion import folder as folders
 from jaxdiff.stable_diffusion.pipeline import Painter, Pipeline, check_size, picture_size
 from jaxdiff.study import stages
-from jaxdiff.unet import Bypassed
+from jaxdiff.unet_bypass import BypassedUNet
 
 Row = dict[str, Any]
 Pictures = UInt8[np.ndarray, "prompt seed height width channel"]
@@ -59,7 +59,7 @@ def check(paths: Mapping[str, epath.Path], s: Row) -> None:
         check_size(unet, vae, (size, size))
         samplers.timesteps(diffusers_scheduler.schedule(scheduler), s["steps"])
         for form in s["forms"]:
-            Bypassed(
+            BypassedUNet(
                 unet,
                 0.0,
                 scheduler["num_train_timesteps"],

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxdiff.layers import convolve
+from jaxdiff.ops.convolution import convolve
 
 Images = Float[Array, "batch _height _width _channel"]
 Params = dict[str, Array]

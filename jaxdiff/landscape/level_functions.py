@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxdiff import cpu, parallel
+from jaxdiff import parallel
 from jaxdiff.denoiser import Params, abstract_network, bind_params, get_params
 from jaxdiff.diffusion import Prediction, Schedule, to_x0_and_eps
 from jaxdiff.landscape import energies
 from jaxdiff.landscape.abstraction import Decoder
+from jaxdiff.ops.dispatch import tracing_for
 from jaxdiff.unet import Hidden, UNet, UNetConfig
 
 FORWARD = 32  # images through all levels at once
@@ -151,4 +152,4 @@ def maps(config: UNetConfig, prediction: Prediction, shape: tuple[int, int, int]
 
 
 def _traced() -> Any:
-    return cpu.traced_for(jax.default_backend())
+    return tracing_for(jax.default_backend())

@@ -27,7 +27,8 @@ from jaxdiff.stable_diffusion.pndm import pndm
 from jaxdiff.stable_diffusion.text_encoder import TextEncoder
 from jaxdiff.stable_diffusion.tokenizer import Tokenizer
 from jaxdiff.stable_diffusion.vae import VAE
-from jaxdiff.unet import Bypassed, Form, UNet, check_fraction
+from jaxdiff.unet import UNet
+from jaxdiff.unet_bypass import BypassedUNet, Form, check_fraction
 
 Window = tuple[float | int, float | int]
 Sampler = Callable[[Predict, Array], Array]
@@ -163,7 +164,7 @@ class Painter:
     """Draws pictures of a pipeline, chunk by chunk over all devices, the whole denoising loop in one compiled call.
 
     One program serves all prompts, seeds, guidance scales and fractions. form: how the mid-block is bypassed, in a window
-    of the steps (`unet.Bypassed`); None never bypasses it. size: height and width in pixels, by default the U-Net's own.
+    of the steps (`BypassedUNet`); None never bypasses it. size: height and width in pixels, by default the U-Net's own.
     Raises ValueError for a size that the networks cannot halve as often as they do.
     """
 
@@ -190,7 +191,7 @@ class Painter:
         self.params, self._vae = pipeline.params["unet"], pipeline.params["vae"]
         unet: nnx.Module = pipeline.unet
         if form is not None:
-            unet = Bypassed(
+            unet = BypassedUNet(
                 pipeline.unet, 0.0, pipeline.schedule.steps, form=form, window=window, ramp=ramp
             )
             self.params = {f"unet.{name}": p for name, p in self.params.items()}

@@ -2,6 +2,7 @@
 (Rombach et al. 2022)."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,8 +63,14 @@ class UpBlock(nnx.Module):
     def __init__(self, level: int, config: VAEConfig, rngs: nnx.Rngs):
         widths, count = config.block_out_channels, config.layers_per_block + 1
         inputs = [widths[min(level, config.depth - 1)]] + [widths[level - 1]] * (count - 1)
-        shape = widths[level - 1], None, config.norm_num_groups, config.norm_eps, rngs
-        self.resnets = nnx.List([ResnetBlock(c, *shape, act_fn=config.act_fn) for c in inputs])
+        norm: Any = {
+            "groups": config.norm_num_groups,
+            "eps": config.norm_eps,
+            "time_channels": None,
+        }
+        self.resnets = nnx.List(
+            [ResnetBlock(c, widths[level - 1], rngs, act_fn=config.act_fn, **norm) for c in inputs]
+        )
         self.upsamplers = nnx.List([Upsample(widths[level - 1], rngs)] if level > 1 else [])
 
     def __call__(self, z: Images) -> Images:

@@ -11,7 +11,7 @@ from jaxdiff import diffusers_io, diffusers_scheduler, models, samplers
 from jaxdiff.denoiser import get_params
 from jaxdiff.sampling import Sampler, noise_bank
 from jaxdiff.unet import UNet
-from tests.conftest import TINY
+from tests.conftest import TINY_CONFIG
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
@@ -27,7 +27,7 @@ def identical(one, other):
 
 @pytest.mark.parametrize("method", ["ddim", "ddpm"])
 def test_written_by_us_opened_by_diffusers_and_back(method, tmp_path):
-    unet = UNet(dataclasses.replace(TINY, sample_size=8), rngs=nnx.Rngs(0))
+    unet = UNet(dataclasses.replace(TINY_CONFIG, sample_size=8), rngs=nnx.Rngs(0))
     settings = {"schedule": "linear", "steps": 1000, "prediction": "v"}
     scheduler = diffusers_scheduler.write(settings, {"method": method, "clip": True})
     diffusers_io.save_pipeline(unet, scheduler, tmp_path / "ours")

@@ -10,7 +10,7 @@ import pytest
 from jaxdiff.denoiser import as_function, bind_params
 from jaxdiff.stable_diffusion.pipeline import Painter, Pipeline
 from jaxdiff.stable_diffusion.tokenizer import Tokenizer
-from jaxdiff.unet import bypass
+from jaxdiff.unet_bypass import bypass
 from tests.parity.test_unet import nchw, nhwc
 from tests.stable_diffusion import tiny
 

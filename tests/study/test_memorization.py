@@ -21,9 +21,11 @@ SETTINGS = {"batch": 8, "method": "ddim", "steps": 6, "clip": True}
 
 
 @pytest.fixture
-def drawer(one: UNet) -> Sampler:
+def drawer(minimal_unet: UNet) -> Sampler:
     return Sampler(
-        Model(one, Schedule.linear(20), "v", {"data": {"size": 8}}), SETTINGS, lambda *_: None
+        Model(minimal_unet, Schedule.linear(20), "v", {"data": {"size": 8}}),
+        SETTINGS,
+        lambda *_: None,
     )
 
 
@@ -44,12 +46,12 @@ def test_predictions_explain_xt(drawer):
     np.testing.assert_allclose(again, xt, atol=1e-5)
 
 
-def test_other_weights_draw_other_samples(drawer, one):
+def test_other_weights_draw_other_samples(drawer, minimal_unet):
     before = drawer.sample(np.arange(3), 0)
-    other = UNet(one.config, rngs=nnx.Rngs(5))
+    other = UNet(minimal_unet.config, rngs=nnx.Rngs(5))
     drawer.use(other)
     assert np.abs(drawer.sample(np.arange(3), 0) - before).max() > 1e-3
-    drawer.use(one)
+    drawer.use(minimal_unet)
     np.testing.assert_array_equal(drawer.sample(np.arange(3), 0), before)
 
 
