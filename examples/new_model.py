@@ -113,11 +113,12 @@ class DiT(nnx.Module):
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.input_shape = (config.image_size, config.image_size, config.in_channels)
-        self.num_classes = None
+        self.num_classes = None  # it takes no labels
         self.grid = config.image_size // config.patch_size
         width = config.width
         patch_features = config.patch_size**2 * config.in_channels
         self.embed = nnx.Linear(patch_features, width, rngs=rngs)
+        # Learned positions, where the paper has fixed waves: fewer lines.
         positions = jax.random.normal(rngs.params(), (1, self.grid**2, width))
         self.positions = nnx.Param(0.02 * positions)
         self.time_embedding = TimeEmbedding(TIME_FEATURES, width, rngs)

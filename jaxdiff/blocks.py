@@ -25,6 +25,7 @@ class DownBlock(nnx.Module):
 
     def __init__(self, in_channels: int, level: int, config: UNetConfig, rngs: nnx.Rngs):
         channels = config.block_out_channels[level - 1]
+        # The first ResNet block changes the channels, the others keep them.
         inputs = [in_channels] + [channels] * (config.layers_per_block - 1)
         self.resnets = nnx.List([_build_resnet(c, channels, config, rngs) for c in inputs])
         num_attentions = len(inputs) if level in config.attention else 0
@@ -92,8 +93,10 @@ class UpBlock(nnx.Module):
     def __init__(self, level: int, config: UNetConfig, rngs: nnx.Rngs):
         widths = config.block_out_channels
         channels = widths[level - 1]
-        outer = widths[max(level - 2, 0)]
-        inner = widths[min(level, config.depth - 1)]
+        outer = widths[max(level - 2, 0)]  # of the level above, nearer to the image
+        inner = widths[min(level, config.depth - 1)]  # of the level below, or of the mid-block
+        # Skips are those of the level's down block, last first; the last up ResNet block gets what
+        # entered that level, of the outer level's channels.
         skips = [channels] * config.layers_per_block + [outer]
         inputs = [inner] + [channels] * config.layers_per_block
         self.resnets: nnx.List[ResnetBlock] = nnx.List()
@@ -168,6 +171,7 @@ def _build_attention(channels: int, config: UNetConfig, rngs: nnx.Rngs) -> nnx.M
 
 def _mid_attention_groups(config: UNetConfig) -> int | None:
     """Groups of the norm of the mid-block's attention; None where it has none."""
+    # diffusers leaves the norm out where the time embedding scales and shifts.
     if config.attn_norm_num_groups is not None:
         return config.attn_norm_num_groups
     return config.norm_num_groups if config.resnet_time_scale_shift == "default" else None

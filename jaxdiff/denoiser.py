@@ -156,6 +156,9 @@ def get_params(module: nnx.Module) -> dict[str, Any]:
     module
         Any module; an abstract one (see `abstract_network`) gives shapes.
     """
+    # A flat dict and not an nnx.State: Orbax turns the integer keys of nnx.List into strings, and
+    # nnx.update then fails silently (google/orbax 2561). Paths are diffusers' parameter names where
+    # the module is a U-Net, so that one mapping serves checkpoints and diffusers' folders.
     flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
     return {_join(path): param.get_value() for path, param in flat}
 
@@ -183,6 +186,7 @@ def bind_params(module: Module, params: Mapping[str, Any]) -> Module:
 def as_function(module: nnx.Module) -> Callable[..., Array]:
     """A module's call as a pure function ``apply(params, *inputs)``; it may be abstract."""
 
+    # At the jit boundary networks are functions of arrays, because probes enter them at any level.
     def apply(params: Mapping[str, Any], *inputs: Any) -> Any:
         return bind_params(module, params)(*inputs)
 
@@ -239,6 +243,7 @@ def register_model(name: str, config_class: type) -> Callable[[type[Module]], ty
         )
 
     def register(network_class: type[Module]) -> type[Module]:
+        # The same module may be loaded again, as notebooks do after an edit.
         registered = MODELS.get(name)
         if registered is not None:
             registered_in = registered.network_class.__module__

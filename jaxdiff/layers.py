@@ -55,10 +55,12 @@ class Linear(nnx.Module):
         self.bias = _uniform_param(rngs, (out_features,), in_features) if bias else None
 
     def __call__(self, x: Float[Array, "*lead _inner"]) -> Float[Array, "*lead _outer"]:
+        # Parameters are float32; the product is of the activations' type, which may be bfloat16.
         y = x @ self.weight[...].astype(x.dtype)
         if self.bias is None:
             return y
         bias = self.bias[...].astype(x.dtype)
+        # Axes are added by hand: the tests let no rank be promoted silently.
         return y + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
 
 
@@ -231,6 +233,7 @@ class ResnetBlock(nnx.Module):
             x = resize(x)
             h = resize(h)
         h = self._norm_with_time(self.conv1(h), emb)
+        # The keys' batch is the images': a sample's mask does not depend on its neighbors.
         h = self.conv2(dropout(act(h), self.dropout, keys))
         h = h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
         return h if self.output_scale == 1.0 else h / self.output_scale

@@ -28,6 +28,7 @@ def timestep_features(
     shift
         The frequencies fall from 1 to 1 / 10000 over ``channels // 2 - shift`` entries.
     """
+    # The positional encoding of Vaswani et al. 2017, as Ho et al. 2020 use it for the noise step.
     half = channels // 2
     exponents = -math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift)
     frequencies = jnp.exp(exponents)
@@ -45,6 +46,7 @@ class FourierFeatures(nnx.Module):
         self.weight = nnx.Param(FOURIER_SCALE * frequencies)
 
     def __call__(self, t: Num[Array, " batch"]) -> Float[Array, "batch _feature"]:
+        # A parameter, so that it is saved, but not a trained one.
         frequencies = jax.lax.stop_gradient(self.weight[...])
         log_t = jnp.log(t.astype(jnp.float32))
         angles = log_t[:, None] * frequencies[None] * (2.0 * jnp.pi)

@@ -53,6 +53,7 @@ class CrossAttention(nnx.Module):
             raise ValueError(
                 f"{heads} attention heads do not divide {features} channels; choose a divisor"
             )
+        # As in diffusers, only the output's projection has a bias.
         self.to_q = Linear(features, features, rngs, bias=False)
         self.to_k = Linear(context_features, features, rngs, bias=False)
         self.to_v = Linear(context_features, features, rngs, bias=False)
@@ -121,7 +122,7 @@ class SpatialTransformer(nnx.Module):
     def __init__(
         self, channels: int, rngs: nnx.Rngs, *, context_features: int, heads: int, groups: int
     ):
-        self.norm = GroupNorm(channels, groups, 1e-6)
+        self.norm = GroupNorm(channels, groups, 1e-6)  # diffusers' eps, whatever the U-Net's is
         self.proj_in = Conv(channels, channels, rngs, size=1)
         self.transformer_blocks = nnx.List(
             [TransformerBlock(channels, context_features, heads, rngs)]

@@ -94,11 +94,13 @@ class UNet(nnx.Module):
         self.remat = False
         self.conv_in = Conv(config.in_channels, widths[0], rngs)
         self.time_proj = _build_time_projection(config, rngs)
+        # Fourier features are a sine and a cosine of each frequency.
         features = 2 * widths[0] if config.time_embedding_type == "fourier" else widths[0]
         self.time_embedding = TimeEmbedding(features, config.time_channels, rngs)
         self.class_embedding = _build_class_embedding(config, features, rngs)
         self.down_blocks: nnx.List[DownBlock] = nnx.List()
         for level in range(1, config.depth + 1):
+            # conv_in gives level 1's channels already.
             in_channels = widths[max(level - 2, 0)]
             self.down_blocks.append(DownBlock(in_channels, level, config, rngs))
         self.mid_block = MidBlock(config, rngs) if config.mid_block else None
@@ -206,7 +208,7 @@ class UNet(nnx.Module):
 
         Where the U-Net has no mid-block, the activation stays as it is.
         """
-        last = self.config.depth
+        last = self.config.depth  # the last level before the mid-block
         if hidden.level != last:
             raise ValueError(f"the mid-block takes level {last}, not level {hidden.level}")
         keys = fold_in(hidden.keys, last + 1)
@@ -227,6 +229,7 @@ class UNet(nnx.Module):
         skips = hidden.skips
         skips_per_block = self.config.layers_per_block + 1
         for i, block in enumerate(self.up_blocks):
+            # Dropout's keys are numbered by block: down 1..n, mid n + 1, up from n + 2.
             keys = fold_in(hidden.keys, depth + 2 + i)
             block_skips = skips[-skips_per_block:]
             z = self._run_block(block, z, block_skips, hidden.emb, keys, hidden.context)
@@ -251,6 +254,7 @@ class UNet(nnx.Module):
 
     def _run_block(self, block: nnx.Module, *inputs: Any) -> Any:
         if self.remat:
+            # The block is an argument: nnx.remat must see its parameters.
             return nnx.remat(type(block).__call__)(block, *inputs)
         return block(*inputs)
 
@@ -280,6 +284,7 @@ class UNet(nnx.Module):
             raise ValueError("this U-Net takes no labels; leave them out")
         if labels is None:
             return emb
+        # Without a class embedding (class_embed_type identity), labels are embeddings already.
         class_emb = jnp.asarray(labels)
         if self.config.class_embed_type == "timestep":
             class_emb = self._time_features(class_emb).astype(dtype)

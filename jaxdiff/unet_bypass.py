@@ -46,19 +46,28 @@ def bypass(
     def bypassed_bottleneck(hidden: Hidden) -> Hidden:
         after = bottleneck(hidden)
         z = hidden.z
+        # float32 at least, for the count of passed elements; bfloat16 has whole numbers to 256.
         dtype = jnp.promote_types(z.dtype, jnp.float32)
         fraction = jnp.asarray(p, dtype).reshape((-1,) + (1,) * (z.ndim - 1))
         if form == "blend":
             fraction = fraction.astype(z.dtype)
             return dataclasses.replace(after, z=(1.0 - fraction) * after.z + fraction * z)
         shape = z.shape[-1:] if form == "channels" else z.shape[1:]
-        size = math.prod(shape)
-        order = jax.random.permutation(jax.random.key(0) if key is None else key, size)
-        order = order.reshape((1,) * (z.ndim - len(shape)) + shape)
-        mask = order < jnp.round(fraction * size)
+        mask = _select(fraction, shape, z.ndim, key)
         return dataclasses.replace(after, z=jnp.where(mask, z, after.z))
 
     return bypassed_bottleneck
+
+
+def _select(
+    fraction: Array, shape: tuple[int, ...], ndim: int, key: Key[Array, ""] | None
+) -> Array:
+    """A mask of `ndim` axes that has a fraction of the elements of its last axes, `shape`."""
+    size = math.prod(shape)
+    # Ranks below the count are passed on, which nests the selections of all p under one key.
+    ranks = jax.random.permutation(jax.random.key(0) if key is None else key, size)
+    ranks = ranks.reshape((1,) * (ndim - len(shape)) + shape)
+    return ranks < jnp.round(fraction * size)
 
 
 def check_fraction(fraction: float | int) -> None:
@@ -142,6 +151,7 @@ class BypassedUNet(nnx.Module):
     def fraction_at(self, t: Num[Array, " batch"]) -> Float[Array, " batch"]:
         """The fraction that is bypassed at each noise step."""
         start, end = self.window
+        # Position in the chain, from 0 at t = T - 1 to 1 at t = 0.
         position = 1.0 - t.astype(jnp.float32) / (self.steps - 1)
         inside = jnp.minimum(position - start, end - position)
         ramp = inside / self.ramp if self.ramp else jnp.where(inside >= 0, 1.0, 0.0)

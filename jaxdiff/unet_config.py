@@ -14,6 +14,7 @@ FIELD_CHOICES = {
 LEVEL_FIELDS = ("attention", "up_attention", "down_resnet", "up_resnet")
 
 
+# The order of the fields is that of the JSON in existing files, whose bytes stay as they are.
 @dataclasses.dataclass(frozen=True)
 class UNetConfig:
     """The shape of a U-Net.
@@ -173,6 +174,7 @@ class UNetConfig:
 
     def check_image_size(self, size: int) -> None:
         """Raise ValueError unless images of size x size pixels can be halved n - 1 times."""
+        # Up blocks double: an odd side would come back one pixel larger than its skip.
         factor = 2 ** (self.depth - 1)
         if size < factor or size % factor:
             nearest = max(factor, factor * round(size / factor))

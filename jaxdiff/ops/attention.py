@@ -44,6 +44,7 @@ def plain_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     if q.shape[1] * k.shape[1] < MAX_BATCHED_SCORES:
         return _attend(q, k, v)
 
+    # Without the checkpoint, the loop would keep the scores of all images for the backward pass.
     @jax.checkpoint
     def attend_image(qkv):
         q, k, v = qkv
@@ -54,6 +55,7 @@ def plain_attention(q: Heads, k: Heads, v: Heads) -> Heads:
 
 def _attend(q: Heads, k: Heads, v: Heads) -> Heads:
     dtype = jnp.promote_types(q.dtype, jnp.float32)
+    # Queries are scaled, and not the scores, which are many more.
     scaled = q * q.shape[-1] ** -0.5
     scores = jnp.einsum("bqhd,bkhd->bhqk", scaled, k, preferred_element_type=dtype)
     probs = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
@@ -99,6 +101,7 @@ def _attend_keys_by_queries(q: Heads, k: Heads, v: Heads) -> Heads:
     queries = (q * q.shape[-1] ** -0.5).transpose(0, 2, 3, 1)
     scores = keys @ queries
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    # The largest score only keeps the exponentials finite: the result does not depend on it.
     largest = jax.lax.stop_gradient(scores.max(axis=-2, keepdims=True))
     exps = jnp.exp(scores - largest).astype(v.dtype)
 

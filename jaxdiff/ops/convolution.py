@@ -67,6 +67,7 @@ def convolve_upsampled(x: Images, kernel: Kernel) -> Images:
         return convolve(upsample_nearest(x), kernel, 1, (1, 1))
 
     if max(x.shape[1:3]) <= MAX_MATMUL_PIXELS // 2:
+        # The plain form is then a single matrix product on a CPU.
         return plain(x, kernel)
     return platform_dispatch(upsampled_convolution, plain, x, kernel)
 
@@ -89,6 +90,7 @@ def matmul_convolution(x: Images, kernel: Kernel, stride: int, padding: tuple[in
     x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
     rows = stride * (height - 1) + 1
     columns = stride * (width - 1) + 1
+    # The views' order is that of the kernel's rows and columns, as its reshape has them.
     views = []
     for i in range(size):
         for j in range(size):
@@ -127,6 +129,7 @@ def _split_convolution_jvp(
     x, kernel = primals
     x_tangent, kernel_tangent = tangents
     both = (padding, padding)
+    # Its transpose is the kernel's gradient: a sum over the parts.
     by_kernel = [
         _cpu_convolution(part, kernel_tangent, both)
         for part in jnp.split(x, count_parts(x, kernel))
