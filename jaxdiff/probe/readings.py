@@ -21,8 +21,8 @@ from jaxtyping import Array, Float, Int
 from jaxdiff import models
 from jaxdiff.diffusion import Schedule, add_noise
 from jaxdiff.estimates import wilson
-from jaxdiff.landscape import abstraction, curvature, memory, retrieval
-from jaxdiff.landscape.level_functions import FORWARD, Maps, maps
+from jaxdiff.landscape import abstraction, curvature, memory, minima, retrieval
+from jaxdiff.landscape.level_functions import FORWARD, LevelFunctions, level_functions
 from jaxdiff.unet import Params, UNet, UNetConfig, parameters
 
 Row = dict[str, Any]
@@ -70,7 +70,7 @@ class State(NamedTuple):
     """A model's weights at a noise level: what all its readings there take. z: of every level, of images each with noise of its
     own, from which the total variance is; then, where there is a memory, of the queries and of it with one noise for all."""
 
-    maps: Maps
+    maps: LevelFunctions
     parameters: tuple[Params, Array, Array]
     xt: Float[np.ndarray, "n h w c"]
     eps: Float[np.ndarray, "n h w c"]
@@ -114,7 +114,7 @@ def levels(config: UNetConfig, options: Options) -> tuple[int, ...]:
 
 def dimensions(config: UNetConfig, shape: tuple[int, int, int]) -> list[int]:
     """The dimension of every level."""
-    return [math.prod(size) for size in maps(config, "eps", shape).sizes]
+    return [math.prod(size) for size in level_functions(config, "eps", shape).sizes]
 
 
 def ranks(sizes: Sequence[Sequence[int]], options: Options) -> tuple[int, ...]:
@@ -132,7 +132,7 @@ def weights(model: models.Model, name: str, seed: int) -> Params:
 def state(model: models.Model, params: Params, t: int, points: Points, options: Options) -> State:
     """Noised points, and all activations."""
     shape, n, m, schedule = points.x0.shape[1:], points.count, len(points.memory), model.schedule
-    made = maps(model.unet.config, model.prediction, shape)
+    made = level_functions(model.unet.config, model.prediction, shape)
     own, shared = (
         noise(shape, np.arange(n), options.seed),
         noise(shape, np.array([SHARED]), options.seed),
@@ -165,13 +165,13 @@ def state(model: models.Model, params: Params, t: int, points: Points, options: 
 
 
 def activations(
-    made: Maps, xt: Float[np.ndarray, "n h w c"], params: Params, t: int
+    made: LevelFunctions, xt: Float[np.ndarray, "n h w c"], params: Params, t: int
 ) -> tuple[np.ndarray, ...]:
     """Every level's z [n, d], in padded chunks."""
     found = []
     for first in range(0, len(xt), FORWARD):
         part = np.resize(np.arange(first, min(first + FORWARD, len(xt))), FORWARD)
-        z = made.levels(jnp.asarray(xt[part]), params, jnp.asarray(t, jnp.int32))
+        z = made.all_levels(jnp.asarray(xt[part]), params, jnp.asarray(t, jnp.int32))
         found.append([np.asarray(each).reshape(FORWARD, -1)[: len(xt) - first] for each in z])
     return tuple(np.concatenate(each) for each in zip(*found, strict=True))
 
@@ -258,11 +258,13 @@ def _maps(
     z = np.pad(before, ((0, 0), (0, largest - before.shape[1])))
     rows = []
     for name, phi, at, dense in (
-        ("from_pixels", now.maps.level, now.xt, options.dense),
-        ("step", now.maps.step, z, 0),
+        ("from_pixels", now.maps.encode, now.xt, options.dense),
+        ("step", now.maps.advance, z, 0),
     ):
         given = curvature.Options(steps=options.steps, dense=dense)
-        found = abstraction.leading(phi, jnp.asarray(at), key, 1, parameters, given)
+        found = abstraction.leading_triples(
+            phi, jnp.asarray(at), key, count=1, parameters=parameters, options=given
+        )
         rows.append(_row("maps", name, found.values[:, 0], found.bounds[:, 0]))
     return rows
 
@@ -272,19 +274,21 @@ def _pull_back(
 ) -> list[Row]:
     if not level or not chosen:
         return []
-    phi = abstraction.PullBack(now.maps.level, now.maps.field, chosen)
+    phi = abstraction.PullBack(now.maps.encode, now.maps.energy_grad, chosen)
     given = {"steps": options.steps, "dense": options.dense}
-    found = abstraction.pull_back(phi, jnp.asarray(now.xt), key, *now.at(level), **given)
+    found = abstraction.pull_back_curvature(phi, jnp.asarray(now.xt), key, *now.at(level), **given)
     rows = []
     for r, each in found.items():
-        value, bound = each["smallest_value"], each["smallest_bound"]
+        value, bound = each.smallest_value, each.smallest_bound
         rows.append(_row("pull_back", "smallest_value", value, bound, rank=r))
         doubt = (
             2.0 * bound / np.maximum(value, 1e-30)
         )  # the norms of what is pulled back go as its inverse square
         for name in ("total", "first", "second"):
-            rows.append(_row("pull_back", name, each[name], each[name] * doubt, rank=r))
-        rows += [_row("pull_back", name, each[name], rank=r) for name in ("along", "bend")]
+            rows.append(
+                _row("pull_back", name, getattr(each, name), getattr(each, name) * doubt, rank=r)
+            )
+        rows += [_row("pull_back", name, getattr(each, name), rank=r) for name in ("along", "bend")]
     return rows
 
 
@@ -294,15 +298,15 @@ def _decoder(
     if now.s < LEAST_SIGNAL:
         return []
     given = {"steps": options.decoder_steps, "probes": 0, "dense": 0}
-    found = abstraction.decoded(
+    found = abstraction.decoder_curvature(
         now.maps.decoder, jnp.asarray(now.xt), key, *now.at(level), with_points=(now.eps,), **given
     )
     rows = [
-        _row("decoder", name, *found[name]["spectral_norm"])
+        _row("decoder", name, *getattr(found, name)["spectral_norm"])
         for name in ("total", "gauss_newton", "remainder")
     ]
-    rows.append(_row("decoder", "smallest", *found["total"]["smallest"]))
-    return rows + [_row("decoder", name, found[name]) for name in ("gap", "sum_error")]
+    rows.append(_row("decoder", "smallest", *found.total["smallest"]))
+    return rows + [_row("decoder", name, getattr(found, name)) for name in ("gap", "sum_error")]
 
 
 def _memory(now: State, points: Points, level: int, options: Options) -> list[Row]:
@@ -350,13 +354,13 @@ def _retrieval(now: State, points: Points, level: int, options: Options) -> list
         low, high = wilson(ones, len(share))
         about: Row = {"low": float(low), "high": float(high), "n": len(share)}
         rows.append(_row("retrieval", name, np.array([ones / len(share)]), **about))
-    found = retrieval.minima(jnp.asarray(memories), scaled)
+    found = minima.find_minima(jnp.asarray(memories), scaled)
     purity = sum(
-        np.bincount(points.labels[found.of == m]).max() for m in range(len(found.centres))
+        np.bincount(points.labels[found.assignment == m]).max() for m in range(len(found.centers))
     ) / len(memories)
     return [
         *rows,
-        _row("retrieval", "minima", np.array([len(found.centres)])),
+        _row("retrieval", "minima", np.array([len(found.centers)])),
         _row("retrieval", "purity", np.array([purity])),
     ]
 

@@ -72,7 +72,7 @@ def _check(name: str, described: Described, points: Points, options: Options) ->
     config.check_image_size(shape[0])
     probe.levels(config, options)
     probe.times(schedule, options)
-    probe.maps(config, "eps", shape)
+    probe.level_functions(config, "eps", shape)
 
 
 def _check_alike(schedules: Mapping[str, Any], options: Options) -> None:

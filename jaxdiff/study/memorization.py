@@ -209,7 +209,9 @@ def measure_predicted(cell: Cell, folder: epath.Path, splits: Splits) -> None:
         times, values = np.array(known).T
         rho = np.exp(np.interp(np.arange(schedule.steps), times, np.log(values))).astype(np.float32)
         key = jax.random.key(cell.seed)
-        _, weights = retrieval.smoothed_sampler(points, schedule, rho, key, s["num"], s["steps"])
+        _, weights = retrieval.sample_smoothed(
+            points, schedule, rho, key, count=s["num"], sampling_steps=s["steps"]
+        )
         soft = retrieval.soft_labels(weights, minority, 2)[:, 1]
         rows.append(
             shares.proportion("predicted", int((soft > 0.5).sum()), len(soft)) | about | {"why": ""}

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxdiff import models
 from jaxdiff.diffusion import Schedule, add_noise, to_x0_and_eps
 from jaxdiff.landscape import curvature
-from jaxdiff.landscape.level_functions import maps
+from jaxdiff.landscape.level_functions import level_functions
 from jaxdiff.probe import data as points_of
 from jaxdiff.probe import readings as probe
 from jaxdiff.probe import run as probe_run
@@ -53,7 +53,7 @@ def now(model, points):
 
 @pytest.fixture(scope="module")
 def rows(now, points):
-    assert now.maps is maps(LITTLE, "v", SHAPE)
+    assert now.maps is level_functions(LITTLE, "v", SHAPE)
     chosen = probe.ranks([probe.dimensions(LITTLE, SHAPE)], OPTIONS)
     assert chosen == (4, 8), "no level has 512 dimensions"
     return {a: probe.at_level(now, points, a, chosen, OPTIONS) for a in (0, 2)}
@@ -77,15 +77,15 @@ def test_maps_are_the_unet_s_own(model, now):
     for a, size in enumerate(now.maps.sizes):
         z = unet.encode(x, t, a).z
         assert z.shape[1:] == size
-        found = jax.vmap(lambda x, a=a: now.maps.level(x, *now.at(a)))(x)
+        found = jax.vmap(lambda x, a=a: now.maps.encode(x, *now.at(a)))(x)
         np.testing.assert_allclose(found[:, : math.prod(size)], z.reshape(len(x), -1), atol=1e-5)
         assert not found[:, math.prod(size) :].any()
         np.testing.assert_allclose(probe.activations(now.maps, now.xt, now.parameters[0], T)[a], found[:, : math.prod(size)],
                                    atol=1e-5)  # fmt: skip
         if a:
-            before = jax.vmap(lambda x, a=a: now.maps.level(x, *now.at(a - 1)))(x)
+            before = jax.vmap(lambda x, a=a: now.maps.encode(x, *now.at(a - 1)))(x)
             np.testing.assert_allclose(
-                jax.vmap(lambda z, a=a: now.maps.step(z, *now.at(a)))(before), found, atol=1e-5
+                jax.vmap(lambda z, a=a: now.maps.advance(z, *now.at(a)))(before), found, atol=1e-5
             )
 
 
@@ -94,13 +94,15 @@ def test_the_field_and_the_decoder_s_image(model, now):
     x0_hat, eps_hat = to_x0_and_eps(model.schedule, "v", model.unet(x, t), x, t)
     sigma = float(np.sqrt(1 - model.schedule.alpha_bar[T]))
     np.testing.assert_allclose(
-        jax.vmap(lambda x: now.maps.field(x, *now.parameters))(x), 2 * sigma * eps_hat, atol=1e-5
+        jax.vmap(lambda x: now.maps.energy_grad(x, *now.parameters))(x),
+        2 * sigma * eps_hat,
+        atol=1e-5,
     )
     again = add_noise(model.schedule, x0_hat, jnp.asarray(now.eps), t)
     for a in range(4):
         held = now.maps.decoder.encode(x[0], jnp.asarray(now.eps[0]), *now.at(a))
         np.testing.assert_allclose(now.maps.decoder.decode(*held, *now.at(a)), again[0], atol=1e-5)
-        assert int(now.maps.decoder.real(*now.at(a)).sum()) == math.prod(now.maps.sizes[a])
+        assert int(now.maps.decoder.valid_mask(*now.at(a)).sum()) == math.prod(now.maps.sizes[a])
 
 
 @pytest.mark.slow
@@ -136,11 +138,13 @@ def test_m_is_s_times_the_jacobian_of_x0_hat(model, now, rows):
 def test_how_the_maps_stretch(now, rows):
     x = jnp.asarray(now.xt)
     for i, at in enumerate(x):
-        whole = np.linalg.norm(dense(now.maps.level, *now.at(2))(at), 2)
+        whole = np.linalg.norm(dense(now.maps.encode, *now.at(2))(at), 2)
         assert values(rows[2], reading="maps", name="from_pixels")[i] == pytest.approx(
             whole, rel=1e-4
         )
-        step = np.linalg.norm(dense(now.maps.step, *now.at(2))(now.maps.level(at, *now.at(1))), 2)
+        step = np.linalg.norm(
+            dense(now.maps.advance, *now.at(2))(now.maps.encode(at, *now.at(1))), 2
+        )
         assert values(rows[2], reading="maps", name="step")[i] == pytest.approx(step, rel=1e-3)
 
 
@@ -149,13 +153,13 @@ def test_the_pull_back_through_a_level(now, rows):
     """Both terms of Eq. 22 from dense Jacobians and Hessians, along the leading 8 directions."""
     given, x = now.at(2), jnp.asarray(now.xt[0])
     left, singular, right = np.linalg.svd(
-        np.asarray(dense(now.maps.level, *given)(x), np.float64), full_matrices=False
+        np.asarray(dense(now.maps.encode, *given)(x), np.float64), full_matrices=False
     )
     inverse = (right[:8] / singular[:8, None]).T
-    h = np.asarray(dense(now.maps.field, *given)(x), np.float64)
-    gradient = np.asarray(now.maps.field(x, *given), np.float64).ravel()
+    h = np.asarray(dense(now.maps.energy_grad, *given)(x), np.float64)
+    gradient = np.asarray(now.maps.energy_grad(x, *given), np.float64).ravel()
     held = jnp.asarray(left[:, :8] @ (inverse.T @ gradient), jnp.float32)
-    bend = np.asarray(dense(jax.grad(lambda x: now.maps.level(x, *given) @ held))(x), np.float64)
+    bend = np.asarray(dense(jax.grad(lambda x: now.maps.encode(x, *given) @ held))(x), np.float64)
     first, second = inverse.T @ h @ inverse, -inverse.T @ bend @ inverse
     wanted = {
         "first": first,
@@ -184,7 +188,7 @@ def test_the_energy_composed_with_the_decoder(now, rows):
         return now.maps.decoder.decode(z, held, *given)
 
     def field(x):
-        return now.maps.field(x, *given)
+        return now.maps.energy_grad(x, *given)
 
     def pulled(z):
         return jax.vjp(decode, z)[1](field(decode(z)))[0]
@@ -261,7 +265,9 @@ def test_a_tau_below_the_error_of_distances_is_said(now, points):
         now._replace(tau=1e-9), points, 1, (), dataclasses.replace(OPTIONS, readings=("memory",))
     )
     raw = [row for row in found if row.get("tau") == "raw"]
-    assert all(row["values"] == [None] * 4 and "tau is 1e-09, below" in row["why"] for row in raw)
+    assert all(
+        row["values"] == [None] * 4 and "got 1e-09; take a larger tau" in row["why"] for row in raw
+    )
     assert all(None not in row["values"] for row in found if row.get("tau") == "scaled")
 
 
@@ -310,18 +316,18 @@ def test_what_cannot_be_probed(model, points, now):
         probe.times(model.schedule, dataclasses.replace(OPTIONS, noise=(1.5,)))
     with pytest.raises(
         ValueError,
-        match=r"a matrix of 6,400 dimensions was asked for whole \(dense, --dense, is 10,000\); the limit is 4,096",
+        match=r"dense \(--dense\) must be at most 4,096 for a matrix of 6,400 dimensions, got 10,000",
     ):
         curvature.curvature(
             curvature.Field(lambda x: x), jnp.zeros((1, 80, 80)), jax.random.key(0), dense=10_000
         )
     cold = dataclasses.replace(OPTIONS, readings=("memory",), c=1e-9)
     with pytest.raises(
-        ValueError, match=r"the memory at level 1 with the scaled tau \(--c\): tau is .*, below"
+        ValueError, match=r"the memory at level 1 with the scaled tau \(--c\): tau must be at least"
     ):
         probe.at_level(now, points, 1, (), cold)
     with pytest.raises(ValueError, match="returns 2 channels of 1"):
-        maps(dataclasses.replace(config, out_channels=2), "eps", SHAPE)
+        level_functions(dataclasses.replace(config, out_channels=2), "eps", SHAPE)
     with pytest.raises(ValueError, match=r"nowhere is no model: it has no config\.json"):
         probe_run.run(
             {"x": epath.Path("/nowhere")},
