@@ -30,7 +30,7 @@ Product = Callable[[Array], Array]
 DENSE = 1024  # dimensions up to which the whole matrix is computed
 STEPS = 30  # Lanczos products
 PROBES = 64  # Hutchinson vectors
-# A whole matrix of more dimensions takes over 64 MiB a point, and its eigenvalues minutes.
+# Largest matrix that is computed whole: 64 MiB a point, and a minute of eigenvalues for sixteen.
 MAX_DENSE = 4096
 POINTS_PER_BATCH = 4  # points that a device works on together
 VECTORS_PER_BATCH = 16  # products that a point computes together

@@ -97,7 +97,7 @@ class LevelFunctions:
     def advance(self, z: Array, params: Params, _: Array, t: Array, level: Array) -> Array:
         """z of the level before -> z of the level, 1 to n + 1."""
         with _traced():
-            # The image is not used: what is taken from here is the embedding of t.
+            # The image does not matter: only the embedding of t and of the class is used.
             unet, hidden = self._enter(jnp.zeros((1, *self.shape), z.dtype), params, t)
             outputs = []
             for i, size in enumerate(self.sizes[:-1]):
@@ -136,8 +136,8 @@ class LevelFunctions:
 
     def _select(self, index: Array, activations: Sequence[Array]) -> Array:
         """One of these activations by a traced index, padded."""
-        # Shapes differ, and a branch would compile each level's derivatives apart: a sum of
-        # masked activations is one program.
+        # The level is traced, so that one compiled program serves all levels: all but one of the
+        # activations are masked, and they are summed.
         masked = []
         for i, z in enumerate(activations):
             padded = jnp.pad(z.ravel(), (0, self.largest - z.size))
