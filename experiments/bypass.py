@@ -28,7 +28,7 @@ from jaxdiff.analysis import similarity as likeness
 from jaxdiff.bypass import cells as bypass
 from jaxdiff.bypass import config as bypass_config
 from jaxdiff.bypass import text_to_image as pictures
-from jaxdiff.cells.data import Places
+from jaxdiff.cells.data import DataPaths
 from jaxdiff.report import bypass_figures, style, tables
 from jaxdiff.stable_diffusion import folder as folders
 from jaxdiff.study.config import explain
@@ -89,7 +89,7 @@ def main() -> None:
     with _cli.Reporter() as progress:
         pictures.check(theirs, settings)  # before the first of many hours
         opened = bypass.open_studies(
-            ours, settings, Places(FLAGS.data_dir or "", FLAGS.cache or ""), workdir, progress
+            ours, settings, DataPaths(FLAGS.data_dir or "", FLAGS.cache or ""), workdir, progress
         )
         found = bypass.run(opened, settings, workdir, progress) | pictures.run(
             theirs, settings, workdir, progress

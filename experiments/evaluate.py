@@ -17,7 +17,7 @@ from absl import flags
 from etils import epath
 
 from jaxdiff import report, results
-from jaxdiff.cells.data import Places
+from jaxdiff.cells.data import DataPaths
 from jaxdiff.datasets import registry as sources
 from jaxdiff.datasets.image_io import read_images
 from jaxdiff.study.evaluate import Options, Reference, dataset_reference, evaluate
@@ -26,7 +26,7 @@ flags.DEFINE_multi_string("samples", None, "A folder of images or an .npz; may b
 flags.DEFINE_string(
     "reference",
     None,
-    f"What the samples are held against: a folder, an .npz, or one of {sources.KNOWN}.",
+    f"What the samples are held against: a folder, an .npz, or one of {sources.DATASET_NAMES_HELP}.",
 )
 flags.DEFINE_string("data_dir", None, "Where the dataset is as published.")
 flags.DEFINE_string(
@@ -72,16 +72,16 @@ FLAGS = flags.FLAGS
 def options() -> Options:
     """The flags, checked."""
     classes, k = _cli.whole_numbers(FLAGS.classes, "classes"), _cli.whole_numbers(FLAGS.k, "k")
-    named = sources.is_name(FLAGS.reference)
+    named = sources.is_dataset_name(FLAGS.reference)
     if classes and (len(set(classes)) != 2 or len(classes) != 2 or not named):
         raise ValueError(
             f"--classes is {','.join(FLAGS.classes)}; two different classes are expected, and a dataset by name as the "
-            f"--reference ({sources.KNOWN})"
+            f"--reference ({sources.DATASET_NAMES_HELP})"
         )
     for flag in ("data_dir", "cache", "attribute"):
         if FLAGS[flag].value and not named:
             raise ValueError(
-                f"--{flag} is for a dataset by name as the --reference ({sources.KNOWN})"
+                f"--{flag} is for a dataset by name as the --reference ({sources.DATASET_NAMES_HELP})"
             )
     if FLAGS.held_out and named:
         raise ValueError(
@@ -142,12 +142,12 @@ def main() -> None:
     }
     first, workdir = next(iter(sets.values())), epath.Path(FLAGS.workdir)
     with _cli.Reporter() as progress:
-        if sources.is_name(FLAGS.reference):
-            dataset = sources.describe(
+        if sources.is_dataset_name(FLAGS.reference):
+            dataset = sources.open_dataset(
                 FLAGS.reference, size=first.shape[1], channels=first.shape[3], data_dir=FLAGS.data_dir,
                 attribute=FLAGS.attribute,
             )  # fmt: skip
-            cache = Places(cache=FLAGS.cache or "").prepared(workdir)
+            cache = DataPaths(cache=FLAGS.cache or "").cache_dir(workdir)
             reference = dataset_reference(dataset, cache, progress)
         else:
             held_out = read_images(FLAGS.held_out, FLAGS.size) if FLAGS.held_out else None

@@ -46,7 +46,7 @@ flags.DEFINE_string("workdir", None, "Where everything is written.")
 flags.DEFINE_string(
     "reference",
     None,
-    f"The images: a folder, an .npz, or one of {sources.KNOWN}; by default the cell's data.",
+    f"The images: a folder, an .npz, or one of {sources.DATASET_NAMES_HELP}; by default the cell's data.",
 )
 flags.DEFINE_list(
     "classes",
@@ -115,8 +115,8 @@ def options() -> probe.Options:
         raise ValueError(
             "--noise is empty; at least one number from 0 to 1 is expected, as 0.1,0.3"
         )
-    if FLAGS.classes and not (FLAGS.reference and sources.is_name(FLAGS.reference)):
-        raise ValueError(f"--classes is for a dataset by name as the --reference ({sources.KNOWN})")
+    if FLAGS.classes and not (FLAGS.reference and sources.is_dataset_name(FLAGS.reference)):
+        raise ValueError(f"--classes is for a dataset by name as the --reference ({sources.DATASET_NAMES_HELP})")
     chosen: dict[str, Any] = {
         name: FLAGS[name].value
         for name in ("steps", "probes", "dense", "decoder_steps", "c", "random", "seed")
@@ -132,7 +132,7 @@ def options() -> probe.Options:
 
 def images(paths: list[epath.Path], workdir: epath.Path, progress: _cli.Reporter) -> probe.Points:
     """The images of --reference, or of the first cell."""
-    places = data.Places(FLAGS.data_dir or "", FLAGS.cache or "")
+    places = data.DataPaths(FLAGS.data_dir or "", FLAGS.cache or "")
     every = [models.describe(path) for path in paths]
     if FLAGS.reference is None:
         own = [
@@ -142,14 +142,14 @@ def images(paths: list[epath.Path], workdir: epath.Path, progress: _cli.Reporter
         ]
         if not own:
             raise ValueError(
-                f"--reference is missing; {paths[0]} has no data of its own: give a folder, an .npz, or one of {sources.KNOWN}"
+                f"--reference is missing; {paths[0]} has no data of its own: give a folder, an .npz, or one of {sources.DATASET_NAMES_HELP}"
             )
         path, settings = own[0]
         cell = cells.of_settings(path.name, settings)
         return points.of_cell(
-            cell, lambda: data.load(cell, places, workdir, progress), FLAGS.num, FLAGS.memory
+            cell, lambda: data.load_cell_splits(cell, places, workdir, progress), FLAGS.num, FLAGS.memory
         )
-    if not sources.is_name(FLAGS.reference):
+    if not sources.is_dataset_name(FLAGS.reference):
         return points.of_images(read_images(FLAGS.reference), FLAGS.num, FLAGS.memory)
     config, size, classes = (
         every[0][0],
@@ -160,7 +160,7 @@ def images(paths: list[epath.Path], workdir: epath.Path, progress: _cli.Reporter
         raise ValueError(
             f"{FLAGS.reference} has square images and {paths[0]} says sample_size {size}; give --reference as a folder"
         )
-    found = sources.describe(
+    found = sources.open_dataset(
         FLAGS.reference, size=size, channels=config.in_channels, data_dir=FLAGS.data_dir
     )
     if classes and (
@@ -169,8 +169,8 @@ def images(paths: list[epath.Path], workdir: epath.Path, progress: _cli.Reporter
         raise ValueError(
             f"--classes is {','.join(FLAGS.classes)}; two different ones of the {len(found.classes)} are expected"
         )
-    splits = sources.splits(
-        found, places.prepared(workdir), np.sort(found.pools["generator"]), progress
+    splits = sources.load_splits(
+        found, places.cache_dir(workdir), np.sort(found.pools["generator"]), progress
     )
     return points.of_splits(splits, classes, FLAGS.num, FLAGS.memory)
 

@@ -85,7 +85,7 @@ def show_plan(chosen: list[cells.Cell]) -> None:
 def run(
     chosen: list[cells.Cell],
     workdir: epath.Path,
-    places: data.Places,
+    places: data.DataPaths,
     progress: _cli.Reporter,
     patient: bool,
 ) -> bool:
@@ -128,8 +128,8 @@ def main() -> None:
     chosen = cells.in_turn(cells.select(cells.expand(config), FLAGS.cells, FLAGS.shard), os.environ)
     if FLAGS.dry_run:
         return show_plan(chosen)
-    data.check(chosen, config.data.dir)
-    places = data.Places(config.data.dir, config.data.cache)
+    data.check_training_sets(chosen, config.data.dir)
+    places = data.DataPaths(config.data.dir, config.data.cache)
     workdir = epath.Path(FLAGS.workdir or f"runs/{config.name}")
     stages.claim(workdir / "study.json", cells.plain(config.to_dict()), fixed=without_axes)
     with _cli.Reporter() as progress:

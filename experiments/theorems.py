@@ -19,14 +19,14 @@ from etils import epath
 from rich.table import Table
 
 from jaxdiff import results
-from jaxdiff.cells.data import Places
+from jaxdiff.cells.data import DataPaths
 from jaxdiff.datasets import registry as sources
 from jaxdiff.landscape import laboratory as theorems
 from jaxdiff.report import style, tables
 from jaxdiff.report import theorem_figures as figures
 
 flags.DEFINE_string("workdir", None, "Where everything is written.")
-flags.DEFINE_string("source", "digits", f"The images that are retrieved: {sources.KNOWN}.")
+flags.DEFINE_string("source", "digits", f"The images that are retrieved: {sources.DATASET_NAMES_HELP}.")
 flags.DEFINE_string("data_dir", None, "Where the dataset is as published.")
 flags.DEFINE_string(
     "cache", None, "Where prepared datasets are kept; by default under the workdir."
@@ -85,7 +85,7 @@ def main() -> None:
     )
     with _cli.Reporter() as progress:
         found = theorems.run(
-            options, workdir, Places(cache=FLAGS.cache or "").prepared(workdir), progress
+            options, workdir, DataPaths(cache=FLAGS.cache or "").cache_dir(workdir), progress
         )
     draw(found, workdir)
     _cli.console.print(laboratory(found))

@@ -46,10 +46,10 @@ class Study:
         return self.folder.resolve().parent.parent / "shared"
 
     @functools.cached_property
-    def references(self) -> tuple[spaces.Space, dict[str, np.ndarray]]:
+    def references(self) -> tuple[spaces.FeatureExtractor, dict[str, np.ndarray]]:
         """The feature space of KID, and its features of as many training and held-out images."""
         m = self.cell.settings["measures"]
-        space = spaces.space(
+        space = spaces.load_extractor(
             next((name for name in m["spaces"] if name != "pixels"), "pixels"),
             m["inception"] or None,
         )
@@ -61,7 +61,7 @@ class Study:
 def open_studies(
     paths: Mapping[str, epath.Path],
     settings: Row,
-    places: data.Places,
+    places: data.DataPaths,
     workdir: epath.Path,
     progress: Progress,
 ) -> dict[str, Study]:
@@ -81,7 +81,7 @@ def open_studies(
 
 
 def _open(
-    path: epath.Path, settings: Row, places: data.Places, workdir: epath.Path, progress: Progress
+    path: epath.Path, settings: Row, places: data.DataPaths, workdir: epath.Path, progress: Progress
 ) -> Study:
     config, schedule, _, own = models.describe(path)
     if "proportions" not in own:
@@ -97,14 +97,14 @@ def _open(
             window=settings["window"],
             ramp=settings["ramp"],
         )
-    cell, source = cells.of_settings(path.name, own), data.dataset(own, places.data_dir).source
+    cell, source = cells.of_settings(path.name, own), data.open_cell_dataset(own, places.data_dir).source
     result = path / "result.json"
     trained = files.read_json(result)["cell"]["data"] if result.exists() else source.about
     if trained != source.about:
         raise ValueError(
             f"{path} was trained on {trained}, and here are {source.about}; give those as --data_dir"
         )
-    splits = functools.cache(lambda: data.load(cell, places, workdir, progress))
+    splits = functools.cache(lambda: data.load_cell_splits(cell, places, workdir, progress))
     found = Study(cell, path, source.identity, splits, settings)
     if not (found.shared / "confusion.json").exists():
         raise ValueError(
@@ -238,7 +238,7 @@ def _measures(study: Study, samples: np.ndarray, drawer: Sampler) -> Iterator[li
         mix = dict(zip(roles, cell.proportions, strict=True))
         yield _called("lpips", measure.diversity(net.pairwise(samples, label), mix, net.space))
     flat = train.images.reshape(len(train.images), -1)
-    pixels = spaces.space("pixels")
+    pixels = spaces.load_extractor("pixels")
     rows, found = measure.neighbor_rows({"samples": samples}, pixels(train.images), pixels, (1, 2))
     near = found["samples"][0]
     yield _called(

@@ -5,7 +5,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from jaxdiff.features.extractors import SPACES
+from jaxdiff.features.extractors import EXTRACTORS
 from jaxdiff.study.config import Table, get
 
 FORMS = ("blend", "channels", "elements")
@@ -72,7 +72,7 @@ def check(config: ml_collections.ConfigDict) -> dict[str, Any]:
     for key, known in (
         ("forms", FORMS),
         ("lpips", ("vgg", "alex")),
-        ("space", tuple(n for n in SPACES if n != "pixels")),
+        ("space", tuple(n for n in EXTRACTORS if n != "pixels")),
     ):
         for name in s[key] if isinstance(s[key], tuple) else (s[key],):
             if name not in known:

@@ -199,7 +199,7 @@ def likeness(pictures: Pictures, net: str, space: str, inception: str | None = N
     batch = 2 if max(pictures.shape[2:4]) >= LARGE else 16
     lpips, features = (
         LPIPS.load(net),
-        dataclasses.replace(spaces.space(space, inception), batch=batch),
+        dataclasses.replace(spaces.load_extractor(space, inception), batch=batch),
     )
     flat = features(pictures.reshape(-1, *pictures.shape[2:]))
     flat = (flat / np.linalg.norm(flat, axis=1, keepdims=True)).reshape(*pictures.shape[:2], -1)

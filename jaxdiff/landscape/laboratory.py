@@ -63,7 +63,7 @@ def run(
         for k, v in dataclasses.asdict(options).items()
         if k != "data_dir"
     }
-    dataset = sources.describe(
+    dataset = sources.open_dataset(
         options.source,
         size=options.size,
         channels=sources.default_channels(options.source),
@@ -180,7 +180,7 @@ def recall(
     chosen = memories(options, dataset)
     for i, (share, majority, indices) in enumerate(chosen):
         progress("retrieval", i, len(chosen), f"{share:.0%} of class {majority}")
-        split = sources.splits(dataset, cache, indices, progress)["train"]
+        split = sources.load_splits(dataset, cache, indices, progress)["train"]
         points = jnp.asarray(2.0 * split.images.reshape(len(split), -1) / 255.0 - 1.0, jnp.float32)
         labels = (split.labels != majority).astype(np.int64)
         about = {"majority": majority, "trained": float(labels.mean())}

@@ -8,8 +8,8 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from jaxdiff.datasets.registry import KNOWN, is_name
-from jaxdiff.features.extractors import SPACES
+from jaxdiff.datasets.registry import DATASET_NAMES_HELP, find_registration, is_dataset_name
+from jaxdiff.features.extractors import EXTRACTORS
 from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -21,7 +21,7 @@ TABLE: Table = (
     ("width",                1.0,                     "multiplies the channels and the groups of every model"),
     ("models",               {"2": "2"},              "name -> a row of TABLE_A, or {row: ..., field of UNetConfig: ...}"),
     ("primary",              (),                      "the shallow and the deep model of the primary claim; by default of the bare rows"),
-    ("data.source",          "digits",                "digits (MNIST), coloured_digits, celeba, folder:PATH (a subfolder a class) or tfds:NAME"),
+    ("data.source",          "digits",                f"{DATASET_NAMES_HELP}; a folder has a subfolder a class"),
     ("data.dir",             "",                      "where data are as published: MNIST's idx files or mnist.pkl.gz, CelebA's images and lists"),
     ("data.cache",           "",                      "where prepared datasets are kept; by default under the workdir"),
     ("data.attribute",       "",                      "the attribute whose no (0) and yes (1) are the classes, as Male of celeba"),
@@ -171,9 +171,9 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.measures.spaces is {config.measures.spaces}; pixels must be among them"
         )
     for name in config.measures.spaces:
-        if name not in SPACES:
+        if name not in EXTRACTORS:
             raise ValueError(
-                f"config.measures.spaces holds {name!r}; choose among {', '.join(SPACES)}"
+                f"config.measures.spaces holds {name!r}; choose among {', '.join(EXTRACTORS)}"
             )
     if "inception" in config.measures.spaces and not config.measures.inception:
         raise ValueError(
@@ -214,12 +214,12 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_source(data: ml_collections.ConfigDict) -> None:
-    if not is_name(data.source):
-        raise ValueError(f"config.data.source is {data.source!r}; choose one of {KNOWN}")
+    if not is_dataset_name(data.source):
+        raise ValueError(f"config.data.source is {data.source!r}; choose one of {DATASET_NAMES_HELP}")
     if data.dir and not epath.Path(data.dir).exists():
         raise ValueError(f"config.data.dir is {data.dir}, which does not exist")
     four = any(isinstance(mix, tuple | list) and len(mix) == 4 for mix in data.proportions)
-    if four and not data.group and data.source != "coloured_digits":
+    if four and not data.group and not find_registration(data.source).default_group:
         raise ValueError(
             "config.data.proportions holds four shares; config.data.group names the attribute of the groups"
         )

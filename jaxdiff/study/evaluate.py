@@ -50,7 +50,7 @@ class Options:
 
 def dataset_reference(dataset: sources.Dataset, cache: epath.Path, progress: Progress) -> Reference:
     """The generator's pool as the reference, the other pools for held-out rows and classifiers."""
-    splits = sources.splits(dataset, cache, np.sort(dataset.pools["generator"]), progress)
+    splits = sources.load_splits(dataset, cache, np.sort(dataset.pools["generator"]), progress)
     return Reference(
         dataset.name, splits["train"].images, splits["held_out"].images, splits, dataset.classes
     )
@@ -147,7 +147,7 @@ class _Memory(NamedTuple):
 
     net: LPIPS | None
     lpips: list[dict[str, Any]]
-    features: list[tuple[spaces.Space, np.ndarray]]
+    features: list[tuple[spaces.FeatureExtractor, np.ndarray]]
 
 
 def _remember(reference: Reference, options: Options, progress: Progress) -> _Memory:
@@ -156,7 +156,7 @@ def _remember(reference: Reference, options: Options, progress: Progress) -> _Me
         progress("reference", 0, 1, "lpips")
         net = LPIPS.load(options.lpips, options.weights_dir or None)
         own = [measure.entry("training_data", net.mean_pairwise(reference.images), space=net.space)]
-    chosen = [spaces.space(name, options.inception or None) for name in options.spaces]
+    chosen = [spaces.load_extractor(name, options.inception or None) for name in options.spaces]
     features = [(space, space(reference.images)) for space in chosen]
     progress("reference", 1, 1, "")
     return _Memory(net, own, features)

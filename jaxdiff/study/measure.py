@@ -180,7 +180,7 @@ def measure_lpips(cell: Cell, folder: epath.Path, splits: Splits, progress: Prog
 
 
 def neighbor_rows(
-    images: dict[str, np.ndarray], memory: np.ndarray, space: spaces.Space, ks: tuple[int, ...]
+    images: dict[str, np.ndarray], memory: np.ndarray, space: spaces.FeatureExtractor, ks: tuple[int, ...]
 ) -> tuple[list[dict[str, Any]], dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Table 3's entries for each set of images against the references' features; and each set's values and indices.
 
@@ -221,7 +221,7 @@ def measure_neighbors(cell: Cell, folder: epath.Path, splits: Splits, progress: 
     rows: list[dict[str, Any]] = []
     for i, name in enumerate(s["spaces"]):
         progress("neighbors", i, len(s["spaces"]), name)
-        space = spaces.space(name, s["inception"] or None)
+        space = spaces.load_extractor(name, s["inception"] or None)
         more, found = neighbor_rows(sets, space(train), space, tuple(s["k"]))
         rows += more
         if name == "pixels":

@@ -80,7 +80,7 @@ def fidelity(
     """PRDC, FID and KID against each set of references, in every feature space that is asked for (pixels if in none else)."""
     found = []
     for name in [name for name in chosen if name != "pixels"] or ["pixels"]:
-        space = spaces.space(name, inception)
+        space = spaces.load_extractor(name, inception)
         fake = space(samples)
         for against, images in references.items():
             real = space(images)

@@ -65,7 +65,7 @@ def run_cell(
     workdir: epath.Path,
     progress: Progress,
     profile: bool = False,
-    places: data.Places | None = None,
+    places: data.DataPaths | None = None,
 ) -> None:
     """Train, sample, classify and measure one cell under workdir/cells, skipping what is done.
 
@@ -73,9 +73,9 @@ def run_cell(
     """
     folder, shared, s = workdir / "cells" / cell.name, workdir / "shared", cell.settings
     claim(folder / "config.json", s, fixed=without_measures)
-    places = places or data.Places()
-    found = data.dataset(s, places.data_dir)
-    splits = functools.cache(lambda: data.load(cell, places, workdir, progress))
+    places = places or data.DataPaths()
+    found = data.open_cell_dataset(s, places.data_dir)
+    splits = functools.cache(lambda: data.load_cell_splits(cell, places, workdir, progress))
     looks = {"data": found.source.identity, "attribute": s["data"]["attribute"]}
     classes, count = (cell.majority, cell.minority), s["measures"]["inverted"]
     with lock.lock(shared, waiting("the classifiers", progress)):

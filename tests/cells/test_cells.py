@@ -97,7 +97,7 @@ def test_bad_values_get_a_sentence(changes, sentence):
         section, _, leaf = key.partition("__")
         (config[section] if leaf else config)[leaf or section] = value
     with pytest.raises(ValueError, match=sentence):
-        data.check(cells.expand(config))
+        data.check_training_sets(cells.expand(config))
 
 
 def test_selections_that_choose_nothing():
@@ -122,4 +122,4 @@ def test_the_configs_of_the_repository():
     paper = cells.expand(importlib.import_module("configs.paper_mnist").get_config())
     assert len(paper) == 5 * 4 * 3, "depths 2 to 6, four proportions, three seeds"
     with pytest.raises(ValueError, match="at most 260 can be had"):
-        data.check(paper)
+        data.check_training_sets(paper)

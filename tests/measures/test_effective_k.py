@@ -11,7 +11,7 @@ T = 300
 
 @pytest.fixture(scope="module")
 def images():
-    digits = sources.raw("digits", size=16, channels=1)
+    digits = sources.open_source("digits", size=16, channels=1)
     order = np.random.default_rng(0).permutation(len(digits))[:450]
     return np.stack([digits.decode(int(i)) for i in order]).astype(np.float32) / 127.5 - 1
 

@@ -14,7 +14,7 @@ NUM = 150
 @pytest.fixture(scope="module")
 def planted():
     """Rows of pixels in 0..1: training images, held-out ones, the memorizer's samples and the generalizer's."""
-    digits = sources.raw("digits", size=16, channels=1)
+    digits = sources.open_source("digits", size=16, channels=1)
     order = np.random.default_rng(0).permutation(len(digits))[: 5 * NUM]
     rows = (
         np.stack([digits.decode(int(i)) for i in order]).reshape(len(order), -1).astype(np.float32)

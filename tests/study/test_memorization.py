@@ -5,7 +5,7 @@ from flax import nnx
 
 from jaxdiff import diffusion, samplers
 from jaxdiff.cells import cell as cells
-from jaxdiff.datasets.base import Columns, Source
+from jaxdiff.datasets.base import Annotations, Source
 from jaxdiff.datasets.prepare import prepare
 from jaxdiff.datasets.registry import Split
 from jaxdiff.diffusion import Schedule
@@ -55,7 +55,7 @@ def test_other_weights_draw_other_samples(drawer, one):
 
 def split(labels, cache):
     """Images that are their own places."""
-    columns = Columns(labels, tuple("0123456789"))
+    columns = Annotations(labels, tuple("0123456789"))
 
     def decode(i):
         return np.full((8, 8, 1), i, np.uint8)
