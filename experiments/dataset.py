@@ -124,6 +124,7 @@ def main() -> None:
         prepared = dataset.prepare(FLAGS.cache, progress)
     _cli.console.print(f"{prepared.about}: {prepared.folder}")
     if FLAGS.show:
+        # --show is the check that a user asks for, so that it reads every byte
         verify(prepared)
         size = sum(path.stat().length for path in prepared.folder.iterdir())
         _cli.console.print(count_table(dataset))

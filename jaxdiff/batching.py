@@ -64,6 +64,7 @@ def batched_map(
     for count, rows in padded_batches(*arrays, batch=batch):
         output = function(*rows)
         is_tuple = isinstance(output, tuple)
+        # dropped here, on the host: the device's program keeps one shape
         columns = output if isinstance(output, tuple) else (output,)
         outputs.append(tuple(np.asarray(column)[:count] for column in columns))
         done += count
@@ -88,5 +89,6 @@ def padded_batches(*arrays: Rows, batch: int) -> Iterator[tuple[int, tuple[np.nd
         raise ValueError(f"arrays must have one number of rows, 1 or more, got {lengths}")
     for first in range(0, lengths[0], batch):
         count = min(batch, lengths[0] - first)
+        # np.resize repeats the indices up to the batch
         indices = np.resize(np.arange(first, first + count), batch)
         yield count, tuple(array[indices] for array in arrays)

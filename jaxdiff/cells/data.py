@@ -127,6 +127,7 @@ def cell_training_set(cell: Cell, dataset: Dataset) -> Int[np.ndarray, " n"]:
     """
     parts = cell.settings["data"]["parts"]
     shuffle, part = divmod(cell.seed, parts)
+    # ascending, whichever class has the majority
     counts = {label: cell.counts[label] for label in sorted(cell.counts)}
     return registry.training_set(
         dataset, counts, part=part, parts=parts, seed=shuffle, grouped=cell.grouped

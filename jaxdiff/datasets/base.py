@@ -180,6 +180,7 @@ def register_dataset(name: str, **fields: Any) -> Callable[..., Callable[[Datase
     ) -> Callable[[DatasetRequest], Source]:
         registration = Registration(name, open_source, **fields)
         for key in (name, *registration.aliases):
+            # the same module may be imported again, as a notebook reloads it
             registered = DATASETS.get(key)
             if registered and registered.open_source.__module__ != open_source.__module__:
                 raise ValueError(

@@ -67,10 +67,11 @@ def open_published(data_dir: epath.PathLike, size: int, channels: int) -> Source
         Where a file is missing, or the lists and the images do not belong together.
     """
     data_dir = epath.Path(data_dir)
+    # the partition's rows are read when the annotations are; here the file must exist
     attributes = _read_table(data_dir, ATTRIBUTES)
     partition_path = _find_list(data_dir, PARTITION)
     images = _open_images(data_dir)
-    names = list(attributes.rows)
+    names = list(attributes.rows)  # image i is row i of the list
     _check_names_match(attributes.path, set(names), data_dir / IMAGES, set(images.lengths))
     # the names and lengths of the files stand for their bytes, which would take a minute to read
     identity = {
@@ -152,6 +153,7 @@ def _make_annotations(attributes: _Table, partition: _Table) -> Annotations:
                 f"{attributes.path} must hold -1 or 1 for each of {count} attributes of {name}; "
                 "get it again"
             )
+    # CelebA has no classes: an attribute of the study's choice makes them
     parts = [int(partition.rows[name][0]) for name in attributes.rows]
     return Annotations(
         labels=np.zeros(len(parts), np.int64),

@@ -55,6 +55,7 @@ def open_image_folder(request: DatasetRequest) -> Source:
         annotations = _read_metadata(folder, names)
     else:
         annotations = _read_subfolders(folder, names)
+    # the annotations are written with the pixels, so that a changed table is prepared anew
     columns = [
         annotations.labels.tolist(),
         annotations.classes,
@@ -91,6 +92,7 @@ def _read_subfolders(folder: epath.Path, names: list[str]) -> Annotations:
             f"{folder} holds images beside folders of images, as {names[parents.index('')]}; "
             "put each into its class's folder"
         )
+    # an empty folder would silently be a class less
     for child in folder.iterdir():
         if child.is_dir() and not child.name.startswith(".") and child.name not in classes:
             raise ValueError(
@@ -118,6 +120,7 @@ def _read_metadata(folder: epath.Path, names: list[str]) -> Annotations:
     rows = [by_name[name] for name in names]
     labels = [row["label"] for row in rows]
     classes = sorted(set(labels))
+    # other columns, as captions, are left out
     attributes = tuple(
         column
         for column in header

@@ -152,6 +152,7 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
 def _to_square(picture: Image.Image, size: int) -> Image.Image:
     """The middle square, resized where it has another size."""
     side = min(picture.size)
+    # cropped before it is resized: faces and objects keep their proportions
     left = (picture.width - side) // 2
     top = (picture.height - side) // 2
     square = picture.crop((left, top, left + side, top + side))
@@ -202,6 +203,7 @@ def to_size(images: Images, size: int, channels: int) -> Images:
     others are resized with an anti-aliased bilinear filter.
     """
     height, width = images.shape[1:3]
+    # color is given up by the plain mean of the channels, before any resizing
     if images.shape[-1] != channels:
         gray = images.mean(axis=-1, keepdims=True).round().astype(np.uint8)
         images = gray if channels == 1 else np.repeat(gray, channels, axis=-1)

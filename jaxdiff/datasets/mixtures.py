@@ -20,6 +20,7 @@ def exact_counts(n: int, proportions: Sequence[float]) -> list[int]:
             "they must be >= 0 and sum to 1"
         )
     counts = [round(n * share) for share in proportions]
+    # 300 x 0.9 is not exactly 270 in floating point
     errors = [abs(n * share - count) for share, count in zip(proportions, counts, strict=True)]
     if max(errors) > 1e-6:
         raise ValueError(

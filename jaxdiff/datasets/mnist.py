@@ -75,6 +75,7 @@ def _decode(images: Images, size: int, channels: int, index: int) -> Image:
 def read_digits(data_dir: epath.PathLike | None) -> tuple[str, LabeledImages]:
     """Where the digits come from in words, and the digits."""
     folder = epath.Path(data_dir) if data_dir else None
+    # a folder that the user names comes first; without one TFDS's own is asked
     if folder is not None and _find_idx(folder, "train-images"):
         return "MNIST digits (idx files)", _read_idx(folder)
     if folder is not None and (folder / PICKLE).exists():
@@ -197,6 +198,7 @@ def _read_tfds(folder: epath.Path | None) -> LabeledImages | None:
         return None  # TFDS's own folder was not asked for
     if builder is None:
         return None
+    # in the order of the idx files
     rows = [row for split in ("train", "test") for row in builder.as_data_source(split)]
     images = np.stack([row["image"] for row in rows])
     return LabeledImages(images, np.array([int(row["label"]) for row in rows]))

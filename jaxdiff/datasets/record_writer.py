@@ -79,6 +79,7 @@ def write_records(
     if processes > 1 and _is_slow(decode, files) and _is_importable(decode):
         _write_in_processes(decode, files, template, report, processes)
         return
+    # few or cheap images, one core, or a function that cannot be sent
     written = 0
 
     def count(images: int) -> None:

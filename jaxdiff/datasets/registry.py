@@ -121,6 +121,7 @@ def find_registration(name: str) -> Registration:
     ValueError
         For an unknown name.
     """
+    # folder:PATH is registered as folder:
     prefix, colon, _ = name.partition(":")
     registration = DATASETS.get(prefix + colon)
     if registration is None:

@@ -118,6 +118,7 @@ def _read_annotations(features: Any, folder: str, splits: Sequence[str]) -> Anno
     if "label" in features:
         labels = _read_integers(data, ["label"])[:, 0]
         return Annotations(labels, tuple(features["label"].names), partition=published)
+    # one class, as CelebA has: an attribute of the study's choice makes others
     labels = np.zeros(len(partition), np.int64)
     if "attributes" not in features:
         return Annotations(labels, ("image",), partition=published)

@@ -54,6 +54,7 @@ def training_set(
         raise ValueError(f"{dataset.name} has no groups; name the attribute that makes them")
     generator = dataset.pools["generator"]
     indices = mixture(keys[generator], counts, part=part, parts=parts, seed=seed)
+    # in the dataset's order, which reads the files from front to back
     return np.sort(generator[indices])
 
 

@@ -20,7 +20,7 @@ def shapes():
 def test_it_is_opened_by_name(shapes):
     assert is_dataset_name("shapes")
     assert shapes.classes == ("disc", "square")
-    assert shapes.source.about == "4,000 discs and squares"
+    assert shapes.source.about == "discs and squares"
     assert np.bincount(shapes.labels).tolist() == [2000, 2000]
 
 
