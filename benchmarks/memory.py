@@ -21,11 +21,11 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdiff import training
+from jaxdiff import training_step
 from jaxdiff.cells import cell as cells
+from jaxdiff.cells import train_step as train
 from jaxdiff.planning import chips as hardware
 from jaxdiff.planning import compiled as programs
-from jaxdiff.study import train
 
 config_flags.DEFINE_config_file("config", None, "The study whose models are taken.")
 flags.DEFINE_string("model", None, "Of this one, as JSON, in this process.")
@@ -51,20 +51,20 @@ def measure(cell: cells.Cell) -> dict[str, float]:
     foretold = (
         programs.train_step(cell, devices).memory - programs.state_bytes(cell, devices)["images"]
     )
-    rule, mesh = train.optimizer(cell.settings["train"]), devices.mesh
+    rule, mesh = train.build_optimizer(cell), devices.mesh
     shapes = programs.state(cell, devices)
-    step = train.lower(cell, rule, mesh, shapes, 1).compile()
+    step = train.lower_train_steps(cell, mesh, shapes, 1).compile()
     images = jax.jit(
         lambda: jax.numpy.zeros(step.in_avals[0][1].shape, jax.numpy.uint8),
         out_shardings=step.input_shardings[0][1],
     )()
-    initial = train.initial(cell)
+    initial = train.init_params(cell)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak is that of now
     before = resident()
-    state = training.init_state(initial, rule, mesh, cell.settings["train"]["shard_params"])
+    state = training_step.init_state(initial, rule, mesh, cell.settings["train"]["shard_params"])
     jax.block_until_ready(step(state, images))
     return {"foretold": foretold * len(there), "taken": peak() - before}
 

@@ -14,10 +14,11 @@ import numpy as np
 import optax
 
 from benchmarks.turns import serve
-from jaxdiff import models, optimizers, parallel, samplers, training
+from jaxdiff import models, optimizers, parallel, samplers, training, training_step
+from jaxdiff.cells.train_step import build_apply
 from jaxdiff.datasets import batches as pipeline
+from jaxdiff.gradients import data_parallel_grads
 from jaxdiff.sampling import Sampler
-from jaxdiff.study.train import training_apply
 from jaxdiff.unet import parameters
 
 TASK = json.loads(sys.argv[1])
@@ -44,24 +45,26 @@ def trainer():
     batch, k = TASK["batch"], TASK["steps_per_call"]
     mesh, rule = (
         parallel.data_mesh(batch),
-        optax.flatten(optimizers.make("adamw", 100_000, learning_rate=1e-4)),
+        optax.flatten(optimizers.build_optimizer("adamw", 100_000, learning_rate=1e-4)),
     )
-    state = training.init_state(parameters(MODEL.unet), rule, mesh)
-    apply = training_apply(MODEL.unet.config, TASK["dtype"])
-    options = {"prediction": "eps", "ema": 0.999, "seed": 0}
-    step = training.make_train_step(apply, rule, MODEL.schedule, mesh, **options)
+    state = training_step.init_state(parameters(MODEL.unet), rule, mesh)
+    apply = build_apply(MODEL.unet.config, TASK["dtype"])
+    loss_fn = training_step.diffusion_loss(apply, MODEL.schedule, "eps")
+    grad_fn = data_parallel_grads(jax.value_and_grad(loss_fn), mesh)
+    one_step = training_step.TrainStep(grad_fn, rule, MODEL.schedule, ema=0.999, seed=0)
+    step = training_step.jit_train_steps(one_step, mesh)
     images = np.random.default_rng(0).integers(0, 256, (1024, *MODEL.shape)).astype(np.uint8)
     calls = pipeline.resident(images, mesh, seed=0, steps=100_000 // k * k, batch=batch, k=k)
     compiled = step.lower(state, next(calls(0))).compile()
-    run = training.fit(compiled, state, calls, steps=100_000 // k * k)
+    run = training.fit(compiled, state, calls)
 
     def steps(count: int) -> None:
         for _ in range(-(-count // k)):
             call = next(run)
         jax.block_until_ready(call.state.step)
 
-    return steps, batch * training.image_flops(
-        training_apply(MODEL.unet.config), parameters(MODEL.unet), MODEL.shape
+    return steps, batch * training_step.image_flops(
+        build_apply(MODEL.unet.config), parameters(MODEL.unet), MODEL.shape
     )
 
 
@@ -71,14 +74,16 @@ def sampler():
     settings = {"method": "ddim", "steps": 1000, "batch": TASK["batch"], "clip": True, "eta": 0.0}
     drawer = Sampler(model, settings, lambda *_: None)
     keys = jax.random.split(jax.random.key(0), TASK["batch"])
-    xt = parallel.place(np.asarray(samplers.initial_noise(keys, drawer.shape)), drawer.over)
+    xt = parallel.to_global_array(
+        np.asarray(samplers.initial_noise(keys, drawer.shape)), drawer.over
+    )
     chain = jax.tree.map(np.asarray, samplers.chain(model.schedule, 1000))
     k = 1 if jax.default_backend() == "cpu" else 10
     first = samplers.Step(*(column[:k] for column in chain))
     keys = jax.device_put(keys, drawer.over)
     flops = (
         TASK["batch"]
-        * training.image_flops(training_apply(model.unet.config), drawer.params, drawer.shape)
+        * training_step.image_flops(build_apply(model.unet.config), drawer.params, drawer.shape)
         / 3
     )
 

@@ -133,7 +133,7 @@ def options() -> probe.Options:
 def images(paths: list[epath.Path], workdir: epath.Path, progress: _cli.Reporter) -> probe.Points:
     """The images of --reference, or of the first cell."""
     places = data.Places(FLAGS.data_dir or "", FLAGS.cache or "")
-    every = [models.describe(path) for path in paths]
+    every = [models.load_spec(path) for path in paths]
     if FLAGS.reference is None:
         own = [
             (path, each[3])

@@ -66,7 +66,9 @@ class Sampler:
     def use(self, unet: UNet | Bypassed) -> None:
         """Draw with these weights from here on, as of another checkpoint: what is compiled stays."""
         whole = parallel.replicated(self.mesh)
-        self.params = {n: parallel.place(np.asarray(p), whole) for n, p in parameters(unet).items()}
+        self.params = {
+            n: parallel.to_global_array(np.asarray(p), whole) for n, p in parameters(unet).items()
+        }
 
     def sample(self, indices: Int[np.ndarray, " n"], seed: int) -> Float[np.ndarray, "n h w c"]:
         """The samples of these entries of a seed's bank."""
@@ -98,10 +100,10 @@ class Sampler:
         wanted = {int(chain[chain <= max(level, chain[-1])][0]) for level in levels}
         found: dict[int, list[np.ndarray]] = {t: [] for t in sorted(wanted)}
         for _, part in self._parts("path", indices):
-            xt, keys = begin(parallel.place(part.astype(np.int32), self.over))
+            xt, keys = begin(parallel.to_global_array(part.astype(np.int32), self.over))
             for i, state in self._walk(steps, 1, xt, keys, self._labels(part)):
                 if i < len(chain) and int(chain[i]) in wanted:
-                    found[int(chain[i])].append(parallel.fetch(state))
+                    found[int(chain[i])].append(parallel.to_host(state))
         return {t: np.concatenate(states)[: len(indices)] for t, states in found.items()}
 
     def predict(
@@ -111,9 +113,9 @@ class Sampler:
         states, found = (np.asarray(xt, np.float32), np.asarray(t, np.int32)), []
         n = len(states[0])
         for _, part in self._parts("", np.arange(n)):
-            rows = (parallel.place(array[part], self.over) for array in states)
+            rows = (parallel.to_global_array(array[part], self.over) for array in states)
             found.append(
-                [parallel.fetch(a) for a in self._predict(self.params, *rows, self._labels(part))]
+                [parallel.to_host(a) for a in self._predict(self.params, *rows, self._labels(part))]
             )
         x0_hat, eps_hat = (np.concatenate(arrays)[:n] for arrays in zip(*found, strict=True))
         return x0_hat, eps_hat
@@ -162,9 +164,9 @@ class Sampler:
         found = []
         for first, part in self._parts("invert", np.arange(len(x0))):
             self.progress("invert", first, len(x0), "")
-            images = parallel.place(np.asarray(x0)[part], self.over)
+            images = parallel.to_global_array(np.asarray(x0)[part], self.over)
             found.append(
-                [parallel.fetch(array) for array in run(self.params, images, self._labels(part))]
+                [parallel.to_host(array) for array in run(self.params, images, self._labels(part))]
             )
         x_T, again, error = (
             np.concatenate(arrays)[: len(x0)] for arrays in zip(*found, strict=True)
@@ -181,11 +183,11 @@ class Sampler:
         for first, part in self._parts(what, indices):
             here = min(self.chunk, len(indices) - first)
             rows = (part.astype(np.int32), *(array[part] for array in inputs))
-            xt, keys = first_xt(*(parallel.place(array, self.over) for array in rows))
+            xt, keys = first_xt(*(parallel.to_global_array(array, self.over) for array in rows))
             for i, state in self._walk(steps, per_call, xt, keys, self._labels(part)):
                 self.progress(what, first + here * i // len(steps.t), len(indices), "")
                 last = state
-            images.append(parallel.fetch(last))
+            images.append(parallel.to_host(last))
         return np.concatenate(images)[: len(indices)]
 
     def _chain(self, start: int | None) -> samplers.Step:
@@ -216,7 +218,7 @@ class Sampler:
         if not classes:
             return None
         labels = part % classes if self.label is None else np.full(len(part), self.label)
-        return parallel.place(labels.astype(np.int32), self.over)
+        return parallel.to_global_array(labels.astype(np.int32), self.over)
 
     def _compile_prediction(self) -> Callable[..., tuple[Array, Array]]:
         apply, model = functional(self.model.unet), self.model

@@ -83,7 +83,7 @@ def open_studies(
 def _open(
     path: epath.Path, settings: Row, places: data.Places, workdir: epath.Path, progress: Progress
 ) -> Study:
-    config, schedule, _, own = models.describe(path)
+    config, schedule, _, own = models.load_spec(path)
     if "proportions" not in own:
         raise ValueError(
             f"{path} has no training data that it names; give a trained cell, as runs/STUDY/cells/NAME"

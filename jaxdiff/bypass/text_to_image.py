@@ -57,7 +57,7 @@ def check(paths: Mapping[str, epath.Path], s: Row) -> None:
         scheduler = folders.scheduler(path)
         size = s["size"] or max(picture_size(unet, vae))
         check_size(unet, vae, (size, size))
-        samplers.timesteps(diffusers_scheduler.schedule(scheduler), s["steps"])
+        samplers.timesteps(diffusers_scheduler.build_schedule(scheduler), s["steps"])
         for form in s["forms"]:
             Bypassed(
                 unet,

@@ -42,7 +42,7 @@ def unet_config(config: ml_collections.ConfigDict, model: str) -> UNetConfig:
     entry = config.models[model]
     changes = {"row": entry} if isinstance(entry, str) else dict(entry)
     row = changes.pop("row", None)
-    init = models.describe(config.train.init) if config.train.init else None
+    init = models.load_spec(config.train.init) if config.train.init else None
     rows = TABLE_A | ({} if init is None else {"init": init[0]})
     if row not in rows:
         raise ValueError(
@@ -87,7 +87,7 @@ def check_init(
         raise ValueError(
             f"config.diffusion.prediction is {config.diffusion.prediction} and config.train.init predicts {prediction}"
         )
-    wanted = models.schedule(config.diffusion.to_dict()).alpha_bar
+    wanted = models.build_schedule(config.diffusion.to_dict()).alpha_bar
     if wanted.shape != schedule.alpha_bar.shape or abs(wanted - schedule.alpha_bar).max() > 1e-4:
         raise ValueError(
             f"config.diffusion.schedule is {config.diffusion.schedule} with {config.diffusion.steps} steps, which are not "
@@ -160,7 +160,7 @@ def of_settings(name: str, settings: dict[str, Any]) -> Cell:
     each = list(counts.values())
     proportions = (sum(each[:2]) / sum(each), sum(each[2:]) / sum(each)) if grouped else shares
     return Cell(
-        name, settings["model"], models.unet_config(settings["unet"]), proportions, settings["n"], settings["seed"], *classes,
+        name, settings["model"], models.build_unet_config(settings["unet"]), proportions, settings["n"], settings["seed"], *classes,
         counts, grouped, settings,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import UInt8
 
-from jaxdiff.parallel import DATA, place
+from jaxdiff.parallel import DATA, to_global_array
 
 Calls = Callable[
     [int], Iterator[jax.Array]
@@ -42,7 +42,7 @@ def resident(
     k: int,
 ) -> Calls:
     """The calls of K steps from images that lie whole on every device. steps must be a multiple of k."""
-    whole = place(images, NamedSharding(mesh, PartitionSpec()))
+    whole = to_global_array(images, NamedSharding(mesh, PartitionSpec()))
     pick = jax.jit(
         lambda images, indices: images[indices], out_shardings=NamedSharding(mesh, STEPS)
     )
@@ -52,7 +52,7 @@ def resident(
             indices = np.stack(
                 [batch_indices(seed, step + i, batch, len(images)) for i in range(k)]
             )
-            yield pick(whole, place(indices, NamedSharding(mesh, STEPS)))
+            yield pick(whole, to_global_array(indices, NamedSharding(mesh, STEPS)))
 
     return calls
 

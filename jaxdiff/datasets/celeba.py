@@ -117,7 +117,9 @@ def _images(data_dir: epath.Path) -> tuple[dict[str, int], Callable[[str], tuple
             folder / IMAGES if (folder / IMAGES).is_dir() else folder
         )  # as Kaggle's archive unpacks
         lengths = {
-            name: length for name, length in files.lengths(inner).items() if name.endswith(".jpg")
+            name: length
+            for name, length in files.file_sizes(inner).items()
+            if name.endswith(".jpg")
         }
         return lengths, functools.partial(_from_folder, os.fspath(inner))
     if archive.exists():

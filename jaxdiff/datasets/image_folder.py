@@ -37,7 +37,7 @@ def image_folder(folder: epath.PathLike, size: int, channels: int) -> Source:
     folder = epath.Path(folder)
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; a folder of images is expected")
-    lengths = {name: n for name, n in files.lengths(folder).items() if _is_image(name)}
+    lengths = {name: n for name, n in files.file_sizes(folder).items() if _is_image(name)}
     names = list(lengths)
     if not names:
         raise ValueError(

@@ -16,11 +16,11 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import PyTree
 
-from jaxdiff import models, parallel, training
+from jaxdiff import models, parallel, training_step
 from jaxdiff import sampling as draw
 from jaxdiff.cells.cell import Cell
+from jaxdiff.cells.train_step import build_optimizer, lower_train_steps
 from jaxdiff.planning.chips import Chip
-from jaxdiff.study import train
 from jaxdiff.unet import abstract, parameters
 
 COLLECTIVE = re.compile(
@@ -81,7 +81,7 @@ class Devices:
         self, devices: Sequence[jax.Device], chip: Chip | None, slices: int = 1, quick: bool = True
     ):
         self.all, self.chip, self.slices, self.quick = devices, chip, slices, quick
-        self.mesh = parallel.mesh_of(devices)
+        self.mesh = parallel.make_mesh(devices)
 
     @property
     def chips(self) -> int:
@@ -153,16 +153,18 @@ def _on_one(shapes: PyTree) -> int:
     )
 
 
-def state(cell: Cell, devices: Devices) -> training.TrainState:
+def state(cell: Cell, devices: Devices) -> training_step.TrainState:
     """The shapes of its state, and where they lie."""
     s, shapes = cell.settings["train"], parameters(abstract(cell.unet))
-    return training.state_shapes(shapes, train.optimizer(s), devices.mesh, s["shard_params"])
+    return training_step.state_shapes(
+        shapes, build_optimizer(cell), devices.mesh, s["shard_params"]
+    )
 
 
 def train_step(cell: Cell, devices: Devices) -> Program:
     """Of one step in a call; calls of several take the memory of their batches, bytes an image, besides."""
     s = cell.settings["train"]
-    lowered = train.lower(cell, train.optimizer(s), devices.mesh, state(cell, devices), 1)
+    lowered = lower_train_steps(cell, devices.mesh, state(cell, devices), 1)
     program = _compiled(lowered, s["batch"], devices, state_bytes(cell, devices))
     # XLA counts a loop once, and the parts of a batch are one; the optimizer, counted with them, is little beside them.
     parts = 1 if devices.all[0].platform == "cpu" else s["accumulate"]
@@ -181,7 +183,7 @@ def sampling_step(cell: Cell, devices: Devices) -> Program:
     diffusion = cell.settings["diffusion"]
     step = draw.sampling_step(
         abstract(cell.unet),
-        models.schedule(diffusion),
+        models.build_schedule(diffusion),
         s | {"prediction": diffusion["prediction"]},
         mesh,
     )

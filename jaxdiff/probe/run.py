@@ -16,7 +16,7 @@ from jaxdiff.progress import Progress
 from jaxdiff.study import stages
 from jaxdiff.unet import parameter_count
 
-Described = tuple[Any, ...]  # of models.describe: U-Net, schedule, prediction, settings
+Described = tuple[Any, ...]  # of models.load_spec: U-Net, schedule, prediction, settings
 
 
 def run(
@@ -31,7 +31,7 @@ def run(
     Raises ValueError where a path is no model, the images have another size than a model takes, a level does not exist, or
     models have different noise levels.
     """
-    described = {name: models.describe(path) for name, path in paths.items()}
+    described = {name: models.load_spec(path) for name, path in paths.items()}
     shape = points.x0.shape[1:]
     for name, each in described.items():
         _check(name, each, points, options)

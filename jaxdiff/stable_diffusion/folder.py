@@ -7,7 +7,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxdiff import diffusers_scheduler, files, torch_weights
-from jaxdiff.diffusers_io import WEIGHTS, check_lengths
+from jaxdiff.diffusers_config import check_lengths
+from jaxdiff.diffusers_io import WEIGHTS
 from jaxdiff.stable_diffusion.text_encoder import TextConfig, TextEncoder
 from jaxdiff.stable_diffusion.vae import VAE, VAEConfig
 from jaxdiff.unet import Params, UNet
@@ -184,21 +185,23 @@ def abstract(folder: epath.PathLike) -> tuple[TextEncoder, UNet, VAE]:
 def weights_files(folder: epath.Path) -> list[epath.Path]:
     """Those that are read, of all three networks."""
     return [
-        path for part, names in FILES.items() for path in torch_weights.find(folder / part, *names)
+        path
+        for part, names in FILES.items()
+        for path in torch_weights.find_weights_files(folder / part, *names)
     ]
 
 
 def read_weights(folder: epath.PathLike, part: str, module: nnx.Module, dtype: DTypeLike) -> Params:
     """The parameters of one part; matrices and kernels in `dtype`, what scales and shifts in float32."""
     place = epath.Path(folder) / part
-    tensors = torch_weights.read(place, *FILES[part])
+    tensors = torch_weights.read_tensors(place, *FILES[part])
     if part == "text_encoder":
         tensors = {
             name.removeprefix("text_model."): t
             for name, t in tensors.items()
             if not name.endswith("position_ids")
         }
-    return torch_weights.to_ours(tensors, module, place, dtype)
+    return torch_weights.from_torch(tensors, module, place, dtype)
 
 
 def scheduler(folder: epath.PathLike) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def compute_dtype() -> DTypeLike:
 class Pipeline:
     """The parts of a pipeline: networks without their arrays, and these by part's name.
 
-    sampling: the settings of the sampler that the folder's scheduler asks for (`diffusers_scheduler.sampling`). texts: those
+    sampling: the settings of the sampler that the folder's scheduler asks for (`diffusers_scheduler.sampler_settings`). texts: those
     that were embedded.
     """
 
@@ -78,8 +78,8 @@ class Pipeline:
             for name, module in modules.items()
         }
         return cls(
-            tokenizer, text_encoder, unet, vae, params, diffusers_scheduler.schedule(scheduler),
-            diffusers_scheduler.prediction(scheduler), diffusers_scheduler.sampling(scheduler),
+            tokenizer, text_encoder, unet, vae, params, diffusers_scheduler.build_schedule(scheduler),
+            diffusers_scheduler.get_prediction(scheduler), diffusers_scheduler.sampler_settings(scheduler),
         )  # fmt: skip
 
     @property
@@ -230,7 +230,7 @@ class Painter:
         for first in range(0, len(prompts), self.chunk):
             rows = np.resize(np.arange(first, min(first + self.chunk, len(prompts))), self.chunk)
             x, text, empty = (
-                parallel.place(a, self.over)
+                parallel.to_global_array(a, self.over)
                 for a in (latents[rows], texts[rows], np.repeat(features[:1], self.chunk, axis=0))
             )
             x0 = self._denoise(params, x, text, empty, jnp.float32(guidance))

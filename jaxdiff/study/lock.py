@@ -40,8 +40,8 @@ def lock(folder: epath.PathLike, wait: Callable[[str], object] | None = None) ->
         if parallel.is_leader()
         else contextlib.nullcontext("") as other
     ):
-        parallel.wait(f"lock {folder}")
-        yield "" if parallel.leaders(np.bool_(not other)) else other or "another process"
+        parallel.barrier(f"lock {folder}")
+        yield "" if parallel.broadcast(np.bool_(not other)) else other or "another process"
 
 
 def is_alive(folder: epath.PathLike) -> bool:
@@ -52,7 +52,7 @@ def is_alive(folder: epath.PathLike) -> bool:
         last, record = _newest(folder)
         path = folder / f"{last}.json"
         alive = _lives(path, record) and (_is_here(record) or _seen[os.fspath(path)][2])
-    return bool(parallel.leaders(np.bool_(alive)))
+    return bool(parallel.broadcast(np.bool_(alive)))
 
 
 @contextlib.contextmanager

@@ -124,7 +124,7 @@ def measure_checkpoints(
     """measures/checkpoints.json: at every checkpoint that is kept, the eps loss of training and of held-out images at the
     same noise; at those before the last also the memorized fraction and the amplification of a few samples."""
     s, equal, memory = cell.settings, alike(cell, splits), _rows(splits()["train"].images)
-    kept, rows = checkpoints.steps(folder / "checkpoints"), []
+    kept, rows = checkpoints.list_steps(folder / "checkpoints"), []
     judge, roles = measure.classifiers(shared)["convolutional"], (cell.majority, cell.minority)
     for i, step in enumerate(kept):  # the last one is the drawer's own again
         progress("checkpoints", i, len(kept), "")
@@ -187,7 +187,7 @@ def measure_predicted(cell: Cell, folder: epath.Path, splits: Splits) -> None:
     denoiser is the soft k-NN one that the cell is most like, from its own training images.
 
     rho is interpolated in its logarithm between the noise levels where it is defined, and held beyond them."""
-    (_, schedule, _, _), train, rows = models.describe(folder), splits()["train"], []
+    (_, schedule, _, _), train, rows = models.load_spec(folder), splits()["train"], []
     fitted = files.read_json(folder / "measures" / "effective_k.json")["effective_k"]
     points = jnp.asarray(_rows(train.images).astype(np.float32) / 127.5 - 1.0)
     minority, s = (train.labels == cell.minority).astype(np.int64), cell.settings["sample"]

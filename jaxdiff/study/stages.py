@@ -37,7 +37,7 @@ def stage(
     Where several processes share the cell the leader runs `make` alone, unless all do it `together`.
     """
     record, wanted = folder / "stages" / f"{name}.json", files.fingerprint(inputs)
-    if not parallel.leaders(np.bool_(_is_done(record, wanted, folder, outputs))):
+    if not parallel.broadcast(np.bool_(_is_done(record, wanted, folder, outputs))):
         if together or parallel.is_leader():
             make()
 
@@ -46,7 +46,7 @@ def stage(
                 record, {"inputs": wanted, "outputs": files.checksums(folder, outputs)}
             )
 
-        parallel.by_leader(name, finish)
+        parallel.on_leader(name, finish)
     return files.read_json(record)["outputs"]
 
 
@@ -304,7 +304,7 @@ def train_together(
     profile: epath.Path | None,
 ) -> None:
     """Every process trains; the leader prepares the data first."""
-    parallel.by_leader("data", splits)
+    parallel.on_leader("data", splits)
     train(cell, folder, splits()["train"], progress, profile)
 
 

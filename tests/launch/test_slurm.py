@@ -18,10 +18,12 @@ SMALL = ("--config.train.steps=30", "--config.train.checkpoint_every=10", "--con
 
 def test_one_process_a_node_has_all_its_gpus():
     step = {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8"}
-    assert parallel.slurms_gpus(step) == list(range(8))
-    assert parallel.slurms_gpus(step | {"SLURM_NTASKS": "16"}) is None, "one a GPU, as JAX has it"
-    assert parallel.slurms_gpus(step | {"SLURM_GPUS_ON_NODE": ""}) is None
-    assert parallel.slurms_gpus({}) is None
+    assert parallel.slurm_local_device_ids(step) == list(range(8))
+    assert parallel.slurm_local_device_ids(step | {"SLURM_NTASKS": "16"}) is None, (
+        "one a GPU, as JAX has it"
+    )
+    assert parallel.slurm_local_device_ids(step | {"SLURM_GPUS_ON_NODE": ""}) is None
+    assert parallel.slurm_local_device_ids({}) is None
 
 
 @pytest.fixture(scope="module")

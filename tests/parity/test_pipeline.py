@@ -28,7 +28,7 @@ def identical(one, other):
 def test_written_by_us_opened_by_diffusers_and_back(method, tmp_path):
     unet = UNet(dataclasses.replace(TINY, sample_size=8), rngs=nnx.Rngs(0))
     settings = {"schedule": "linear", "steps": 1000, "prediction": "v"}
-    scheduler = diffusers_scheduler.write(settings, {"method": method, "clip": True})
+    scheduler = diffusers_scheduler.from_settings(settings, {"method": method, "clip": True})
     diffusers_io.save_pipeline(unet, scheduler, tmp_path / "ours")
     alone = diffusers.UNet2DModel.from_pretrained(tmp_path / "ours/unet")
     pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "ours")

@@ -121,12 +121,12 @@ def test_final_images(i, kind, nets, tmp_path):
     theirs = getattr(diffusers, f"{kind}Scheduler")(**GRID[i], **more[kind])
     theirs.save_pretrained(tmp_path)
     raw = diffusers_scheduler.read(tmp_path)
-    schedule = diffusers_scheduler.schedule(raw)
+    schedule = diffusers_scheduler.build_schedule(raw)
     np.testing.assert_allclose(schedule.alpha_bar, theirs.alphas_cumprod, atol=2e-6)
     steps = 50 if kind == "DDIM" else 100
-    settings = diffusers_scheduler.sampling(raw) | {
+    settings = diffusers_scheduler.sampler_settings(raw) | {
         "steps": steps,
-        "prediction": diffusers_scheduler.prediction(raw),
+        "prediction": diffusers_scheduler.get_prediction(raw),
     }
     settings |= {"eta": eta} if kind == "DDIM" else {}
     ours = run_ours(settings, schedule, predict)

@@ -99,7 +99,7 @@ def write_pipeline(folder, **configs):
     for i, (part, module) in enumerate(zip(names, folders.abstract(folder), strict=True)):
         made = nnx.merge(nnx.graphdef(module), _random(nnx.state(module), i))
         tensors = {
-            n: np.ascontiguousarray(torch_weights.swap(n, np.asarray(p), out=True))
+            n: np.ascontiguousarray(torch_weights.convert_layout(n, np.asarray(p), to_torch=True))
             for n, p in parameters(made).items()
         }
         if part == "text_encoder":

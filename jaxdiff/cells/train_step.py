@@ -1,0 +1,200 @@
+"""A cell's train step: what its settings make of optimizer, batches and first parameters."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+
+from jaxdiff import checkpoints, models, optimizers, training
+from jaxdiff.cells.cell import Cell
+from jaxdiff.datasets import batches as pipeline
+from jaxdiff.datasets.registry import Split
+from jaxdiff.gradients import accumulate_grads, data_parallel_grads, fsdp_grads
+from jaxdiff.training_step import (
+    Apply,
+    TrainState,
+    TrainStep,
+    diffusion_loss,
+    image_flops,
+    jit_train_steps,
+    network_apply,
+)
+from jaxdiff.unet import Params, UNet, UNetConfig, abstract, parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """The `train` section of a study's config, which documents every field."""
+
+    init: str
+    steps: int
+    batch: int
+    accumulate: int
+    flip: bool
+    dtype: str
+    remat: bool
+    shard_params: bool
+    optimizer: str
+    learning_rate: float | int
+    schedule: str
+    warmup: float | int
+    weight_decay: float | int
+    clip: float | int
+    ema: float | int
+    checkpoint_every: int
+    keep_last: int
+    keep_every: int
+    keep_log_spaced: bool
+    resident_mb: float | int
+    tensorboard: bool
+    steps_per_call: int
+    log_every: int
+
+
+def read_train_settings(cell: Cell) -> TrainSettings:
+    """The cell's settings of its training."""
+    section = cell.settings["train"]
+    names = [field.name for field in dataclasses.fields(TrainSettings)]
+    return TrainSettings(**{name: section[name] for name in names})
+
+
+def image_shape(cell: Cell) -> tuple[int, int, int]:
+    """Height, width and channels of the cell's images."""
+    data = cell.settings["data"]
+    return data["size"], data["size"], data["channels"]
+
+
+def build_optimizer(cell: Cell) -> optax.GradientTransformation:
+    """The optimizer that the cell asks for."""
+    settings = read_train_settings(cell)
+    optimizer = optimizers.build_optimizer(
+        settings.optimizer,
+        settings.steps,
+        learning_rate=settings.learning_rate,
+        schedule=settings.schedule,
+        warmup=settings.warmup,
+        weight_decay=settings.weight_decay,
+        clip=settings.clip,
+    )
+    if settings.shard_params:
+        return optimizer
+    # One long vector compiles and runs faster than many arrays, but cannot be sharded.
+    return optax.flatten(optimizer)
+
+
+def build_apply(config: UNetConfig, dtype: str = "float32", remat: bool = False) -> Apply:
+    """A U-Net as training calls it.
+
+    Parameters
+    ----------
+    config
+        The U-Net's shape.
+    dtype
+        float32 or bfloat16, as in `network_apply`.
+    remat
+        Recompute each block from its input in the backward pass, to save memory.
+    """
+    unet = abstract(config)
+    unet.remat = remat
+    return network_apply(unet, dtype, dropout=bool(config.dropout))
+
+
+def init_params(cell: Cell) -> Params:
+    """The parameters before the first step: random by the cell's seed, or of `train.init`."""
+    init = read_train_settings(cell).init
+    # On the host, since the parameters need not fit on one device.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        if init:
+            return parameters(models.load(init).unet)
+        return parameters(UNet(cell.unet, rngs=nnx.Rngs(cell.seed)))
+
+
+def choose_steps_per_call(cell: Cell) -> int:
+    """K, the train steps of one compiled call.
+
+    By default 1 on a CPU and up to 32 elsewhere. It divides the checkpoints' interval and the
+    number of steps, as K changes the bits of a result.
+    """
+    settings = read_train_settings(cell)
+    limit = settings.steps_per_call or training.default_steps_per_call()
+    return training.steps_per_call(limit, settings.steps, settings.checkpoint_every)
+
+
+def build_batches(cell: Cell, split: Split, mesh: Mesh) -> pipeline.Calls:
+    """The cell's batches, in calls of K steps.
+
+    Parameters
+    ----------
+    cell
+        The cell.
+    split
+        Its training images.
+    mesh
+        The devices.
+    """
+    settings = read_train_settings(cell)
+    options = {
+        "seed": cell.seed,
+        "steps": settings.steps,
+        "batch": settings.batch,
+        "k": choose_steps_per_call(cell),
+    }
+    if len(split) * split[0].nbytes <= settings.resident_mb * 1e6:
+        return pipeline.resident(split.images, mesh, **options)
+    return pipeline.streamed(split, mesh, **options)
+
+
+def lower_train_steps(cell: Cell, mesh: Mesh, state: TrainState, k: int) -> jax.stages.Lowered:
+    """The cell's call of K train steps, lowered for the mesh's devices.
+
+    Parameters
+    ----------
+    cell
+        The cell.
+    mesh
+        The devices, which need not be present.
+    state
+        The state, or its shapes as `state_shapes` returns them.
+    k
+        Steps of one call.
+    """
+    settings = read_train_settings(cell)
+    diffusion = cell.settings["diffusion"]
+    schedule = models.build_schedule(diffusion)
+    apply = build_apply(cell.unet, settings.dtype, settings.remat)
+    loss_fn = diffusion_loss(apply, schedule, diffusion["prediction"])
+    unroll = mesh.devices.flat[0].platform == "cpu"
+    grad_fn = accumulate_grads(jax.value_and_grad(loss_fn), settings.accumulate, unroll=unroll)
+    average_grads = fsdp_grads if settings.shard_params else data_parallel_grads
+    train_step = TrainStep(
+        grad_fn=average_grads(grad_fn, mesh),
+        optimizer=build_optimizer(cell),
+        schedule=schedule,
+        ema=settings.ema,
+        seed=cell.seed,
+        flip=settings.flip,
+    )
+    shape = (k, settings.batch, *image_shape(cell))
+    sharding = NamedSharding(mesh, pipeline.STEPS)
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)
+    return jit_train_steps(train_step, mesh, settings.shard_params).lower(state, images)
+
+
+def train_step_flops(cell: Cell) -> float:
+    """Floating-point operations of one train step of the model, by XLA's cost analysis."""
+    shapes = parameters(abstract(cell.unet))
+    per_image = image_flops(build_apply(cell.unet), shapes, image_shape(cell))
+    return read_train_settings(cell).batch * per_image
+
+
+def retention_policy(cell: Cell) -> checkpoints.RetentionPolicy:
+    """Which checkpoints the cell keeps."""
+    settings = read_train_settings(cell)
+    return checkpoints.RetentionPolicy(
+        last=settings.keep_last,
+        every=settings.keep_every,
+        log_spaced=settings.checkpoint_every if settings.keep_log_spaced else 0,
+    )
