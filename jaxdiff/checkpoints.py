@@ -83,6 +83,7 @@ def save(
         code = _os_error_code(error)
         if code is None:
             raise
+        # Free what the unfinished step takes.
         _delete_step(folder, step)
         last = max(list_steps(folder), default=None)
         valid = "no step is saved yet" if last is None else f"step {last} is valid"
@@ -134,6 +135,7 @@ def find_corruption(folder: epath.PathLike, step: int) -> str | None:
     for name in sorted(expected.keys() | actual.keys()):
         if name not in actual:
             return f"{name} is missing"
+        # A file that the manifest lacks is corruption as well.
         if expected.get(name) != actual[name]:
             return f"{name} differs from its manifest"
     return None
@@ -147,6 +149,7 @@ def latest_valid_step(folder: epath.PathLike) -> int | None:
     folder = epath.Path(folder)
     started = set()
     if folder.exists():
+        # A folder without a manifest is a save that was interrupted.
         started = {int(path.name) for path in folder.iterdir() if path.name.isdigit()}
     for step in sorted(started | set(list_steps(folder)), reverse=True):
         corruption = find_corruption(folder, step)

@@ -93,9 +93,11 @@ def read_config(raw: Mapping[str, Any], path: epath.PathLike) -> UNetConfig:
     ValueError
         Where a field or its value is not supported; it is named.
     """
+    # Fields that begin with an underscore say who wrote the file.
     for key in raw:
         if key not in FIELDS and not key.startswith("_"):
             raise ValueError(f"{path} sets {key!r}, which is no supported field of UNet2DModel")
+    # diffusers leaves out of the file what an older version did not have yet.
     fields = FIELDS | dict(raw)
     _check_values(fields, path)
     check_lengths(fields, path)
@@ -132,6 +134,7 @@ def _shared_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         shared[key] = tuple(value) if isinstance(value, list) else value
     for key in FLOAT_FIELDS:
         shared[key] = float(shared[key])
+    # diffusers has two names for it.
     act_fn = shared["act_fn"].lower()
     shared["act_fn"] = "silu" if act_fn == "swish" else act_fn
     return shared
@@ -175,7 +178,7 @@ def write_config(config: UNetConfig) -> dict[str, Any]:
         "down_block_types": down_types,
         "downsample_type": downsample_type,
         "mid_block_type": "UNetMidBlock2D" if config.mid_block else None,
-        "up_block_types": up_types[::-1],
+        "up_block_types": up_types[::-1],  # from the innermost level outward
         "upsample_type": upsample_type,
     }
 
@@ -204,6 +207,7 @@ def _read_levels(fields: Mapping[str, Any], key: str, path: epath.PathLike) -> L
     last_level = len(names) if is_down else 1
     attention = []
     resnet = []
+    # Up blocks are listed from the innermost level outward.
     for level, name in enumerate(names if is_down else names[::-1], 1):
         block = block_types[name]
         if block.attention:
@@ -231,6 +235,7 @@ def _block_types(
         The level that is not resampled.
     """
     plain, attention, resnet = block_types
+    # One field says for all of them how they are resampled.
     by_resnet = {a in levels.resnet for a in levels.attention if a != last_level}
     if len(by_resnet) == 2:
         raise ValueError(

@@ -47,6 +47,7 @@ def save_unet(unet: UNet, folder: epath.PathLike) -> None:
         # safetensors writes the memory as it lies.
         tensors[name] = np.ascontiguousarray(tensor)
     data = safetensors.numpy.save(tensors, {"format": "pt"})
+    # config.json comes last: it is what makes the folder one.
     files.write(folder / f"{WEIGHTS}.safetensors", data)
     files.write_json(folder / "config.json", write_config(unet.config))
 

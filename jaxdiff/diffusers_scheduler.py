@@ -88,7 +88,7 @@ def read(
     class_name = str(raw.get("_class_name"))
     if class_name not in supported:
         raise ValueError(
-            f"{path} is of {class_name}; write it as that of a {supported[0]} or a {supported[1]}"
+            f"{path} is of {class_name}; write it as a {supported[0]}'s or a {supported[1]}'s"
         )
     for key in raw:
         if key not in READABLE_FIELDS and not key.startswith("_"):
@@ -107,12 +107,13 @@ def _check_values(fields: Mapping[str, Any], path: epath.PathLike) -> None:
     for key, supported in SUPPORTED_VALUES.items():
         if key in fields and fields[key] not in supported:
             names = ", ".join(map(str, supported))
-            raise ValueError(f"{path} sets {key} to {fields[key]!r}; choose one of {names}")
+            raise ValueError(f"{path} sets {key} to {fields[key]!r}; {names} can be read")
 
 
 def build_schedule(scheduler: Mapping[str, Any]) -> Schedule:
     """The noise schedule of all fields of a scheduler_config.json."""
     betas = _betas(scheduler)
+    # Lin et al. 2024
     if scheduler["rescale_betas_zero_snr"]:
         return Schedule.zero_terminal_snr(betas)
     return Schedule.from_betas(betas)
@@ -124,6 +125,7 @@ def _betas(scheduler: Mapping[str, Any]) -> np.ndarray:
     T = scheduler["num_train_timesteps"]
     if scheduler["beta_schedule"] == "squaredcos_cap_v2":
         return diffusion.cosine_betas(T)
+    # By their ends, which may be others than the defaults of Schedule.linear.
     is_linear = scheduler["beta_schedule"] == "linear"
     betas = diffusion.linear_betas if is_linear else diffusion.scaled_linear_betas
     return betas(T, scheduler["beta_start"], scheduler["beta_end"])
@@ -171,6 +173,7 @@ def from_settings(diffusion: Mapping[str, Any], sample: Mapping[str, Any]) -> di
     class_name = SCHEDULERS[sample["method"]]
     fields: dict[str, Any] = dict(FIELDS[class_name])
     fields |= {"_class_name": class_name, "_diffusers_version": DIFFUSERS_VERSION}
+    # A schedule without a name is its betas.
     if "alpha_bar" in diffusion:
         fields["trained_betas"] = _betas_of(diffusion["alpha_bar"])
     else:
@@ -181,7 +184,7 @@ def from_settings(diffusion: Mapping[str, Any], sample: Mapping[str, Any]) -> di
         "num_train_timesteps": diffusion["steps"],
         "prediction_type": prediction_types[diffusion["prediction"]],
         "clip_sample": bool(sample["clip"]),
-        "clip_sample_range": float(sample["clip"]) or 1.0,
+        "clip_sample_range": float(sample["clip"]) or 1.0,  # ignored where nothing is clipped
         "timestep_spacing": sample.get("spacing", "trailing"),
         "steps_offset": sample.get("offset", 0),
     }

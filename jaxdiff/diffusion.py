@@ -42,12 +42,14 @@ class Schedule:
     @classmethod
     def from_betas(cls, betas: np.ndarray, name: str | None = None) -> "Schedule":
         """The schedule of the variances that each step adds, betas [T] in 0..1."""
+        # In float64: a running product of 1,000 float32 numbers would lose digits.
         alpha_bar = np.cumprod(1.0 - np.asarray(betas, np.float64))
         return cls(alpha_bar.astype(np.float32), name)
 
     @classmethod
     def linear(cls, T: int = 1000, low: float = 1e-4, high: float = 0.02) -> "Schedule":
         """Betas rise linearly (Ho et al. 2020; the paper's)."""
+        # Other ends are another schedule, which its name would not make again.
         name = "linear" if (low, high) == (1e-4, 0.02) else None
         return cls.from_betas(linear_betas(T, low, high), name)
 
@@ -108,6 +110,7 @@ def cosine_betas(T: int) -> Float[np.ndarray, " T"]:
 
 def add_noise(schedule: Schedule, x0: Batch, eps: Batch, t: Int[Array, " batch"]) -> Batch:
     """xt = s x0 + sigma eps."""
+    # Ho et al. 2020, Eq. 4
     s, sigma = schedule.signal_and_noise(t, x0.ndim)
     return s * x0 + sigma * eps
 
@@ -125,7 +128,7 @@ def target(
     s, sigma = schedule.signal_and_noise(t, x0.ndim)
     if prediction == "eps":
         return eps
-    if prediction == "v":
+    if prediction == "v":  # Salimans & Ho 2022
         return s * eps - sigma * x0
     if prediction == "x0":
         return x0
@@ -152,6 +155,7 @@ def to_x0_and_eps(
         Their noise steps.
     """
     s, sigma = schedule.signal_and_noise(t, xt.ndim)
+    # Each line solves xt = s x0 + sigma eps together with the prediction's definition.
     if prediction == "eps":
         return (xt - sigma * output) / s, output
     if prediction == "v":

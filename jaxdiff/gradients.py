@@ -5,7 +5,7 @@ that they compose: ``data_parallel_grads(accumulate_grads(jax.value_and_grad(los
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ def accumulate_grads(grad_fn: GradFn, parts: int, *, unroll: bool) -> GradFn:
             return jax.tree.map(jnp.add, total, grad_fn(params, part)), None
 
         micro_batches = jax.tree.map(split, batch)
+        # The scan starts from zeros of the gradient's shapes, which tracing alone gives.
         first = jax.tree.map(lambda x: x[0], micro_batches)
         zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(grad_fn, params, first))
         total, _ = jax.lax.scan(add, zeros, micro_batches, unroll=unroll)
@@ -73,6 +74,7 @@ def data_parallel_grads(grad_fn: GradFn, mesh: Mesh) -> GradFn:
         check_vma=False,
     )
     def averaged(params: Params, batch: PyTree) -> tuple[Array, Params]:
+        # One long vector is one collective, where a pmean of the tree is one for each array.
         flat, unravel = ravel_pytree(grad_fn(params, batch))
         return unravel(jax.lax.pmean(flat, "data"))
 
@@ -97,6 +99,7 @@ def fsdp_grads(grad_fn: GradFn, mesh: Mesh) -> GradFn:
 
     def averaged(params: Params, batch: PyTree) -> tuple[Array, Params]:
         specs = {name: parallel.fsdp_sharding(p.shape, mesh).spec for name, p in params.items()}
+        # A parameter and its gradient have the same specs, so that the optimizer stays local.
         sharded = jax.shard_map(
             functools.partial(_local_fsdp_grads, grad_fn, mesh.size, _sharded_axes(specs)),
             mesh=mesh,
@@ -109,13 +112,13 @@ def fsdp_grads(grad_fn: GradFn, mesh: Mesh) -> GradFn:
     return averaged
 
 
-def _sharded_axes(specs: dict[str, PartitionSpec]) -> dict[str, int]:
+def _sharded_axes(specs: Mapping[str, PartitionSpec]) -> dict[str, int]:
     """The axis that is split of each parameter; replicated ones are left out."""
     return {name: tuple(spec).index("data") for name, spec in specs.items() if "data" in spec}
 
 
 def _local_fsdp_grads(
-    grad_fn: GradFn, num_devices: int, axes: dict[str, int], params: Params, batch: PyTree
+    grad_fn: GradFn, num_devices: int, axes: Mapping[str, int], params: Params, batch: PyTree
 ) -> tuple[Array, Params]:
     """One device's part of `fsdp_grads`: its shards of the parameters and of the gradient."""
     gathered = {
@@ -132,5 +135,6 @@ def _local_fsdp_grads(
         total = jax.lax.psum_scatter(
             grads[name], axis_name="data", tiled=True, scatter_dimension=axis
         )
+        # There is no scattered mean among JAX's collectives.
         scattered[name] = total / num_devices
     return loss, replicated | scattered

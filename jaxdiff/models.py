@@ -130,6 +130,7 @@ def load(path: epath.PathLike, step: int | None = None) -> Model:
     """
     folder = epath.Path(path)
     spec = load_spec(folder)
+    # A cell's weights are its EMA; what a diffusers folder holds is for its author to say.
     if diffusers_io.is_diffusers_folder(folder):
         unet = diffusers_io.load_unet(folder)
         return Model(unet, spec.schedule, spec.prediction, spec.settings)
@@ -191,6 +192,7 @@ def _load_diffusers_spec(folder: epath.Path) -> ModelSpec:
             f"{unet_folder} takes continuous noise levels (time_embedding_type fourier); DDPM's "
             "steps are integers"
         )
+    # The scheduler lies beside the unet folder of a pipeline.
     is_subfolder = unet_folder == folder and folder.name == "unet"
     scheduler = diffusers_scheduler.read(folder.parent if is_subfolder else folder)
     size = config.sample_size
@@ -250,6 +252,7 @@ def network_config(network: nnx.Module) -> UNetConfig:
 
 def _save_cell(model: Model, folder: epath.Path) -> None:
     settings = _complete_settings(model)
+    # `load` would take the newer checkpoint, or the other model.
     steps = checkpoints.list_steps(folder / "checkpoints")
     if diffusers_io.is_diffusers_folder(folder) or set(steps) - {SAVED_STEP}:
         raise ValueError(f"{folder} must not hold another model, and it does; choose a new folder")
@@ -261,15 +264,18 @@ def _save_cell(model: Model, folder: epath.Path) -> None:
 def _complete_settings(model: Model) -> dict[str, Any]:
     """The model's settings, with what `load` needs where they lack it or say otherwise."""
     config = network_config(model.unet)
+    # What the settings say already stays as it is, so that a converted folder keeps its bytes.
     settings = dict(model.config)
     if "unet" not in settings or build_unet_config(settings["unet"]) != config:
         settings["unet"] = dataclasses.asdict(config)
+    # A notebook may have replaced the network, the schedule or the prediction of a loaded model.
     if not _has_diffusion(model):
         settings.pop("scheduler", None)
         settings["diffusion"] = _diffusion_settings(model)
     data = settings.get("data", {})
     if model.image_shape or not data.get("size"):
         settings["data"] = data | {"size": _image_size(model)}
+    # Commands read the sampler's settings from the folder.
     if "sample" not in settings:
         steps = min(DEFAULT_SAMPLER["steps"], model.schedule.steps)
         settings["sample"] = DEFAULT_SAMPLER | {"steps": steps}

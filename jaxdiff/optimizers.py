@@ -5,22 +5,16 @@ from collections.abc import Callable
 import optax
 
 
-def _adamw(rate: optax.Schedule, weight_decay: float | int) -> optax.GradientTransformation:
-    return optax.adamw(rate, weight_decay=weight_decay)
-
-
-def _lion(rate: optax.Schedule, weight_decay: float | int) -> optax.GradientTransformation:
-    return optax.lion(rate, weight_decay=weight_decay)
-
-
 def _sgd(rate: optax.Schedule, weight_decay: float | int) -> optax.GradientTransformation:
+    # optax's own has no weight decay; here the momentum averages it, as in PyTorch.
     decay = optax.add_decayed_weights(weight_decay)
     return optax.chain(decay, optax.sgd(rate, momentum=0.9))
 
 
+# Called as (rate, weight_decay=weight_decay).
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "adamw": _adamw,
-    "lion": _lion,
+    "adamw": optax.adamw,
+    "lion": optax.lion,
     "sgd": _sgd,
 }
 
@@ -70,8 +64,11 @@ def build_optimizer(
     clip
         Largest global norm of a gradient.
     """
+    # At least one step, so that the rate starts from 0 whatever the length.
     warmup_steps = max(1, round(warmup * train_steps))
     rise = optax.linear_schedule(0.0, learning_rate, warmup_steps)
     fall = SCHEDULES[schedule](learning_rate, max(1, train_steps - warmup_steps))
     rate = optax.join_schedules([rise, fall], [warmup_steps])
-    return optax.chain(optax.clip_by_global_norm(clip), OPTIMIZERS[name](rate, weight_decay))
+    optimizer = OPTIMIZERS[name](rate, weight_decay=weight_decay)
+    # Gradients are clipped before the optimizer's moments see them.
+    return optax.chain(optax.clip_by_global_norm(clip), optimizer)

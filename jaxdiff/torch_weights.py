@@ -22,15 +22,19 @@ LEGACY_ATTENTION = re.compile(r"(\.attentions\.\d+)\.(query|key|value|proj_attn)
 EMBEDDINGS = re.compile(r"(class_embedding|time_proj|token_embedding|position_embedding)\.weight$")
 
 
-def read_tensors(folder: epath.Path, safe: str, other: str | None = None) -> dict[str, np.ndarray]:
+def read_tensors(
+    folder: epath.Path, name: str, bin_name: str | None = None
+) -> dict[str, np.ndarray]:
     """The tensors of the files that `find_weights_files` finds."""
     tensors: dict[str, np.ndarray] = {}
-    for path in find_weights_files(folder, safe, other):
+    for path in find_weights_files(folder, name, bin_name):
         tensors |= weights.read(path)
     return tensors
 
 
-def find_weights_files(folder: epath.Path, safe: str, other: str | None = None) -> list[epath.Path]:
+def find_weights_files(
+    folder: epath.Path, name: str, bin_name: str | None = None
+) -> list[epath.Path]:
     """The weights file of a folder, or the shards of it.
 
     safetensors come before .bin, and full precision before fp16.
@@ -39,9 +43,9 @@ def find_weights_files(folder: epath.Path, safe: str, other: str | None = None) 
     ----------
     folder
         The network's folder.
-    safe
+    name
         Name of a .safetensors file without its ending.
-    other
+    bin_name
         Name of a .bin file without its ending; by default the same.
 
     Raises
@@ -49,27 +53,28 @@ def find_weights_files(folder: epath.Path, safe: str, other: str | None = None) 
     ValueError
         Where there is none, or a shard is missing.
     """
-    other = other or safe
-    names = sorted(
+    bin_name = bin_name or name
+    # Shards are found by their index; the rest are variants such as NAME.fp16.safetensors.
+    variants = sorted(
         path.name
         for path in folder.iterdir()
-        if path.name.startswith((safe, other)) and "-of-" not in path.name
+        if path.name.startswith((name, bin_name)) and "-of-" not in path.name
     )
     candidates = [
-        f"{safe}.safetensors",
-        f"{safe}.safetensors.index.json",
-        *(name for name in names if ".safetensors" in name),
-        f"{other}.bin",
-        f"{other}.bin.index.json",
-        *(name for name in names if ".bin" in name),
+        f"{name}.safetensors",
+        f"{name}.safetensors.index.json",
+        *(variant for variant in variants if ".safetensors" in variant),
+        f"{bin_name}.bin",
+        f"{bin_name}.bin.index.json",
+        *(variant for variant in variants if ".bin" in variant),
     ]
-    for name in candidates:
-        if name in names:
-            is_index = name.endswith(".json")
-            return _find_shards(folder, name) if is_index else [folder / name]
+    for candidate in candidates:
+        if candidate in variants:
+            is_index = candidate.endswith(".json")
+            return _find_shards(folder, candidate) if is_index else [folder / candidate]
     raise ValueError(
-        f"{folder} has no weights: neither {safe}.safetensors nor {other}.bin, in one file or in "
-        "shards"
+        f"{folder} has no weights: neither {name}.safetensors nor {bin_name}.bin, in one file or "
+        "in shards"
     )
 
 
@@ -116,6 +121,7 @@ def from_torch(
     ValueError
         For the first tensor that is missing, unexpected or of another shape.
     """
+    # Folders of before 2023 are read as if they were of today.
     tensors = {_modern_name(name): tensor for name, tensor in tensors.items()}
     shapes = {name: value.shape for name, value in parameters(module).items()}
     _check_names("lacks", shapes.keys() - tensors.keys(), folder)
@@ -123,6 +129,7 @@ def from_torch(
     params: Params = {}
     for name, shape in shapes.items():
         value = convert_layout(name, tensors[name])
+        # The sentence has PyTorch's layout, since that is what the file shows.
         if value.shape != shape:
             expected = convert_layout(name, np.empty(shape), to_torch=True).shape
             raise ValueError(

@@ -31,8 +31,8 @@ from jaxdiff.training_step import (
 from jaxdiff.unet import bind, parameters
 
 Metrics = dict[str, float | int]  # of one step
-# Inside one compiled call a CPU needs K = 1, which compiles without a loop: a weight gradient
-# inside a loop is a hundred times slower there.
+# K, the train steps of one compiled call: loops are slow on a CPU (see `jit_train_steps`), and
+# accelerators need them so that small steps do not wait for the host.
 CPU_STEPS_PER_CALL = 1
 ACCELERATOR_STEPS_PER_CALL = 32
 
@@ -106,6 +106,7 @@ def fit(train_steps: Callable, state: TrainState, calls: Calls) -> Iterator[Step
     step = int(state.step)
     for images in calls(step):
         state, metrics = train_steps(state, images)
+        # These are read while the devices work on the call that was just dispatched.
         arrived = flush_metrics()
         pending.append((step, metrics))
         step += len(images)
@@ -160,7 +161,6 @@ def fit_network(
     batch: int,
     learning_rate: float | int = 2e-3,
     seed: int = 0,
-    optimizer: str = "adamw",
     ema: float | int = 0.999,
     flip: bool = False,
     output_every: int = 100,
@@ -188,8 +188,6 @@ def fit_network(
         Peak learning rate.
     seed
         Seed of the order of the images and of the noise.
-    optimizer
-        A key of `optimizers.OPTIMIZERS`.
     ema
         Largest decay of the parameters' moving average, 0..1.
     flip
@@ -210,22 +208,21 @@ def fit_network(
     """
     pixels = np.asarray(images) if images.dtype == np.uint8 else to_uint8(images)
     mesh = parallel.data_mesh(batch)
-    # One long vector compiles and runs faster than many arrays.
-    rule = optax.flatten(
-        optimizers.build_optimizer(optimizer, train_steps, learning_rate=learning_rate)
-    )
+    adamw = optimizers.build_optimizer("adamw", train_steps, learning_rate=learning_rate)
+    optimizer = optax.flatten(adamw)  # one long vector compiles and runs faster than many arrays
     loss_fn = diffusion_loss(network_apply(network), schedule, prediction)
     train_step = TrainStep(
         grad_fn=data_parallel_grads(jax.value_and_grad(loss_fn), mesh),
-        optimizer=rule,
+        optimizer=optimizer,
         schedule=schedule,
         ema=ema,
         seed=seed,
         flip=flip,
     )
+    # Calls end where outputs are due.
     k = steps_per_call(default_steps_per_call(), train_steps, output_every)
     calls = pipeline.resident(pixels, mesh, seed=seed, steps=train_steps, batch=batch, k=k)
-    state = init_state(parameters(network), rule, mesh)
+    state = init_state(parameters(network), optimizer, mesh)
     for output in fit(jit_train_steps(train_step, mesh), state, calls):
         if output.step % output_every and output.step != train_steps:
             continue

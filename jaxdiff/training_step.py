@@ -144,6 +144,7 @@ def draw_batch(
     flip
         Mirror half of the images at random.
     """
+    # Dropout's keys and the flips are folded in, so that neither changes t and eps.
     key_t, key_eps = jax.random.split(key)
     keys = jax.random.split(jax.random.fold_in(key, 1), len(images))
     t = jax.random.randint(key_t, keys.shape, 0, schedule.steps)
@@ -219,6 +220,7 @@ class TrainStep:
     flip: bool = False
 
     def __call__(self, state: TrainState, images: Array) -> tuple[TrainState, dict[str, Array]]:
+        # A function of seed and step alone, so that a resumed run draws the same noise.
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         batch = draw_batch(images, key, self.schedule, self.flip)
         loss, grads = self.grad_fn(state.params, batch)
@@ -230,6 +232,7 @@ class TrainStep:
             return decay * old + (1.0 - decay) * new
 
         ema = jax.tree.map(average, state.ema, params)
+        # The norm is that before the optimizer's clipping.
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(grads)}
         return TrainState(params, ema, opt_state, state.step + 1), metrics
 
@@ -253,11 +256,14 @@ def jit_train_steps(
     """
 
     def run_steps(state: TrainState, images: Array) -> tuple[TrainState, dict[str, Array]]:
+        # K = 1 compiles without a loop, which a CPU needs: a weight gradient inside a loop is a
+        # hundred times slower there.
         if images.shape[0] == 1:
             state, metrics = train_step(state, images[0])
             metrics = jax.tree.map(lambda value: value[None], metrics)
         else:
             state, metrics = jax.lax.scan(train_step, state, images)
+        # The compiled call accepts the state in these shardings alone, and donates it.
         shardings = parallel.tree_shardings((state, metrics), mesh, shard_params)
         return jax.lax.with_sharding_constraint((state, metrics), shardings)
 

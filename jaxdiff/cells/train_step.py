@@ -56,6 +56,7 @@ class TrainSettings:
 
 def read_train_settings(cell: Cell) -> TrainSettings:
     """The cell's settings of its training."""
+    # The one place that knows the section's keys.
     section = cell.settings["train"]
     names = [field.name for field in dataclasses.fields(TrainSettings)]
     return TrainSettings(**{name: section[name] for name in names})
@@ -142,6 +143,7 @@ def build_batches(cell: Cell, split: Split, mesh: Mesh) -> pipeline.Calls:
         "batch": settings.batch,
         "k": choose_steps_per_call(cell),
     }
+    # Both give the same images; resident ones cost the devices memory and the host no time.
     if len(split) * split[0].nbytes <= settings.resident_mb * 1e6:
         return pipeline.resident(split.images, mesh, **options)
     return pipeline.streamed(split, mesh, **options)
@@ -166,8 +168,10 @@ def lower_train_steps(cell: Cell, mesh: Mesh, state: TrainState, k: int) -> jax.
     schedule = models.build_schedule(diffusion)
     apply = build_apply(cell.unet, settings.dtype, settings.remat)
     loss_fn = diffusion_loss(apply, schedule, diffusion["prediction"])
+    # Of the target device, which need not be this machine's.
     unroll = mesh.devices.flat[0].platform == "cpu"
     grad_fn = accumulate_grads(jax.value_and_grad(loss_fn), settings.accumulate, unroll=unroll)
+    # Each device accumulates its own micro-batches, then all of them average once.
     average_grads = fsdp_grads if settings.shard_params else data_parallel_grads
     train_step = TrainStep(
         grad_fn=average_grads(grad_fn, mesh),

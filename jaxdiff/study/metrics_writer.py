@@ -3,8 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 
@@ -84,6 +83,7 @@ class MetricsWriter:
         for record in metrics:
             self.last_step = int(record["step"])
             self._check_finite(record)
+        # Every record is checked, and one in `log_every` is written.
         due = [record for record in metrics if record["step"] % self.log_every == 0]
         if not due:
             return
@@ -110,6 +110,7 @@ class MetricsWriter:
         for name in FINITE:
             if math.isfinite(record[name]):
                 continue
+            # The lines before the divergence are what explains it.
             self.flush()
             saved = "no checkpoint was saved before it"
             if self.saved_step:
@@ -171,7 +172,7 @@ class LineFile:
         self.lines = [f"{line}\n" for line in lines if _is_line_until(line, start_step)]
         files.write(path, "".join(self.lines))
 
-    def append(self, records: Sequence[dict[str, Any]]) -> None:
+    def append(self, records: Sequence[Mapping[str, float]]) -> None:
         """Add a line a record."""
         lines = [json.dumps(record) + "\n" for record in records]
         if not self.in_bucket:
@@ -203,7 +204,7 @@ class EventFile:
 
         self.writer = Writer(str(folder))
 
-    def append(self, records: Sequence[dict[str, Any]]) -> None:
+    def append(self, records: Sequence[Mapping[str, float]]) -> None:
         """Add a point a record to each scalar."""
         for record in records:
             for name, value in record.items():

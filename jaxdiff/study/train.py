@@ -56,12 +56,14 @@ def train(
         At a step whose loss or gradient is not finite. The checkpoints before it stay.
     """
     settings = train_step.read_train_settings(cell)
+    # Devices share a micro-batch, so it is what they must divide.
     mesh = parallel.global_mesh(settings.batch // settings.accumulate)
     state = _load_state(cell, folder, mesh)
     start_step = int(state.step)
     progress("train", start_step, settings.steps, "compiling")
     calls = train_step.build_batches(cell, split, mesh)
     k = train_step.choose_steps_per_call(cell)
+    # Compiled ahead of time, so that a step that does not compile fails before metrics.jsonl.
     compiled = train_step.lower_train_steps(cell, mesh, state, k).compile()
     outputs = training.fit(compiled, state, calls)
     if profile is not None:
