@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from etils import epath
 
@@ -172,7 +172,7 @@ class LineFile:
         self.lines = [f"{line}\n" for line in lines if _is_line_until(line, start_step)]
         files.write(path, "".join(self.lines))
 
-    def append(self, records: Sequence[Mapping[str, float]]) -> None:
+    def append(self, records: Sequence[Metrics]) -> None:
         """Add a line a record."""
         lines = [json.dumps(record) + "\n" for record in records]
         if not self.in_bucket:
@@ -204,7 +204,7 @@ class EventFile:
 
         self.writer = Writer(str(folder))
 
-    def append(self, records: Sequence[Mapping[str, float]]) -> None:
+    def append(self, records: Sequence[Metrics]) -> None:
         """Add a point a record to each scalar."""
         for record in records:
             for name, value in record.items():
