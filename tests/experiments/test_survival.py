@@ -97,7 +97,8 @@ def test_interrupted_at_random_moments_and_run_again(kind, unbroken, tmp_path):
             process.send_signal(kind)
             out, err = process.communicate(timeout=120)
             hits += 1
-            print(f"{kind.name} after {moment:.1f} s of {unbroken.seconds:.1f}: {out[-80:]}")
+            last_line = (out.splitlines() or ["-"])[-1]
+            print(f"{kind.name} after {moment:.1f} s of {unbroken.seconds:.1f}: {last_line}")
             if kind == signal.SIGTERM:
                 assert_sigterm_was_handled(process, err)
         else:  # it finished before: another one is started
