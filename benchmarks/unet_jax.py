@@ -68,17 +68,19 @@ def trainer():
 def sampler():
     """A function of a number of DDIM steps that takes so many on one batch, and the FLOP of one."""
     model = MODEL
-    settings = {"method": "ddim", "steps": 1000, "batch": TASK["batch"], "clip": True, "eta": 0.0}
-    drawer = Sampler(model, settings, lambda *_: None)
+    spec = samplers.SamplerSpec("ddim", 1000)
+    drawer = Sampler(model, spec, batch=TASK["batch"])
     keys = jax.random.split(jax.random.key(0), TASK["batch"])
-    xt = parallel.place(np.asarray(samplers.initial_noise(keys, drawer.shape)), drawer.over)
-    chain = jax.tree.map(np.asarray, samplers.chain(model.schedule, 1000))
+    xt = parallel.place(
+        np.asarray(samplers.initial_noise(keys, drawer.image_shape)), drawer.sharding
+    )
+    chain = spec.build("eps").chain(model.schedule, 1000)
     k = 1 if jax.default_backend() == "cpu" else 10
     first = samplers.Step(*(column[:k] for column in chain))
-    keys = jax.device_put(keys, drawer.over)
+    keys = jax.device_put(keys, drawer.sharding)
     flops = (
         TASK["batch"]
-        * training.image_flops(training_apply(model.unet.config), drawer.params, drawer.shape)
+        * training.image_flops(training_apply(model.unet.config), drawer.params, drawer.image_shape)
         / 3
     )
 

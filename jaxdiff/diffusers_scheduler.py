@@ -126,7 +126,13 @@ def write(settings: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:
     """scheduler_config.json from a cell's `diffusion` and `sample` settings (schedule, steps, prediction; method, ...)."""
     names = {ours: theirs for theirs, ours in SCHEDULES.items()}
     predictions = {ours: theirs for theirs, ours in PREDICTIONS.items()}
-    name = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler"}[sample["method"]]
+    schedulers = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler"}
+    if sample["method"] not in schedulers:
+        raise ValueError(
+            "a cell's sampler must be one of ddpm, ddim to become a diffusers scheduler, got "
+            f"{sample['method']}; set sample.method in the cell's config.json to one of them"
+        )
+    name = schedulers[sample["method"]]
     found = {"_class_name": name, "_diffusers_version": "0.42.1"} | FIELDS[name]
     if settings["schedule"] == "scaled_linear":
         found |= {"beta_start": 0.00085, "beta_end": 0.012}

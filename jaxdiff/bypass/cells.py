@@ -23,6 +23,7 @@ from jaxdiff.measures import distributions, memorization, shares
 from jaxdiff.measures.effective_k import effective_k, noise_to_signal
 from jaxdiff.measures.lpips import LPIPS
 from jaxdiff.progress import Progress
+from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling import Sampler
 from jaxdiff.study import measure, stages
 from jaxdiff.study.memorization import alike
@@ -203,15 +204,14 @@ def _drawer(study: Study, form: str, p: float, drawers: dict[str, Sampler]) -> S
             ramp=s["ramp"],
         )
     if form not in drawers:
+        sample = study.cell.settings["sample"]
         drawers[form] = Sampler(
-            dataclasses.replace(model, unet=unet), study.cell.settings["sample"], _silent
+            dataclasses.replace(model, unet=unet),
+            SamplerSpec.from_settings(sample),
+            batch=sample["batch"],
         )
-    drawers[form].use(unet)
+    drawers[form].set_params(unet)
     return drawers[form]
-
-
-def _silent(*_: Any) -> None:
-    """A point takes seconds: the points are counted, not what is done at each."""
 
 
 def _measures(study: Study, samples: np.ndarray, drawer: Sampler) -> Iterator[list[Row]]:
@@ -289,7 +289,7 @@ def _effective_k(study: Study, drawer: Sampler, memory: np.ndarray) -> list[Row]
     """On the samples' own path. Undefined where the mid-block is not bypassed at that noise level."""
     schedule, s = drawer.model.schedule, study.settings
     level = round(s["noise"] * (schedule.steps - 1))
-    (t, xt), *_ = drawer.path(np.arange(s["queries"]), study.cell.seed, [level]).items()
+    (t, xt), *_ = drawer.trajectory(np.arange(s["queries"]), study.cell.seed, [level]).items()
     unet = drawer.model.unet
     if isinstance(unet, Bypassed) and not float(unet.share(jnp.array([t]))[0]):
         why = f"nothing is bypassed at t = {t}, outside the window"

@@ -25,7 +25,12 @@ from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.measures.lpips import LPIPS
 from jaxdiff.progress import Progress
 from jaxdiff.stable_diffusion import folder as folders
-from jaxdiff.stable_diffusion.pipeline import Painter, Pipeline, check_size, picture_size
+from jaxdiff.stable_diffusion.pipeline import (
+    Pipeline,
+    TextToImagePipeline,
+    check_size,
+    image_size,
+)
 from jaxdiff.study import stages
 from jaxdiff.unet import Bypassed
 
@@ -55,7 +60,7 @@ def check(paths: Mapping[str, epath.Path], s: Row) -> None:
         folders.check(path)
         _, unet, vae = folders.abstract(path)
         scheduler = folders.scheduler(path)
-        size = s["size"] or max(picture_size(unet, vae))
+        size = s["size"] or max(image_size(unet, vae))
         check_size(unet, vae, (size, size))
         samplers.timesteps(diffusers_scheduler.schedule(scheduler), s["steps"])
         for form in s["forms"]:
@@ -82,7 +87,7 @@ def run(
         progress("checksums", i, len(paths), name)
         inputs = {"model": _identity(path), "settings": _own(settings)}
         pipeline = functools.cache(functools.partial(Pipeline.load, path))
-        painters: dict[str, Painter] = {}
+        painters: dict[str, TextToImagePipeline] = {}
         rows: list[Row] = []
         for j, point in enumerate(todo):
             note = f"{name} {point['form']} {point['p']:g} guidance {point['guidance']:g}"
@@ -139,14 +144,14 @@ def _names(settings: Row) -> list[str]:
 
 
 def _painter(
-    pipeline: Callable[[], Pipeline], painters: dict[str, Painter], s: Row, form: str
-) -> Painter:
+    pipeline: Callable[[], Pipeline], painters: dict[str, TextToImagePipeline], s: Row, form: str
+) -> TextToImagePipeline:
     """Of this form; that of another is let go first."""
     if form not in painters:
         painters.clear()
         size = (s["size"], s["size"]) if s["size"] else None
         chosen: Any = form or None
-        painters[form] = Painter(
+        painters[form] = TextToImagePipeline(
             pipeline(),
             steps=s["steps"],
             form=chosen,
@@ -160,7 +165,7 @@ def _painter(
 
 def _write(
     pipeline: Callable[[], Pipeline],
-    painters: dict[str, Painter],
+    painters: dict[str, TextToImagePipeline],
     point: Row,
     s: Row,
     workdir: epath.Path,
@@ -173,7 +178,7 @@ def _write(
     latents = np.tile(paint.latents(s["seeds"]), (shape[0], 1, 1, 1))
     prompts = [prompt for prompt in s["prompts"] for _ in s["seeds"]]
     drawn = to_uint8(
-        paint.draw(
+        paint(
             prompts,
             latents,
             guidance=point["guidance"],

@@ -60,15 +60,13 @@ def _sample(schedule, steps, points, rho, x_T):
     def recall(xt: Array, t: Array) -> Array:
         return _each(lambda at: jnp.matmul(weights(*at), points, precision="highest"), (xt, t))
 
-    chain = samplers.chain(schedule, steps)
+    ddim = samplers.DDIM(prediction="x0", clip=False)
+    chain = ddim.chain(schedule, steps)
     keys = jax.random.split(jax.random.key(0), len(x_T))  # DDIM draws nothing
 
     def step(carry: tuple[Array, Array], now: samplers.Step) -> tuple[tuple[Array, Array], None]:
         xt, _ = carry
-        return (
-            samplers.ddim_step(recall, schedule, xt, now, keys, prediction="x0", clip=False),
-            xt,
-        ), None
+        return (ddim.step(recall, schedule, xt, now, keys), xt), None
 
     (x0, last), _ = jax.lax.scan(step, (x_T, x_T), chain)
     return x0, _each(lambda x: weights(x, chain.t[-1]), last)

@@ -12,14 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import PyTree
 
 from jaxdiff import models, parallel, training
-from jaxdiff import sampling as draw
 from jaxdiff.cells.cell import Cell
 from jaxdiff.planning.chips import Chip
+from jaxdiff.samplers import SamplerSpec
+from jaxdiff.sampling_programs import compile_step
 from jaxdiff.study import train
 from jaxdiff.unet import abstract, parameters
 
@@ -179,21 +179,22 @@ def sampling_step(cell: Cell, devices: Devices) -> Program:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
     diffusion = cell.settings["diffusion"]
-    step = draw.sampling_step(
-        abstract(cell.unet),
-        models.schedule(diffusion),
-        s | {"prediction": diffusion["prediction"]},
-        mesh,
-    )
+    method = SamplerSpec.from_settings(s).build(diffusion["prediction"])
+    schedule = models.schedule(diffusion)
+    step = compile_step(abstract(cell.unet), schedule, method, mesh)
     params = {
         name: shape(p.shape, p.dtype, whole) for name, p in parameters(abstract(cell.unet)).items()
     }
     images = shape((batch, data["size"], data["size"], data["channels"]), jnp.float32, over)
-    columns: Any = [shape((1,), kind, whole) for kind in (np.int32, np.float32, np.float32)]
-    keys = shape((batch,), jax.random.key(0).dtype, over)
-    return _compiled(
-        step.lower(params, images, draw.samplers.Step(*columns), keys, None), batch, devices, {}
+    carry = jax.tree.map(
+        lambda x: shape(x.shape, x.dtype, over), jax.eval_shape(method.init, images)
     )
+    steps = jax.tree.map(
+        lambda column: shape((1, *column.shape[1:]), column.dtype, whole),
+        method.chain(schedule, s["steps"]),
+    )
+    keys = shape((batch,), jax.random.key(0).dtype, over)
+    return _compiled(step.lower(params, carry, steps, keys, None), batch, devices, {})
 
 
 def _compiled(

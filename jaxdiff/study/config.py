@@ -12,6 +12,7 @@ from jaxdiff.datasets.registry import KNOWN, is_name
 from jaxdiff.features.extractors import SPACES
 from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.optimizers import OPTIMIZERS, SCHEDULES
+from jaxdiff.samplers import SAMPLERS
 
 Table = tuple[tuple[str, object, str], ...]
 # key                        default                  what it is
@@ -61,7 +62,7 @@ TABLE: Table = (
     ("train.log_every",      10,                      "steps between lines of metrics.jsonl"),
     ("sample.num",           256,                     "samples of a model"),
     ("sample.common",        256,                     "samples from the noise bank that all seeds share, for flips; 0 draws none"),
-    ("sample.method",        "ddim",                  "ddim, or ddpm (the paper's)"),
+    ("sample.method",        "ddim",                  "ddim, ddpm (the paper's), pndm or heun"),
     ("sample.steps",         50,                      "sampling steps"),
     ("sample.eta",           0.0,                     "randomness of ddim, 0 to 1"),
     ("sample.clip",          True,                    "clip the predicted image to [-1, 1] at every step"),
@@ -92,7 +93,7 @@ NUMBERS = {  # key: (lowest, highest)
 }  # fmt: skip
 CHOICES = {
     "data.channels": (0, 1, 3), "diffusion.schedule": ("linear", "scaled_linear", "cosine"),
-    "diffusion.prediction": ("eps", "v", "x0"), "sample.method": ("ddim", "ddpm"),
+    "diffusion.prediction": ("eps", "v", "x0"), "sample.method": SAMPLERS,
     "measures.lpips": ("vgg", "alex", "none"), "train.dtype": ("float32", "bfloat16"),
     "train.optimizer": tuple(OPTIMIZERS), "train.schedule": tuple(SCHEDULES),
 }  # fmt: skip

@@ -13,6 +13,7 @@ from jaxdiff.features import classifier
 from jaxdiff.measures import bias_variance, flips
 from jaxdiff.progress import Progress
 from jaxdiff.results import CellResult
+from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling import Sampler
 from jaxdiff.study import measure
 from jaxdiff.study.pairwise import in_a_row, over_seeds
@@ -64,7 +65,12 @@ def write(group: Group, workdir: epath.Path, path: epath.Path, progress: Progres
     settings = group.encoder.config["sample"] | {"method": "ddim", "eta": 0.0, "clip": False}
 
     def drawer_of(cell: CellResult) -> Sampler:
-        return Sampler(models.load(workdir / "cells" / cell.name), settings, progress)
+        return Sampler(
+            models.load(workdir / "cells" / cell.name),
+            SamplerSpec.from_settings(settings),
+            batch=settings["batch"],
+            progress=progress,
+        )
 
     def classify(images: np.ndarray) -> np.ndarray:
         called = flips.roles(
@@ -73,11 +79,11 @@ def write(group: Group, workdir: epath.Path, path: epath.Path, progress: Progres
         return np.where(called == flips.ROLES.index("neither"), -1, called)
 
     encoder = drawer_of(group.encoder)
-    noise, again, _ = encoder.round_trip(to_float(held_out["images"]), ITERATIONS)
+    noise, again, _ = encoder.invert(to_float(held_out["images"]), ITERATIONS)
     true = np.where(held_out["labels"] == own["minority"], 1, 0)
     drawer, classes = drawer_of(group.decoders[0]), []
     for cell in group.decoders:
-        drawer.use(models.load(workdir / "cells" / cell.name).unet)
+        drawer.set_params(models.load(workdir / "cells" / cell.name).unet)
         classes.append(classify(drawer.decode(noise, cell.own["seed"])))
     length = float(np.mean(np.square(noise)))
     where = in_a_row(group.decoders[0]) | {

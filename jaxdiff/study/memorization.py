@@ -21,7 +21,7 @@ from jaxdiff.landscape import retrieval
 from jaxdiff.measures import distributions, memorization, shares
 from jaxdiff.measures.effective_k import effective_k, noise_to_signal
 from jaxdiff.progress import Progress
-from jaxdiff.sampling import COMMON, Sampler
+from jaxdiff.sampling import COMMON_SEED, Sampler
 from jaxdiff.study import measure
 
 Images = UInt8[np.ndarray, "_n _h _w _c"]
@@ -128,12 +128,12 @@ def measure_checkpoints(
     judge, roles = measure.classifiers(shared)["convolutional"], (cell.majority, cell.minority)
     for i, step in enumerate(kept):  # the last one is the drawer's own again
         progress("checkpoints", i, len(kept), "")
-        drawer.use(models.load(folder, step).unet)
+        drawer.set_params(models.load(folder, step).unet)
         losses = [memorization.eps_losses(lambda xt, t: drawer.predict(xt, t)[1], drawer.model.schedule, to_float(x),
                                           SAME_NOISE) for x in equal]  # fmt: skip
         here = memorization.loss_gap(*losses)
         if step != kept[-1] and s["measures"]["checkpoints"]:
-            samples = to_uint8(drawer.sample(np.arange(s["measures"]["checkpoints"]), COMMON))
+            samples = to_uint8(drawer.sample(np.arange(s["measures"]["checkpoints"]), COMMON_SEED))
             here += _early(samples, memory, judge, roles, cell.proportions[1])
         rows += [row | {"step": step} for row in here]
     progress("checkpoints", len(kept), len(kept), "")
@@ -169,7 +169,7 @@ def measure_effective_k(
     levels = [round(level * schedule.steps) for level in LEVELS]
     x0 = to_float(unseen(cell, splits()["classifier_test"], queries))
     states = {"unseen": {t: np.asarray(memorization.noised(schedule, x0, t, SAME_NOISE)[0]) for t in levels},
-              "own path": drawer.path(np.arange(queries), cell.seed, levels)}  # fmt: skip
+              "own path": drawer.trajectory(np.arange(queries), cell.seed, levels)}  # fmt: skip
     rows, done = [], 0
     for name, at in states.items():
         for t, xt in at.items():

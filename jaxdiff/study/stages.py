@@ -21,7 +21,8 @@ from jaxdiff.datasets.images import to_uint8
 from jaxdiff.features.classifier import ARCHITECTURES
 from jaxdiff.probe import data as points
 from jaxdiff.progress import Progress
-from jaxdiff.sampling import COMMON, Sampler
+from jaxdiff.samplers import SamplerSpec
+from jaxdiff.sampling import COMMON_SEED, Sampler
 from jaxdiff.study import inversion, lock, measure, memorization
 from jaxdiff.study import pairwise as compare
 from jaxdiff.study.provenance import environment
@@ -93,11 +94,14 @@ def run_cell(
         trained["init"] = init_checksums(s["train"]["init"])
     stage(folder, "train", trained, (f"checkpoints/{s['train']['steps']}", "metrics.jsonl"),
           lambda: train_together(cell, folder, splits, progress, workdir / "profile" if profile else None), True)  # fmt: skip
+    spec, batch = SamplerSpec.from_settings(s["sample"]), s["sample"]["batch"]
     drawer = functools.cache(
-        lambda: Sampler(models.load(folder), s["sample"], progress, together=True)
+        lambda: Sampler(
+            models.load(folder), spec, batch=batch, progress=progress, all_processes=True
+        )
     )
     alone = drawer if jax.process_count() == 1 else functools.cache(
-        lambda: Sampler(models.load(folder), s["sample"], progress)
+        lambda: Sampler(models.load(folder), spec, batch=batch, progress=progress)
     )  # fmt: skip
     kinds = ("samples.npz", "common.npz") if s["sample"]["common"] else ("samples.npz",)
     drawn = stage(folder, "sample", {"trained": trained, "sample": s["sample"]}, kinds,
@@ -310,7 +314,7 @@ def train_together(
 
 def sample(cell: Cell, folder: epath.Path, drawer: Sampler) -> None:
     """Sample the trained cell from its seed's noise bank, and from the one that all seeds share."""
-    for name, seed, count in (("samples", cell.seed, "num"), ("common", COMMON, "common")):
+    for name, seed, count in (("samples", cell.seed, "num"), ("common", COMMON_SEED, "common")):
         indices = np.arange(cell.settings["sample"][count])
         if len(indices):
             images = drawer.sample(indices, seed)

@@ -75,8 +75,8 @@ def change(folder, name, **values):
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ({"size": 17}, "a picture of 17 px on a side has no latents; choose a multiple of 2"),
-        ({"steps": 2000}, "2000 sampling steps were asked for; the schedule has 1000"),
+        ({"size": 17}, "the sides of an image must be multiples of 2 px, got 17"),
+        ({"steps": 2000}, "the number of sampling steps must be 1 to 1000, the schedule's, got 2000"),
         ({"lpips": "alex"}, "config.lpips is alex, which needs 32 px; the pictures have 16"),
         ({"window": (0.4, 0.6), "ramp": 0.5}, "a ramp of 0 to half of it"),
     ],

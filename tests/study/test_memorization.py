@@ -1,56 +1,14 @@
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from jaxdiff import diffusion, samplers
 from jaxdiff.cells import cell as cells
 from jaxdiff.datasets.base import Columns, Source
 from jaxdiff.datasets.prepare import prepare
 from jaxdiff.datasets.registry import Split
-from jaxdiff.diffusion import Schedule
-from jaxdiff.models import Model
 from jaxdiff.results import CellResult
-from jaxdiff.sampling import Sampler, noise_bank
 from jaxdiff.study import inversion, memorization
 from jaxdiff.study import pairwise as compare
 from jaxdiff.study.config import default_config
-from jaxdiff.unet import UNet
-
-SETTINGS = {"batch": 8, "method": "ddim", "steps": 6, "clip": True}
-
-
-@pytest.fixture
-def drawer(one: UNet) -> Sampler:
-    return Sampler(
-        Model(one, Schedule.linear(20), "v", {"data": {"size": 8}}), SETTINGS, lambda *_: None
-    )
-
-
-def test_a_path_leads_from_the_noise_to_the_sample(drawer):
-    path = drawer.path(np.arange(11), 0, [19, 10, 0])
-    assert list(path) == [2, 9, 19], "the chain's own steps, none above the level, or its last"
-    start = np.asarray(samplers.initial_noise(noise_bank(0, np.arange(11)), drawer.shape))
-    np.testing.assert_array_equal(path[19], start)
-    np.testing.assert_allclose(drawer.decode(start, 0), drawer.sample(np.arange(11), 0), atol=1e-6)
-
-
-def test_predictions_explain_xt(drawer):
-    """x_t = s x0_hat + sigma eps_hat, whatever the network says."""
-    xt = np.random.default_rng(0).normal(size=(11, *drawer.shape)).astype(np.float32)
-    t = np.arange(11) % 20
-    x0_hat, eps_hat = drawer.predict(xt, t)
-    again = diffusion.add_noise(drawer.model.schedule, *map(jnp.asarray, (x0_hat, eps_hat, t)))
-    np.testing.assert_allclose(again, xt, atol=1e-5)
-
-
-def test_other_weights_draw_other_samples(drawer, one):
-    before = drawer.sample(np.arange(3), 0)
-    other = UNet(one.config, rngs=nnx.Rngs(5))
-    drawer.use(other)
-    assert np.abs(drawer.sample(np.arange(3), 0) - before).max() > 1e-3
-    drawer.use(one)
-    np.testing.assert_array_equal(drawer.sample(np.arange(3), 0), before)
 
 
 def split(labels, cache):
