@@ -3,13 +3,13 @@
   python -m experiments.sample --model runs/quickstart/cells/2-80_20-n300-s0 --num 64 --seed 0
   python -m experiments.sample --model a_diffusers_folder --num 16 --method ddim --steps 50
 
-  python -m experiments.sample --model a_diffusers_folder --invert images/ --steps 100 --out again.npz
+  python -m experiments.sample --model a_diffusers_folder --invert images/ --steps 100
 
---invert finds the noise from which DDIM samples the images, and samples them again from it: again.npz
-holds the images that come back (arr_0) and the noise (x_T), and the difference is printed.
+--invert finds the noise from which DDIM samples the images, and samples them again from it: the
+output holds the images that come back (arr_0) and the noise (x_T), and the difference is printed.
 
 The seed names a noise bank: sample i of a seed is the same image for any --num. The sampler is the
-cell's own; of a diffusers folder, the one that its scheduler_config.json describes (DDPM: all steps).
+cell's own, or the one that a diffusers folder's scheduler_config.json describes (DDPM: all steps).
 """
 
 from experiments import _cli
@@ -63,7 +63,7 @@ def build_grid(images: np.ndarray) -> Image.Image:
     """All images in one, as near to a square as they fit, with a black pixel between them."""
     count, height, width, channels = images.shape
     columns = int(np.ceil(np.sqrt(count)))
-    rows = -(-count // columns)
+    rows = -(-count // columns)  # rounded up
     padded = np.pad(images, ((0, rows * columns - count), (0, 1), (0, 1), (0, 0)))
     tiles = padded.reshape(rows, columns, height + 1, width + 1, channels).swapaxes(1, 2)
     grid = tiles.reshape(rows * (height + 1), columns * (width + 1), channels)
@@ -125,6 +125,7 @@ def main() -> None:
     run = invert_images if FLAGS.invert else sample_images
     with _cli.Reporter() as progress:
         images = run(build_sampler(model, progress), out)
+    # All processes sample; one writes.
     if not parallel.is_leader():
         return
     png = io.BytesIO()

@@ -86,6 +86,7 @@ class PNDM(SamplingMethod):
     def chain(self, schedule: Schedule, steps: int, start: int | None = None) -> PNDMStep:
         t = self.timesteps(schedule, steps, start)
         stride = schedule.steps // steps
+        # The second call is at the first step's end: it corrects the step that led there.
         t = np.concatenate([t[:1], t[1:2], t[1:]])
         is_repeated = np.arange(len(t)) == 1
         levels = self.build_steps(
@@ -104,9 +105,11 @@ class PNDM(SamplingMethod):
         self, predict: Predict, schedule: Schedule, carry: PNDMCarry, step: PNDMStep, keys: Keys
     ) -> PNDMCarry:
         output = predict(carry.xt, jnp.full(carry.xt.shape[:1], step.t))
+        # Outputs of the zeros that `init` put there have the weight 0.
         outputs = jnp.stack([output, *carry.outputs])
         eps = jnp.tensordot(step.weights, outputs, 1)
         begin = jnp.where(step.is_repeated, carry.begin, carry.xt)
+        # The published scheduler mixes outputs of v too, and converts the mixture.
         if self.prediction == "v":
             eps = jnp.sqrt(step.alpha_bar) * eps + jnp.sqrt(1.0 - step.alpha_bar) * begin
         # The output at the end of the first step served to repeat it, and is not kept.

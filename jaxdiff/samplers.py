@@ -81,10 +81,13 @@ class DDIM(SamplingMethod):
         x0, eps = to_x0_and_eps(schedule, self.prediction, predict(xt, t), xt, t)
         if self.clip:
             x0 = clip_x0(x0, self.clip)
+            # diffusers' use_clipped_model_output.
             if self.rederive:
                 eps = (xt - jnp.sqrt(step.alpha_bar) * x0) / jnp.sqrt(1.0 - step.alpha_bar)
+        # Eq. 16 of Song et al.: at eta = 1 the variance of DDPM's posterior.
         ratio = (1.0 - step.alpha_bar_prev) / (1.0 - step.alpha_bar)
         variance = self.eta**2 * ratio * (1.0 - step.alpha_bar / step.alpha_bar_prev)
+        # Eq. 12: the predicted x0, and the direction that points to xt.
         direction = jnp.sqrt(1.0 - step.alpha_bar_prev - variance) * eps
         mean = jnp.sqrt(step.alpha_bar_prev) * x0 + direction
         if not self.eta:
@@ -116,9 +119,11 @@ class DDPM(SamplingMethod):
         x0, _ = to_x0_and_eps(schedule, self.prediction, predict(xt, t), xt, t)
         if self.clip:
             x0 = clip_x0(x0, self.clip)
+        # A step over several noise steps is one of a chain that has these levels alone.
         alpha = step.alpha_bar / step.alpha_bar_prev
         beta = 1.0 - alpha
         ratio = (1.0 - step.alpha_bar_prev) / (1.0 - step.alpha_bar)
+        # Eq. 7 of Ho et al.: the mean of the posterior of x_prev, given xt and x0.
         mean = (
             jnp.sqrt(step.alpha_bar_prev) * beta / (1.0 - step.alpha_bar) * x0
             + jnp.sqrt(alpha) * ratio * xt
@@ -153,6 +158,7 @@ class Heun(SamplingMethod):
 
     def chain(self, schedule: Schedule, steps: int, start: int | None = None) -> Step:
         chain = super().chain(schedule, steps, start)
+        # A schedule rescaled to zero terminal SNR begins at sigma = infinity.
         if chain.alpha_bar[0] == 0.0:
             raise ValueError(
                 "Heun's method needs alpha_bar > 0 at its first step, where sigma must be finite, "
@@ -267,9 +273,7 @@ def ddim_invert(
 ) -> Batch:
     """Invert `ddim` without noise and clipping: find the x_T from which it returns x0.
 
-    Each step solves x_t = s_t / s_prev (x_prev - sigma_prev eps(x_t, t)) + sigma_t eps(x_t, t), with
-    s = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar), by a fixed-point iteration that begins at
-    x_prev. How near the result is, `round_trip` measures.
+    How near the result is, `round_trip` measures.
 
     Parameters
     ----------
@@ -293,6 +297,8 @@ def ddim_invert(
 
     def invert_step(x_prev: Batch, step: Step) -> tuple[Batch, None]:
         t = jnp.full(x_prev.shape[:1], step.t)
+        # With s = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar) the step solves, from x_prev on,
+        # x_t = s_t / s_prev (x_prev - sigma_prev eps(x_t, t)) + sigma_t eps(x_t, t).
         xt = x_prev
         for _ in range(iterations):
             _, eps = to_x0_and_eps(schedule, prediction, predict(xt, t), xt, t)
@@ -303,6 +309,7 @@ def ddim_invert(
 
     # The base class has the options of a chain alone, so that others are refused.
     chain = SamplingMethod(**chain_options).chain(schedule, steps, start)
+    # From the clean image to noise, along the same steps.
     upwards = Step(*(column[::-1] for column in chain))
     return jax.lax.scan(invert_step, x0, upwards)[0]
 
@@ -324,6 +331,7 @@ def round_trip(
 ) -> Inversion:
     """Invert images and sample again from their noise; parameters are those of `ddim_invert`."""
     x_T = ddim_invert(predict, schedule, x0, iterations=iterations, **options)
+    # At eta = 0 no key is used.
     unused_keys = jax.random.split(jax.random.key(0), len(x0))
     sampled = ddim(predict, schedule, x_T, unused_keys, clip=0.0, **options)
     error = jnp.sqrt(jnp.mean(jnp.square(sampled - x0), axis=range(1, x0.ndim)))

@@ -100,6 +100,7 @@ class Sampler:
         self._mesh = parallel.global_mesh(batch) if all_processes else parallel.data_mesh(batch)
         self.sharding = NamedSharding(self._mesh, parallel.DATA)
         self.set_params(model.unet)
+        # Parameters are arguments of what is compiled: `set_params` needs no new program.
         self.step = compile_step(model.unet, model.schedule, self._method, self._mesh)
         self._result = jax.jit(self._method.result)
         self._predict = compile_prediction(model, self._mesh)
@@ -107,6 +108,7 @@ class Sampler:
     def set_params(self, network: nnx.Module) -> None:
         """Sample with this network's parameters from now on, without compiling again."""
         replicated = parallel.replicated(self._mesh)
+        # From the host, so that each process places its own part of the mesh.
         self.params = {
             name: parallel.place(np.asarray(array), replicated)
             for name, array in parameters(network).items()
@@ -116,13 +118,14 @@ class Sampler:
         """Sample from these entries of a seed's noise bank."""
         return self._run("sample", self._begin_from_bank(seed), indices)
 
-    def decode(self, x_T: Float[np.ndarray, "n h w c"], seed: int) -> Float[np.ndarray, "n h w c"]:
-        """Run the whole chain from these x_T; the seed's noise bank gives the noise of its steps."""
+    def decode(self, x_T: Images, seed: int) -> Float[np.ndarray, "n h w c"]:
+        """Run the whole chain from x_T; the seed's noise bank gives the noise of its steps."""
+        noise = np.asarray(x_T)
 
         def begin(index: Array, x_T: Array) -> tuple[PyTree, Array]:
             return self._method.init(x_T), noise_bank(seed, index)
 
-        return self._run("decode", begin, np.arange(len(x_T)), x_T)
+        return self._run("decode", begin, np.arange(len(noise)), noise)
 
     def denoise(self, x0: Images, t: int, seed: int) -> Float[np.ndarray, "n h w c"]:
         """Noise images to a noise step and denoise them from there.
@@ -170,6 +173,7 @@ class Sampler:
             Each step's xt, float [n, height, width, channel], by its t in ascending order.
         """
         chain = self._chain()
+        # Compiled, so that arrays that several processes share can be computed with.
         begin = jax.jit(self._begin_from_bank(seed), out_shardings=self.sharding)
         batches: dict[int, list[np.ndarray]] = {
             t: [] for t in sorted({last_not_above(chain.t, level) for level in levels})
@@ -282,10 +286,12 @@ class Sampler:
         total = len(arrays[0])
         for first in range(0, total, self._batch):
             end = min(first + self._batch, total)
+            # np.resize repeats the batch's own rows, which are as good an input as any.
             rows = np.resize(np.arange(first, end), self._batch)
             yield end, [array[rows] for array in arrays]
 
     def _place(self, rows: np.ndarray) -> Array:
+        # JAX's integers have 32 bits: index and labels come as NumPy's 64.
         integer = np.issubdtype(rows.dtype, np.integer)
         return parallel.place(rows.astype(np.int32) if integer else rows, self.sharding)
 

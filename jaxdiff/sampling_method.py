@@ -40,10 +40,10 @@ class Step(NamedTuple):
 class SamplingMethod:
     """Base class of samplers, a frozen dataclass whose fields are the sampler's options.
 
-    A sampler defines `step`, and `chain`, `init` and `result` where these defaults do not fit. Every
-    array of a carry has the samples on its first axis, which is split over devices. Every random
-    number of a sample comes from that sample's own key, so that sample i does not depend on how
-    many are drawn beside it.
+    A sampler defines `step`, and `chain`, `init` and `result` where these defaults do not fit.
+    Every array of a carry has the samples on its first axis, which is split over devices. Every
+    random number of a sample comes from that sample's own key, so that sample i does not depend on
+    how many are drawn beside it.
 
     Parameters
     ----------
@@ -127,8 +127,10 @@ class SamplingMethod:
         self, schedule: Schedule, t: Int[np.ndarray, " step"], t_prev: Int[np.ndarray, " step"]
     ) -> Step:
         """The steps between these noise steps."""
+        # On the host: a chain is cut into calls there, and inside jit it is a constant.
         alpha_bar = np.asarray(schedule.alpha_bar)
         last = 1.0 if self.to_one else float(alpha_bar[0])
+        # np.where evaluates both branches, so that negative indices are avoided.
         is_inside = t_prev >= 0
         alpha_bar_prev = np.where(is_inside, alpha_bar[np.maximum(t_prev, 0)], np.float32(last))
         return Step(t, t_prev.astype(np.int32), alpha_bar[t], alpha_bar_prev)
@@ -148,6 +150,7 @@ def register_sampler(name: str) -> Callable[[Method], Method]:
     """
 
     def register(method: Method) -> Method:
+        # The same module may register again: a notebook that reloads it.
         registered = SAMPLERS.get(name)
         if registered is not None and registered.__module__ != method.__module__:
             raise ValueError(
@@ -195,6 +198,7 @@ class SamplerSpec:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "SamplerSpec":
         """From a cell's or a scheduler's flat settings; those that are no option are left out."""
+        # Settings of a study hold the options of all samplers, whichever it uses.
         names = find_sampler(settings["method"]).option_names()
         options = {name: settings[name] for name in names if name in settings}
         return cls(settings["method"], settings["steps"], options)

@@ -45,6 +45,7 @@ def compile_step(
         def run_step(carry: PyTree, step: Any) -> tuple[PyTree, None]:
             return method.step(predict, schedule, carry, step, keys), None
 
+        # A scan of one step would compile the loop around it too.
         if len(steps.t) == 1:
             return run_step(carry, jax.tree.map(lambda column: column[0], steps))[0]
         return jax.lax.scan(run_step, carry, steps)[0]
@@ -89,6 +90,7 @@ def compile_inversion(
 
 def _compile(function: Callable[..., Any], mesh: Mesh, in_specs: tuple) -> jax.stages.Wrapped:
     """The function over a mesh; all that it returns is split by samples."""
+    # Each device runs its own samples: nothing is communicated.
     sharded = jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=parallel.DATA, check_vma=False
     )

@@ -126,6 +126,7 @@ class Pipeline:
         return jnp.concatenate([self.embeddings[text] for text in texts])
 
 
+# Compiled once for all prompts of a pipeline.
 @functools.lru_cache(maxsize=2)
 def _compile_text_encoder(encoder: TextEncoder) -> Callable[..., Array]:
     return jax.jit(functional(encoder))
@@ -239,6 +240,7 @@ class TextToImagePipeline:
         unet: UNet | Bypassed = pipeline.unet
         if form is not None:
             train_steps = pipeline.schedule.steps
+            # The fraction is a parameter: 0.0 is replaced in each call.
             unet = Bypassed(pipeline.unet, 0.0, train_steps, form=form, window=window, ramp=ramp)
             self._params = {f"unet.{name}": array for name, array in self._params.items()}
         spec = pipeline.sampler
@@ -293,6 +295,7 @@ class TextToImagePipeline:
             For a fraction outside 0 to 1, and for one above 0 where `form` is None.
         """
         params = self._bypassed_params(fraction)
+        # Each text is embedded once; the negative prompt is the first.
         texts = list(dict.fromkeys([negative, *prompts]))
         embeddings = np.asarray(self.pipeline.embed(texts))
         prompt_embeddings = embeddings[[texts.index(prompt) for prompt in prompts]]
@@ -300,6 +303,7 @@ class TextToImagePipeline:
         images = []
         for first in range(0, len(prompts), self._batch):
             end = min(first + self._batch, len(prompts))
+            # The last batch is filled up by its own images, so that one program serves all.
             rows = np.resize(np.arange(first, end), self._batch)
             inputs = [
                 parallel.place(array, self._sharding)

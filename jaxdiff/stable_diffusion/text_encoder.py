@@ -68,6 +68,7 @@ class TextEmbeddings(nnx.Module):
         self.position_embedding = Embedding(config.max_position_embeddings, features, rngs)
 
     def __call__(self, tokens: Int[Array, "batch token"]) -> Tokens:
+        # Texts are padded to one length, so that every position has its embedding.
         positions = jnp.arange(tokens.shape[1])
         return self.token_embedding(tokens) + self.position_embedding(positions)[None]
 
@@ -121,7 +122,9 @@ class EncoderLayer(nnx.Module):
 
 
 class Layers(nnx.Module):
-    """The layers in sequence, under the name that the weights' files give them."""
+    """The layers in sequence."""
+
+    # The weights' files call them encoder.layers.N.
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs):
         self.layers = nnx.List(
@@ -142,6 +145,7 @@ class TextEncoder(nnx.Module):
         self.final_layer_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def __call__(self, tokens: Int[Array, "batch token"]) -> Float[Array, "batch token _feature"]:
+        # The features of every token are used, not CLIP's pooled feature of the last one.
         x = self.embeddings(tokens)
         for layer in self.encoder.layers:
             x = layer(x)

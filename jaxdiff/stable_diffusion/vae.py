@@ -58,6 +58,7 @@ class Encoder(nnx.Module):
     def __call__(self, x: Images) -> Images:
         z = self.conv_in(x)
         for block in self.down_blocks:
+            # A block returns its skips too, of which the last is its output.
             z = block(z, None)[-1]
         z = self.mid_block(z, None)
         return self.conv_out(nnx.silu(self.conv_norm_out(z)))
@@ -69,6 +70,7 @@ class UpBlock(nnx.Module):
     def __init__(self, level: int, config: VAEConfig, rngs: nnx.Rngs):
         widths = config.block_out_channels
         channels = widths[level - 1]
+        # The first block takes the level below, or the mid-block at the innermost level.
         in_channels = [widths[min(level, config.depth - 1)]]
         in_channels += [channels] * config.layers_per_block
         self.resnets = nnx.List([_build_resnet(c, channels, config, rngs) for c in in_channels])

@@ -19,7 +19,7 @@ diffusers = pytest.importorskip("diffusers")
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 SPACINGS = ("leading", "trailing", "linspace")
-# Every pair of the first three; the other settings take turns, so that each value meets most others.
+# Every pair of the first three; these take turns, so that each value meets most others.
 CHANGES = (
     {"clip_sample": True},
     {"clip_sample": False},
