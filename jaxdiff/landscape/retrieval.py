@@ -69,7 +69,7 @@ def _sample(schedule, steps, points, rho, x_T):
         return (ddim.step(recall, schedule, xt, now, keys), xt), None
 
     (x0, last), _ = jax.lax.scan(step, (x_T, x_T), chain)
-    return x0, _each(lambda x: weights(x, chain.t[-1]), last)
+    return x0, _each(lambda x: weights(x, jnp.asarray(chain.t[-1])), last)
 
 
 def soft_labels(weights: Float[np.ndarray, "q n"], labels: Labels, classes: int) -> Soft:
