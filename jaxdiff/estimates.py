@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import stats
 from scipy.special import expit, logit
 
@@ -323,8 +323,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 # ---- replaced by Estimate; to be removed with their last callers ----
 
-Norms = Float[np.ndarray, " points"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Corrected:
@@ -353,39 +351,6 @@ def logit_over_seeds(
     """
     found = mean_t([bounded_logit(s, n) for s, n in zip(shares, trials, strict=True)], level)
     return None if found is None else Corrected(*(float(expit(x)) for x in found))
-
-
-def fallen(
-    before: Norms, after: Norms, before_error: Norms | float = 0.0, after_error: Norms | float = 0.0
-) -> Int[np.ndarray, " points"]:
-    """At each point 1 where after < before beyond their errors, -1 where it is not, 0 where that cannot be told."""
-    error = np.asarray(before_error) + np.asarray(after_error)
-    return np.where(after < before - error, 1, np.where(after >= before + error, -1, 0))
-
-
-def falls(
-    before: Norms, after: Norms, before_error: Norms | float = 0.0, after_error: Norms | float = 0.0
-) -> dict[str, Any]:
-    """The claim after < before (Theorem 1's) at points of one model, or of two: norms, paired, with the error of each.
-
-    A point falls, or does not, where the errors leave no doubt; the rest is undecided. refuted: whether some point does not
-    fall; share with its Wilson interval: of the decided points, those that fall (None where none is decided); log_ratio: the mean
-    of log(after / before) with its t interval, negative where norms fall. Raises ValueError unless all norms are positive.
-    """
-    both = np.stack([np.asarray(before, np.float64), np.asarray(after, np.float64)])
-    if not np.all(np.isfinite(both) & (both > 0)):
-        raise ValueError(
-            f"norms of {both.min():g} to {both.max():g} were given; positive ones are compared"
-        )
-    sides = fallen(both[0], both[1], before_error, after_error)
-    down, up, n = int((sides > 0).sum()), int((sides < 0).sum()), len(sides)
-    share, low, high = (
-        (down / (down + up), *wilson(down, down + up)) if down + up else (None, None, None)
-    )
-    ratio = np.log(both[1] / both[0])
-    mean, log_low, log_high = mean_t(ratio.tolist()) or (float(ratio[0]), math.nan, math.nan)
-    return {"refuted": up > 0, "share": share, "low": low, "high": high, "n": n, "undecided": n - down - up,
-            "log_ratio": mean, "log_low": log_low, "log_high": log_high}  # fmt: skip
 
 
 Verdict = Literal["supported", "contradicted", "smaller than half the paper's", "undecided"]

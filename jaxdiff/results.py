@@ -93,33 +93,3 @@ def _read_cell(folder: epath.Path) -> CellResult:
         read_npz(folder / "neighbors.npz")["images"] if (folder / "neighbors.npz").exists() else samples[:0, None],
         files.read_json(folder / "probe.json")["rows"] if (folder / "probe.json").exists() else [],
     )  # fmt: skip
-
-
-def of_points(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the probe, values at points with errors, as result.json has it: the median and the 10 and 90 % quantiles."""
-    known = np.array([value for value in row["values"] if value is not None], np.float64)
-    low, value, high = (
-        np.quantile(known, [0.1, 0.5, 0.9]).tolist() if len(known) else (None, None, None)
-    )
-    errors = [error for error in row.get("errors", []) if error is not None]
-    where = {key: row.get(key, "") for key in ("weights", "t", "level", "reading", "rank", "tau")}
-    if "low" in row:  # a share with its own interval
-        return where | {
-            "name": row["name"],
-            "value": value,
-            "low": row["low"],
-            "high": row["high"],
-            "n": row["n"],
-            "interval": "Wilson 95 %",
-        }
-    if len(row["values"]) == 1:
-        return where | {
-            "name": row["name"],
-            "value": value,
-            "low": None,
-            "high": None,
-            "n": len(known),
-            "interval": "none",
-        }
-    return where | {"name": row["name"], "value": value, "low": low, "high": high, "n": len(known),
-                    "interval": "10 to 90 % of points" + (f", error at most {max(errors):.1e}" if errors and max(errors) > 0 else "")}  # fmt: skip

@@ -9,7 +9,6 @@ from scipy.special import expit, logit
 from jaxdiff.estimates import (
     Proportion,
     equivalent,
-    falls,
     holm,
     jackknife,
     logit_over_seeds,
@@ -110,24 +109,3 @@ def test_holm_and_mcnemar():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert mcnemar(0, 0) == 1.0
     assert mcnemar(1, 9) == pytest.approx(2 * sum(math.comb(10, k) for k in (0, 1)) / 2**10)
-
-
-def test_falls():
-    before = np.array([1.0, 2.0, 4.0, 8.0])
-    found = falls(before, before / 2)
-    assert not found["refuted"]
-    assert (found["share"], found["log_ratio"]) == (1.0, pytest.approx(-np.log(2)))
-    assert found["log_low"] == pytest.approx(found["log_high"])
-    found = falls(before, np.array([0.5, 1.0, 2.0, 9.0]))
-    assert found["refuted"]
-    assert found["share"] == 0.75
-    assert found["low"] < 0.75 < found["high"]
-
-
-def test_errors_leave_points_undecided():
-    found = falls(np.full(3, 2.0), np.array([1.0, 2.0 - 1e-7, 2.0 + 1e-7]), 1e-5, np.full(3, 1e-5))
-    assert (found["refuted"], found["undecided"], found["share"]) == (False, 2, 1.0)
-    found = falls(np.array([2.0]), np.array([2.0]), 1e-5)
-    assert (found["share"], found["undecided"]) == (None, 1)
-    with pytest.raises(ValueError, match="norms of 0 to 2 were given; positive ones are compared"):
-        falls(np.array([2.0]), np.array([0.0]))

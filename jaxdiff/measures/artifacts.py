@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Images = UInt8[np.ndarray, "_n _height _width _channel"]
 
 
+@runtime_checkable
 class LabeledImages(Protocol):
     """Images uint8 [n, height, width, channel] and the class of each."""
 
@@ -72,6 +73,7 @@ class MatchedSplits(NamedTuple):
     held_out: Images
 
 
+@runtime_checkable
 class Artifacts(Protocol):
     """The samples of one model, or of any origin, and what they are compared with.
 

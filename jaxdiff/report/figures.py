@@ -237,7 +237,7 @@ FIGURES = {
         "image: that is memorization. Nearness alone is not, since held-out images have near neighbors too (Table 3).",
     ),
     "curvature": Plot(
-        probe_figures.of_study, lambda cell: cell.probe, "Curvature of the energy against depth",
+        probe_figures.plot_study, lambda cell: cell.probe, "Curvature of the energy against depth",
         "Of the models of the first seed, at the same few noised images; bars hold 80 % of them, open marks are the same networks with "
         "random weights. M = I - H / 2 is how much of a step the denoiser keeps in each direction. Theorem 1 is used to say that deeper "
         "models have a smoother energy: then these fall from left to right. python -m experiments.probe measures every level.",

@@ -94,7 +94,7 @@ def _tables(
         "fidelity": tables.measures(cells, "fidelity"),
         "effective_k": tables.measures(cells, "effective_k"),
         "predicted": tables.predicted(cells),
-        "smoothness": probe.between_models(cells),
+        "smoothness": probe.compare_cells(cells),
         "curvature": tables.measures(cells, "curvature"),
         "bias_variance": tables.bias_variance(compared),
         "quality": tables.measures(cells, "quality"),

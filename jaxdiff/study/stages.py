@@ -19,10 +19,9 @@ from jaxdiff.cells import data
 from jaxdiff.cells.cell import Cell
 from jaxdiff.datasets.images import to_uint8
 from jaxdiff.features.classifier import ARCHITECTURES
-from jaxdiff.probe import data as points
 from jaxdiff.progress import Progress
 from jaxdiff.sampling import COMMON, Sampler
-from jaxdiff.study import inversion, lock, measure, memorization
+from jaxdiff.study import curvature, inversion, lock, measure, memorization
 from jaxdiff.study import pairwise as compare
 from jaxdiff.study.provenance import environment
 from jaxdiff.study.train import train
@@ -189,7 +188,7 @@ def _measures(
             "curvature",
             inputs,
             ("probe.json",),
-            lambda: points.measure(*at, splits, drawer().model, progress),
+            lambda: curvature.measure_curvature(*at, splits, drawer().model, progress),
         )
 
 
