@@ -1,37 +1,13 @@
 """Counts of decreasing norms over all points of a probe, and its results in one small table."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from jaxdiff.analysis.probed_models import Norms, ProbedModel, Quantity
 from jaxdiff.analysis.smoothness import Comparison, Kind, compare_models
-
-
-def _median(norms: Norms) -> float:
-    return float(np.median(norms.values))
-
-
-def _high_quantile(norms: Norms) -> float:
-    return float(np.quantile(norms.values, 0.9))
-
-
-def _largest(norms: Norms) -> float:
-    return float(norms.values.max())
-
-
-def _percent_below_one(norms: Norms) -> float:
-    return float(100 * np.mean(norms.values + norms.errors < 1))
-
-
-STATISTICS: dict[str, Callable[[Norms], float]] = {
-    "median": _median,
-    "90 % quantile": _high_quantile,
-    "largest": _largest,
-}
-PREMISE_STATISTICS = {"below 1, %": _percent_below_one, **STATISTICS}
 
 Theorem = Literal["", "premise never holds", "undecided", "refuted", "not refuted"]
 
@@ -158,6 +134,7 @@ def _merge_ranks(quantity: Quantity) -> Quantity:
 
 def _tally(comparisons: Sequence[Comparison]) -> Tally:
     """The tally of comparisons that differ in noise level, level and rank alone."""
+    # The ranks of one place are a single observation.
     by_site: dict[tuple[int, int], list[Comparison]] = {}
     for comparison in comparisons:
         before = comparison.sites.before
@@ -190,6 +167,7 @@ def _agreed_changes(forms: Sequence[Comparison]) -> np.ndarray:
 
 
 def _mean_log_ratio(comparisons: Sequence[Comparison]) -> float | None:
+    # A norm may be 0 or undefined at single points; their ratios are left out.
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = [np.log(pair.after.values / pair.before.values) for pair in comparisons]
     log_ratios = np.concatenate(ratios)
@@ -254,19 +232,14 @@ def summarize(models: Sequence[ProbedModel]) -> list[SummaryLine]:
     for model in models:
         # |J| < 1 is the premise of the theorem.
         lines += _summarize_points(
-            "premise",
-            model,
-            "|J|",
-            PREMISE_STATISTICS,
-            reading="maps",
-            name="from_pixels",
+            "premise", model, "|J|", _premise_statistics, reading="maps", name="from_pixels"
         )
     lines += _summarize_tallies(levels)
     lines += _summarize_tallies(depths)
     for model in models:
         # What the theorem speaks of; the largest bounds L of Eqs. 7 and 25 from below.
         lines += _summarize_points(
-            "pixels", model, "|H|", STATISTICS, reading="hessian", name="spectral_norm"
+            "pixels", model, "|H|", _norm_statistics, reading="hessian", name="spectral_norm"
         )
     return lines
 
@@ -275,50 +248,65 @@ def _summarize_points(
     comparison: str,
     model: ProbedModel,
     quantity: str,
-    statistics: Mapping[str, Callable[[Norms], float]],
+    compute: Callable[[Norms], dict[str, float]],
     **labels: str,
 ) -> list[SummaryLine]:
     """Statistics of one reading over all levels, noise levels and points of a model."""
     trained = _concatenate(model, weights="trained", **labels)
     random = _concatenate(model, weights="random", **labels)
-    if trained is None and random is None:
-        return []
-    lines = []
-    for name, compute in statistics.items():
-        trained_number = None if trained is None else compute(trained)
-        random_number = None if random is None else compute(random)
-        lines.append(
-            SummaryLine(comparison, model.name, quantity, "", name, trained_number, random_number)
+    of_trained = {} if trained is None else compute(trained)
+    of_random = {} if random is None else compute(random)
+    return [
+        SummaryLine(
+            comparison, model.name, quantity, "", name, of_trained.get(name), of_random.get(name)
         )
-    return lines
+        for name in of_trained or of_random
+    ]
+
+
+def _norm_statistics(norms: Norms) -> dict[str, float]:
+    return {
+        "median": float(np.median(norms.values)),
+        "90 % quantile": float(np.quantile(norms.values, 0.9)),
+        "largest": float(norms.values.max()),
+    }
+
+
+def _premise_statistics(norms: Norms) -> dict[str, float]:
+    # As far as the products show: they meet the largest singular value from below.
+    contracts = norms.values + norms.errors < 1
+    return {"below 1, %": float(100 * contracts.mean()), **_norm_statistics(norms)}
 
 
 def _concatenate(model: ProbedModel, **labels: str) -> Norms | None:
     """All values of a reading; None where the model has no such reading."""
-    readings = [reading for reading in model.readings if reading.matches(**labels)]
-    if not readings:
+    norms = [Norms.of(reading) for reading in model.readings if reading.matches(**labels)]
+    if not norms:
         return None
-    norms = [Norms.of(reading) for reading in readings]
-    return Norms(
-        np.concatenate([norm.values for norm in norms]),
-        np.concatenate([norm.errors for norm in norms]),
-    )
+    values = np.concatenate([norm.values for norm in norms])
+    return Norms(values, np.concatenate([norm.errors for norm in norms]))
 
 
 def _summarize_tallies(tallies: Sequence[Tally]) -> list[SummaryLine]:
     """A line for all tallies that differ in weights alone; none where there is no number."""
-    groups: dict[tuple[Any, ...], dict[str, Tally]] = {}
+    groups: dict[tuple[str, ...], dict[str, Tally]] = {}
     for tally in tallies:
-        key = (tally.kind, tally.model, str(tally.quantity), tally.scale, tally.statistic)
+        key = (tally.kind, tally.model, *tally.quantity, tally.scale)
         groups.setdefault(key, {})[tally.weights] = tally
     lines = []
-    for key, by_weights in groups.items():
-        numbers = {weights: tally.number for weights, tally in by_weights.items()}
-        trained = by_weights.get("trained")
-        theorem: Theorem = ""
-        if trained is not None and trained.theorem is not None:
-            theorem = trained.theorem.verdict
-        if theorem or any(number is not None for number in numbers.values()):
-            line = SummaryLine(*key, numbers.get("trained"), numbers.get("random"), theorem)
+    for by_weights in groups.values():
+        trained = by_weights["trained"]
+        random = by_weights.get("random")
+        line = SummaryLine(
+            trained.kind,
+            trained.model,
+            str(trained.quantity),
+            trained.scale,
+            trained.statistic,
+            trained.number,
+            None if random is None else random.number,
+            trained.theorem.verdict if trained.theorem is not None else "",
+        )
+        if line.theorem or line.trained is not None or line.random is not None:
             lines.append(line)
     return lines

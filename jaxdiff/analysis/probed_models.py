@@ -175,6 +175,7 @@ def find_contractions(site: Site) -> Bool[np.ndarray, " points"] | None:
     be contractions. The largest singular value of a map of many dimensions is met from below, by
     a few products.
     """
+    # Eq. 6's map to this level, Eq. 35's step, and the map that the step begins from.
     maps = [
         site.find(reading="maps", name="from_pixels"),
         site.find(reading="maps", name="step"),
@@ -185,6 +186,7 @@ def find_contractions(site: Site) -> Bool[np.ndarray, " points"] | None:
     for norms in maps:
         if norms is None:
             return None
+        # The error is a bound on the singular value.
         contractions.append(norms.values + norms.errors < 1)
     return np.all(contractions, axis=0)
 

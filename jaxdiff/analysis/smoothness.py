@@ -75,6 +75,7 @@ class DecreaseTest:
 
 def compare_pointwise(before: Norms, after: Norms) -> Int[np.ndarray, " points"]:
     """At each point 1 where the norm decreases beyond the errors, -1 where not, 0 if undecided."""
+    # An error is a bound or a standard error: the intervals must not overlap.
     error = before.errors + after.errors
     decreases = after.values < before.values - error
     does_not = after.values >= before.values + error
@@ -157,6 +158,7 @@ class Comparison:
 
     def to_row(self) -> dict[str, Any] | None:
         """The verdict over the points; None where no two norms can be compared."""
+        # False for nan as well, where a norm is undefined.
         mask = (self.before.values > 0) & (self.after.values > 0)
         if not mask.any():
             return None

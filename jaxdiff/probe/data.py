@@ -67,6 +67,7 @@ class ProbeData:
 
     def digest(self) -> str:
         """SHA-256 of all arrays."""
+        # The same bytes whatever the arrays' layout in memory.
         labels = np.array([]) if self.memory_labels is None else self.memory_labels
         arrays = (self.images, np.array(self.num_probe), self.memory, labels)
         parts = [np.ascontiguousarray(array).tobytes() for array in arrays]
@@ -94,6 +95,7 @@ class ProbeData:
         num_probe, max_memory
             Numbers of probed images and of memory images, at most.
         """
+        # Equal steps through the classes keep their mix.
         by_class = np.argsort(train.labels, kind="stable")
         indices = _space_evenly(by_class, max_memory)
         labels = (train.labels[indices] == minority).astype(np.int64)

@@ -87,6 +87,7 @@ def noise_steps(schedule: Schedule, options: ProbeOptions) -> list[int]:
             raise ValueError(
                 f"noise levels must be shares of all noise steps, from 0 to 1, got {share:g}"
             )
+    # Shares, so that the same flags serve schedules of any length.
     return [round(share * (schedule.steps - 1)) for share in options.noise]
 
 

@@ -123,7 +123,7 @@ def read_decoder(inputs: LevelInputs) -> list[Reading]:
         *state.level_args(inputs.level),
         with_points=(state.eps,),
         steps=inputs.options.decoder_steps,
-        probes=0,
+        probes=0,  # the ends of the spectrum alone: a product costs most here
         dense=0,
     )
     readings = [

@@ -19,6 +19,7 @@ def read_memory(inputs: LevelInputs) -> list[Reading]:
     queries = inputs.queries[: inputs.data.num_probe]
     readings = []
     for tau_name in ("raw", "scaled"):
+        # Undefined unless the curvature can be computed; a table then says why.
         norms = dict.fromkeys(memory.NAMES, np.full(len(queries), np.nan))
         why = ""
         try:
@@ -54,6 +55,7 @@ def read_retrieval(inputs: LevelInputs) -> list[Reading]:
     queries = inputs.queries
     memories = inputs.memories
 
+    # No vote has more neighbors than there are memories.
     ks = tuple(k for k in inputs.options.ks if k <= len(memories))
     votes = retrieval.hard_votes(jnp.asarray(queries), jnp.asarray(memories), labels, 2, ks)
     for k, shares in votes.items():

@@ -151,6 +151,7 @@ def run(
     for model in folders:
         check_model(model, data, options)
     check_noise_levels({model.name: model.schedule for model in folders}, options)
+    # The smallest rank sets the norm of a pulled-back Hessian, so all models have the same ranks.
     dimensions = [count_dimensions(model.config, data.image_shape) for model in folders]
     ranks = select_ranks(dimensions, options)
     jobs = [ProbeJob(model, data, ranks, options) for model in folders]
@@ -197,21 +198,30 @@ def run_job(
     """
     rows = []
     for i, point in enumerate(job.grid):
-        note = f"{job.model.name}, {point.weights} weights, t = {point.t}, level {point.level}"
-        report(i, note)
-
-        def on_reading(name: str, i: int = i, note: str = note) -> None:
-            report(i, f"{note}: {name}")
-
-        part = job.part_name(point)
-        path = f"parts/{part}.json"
-        inputs = {"about": job.inputs, **point._asdict()}
-        write = functools.partial(_write_part, workdir / path, job, point, on_reading)
-        stages.stage(workdir, part, inputs, (path,), write)
-        part_rows = files.read_json(workdir / path)["rows"]
-        rows += [point._asdict() | row for row in part_rows]
+        rows += run_part(job, point, workdir, functools.partial(report, i))
     report(len(job.grid), "")
     return rows
+
+
+def run_part(
+    job: ProbeJob, point: GridPoint, workdir: epath.Path, report: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """The rows of one grid point; they are measured unless the part is done."""
+    part = job.part_name(point)
+    path = f"parts/{part}.json"
+    note = f"{job.model.name}, {point.weights} weights, t = {point.t}, level {point.level}"
+    report(note)
+
+    def on_reading(name: str) -> None:
+        report(f"{note}: {name}")
+
+    def make() -> None:
+        state = job.get_state(point.weights, point.t)
+        readings = probe_level(state, job.data, point.level, job.ranks, job.options, on_reading)
+        files.write_json(workdir / path, {"rows": [reading.to_json() for reading in readings]})
+
+    stages.stage(workdir, part, {"about": job.inputs, **point._asdict()}, (path,), make)
+    return [point._asdict() | row for row in files.read_json(workdir / path)["rows"]]
 
 
 def forget_parts(jobs: Sequence[ProbeJob], workdir: epath.Path, redo: str) -> None:
@@ -257,14 +267,6 @@ def check_noise_levels(schedules: Mapping[str, Schedule], options: ProbeOptions)
                 f"{expected.round(4).tolist()} of {len(first.alpha_bar)} steps in {first_name}; "
                 "probe them in separate calls"
             )
-
-
-def _write_part(
-    path: epath.Path, job: ProbeJob, point: GridPoint, on_reading: Callable[[str], None]
-) -> None:
-    state = job.get_state(point.weights, point.t)
-    readings = probe_level(state, job.data, point.level, job.ranks, job.options, on_reading)
-    files.write_json(path, {"rows": [reading.to_json() for reading in readings]})
 
 
 def _report(progress: Progress, done_before: int, total: int, done: int, note: str) -> None:

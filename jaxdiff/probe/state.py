@@ -107,6 +107,8 @@ def build_state(
     eps = draw_noise(image_shape, np.arange(data.num_probe), options.seed)
     xt = _noise_images(model.schedule, data.probed, eps, t)
 
+    # One eps for queries and memory: a query is another x_t of an image, at the same distance
+    # from the memory's images as the clean images are, times s.
     image_sets = [xt]
     if data.has_memory:
         memory = data.memory
@@ -180,6 +182,7 @@ def compute_activations(functions: Maps, xt: Images, params: Params, t: int) -> 
     chunks = []
     for start in range(0, len(xt), FORWARD):
         indices = np.arange(start, min(start + FORWARD, len(xt)))
+        # One compiled program for every number of images: the last chunk repeats its images.
         padded = xt[np.resize(indices, FORWARD)]
         levels = functions.levels(jnp.asarray(padded), params, jnp.asarray(t, jnp.int32))
         chunks.append([np.asarray(z).reshape(FORWARD, -1)[: len(indices)] for z in levels])

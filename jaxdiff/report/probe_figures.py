@@ -205,6 +205,7 @@ def _plot_panels(
     panels: Sequence[Panel], draw: DrawPanel, handles: Sequence[Line2D], columns: int
 ) -> Figure | None:
     """The panels that have something to draw; None where there is none."""
+    # Drawn once on trial, since the layout depends on how many panels have something to show.
     filled = [panel for panel in panels if draw(Figure().add_subplot(), panel)]
     if not filled:
         return None
