@@ -107,8 +107,7 @@ def build_state(
     eps = draw_noise(image_shape, np.arange(data.num_probe), options.seed)
     xt = _noise_images(model.schedule, data.probed, eps, t)
 
-    # One eps for queries and memory: a query is another x_t of an image, at the same distance
-    # from the memory's images as the clean images are, times s.
+    # Queries and memory share one eps, so distances are s times those of the clean images.
     image_sets = [xt]
     if data.has_memory:
         memory = data.memory
