@@ -106,26 +106,23 @@ def options() -> Options:
     )
 
 
-def summary(result: dict) -> str:
+def summary(result: results.Result) -> str:
     """The first numbers that people look for; the rest is in the report."""
-    words = [f"gate {q['value']:.2f}" for q in result.get("quality", [])[:1]]
+    words = [f"gate {q.value:.2f}" for q in result.estimates("quality")[:1]]
     words += [
-        f"minority share {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
-        for s in result.get("share", [])[:1]
+        f"minority share {s.value:.3f} [{s.low:.3f}, {s.high:.3f}]"
+        for s in result.estimates("share")[:1]
     ]
-    lpips = {e["name"]: e["value"] for e in result.get("lpips", [])}
+    lpips = {e.name: e.value for e in result.estimates("lpips")}
     words += (
         [f"LPIPS {lpips['all_pairs']:.4f} (reference {lpips['training_data']:.4f})"]
         if lpips
         else []
     )
-    nearest = [
-        e
-        for e in result["neighbors"]
-        if e["name"] == "kth" and e["k"] == result["neighbors"][0]["k"]
-    ]
+    first_k = result.estimates("neighbors")[0].labels["k"]
+    nearest = result.estimates("neighbors", "kth", k=first_k)
     words += [
-        f"{e['space']} {e['metric']} to neighbor {e['k']}, {e['images'].replace('_', '-')}: {e['value']:.4f}"
+        f"{e.labels['space']} {e.labels['metric']} to neighbor {e.labels['k']}, {e.labels['images'].replace('_', '-')}: {e.value:.4f}"
         for e in nearest
     ]
     return "; ".join(words)
@@ -156,7 +153,7 @@ def main() -> None:
             )
         evaluate(sets, reference, chosen, workdir, progress)
     for cell in results.read_cells(workdir):
-        _cli.console.print(f"{cell.name}: {summary(cell.result)}")
+        _cli.console.print(f"{cell.name}: {summary(cell)}")
     _cli.console.print(f"report: {report.write(workdir)}")
 
 

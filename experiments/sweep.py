@@ -146,10 +146,10 @@ def main() -> None:
     if not parallel.is_leader():
         return
     for done in finished:
-        gate = done.result["quality"][0]["value"]
+        gate = done.estimates("quality")[0].value
         shares = (
-            f"{s['name']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
-            for s in done.result["share"]
+            f"{s.name} {s.value:.3f} [{s.low:.3f}, {s.high:.3f}]"
+            for s in done.estimates("share")
         )
         _cli.console.print(
             f"{done.name}: gate {gate:.2f}, minority share {', '.join(shares) or 'undefined'}"

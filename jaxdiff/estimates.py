@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -386,22 +386,3 @@ def falls(
     mean, log_low, log_high = mean_t(ratio.tolist()) or (float(ratio[0]), math.nan, math.nan)
     return {"refuted": up > 0, "share": share, "low": low, "high": high, "n": n, "undecided": n - down - up,
             "log_ratio": mean, "log_low": log_low, "log_high": log_high}  # fmt: skip
-
-
-Verdict = Literal["supported", "contradicted", "smaller than half the paper's", "undecided"]
-HALF_THE_EFFECT = -0.25  # the paper's depth 6 against 2 is -0.51 logit of the minority share
-
-
-def verdict(low: float, high: float) -> Verdict:
-    """What a 95 % interval of the contrast, deepest minus shallowest logit of the minority share, says of the claim."""
-    below, weak = high < 0, low > HALF_THE_EFFECT
-    if below and weak:
-        return "smaller than half the paper's"
-    return "supported" if below else "contradicted" if weak else "undecided"
-
-
-def equivalent(low: float, high: float, target: float, margin: float = 0.02) -> Verdict:
-    """Whether a share agrees with `target` within `margin` (two one-sided tests: the 90 % interval lies inside)."""
-    inside = target - margin < low and high < target + margin
-    outside = high < target - margin or low > target + margin
-    return "supported" if inside else "contradicted" if outside else "undecided"

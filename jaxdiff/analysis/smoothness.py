@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxdiff import files, results
-from jaxdiff.analysis.queries import Mix, in_words
+from jaxdiff.analysis.queries import format_mix, group_key
 from jaxdiff.estimates import fallen, falls
 
 Row = dict[str, Any]
@@ -63,9 +63,9 @@ def of_cells(cells: Sequence[results.CellResult]) -> dict[str, list[Probed]]:
     """A study's models by training data and seed, which are probed at the same points; shallowest first."""
     found: dict[str, list[Probed]] = {}
     for cell in (cell for cell in cells if cell.probe):
-        own = cell.own
-        one = Probed(own["model"], own["depth"], own["parameters"], own["bottleneck"], cell.probe)
-        found.setdefault(f"{in_words(Mix.of(cell))}, seed {own['seed']}", []).append(one)
+        own = cell.info
+        one = Probed(own.model, own.depth, own.parameters, own.bottleneck or 0, cell.probe)
+        found.setdefault(f"{format_mix(group_key(cell))}, seed {own.seed}", []).append(one)
     return {group: in_order(models) for group, models in found.items()}
 
 

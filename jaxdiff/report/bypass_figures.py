@@ -17,7 +17,7 @@ from jaxdiff import results
 from jaxdiff.analysis import bypass
 from jaxdiff.analysis import similarity as likeness
 from jaxdiff.analysis.queries import interval
-from jaxdiff.report.style import COLOURS, INK, MARKS, mark, ruled
+from jaxdiff.report.style import COLORS, INK, MARKERS, series_style, style_axes
 
 Row = dict[str, Any]
 SHOWN = 4  # noises of a cell
@@ -46,10 +46,10 @@ def measures(found: dict[str, Row]) -> Figure | None:
             for j, cells in enumerate(grouped.values()):
                 ps = [p for f, p in bypass.places(cells[0]) if f == form or not p]
                 drawn = [(p, here) for p in ps if (here := bypass.value(cells, key, form, p))]
-                _band(ax, drawn, COLOURS[i], MARKS[j % len(MARKS)], 0.12 / len(grouped))
-    handles = [Line2D([], [], color=COLOURS[i], label=form) for i, form in enumerate(forms)]
+                _band(ax, drawn, COLORS[i], MARKERS[j % len(MARKERS)], 0.12 / len(grouped))
+    handles = [Line2D([], [], color=COLORS[i], label=form) for i, form in enumerate(forms)]
     handles += [
-        Line2D([], [], color=INK, marker=MARKS[j % len(MARKS)], linestyle="none", label=str(group))
+        Line2D([], [], color=INK, marker=MARKERS[j % len(MARKERS)], linestyle="none", label=str(group))
         for j, group in enumerate(grouped)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
@@ -72,7 +72,7 @@ def _band(
 def _grid(count: int, columns: int) -> tuple[Figure, list[Axes]]:
     rows = -(-count // columns)
     figure = Figure(figsize=(2.9 * columns, 2.4 * rows + 0.5), layout="constrained")
-    return figure, [ruled(figure.add_subplot(rows, columns, i + 1)) for i in range(count)]
+    return figure, [style_axes(figure.add_subplot(rows, columns, i + 1)) for i in range(count)]
 
 
 def samples(name: str, own: Row, workdir: epath.Path) -> Figure | None:
@@ -208,15 +208,15 @@ def curves(found: dict[str, Row]) -> Figure | None:
                     for p in ps
                     if (row := likeness.at(own, between, name, form, p))
                 ]
-                _band(left, drawn, COLOURS[k], MARKS[j % len(MARKS)])
+                _band(left, drawn, COLORS[k], MARKERS[j % len(MARKERS)])
             control = [
                 (row["guidance"], interval(row)) for row in likeness.control(own, between, name)
             ]
-            _band(right, sorted(control), INK, MARKS[j % len(MARKS)])
+            _band(right, sorted(control), INK, MARKERS[j % len(MARKERS)])
         right.invert_xaxis()
-    handles = [Line2D([], [], color=COLOURS[k], label=form) for k, form in enumerate(forms)]
+    handles = [Line2D([], [], color=COLORS[k], label=form) for k, form in enumerate(forms)]
     handles += [
-        Line2D([], [], color=INK, marker=mark(j)[1], linestyle="none", label=name)
+        Line2D([], [], color=INK, marker=series_style(j)[1], linestyle="none", label=name)
         for j, name in enumerate(found)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)

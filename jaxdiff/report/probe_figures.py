@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jaxdiff.analysis.smoothness import Probed, in_short, of_cells
-from jaxdiff.report.style import COLOURS, INK, MARKS, mark, ruled
+from jaxdiff.report.style import COLORS, INK, MARKERS, series_style, style_axes
 from jaxdiff.results import CellResult
 
 Models = Sequence[Probed]
@@ -73,7 +73,7 @@ def _lines(ax: Axes, models: Models, key: str, where: dict[str, Any]) -> bool:
             if not found:
                 continue
             x, (low, middle, high) = [x for x, _ in found], np.array([q for _, q in found]).T
-            colour, marker = mark(i)
+            colour, marker = series_style(i)
             drawn = True
             ax.plot(x, middle, marker=marker, linestyle=line, color=colour, markersize=4, linewidth=1.2,
                     fillstyle="full" if weights == "trained" else "none")  # fmt: skip
@@ -101,7 +101,7 @@ def _figure(
         draw(ax, panel)
         ax.set_title(panel.title, fontsize=9)
         ax.set_yscale("log" if panel.log and _positive(ax) else "linear")
-        ruled(ax).tick_params(labelsize=8)
+        style_axes(ax).tick_params(labelsize=8)
     for ax in axs[len(kept) :]:
         ax.set_visible(False)
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
@@ -117,8 +117,8 @@ def _names(models: Models) -> list[Line2D]:
         Line2D(
             [],
             [],
-            color=mark(i)[0],
-            marker=mark(i)[1],
+            color=series_style(i)[0],
+            marker=series_style(i)[1],
             label=f"{model.name} ({model.bottleneck} px)",
         )
         for i, model in enumerate(models)
@@ -169,7 +169,7 @@ def against_depth(models: Models) -> Figure | None:
                 if q:
                     drawn = True
                     ax.errorbar(x + away + 0.12 * (i // 2 - (len(times) - 1) / 2), q[1], [[q[1] - q[0]], [q[2] - q[1]]],
-                                fmt=MARKS[i // 2 % 6], color=COLOURS[i // 2 % 6], capsize=2, markersize=4,
+                                fmt=MARKERS[i // 2 % 6], color=COLORS[i // 2 % 6], capsize=2, markersize=4,
                                 fillstyle="full" if weights == "trained" else "none")  # fmt: skip
         long = max(len(model.name) for model in models) > 8
         ax.set_xticks(range(len(models)), [model.name for model in models], fontsize=7, rotation=25 if long else 0,
@@ -183,7 +183,7 @@ def against_depth(models: Models) -> Figure | None:
     levels = [panel._replace(title=f"bottleneck: {panel.title}") for panel in _level_panels(models)]
     handles = [
         Line2D(
-            [], [], color=COLOURS[i % 6], marker=MARKS[i % 6], linestyle="none", label=f"t = {t}"
+            [], [], color=COLORS[i % 6], marker=MARKERS[i % 6], linestyle="none", label=f"t = {t}"
         )
         for i, t in enumerate(times)
     ]

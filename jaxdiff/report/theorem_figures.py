@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxdiff.report.style import COLOURS, axes, mark
+from jaxdiff.report.style import COLORS, new_axes, series_style
 
 Row = dict[str, Any]
 
@@ -19,7 +19,7 @@ def figure_3(grids: Mapping[str, np.ndarray], proportions: Sequence[float]) -> F
         for level, ax in enumerate(axs):
             grid = grids[f"{row}-{level}"]
             colours = np.array(
-                [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in (COLOURS[1], COLOURS[0])],
+                [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in (COLORS[1], COLORS[0])],
                 np.uint8,
             )
             ax.imshow(colours[grid], interpolation="nearest")
@@ -31,13 +31,13 @@ def figure_3(grids: Mapping[str, np.ndarray], proportions: Sequence[float]) -> F
 
 def share_against_rho(rows: Sequence[Row]) -> Figure:
     """The minority's share among the smoothed sampler's images; a dashed line for its share of the memory."""
-    figure, ax = axes(6.0, 3.8)
+    figure, ax = new_axes(6.0, 3.8)
     for i, trained in enumerate(sorted({row["trained"] for row in rows})):
         for j, majority in enumerate(sorted({row["majority"] for row in rows})):
             mine = [row for row in rows if (row["trained"], row["majority"]) == (trained, majority)]
             if not mine:
                 continue
-            colour, marker = COLOURS[i % len(COLOURS)], mark(j)[1]
+            colour, marker = COLORS[i % len(COLORS)], series_style(j)[1]
             x, value = ([row[key] for row in mine] for key in ("rho", "share"))
             away = [
                 [100 * (row["share"] - row["low"]) for row in mine],
@@ -45,7 +45,7 @@ def share_against_rho(rows: Sequence[Row]) -> Figure:
             ]
             ax.errorbar(x, 100 * np.array(value), away, fmt=f"{marker}-", color=colour, capsize=2, markersize=4, linewidth=1,
                         fillstyle="full" if j == 0 else "none", label=f"{100 * trained:.0f} %, majority {majority}")  # fmt: skip
-        ax.axhline(100 * trained, color=COLOURS[i % len(COLOURS)], linestyle="--", linewidth=0.8)
+        ax.axhline(100 * trained, color=COLORS[i % len(COLORS)], linestyle="--", linewidth=0.8)
     ax.set_xscale("log", base=2)
     ax.set_xticks(
         sorted({row["rho"] for row in rows}),
@@ -65,7 +65,7 @@ def share_against_rho(rows: Sequence[Row]) -> Figure:
 
 def share_against_k(rows: Sequence[Row]) -> Figure:
     """The hard vote of Eq. 1 on noised images by noise level, the first majority of each proportion."""
-    figure, ax = axes(6.0, 3.4)
+    figure, ax = new_axes(6.0, 3.4)
     levels = sorted({row["t"] for row in rows})
     for i, trained in enumerate(sorted({row["trained"] for row in rows})):
         for j, t in enumerate(levels):
@@ -75,8 +75,8 @@ def share_against_k(rows: Sequence[Row]) -> Figure:
                 if (row["trained"], row["t"]) == (trained, t)
                 and row["majority"] == rows[0]["majority"]
             ]
-            ax.plot([row["k"] for row in mine], [100 * row["share"] for row in mine], f"{mark(j)[1]}-", linewidth=1,
-                    color=COLOURS[i % len(COLOURS)], markersize=4, label=f"{100 * trained:.0f} %, t = {t}")  # fmt: skip
+            ax.plot([row["k"] for row in mine], [100 * row["share"] for row in mine], f"{series_style(j)[1]}-", linewidth=1,
+                    color=COLORS[i % len(COLORS)], markersize=4, label=f"{100 * trained:.0f} %, t = {t}")  # fmt: skip
     ax.set_xscale("log")
     ax.set_xlabel("k")
     ax.set_ylabel("called minority, %")

@@ -33,18 +33,18 @@ def groups(cells: Sequence[CellResult]) -> list[Group]:
     """Every group with at least two models beside the encoder's seed: the highest seed of the shallowest model."""
     found = []
     for group in over_seeds(cells):
-        own = group[0].own
+        own = group[0].info
         rivals = [
             c
             for c in cells
-            if all(c.own[key] == own[key] for key in ("proportions", "n", "majority"))
+            if all(getattr(c.info, key) == getattr(own, key) for key in ("proportions", "n", "majority"))
         ]
-        first = min(rivals, key=lambda c: (c.own["depth"], c.own["parameters"])).own["model"]
-        encoder = max((c for c in rivals if c.own["model"] == first), key=lambda c: c.own["seed"])
-        decoders = [c for c in group if c.own["seed"] != encoder.own["seed"]]
+        first = min(rivals, key=lambda c: (c.info.depth, c.info.parameters)).info.model
+        encoder = max((c for c in rivals if c.info.model == first), key=lambda c: c.info.seed)
+        decoders = [c for c in group if c.info.seed != encoder.info.seed]
         if len(decoders) > 1:
             found.append(
-                Group(f"{group[0].name.rpartition('-')[0]}-{own['majority']}", encoder, decoders)
+                Group(f"{group[0].name.rpartition('-')[0]}-{own.majority}", encoder, decoders)
             )
     return found
 
@@ -58,7 +58,7 @@ def keep_images(path: epath.Path, split: Split, classes: Sequence[int], count: i
 
 def write(group: Group, workdir: epath.Path, path: epath.Path, progress: Progress) -> None:
     """The group's entries: of its decoders, and the zero, the encoder's own image of what it encoded itself."""
-    shared, own = workdir / "shared", group.encoder.own
+    shared, own = workdir / "shared", group.encoder.info
     held_out = results.read_npz(shared / IMAGES)
     judge = measure.classifiers(shared)["convolutional"]
     settings = group.encoder.config["sample"] | {"method": "ddim", "eta": 0.0, "clip": False}
@@ -68,17 +68,17 @@ def write(group: Group, workdir: epath.Path, path: epath.Path, progress: Progres
 
     def classify(images: np.ndarray) -> np.ndarray:
         called = flips.roles(
-            classifier.classify(judge, to_uint8(images))[0], own["majority"], own["minority"]
+            classifier.classify(judge, to_uint8(images))[0], own.majority, own.minority
         )
         return np.where(called == flips.ROLES.index("neither"), -1, called)
 
     encoder = drawer_of(group.encoder)
     noise, again, _ = encoder.round_trip(to_float(held_out["images"]), ITERATIONS)
-    true = np.where(held_out["labels"] == own["minority"], 1, 0)
+    true = np.where(held_out["labels"] == own.minority, 1, 0)
     drawer, classes = drawer_of(group.decoders[0]), []
     for cell in group.decoders:
         drawer.use(models.load(workdir / "cells" / cell.name).unet)
-        classes.append(classify(drawer.decode(noise, cell.own["seed"])))
+        classes.append(classify(drawer.decode(noise, cell.info.seed)))
     length = float(np.mean(np.square(noise)))
     where = in_a_row(group.decoders[0]) | {
         "form": "inverted",

@@ -24,20 +24,20 @@ def pairs(cells: Sequence[CellResult]) -> list[Pair]:
     """
 
     def rank(cell):
-        return (cell.own["depth"], cell.own["parameters"], cell.own["seed"])
+        return (cell.info.depth, cell.info.parameters, cell.info.seed)
 
     def place(cell):
-        return (*cell.own["proportions"], cell.own["n"], cell.own["majority"])
+        return (*cell.info.proportions, cell.info.n, cell.info.majority)
 
     found: list[Pair] = []
     for _, group in itertools.groupby(sorted(cells, key=lambda c: (place(c), rank(c))), key=place):
         mine = list(group)
         for cell in mine:
-            base = next(c for c in mine if c.own["seed"] == cell.own["seed"])
+            base = next(c for c in mine if c.info.seed == cell.info.seed)
             later = [
                 c
                 for c in mine
-                if c.own["model"] == cell.own["model"] and c.own["seed"] > cell.own["seed"]
+                if c.info.model == cell.info.model and c.info.seed > cell.info.seed
             ]
             found += [("depth", base, cell)] if base is not cell else []
             found += [("seed", cell, later[0])] if later else []
@@ -51,7 +51,7 @@ def disjoint(a: CellResult, b: CellResult) -> bool:
     (Kadkhodaie et al. 2024).
     """
     (turn, part), (other_turn, other_part) = (
-        divmod(c.own["seed"], c.config["data"]["parts"]) for c in (a, b)
+        divmod(c.info.seed, c.config["data"]["parts"]) for c in (a, b)
     )
     return turn == other_turn and part != other_part
 
@@ -60,20 +60,20 @@ def over_seeds(cells: Sequence[CellResult]) -> list[list[CellResult]]:
     """The cells that differ in the seed alone, two and more of them; with the same majority."""
 
     def key(c):
-        return (c.own["model"], *c.own["proportions"], c.own["n"], c.own["majority"])
+        return (c.info.model, *c.info.proportions, c.info.n, c.info.majority)
 
     groups = [list(group) for _, group in itertools.groupby(sorted(cells, key=key), key=key)]
-    return [sorted(group, key=lambda c: c.own["seed"]) for group in groups if len(group) > 1]
+    return [sorted(group, key=lambda c: c.info.seed) for group in groups if len(group) > 1]
 
 
 def in_a_row(cell: CellResult) -> dict[str, Any]:
     """What the cells of a group over seeds have in common."""
-    proportions = "-".join(f"{100 * p:g}" for p in cell.own["proportions"])
+    proportions = "-".join(f"{100 * p:g}" for p in cell.info.proportions)
     return {
-        "model": cell.own["model"],
+        "model": cell.info.model,
         "proportions": proportions,
-        "N": cell.own["n"],
-        "minority": cell.own["minority"],
+        "N": cell.info.n,
+        "minority": cell.info.minority,
     }
 
 
@@ -81,10 +81,10 @@ def of_noise(cells: Sequence[CellResult]) -> list[dict[str, Any]]:
     """Bias and variance over seeds on the noise that they share."""
     rows = []
     for group in over_seeds(
-        [c for c in cells if len(c.common) and c.own["majority"] != c.own["minority"]]
+        [c for c in cells if len(c.common) and c.info.majority != c.info.minority]
     ):
-        own = group[0].own
-        called = [flips.roles(c.common_labels, own["majority"], own["minority"]) for c in group]
+        own = group[0].info
+        called = [flips.roles(c.common_labels, own.majority, own.minority) for c in group]
         where = in_a_row(group[0]) | {
             "form": "noise",
             "encoder": "",
@@ -92,7 +92,7 @@ def of_noise(cells: Sequence[CellResult]) -> list[dict[str, Any]]:
             "true": "all",
         }
         classes = np.where(np.stack(called) == flips.ROLES.index("neither"), -1, np.stack(called))
-        rows += [where | row for row in bias_variance.of_noise(classes, own["proportions"][1])]
+        rows += [where | row for row in bias_variance.of_noise(classes, own.proportions[1])]
     return rows
 
 
@@ -107,9 +107,9 @@ def compare(
     for i, (kind, a, b) in enumerate(chosen):
         progress("compare", i, len(chosen), f"{a.name} and {b.name}")
         where = {"kind": kind, "a": a.name, "b": b.name}
-        if a.own["majority"] != a.own["minority"]:  # images without labels cannot flip
+        if a.info.majority != a.info.minority:  # images without labels cannot flip
             one, other = (
-                flips.roles(c.common_labels, c.own["majority"], c.own["minority"]) for c in (a, b)
+                flips.roles(c.common_labels, c.info.majority, c.info.minority) for c in (a, b)
             )
             found["flips"].append(where | flips.flips(one, other))
         if distance is not None and (kind == "depth" or disjoint(a, b)):

@@ -207,7 +207,7 @@ def test_the_figures_draw_what_was_measured(name, panels):
     shown = [ax for ax in figure.axes if ax.get_visible()]
     assert len(shown) == panels
     assert all(ax.lines or ax.texts for ax in shown)
-    assert "<svg" in style.svg(figure, name)
+    assert "<svg" in style.to_svg(figure, name)
 
 
 def test_what_was_not_measured_is_not_drawn():

@@ -114,4 +114,4 @@ def test_one_prompt_at_one_seed_is_drawn_without_likeness(tmp_path):
     drawn = dict(bypass_figures.pictures("tiny", found["tiny"], epath.Path(tmp_path / "out")))
     assert set(drawn) == {"tiny-blend", "tiny-guidance"}
     for figure in drawn.values():
-        style.svg(figure(), "drawn")
+        style.to_svg(figure(), "drawn")

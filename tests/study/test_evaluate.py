@@ -25,12 +25,10 @@ def run(workdir, sets=None, reference=REFERENCE, **changes):
 
 def test_neighbors_find_the_copies_and_held_out_images_stand_beside(tmp_path):
     run(tmp_path, reference=dataclasses.replace(REFERENCE, held_out=IMAGES[:6]))
-    found = {cell.name: cell.result["neighbors"] for cell in results.read_cells(tmp_path)}
     first = {
-        (name, e["images"]): e["value"]
-        for name in found
-        for e in found[name]
-        if e["k"] == 1 and e["name"] == "kth"
+        (cell.name, e.labels["images"]): e.value
+        for cell in results.read_cells(tmp_path)
+        for e in cell.estimates("neighbors", "kth", k=1)
     }
     assert first["b", "samples"] == 0
     assert first["a", "samples"] > 0.1

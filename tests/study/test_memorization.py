@@ -10,7 +10,7 @@ from jaxdiff.datasets.prepare import prepare
 from jaxdiff.datasets.registry import Split
 from jaxdiff.diffusion import Schedule
 from jaxdiff.models import Model
-from jaxdiff.results import CellResult
+from jaxdiff.results import CellInfo, CellResult
 from jaxdiff.sampling import Sampler, noise_bank
 from jaxdiff.study import inversion, memorization
 from jaxdiff.study import pairwise as compare
@@ -89,8 +89,9 @@ def finished(model, seed, common=(), parts=5, majority=6):
            "proportions": [0.8, 0.2], "majority": majority, "minority": 15 - majority}  # fmt: skip
     labels, none = np.array(common, int), np.zeros((0, 8, 8, 1), np.uint8)
     images = np.zeros((len(labels), 8, 8, 1), np.uint8)
-    return CellResult(own["name"], {"cell": own}, {"data": {"parts": parts}}, {}, [], none, labels[:0], images, labels,
-                      none[:, None])  # fmt: skip
+    return CellResult(name=own["name"], info=CellInfo.from_json(own), sections={}, descriptions={}, run={}, samples=none,
+                      labels=labels[:0], common=images, common_labels=labels, nearest=none[:, None],
+                      config={"data": {"parts": parts}})  # fmt: skip
 
 
 def test_bias_and_variance_over_seeds_on_shared_noise():
@@ -114,7 +115,7 @@ def test_who_encodes_and_who_decodes():
     assert set(found) == {"2-6", "4-6"}, "two seeds leave one to decode"
     for group in found.values():
         assert group.encoder.name == "2-s4", "one encoder for all depths"
-        assert [c.own["seed"] for c in group.decoders] == [0, 2]
+        assert [c.info.seed for c in group.decoders] == [0, 2]
 
 
 def test_parts_that_share_no_image():
