@@ -12,8 +12,6 @@ from jaxtyping import Int, UInt8
 
 from jaxdiff.estimates import Estimate
 
-Info = TypeVar("Info", bound="CellInfo | SetInfo")
-
 
 @dataclasses.dataclass(frozen=True)
 class CellInfo:
@@ -52,7 +50,7 @@ class CellInfo:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "CellInfo":
         """Read the object "cell" of a result.json; missing fields get their defaults."""
-        return _info_from_json(cls, values)
+        return _from_json(cls, values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,16 +85,7 @@ class SetInfo:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "SetInfo":
         """Read the object "set" of a result.json; missing fields get their defaults."""
-        return _info_from_json(cls, values)
-
-
-def _info_from_json(cls: type[Info], values: Mapping[str, Any]) -> Info:
-    fields = {field.name for field in dataclasses.fields(cls)}
-    arguments: dict[str, Any] = {}
-    for key in fields & values.keys():
-        value = values[key]
-        arguments[key] = tuple(value) if isinstance(value, list) else value
-    return cls(**arguments)
+        return _from_json(cls, values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +94,7 @@ class DepthFigure:
 
     estimate: str
     label: str
-    scale: float = 1.0
+    scale: float | int = 1.0
     reference: str = ""
 
 
@@ -148,7 +137,7 @@ class Section:
             caption=values.get("caption", ""),
             topic=values.get("topic", ""),
             table=values.get("table") or name,
-            figure=None if figure is None else DepthFigure(**figure),
+            figure=None if figure is None else _from_json(DepthFigure, figure),
         )
 
 
@@ -259,3 +248,16 @@ class StudyResults:
         """Test images of the class that has fewest, on which the classifier was tested."""
         matrix = self.confusion.get("matrix", {}).get("convolutional", [])
         return min((sum(counts) for counts in matrix if sum(counts)), default=0)
+
+
+Fields = TypeVar("Fields", bound=CellInfo | SetInfo | DepthFigure)
+
+
+def _from_json(cls: type[Fields], values: Mapping[str, Any]) -> Fields:
+    # Older and newer files may lack fields or have more of them.
+    fields = {field.name for field in dataclasses.fields(cls)}
+    arguments: dict[str, Any] = {}
+    for key in fields & values.keys():
+        value = values[key]
+        arguments[key] = tuple(value) if isinstance(value, list) else value
+    return cls(**arguments)

@@ -66,7 +66,9 @@ def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
     ValueError
         Where the file is damaged.
     """
+    # NumPy seeks in the file, which a bucket's files cannot do.
     data = epath.Path(path).read_bytes()
+    # Arrays of objects are pickles, which can run code.
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return dict(arrays)
@@ -96,6 +98,7 @@ def read_study(workdir: epath.PathLike) -> StudyResults:
         Where neither a set nor a cell is finished, or a file is damaged.
     """
     workdir = epath.Path(workdir)
+    # Older code wrote sets as cells of the same folder, which may still lie there.
     has_sets = bool(_finished_folders(workdir / "sets"))
     return StudyResults(
         cells=() if has_sets else read_cells(workdir),
@@ -149,7 +152,7 @@ def collect_sections(results: Sequence[Result]) -> list[Section]:
     sections: dict[str, Section] = {}
     for result in results:
         for name, estimates in result.sections.items():
-            if not estimates:
+            if not estimates:  # undefined for these images, such as a share without classes
                 continue
             if name not in result.descriptions:
                 raise ValueError(_describe_missing_section(result, name))
@@ -194,6 +197,7 @@ def _read_set(folder: epath.Path) -> SetResult:
 
 def _read_common_fields(folder: epath.Path, result: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that cells and sets share."""
+    # measures/ may hold more than result.json: measures that the settings no longer ask for.
     names = [name for name in result if name not in NOT_SECTIONS]
     samples = read_npz(folder / "samples.npz")["arr_0"]
     common = _read_arrays(folder / "common.npz").get("arr_0", samples[:0])

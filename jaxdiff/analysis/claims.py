@@ -92,6 +92,7 @@ def equivalent(low: float, high: float, target: float, margin: float = 0.02) -> 
 
     These are two one-sided tests: supported where the interval lies inside the margin.
     """
+    # Schuirmann (1987): both one-sided tests at 5 % reject where the 90 % interval is inside.
     if target - margin < low and high < target + margin:
         return "supported"
     is_outside = high < target - margin or low > target + margin
@@ -134,6 +135,7 @@ def primary_claims(
     """
     claims = []
     for mix, group in list(group_by_mix(cells).items())[:MAX_PROPORTIONS]:
+        # Controls, which change a row of Table A, are no part of the contrast over depth.
         names = model_names(group)
         candidates = [name for name in names if name in bare] or names
         shallow, deep = primary or (candidates[0], candidates[-1])
@@ -181,6 +183,7 @@ def _judge_amplification(contrast: _Contrast, mix: Mix, test_images: int) -> Cla
     p_value = None
     if estimate.low is not None and estimate.high is not None:
         p_value = float(stats.ttest_1samp(changes, 0.0).pvalue)
+        # The interval decides only where nothing else explains or hides the difference.
         if not why:
             why = _contradicting_evidence(contrast, mix, estimate.high)
             result = "undecided" if why else verdict(estimate.low, estimate.high)

@@ -25,6 +25,8 @@ from jaxdiff.results import CellInfo, Result, Section, StudyResults
 MAX_COLUMNS = 16
 MAX_NEAREST_MODELS = 8
 MIN_GATE = 0.7  # of a model's samples that should be one of the two classes
+
+# Between models of different seeds or training data, as a fraction of the distance of two depths.
 SEED_OFFSET = 0.12
 MIX_OFFSET = 0.04
 
@@ -53,8 +55,8 @@ def against_depth(results: Sequence[Result], section: Section) -> Figure | None:
     for i, (mix, group) in enumerate(groups.items()):
         intervals = _intervals(group, section.name, drawing.estimate, names)
         if intervals:
-            _draw_intervals(ax, intervals, i, drawing.scale, format_mix(mix))
-    if not ax.containers:
+            _draw_intervals(ax, intervals, i, scale=drawing.scale, label=format_mix(mix))
+    if not ax.containers:  # no result has a value
         return None
     for i, (mix, group) in enumerate(groups.items()):
         reference = _reference_value(group, mix, section.name, drawing.reference)
@@ -75,11 +77,13 @@ def _intervals(
 ) -> list[_Interval]:
     estimates = [(result, result.find(section, name)) for result in results]
     defined = [(r, e) for r, e in estimates if e is not None and e.value is not None]
+    # Centered on the model, so that one seed stands exactly above its name.
     seeds = sorted({seed_of(result) for result, _ in defined})
     intervals = []
     for result, estimate in defined:
         offset = SEED_OFFSET * (seeds.index(seed_of(result)) - (len(seeds) - 1) / 2)
         value = float(estimate)
+        # Without an interval the bar has no length.
         low = value if estimate.low is None else estimate.low
         high = value if estimate.high is None else estimate.high
         x = names.index(model_name(result)) + offset
@@ -88,7 +92,7 @@ def _intervals(
 
 
 def _draw_intervals(
-    ax: Axes, intervals: Sequence[_Interval], series: int, scale: float, label: str
+    ax: Axes, intervals: Sequence[_Interval], series: int, *, scale: float, label: str
 ) -> None:
     table = np.array(intervals)
     x = table[:, 0] + MIX_OFFSET * series
@@ -172,6 +176,7 @@ def first_samples(study: StudyResults) -> Figure | None:
 )
 def nearest_training_images(study: StudyResults) -> Figure:
     """Two rows for each model of the first seed."""
+    # Other seeds would repeat the picture; the table has all of them.
     seed = seed_of(study.results[0])
     same_seed = [r for r in study.results if seed_of(r) == seed and len(r.nearest)]
     results = same_seed[:MAX_NEAREST_MODELS]
@@ -250,6 +255,7 @@ def loss_curves(study: StudyResults) -> Figure:
             continue
         steps = np.array([line["step"] for line in cell.metrics])
         loss = np.array([line["loss"] for line in cell.metrics])
+        # Only windows that lie wholly in the run, so the curve begins a window later.
         width = max(1, len(loss) // 30)
         smooth = np.convolve(loss, np.ones(width) / width, mode="valid")
         ax.plot(steps[width - 1 :], smooth, color=color_of(i), label=cell.name, linewidth=1.2)

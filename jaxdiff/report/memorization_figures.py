@@ -67,6 +67,7 @@ def central(study: StudyResults) -> Figure | None:
     if rates:
         ax.axhline(100 * float(np.mean(rates)), color=INK, linestyle=":", linewidth=1)
     ax.axvline(0, color=INK, linewidth=0.6)
+    # At least 10 %, so that a few memorized samples do not fill the axis; room below 0 for marks.
     top = max(10.0, 1.1 * ax.get_ylim()[1])
     ax.set_ylim(-0.04 * top, top)
     ax.set_xlabel("amplification: logit of the majority, generated - trained")
@@ -101,9 +102,10 @@ def effective_k(study: StudyResults) -> Figure:
             r2 = _select(estimates, "r2", curve)
             linestyle = f"{marker}-" if curve is TRAINING_MEMORY else curve.linestyle
             linewidth = 0.8 if curve.denoiser == "gaussian" else 1.2
-            _draw_over_noise(right, r2, color, linestyle, linewidth)
+            _draw_over_noise(right, r2, color, linestyle, linewidth=linewidth)
     _label_axes(left, "effective k")
     _label_axes(right, "R² as a prediction of the model")
+    # k lies between one training image and all of them.
     largest = max(result.info.n for result in study.results)
     left.set(yscale="log", ylim=(0.9, 1.1 * largest))
     right.set_ylim(0, 1.02)
@@ -151,6 +153,7 @@ def _training_path(result: Result) -> list[Point]:
     pairs.append((odds_ratio, memorized))
     points = []
     for odds, share in pairs:
+        # A ratio of 0, where the majority was never drawn, has no logarithm.
         if odds is None or share is None or not odds.value or share.value is None:
             continue
         points.append(Point(math.log(odds.value), 100 * share.value))
@@ -174,6 +177,7 @@ def _select(estimates: Sequence[Estimate], name: str, curve: Curve) -> list[Esti
     """The defined estimates of a curve; the fitted denoiser is the soft k-NN one."""
     selected = []
     for estimate in estimates:
+        # rho and k_eff exist for the soft k-NN denoiser alone and name none.
         denoiser = estimate.labels.get("denoiser", "soft_knn")
         has_memory = curve.memory in ("", estimate.labels.get("memory"))
         if estimate.name == name and denoiser == curve.denoiser and has_memory:
@@ -186,6 +190,7 @@ def _draw_over_noise(
     estimates: Sequence[Estimate],
     color: str,
     linestyle: str,
+    *,
     linewidth: float = 1.2,
 ) -> None:
     t = [estimate.labels["t"] for estimate in estimates]

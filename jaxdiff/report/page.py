@@ -69,7 +69,7 @@ def write(workdir: epath.PathLike) -> epath.Path:
     """
     workdir = epath.Path(workdir)
     study = read_study(workdir)
-    sections = collect_sections(study.results)  # before anything is written
+    sections = collect_sections(study.results)  # raises before anything is written
     measures = _build_measures(study, sections, workdir)
     # Figures come first in every topic, and long tables of a single measure last.
     blocks = [
@@ -107,6 +107,7 @@ def _build_measures(
     study: StudyResults, sections: Sequence[Section], workdir: epath.Path
 ) -> list[Block]:
     """What the results say of themselves."""
+    # A user's measure may have the name of a registered figure or table.
     figure_names = set(FIGURES)
     table_names = set(SECTIONS)
     blocks = []

@@ -33,6 +33,7 @@ def table_2(study: StudyResults) -> TableRows:
         rows.append(
             {"quantity": label, "data": data, "training images": printed.training, **values}
         )
+    # Ours first; the paper's other models have no value of ours.
     models = dict.fromkeys([*model_names(study.cells), *paper.TABLE_2_MODELS])
     return _with_columns(rows, ["quantity", "data", "training images", *models])
 
@@ -114,6 +115,7 @@ def _neighbors_table(study: StudyResults, estimate: str) -> TableRows:
     neighbors = [e for result in study.results for e in result.estimates("neighbors")]
     if not neighbors:
         return rows
+    # In the order of the settings, which the estimates keep.
     columns = list(dict.fromkeys((e.labels["space"], e.labels["k"]) for e in neighbors))
     has_held_out = any(e.labels["images"] == "held_out" for e in neighbors)
     for mix, group in group_by_mix(study.results).items():

@@ -21,6 +21,7 @@ from jaxdiff.results import Section, StudyResults
 )
 def verdicts(study: StudyResults) -> TableRows:
     """A row for each primary claim."""
+    # A model that is given by a name alone is an unchanged row of Table A, the others are controls.
     entries = study.settings.get("models", {})
     primary_claims = claims.primary_claims(
         study.cells,
@@ -199,6 +200,7 @@ def training(study: StudyResults) -> TableRows:
     for cell in study.cells:
         if not cell.metrics:
             continue
+        # The first line includes the time of compilation; the median is robust to other pauses.
         speeds = sorted(line["images_per_second"] for line in cell.metrics[1:])
         median_speed = speeds[len(speeds) // 2] if speeds else ""
         rows.append(

@@ -188,6 +188,14 @@ def make_cell(info: CellInfo, **sections: Sequence[Estimate]) -> CellResult:
     )
 
 
+def make_shares(model: str, *shares: float | None) -> list[CellResult]:
+    """A cell of this model for each share of the minority, with the seeds 0, 1, ..."""
+    return [
+        make_cell(make_info(model, seed), share=[estimate("classified", share)])
+        for seed, share in enumerate(shares)
+    ]
+
+
 def write_study(
     workdir: epath.PathLike,
     measures: Sequence[SmallMeasure] = ALL_MEASURES,

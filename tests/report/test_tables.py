@@ -1,30 +1,21 @@
-"""Tables over a whole study, and the figure of a measure against depth."""
+"""Tables over a whole study."""
 
-import dataclasses
-
-import numpy as np
 import pytest
 
 from jaxdiff.estimates import Estimate
-from jaxdiff.report import figures, paper_tables, study_tables, tables
-from jaxdiff.results import DepthFigure, Section, StudyResults, read_study
-from tests.report.small_results import estimate, make_cell, make_info, write_study
+from jaxdiff.report import paper_tables, study_tables, tables
+from jaxdiff.results import StudyResults, read_study
+from tests.report.small_results import estimate, make_shares, write_study
 
 
 def make_study(*cells):
     return StudyResults(settings={}, cells=cells)
 
 
-def shares(model, *values):
-    """A cell of this model for each share, with the seeds 0, 1, ..."""
-    return [
-        make_cell(make_info(model, seed), share=[estimate("classified", value)])
-        for seed, value in enumerate(values)
-    ]
-
-
 def test_table_2_has_the_papers_rows_below_ours():
-    rows = paper_tables.table_2(make_study(*shares("2", 0.2, 0.22), *shares("6", 0.1, 0.1)))
+    rows = paper_tables.table_2(
+        make_study(*make_shares("2", 0.2, 0.22), *make_shares("6", 0.1, 0.1))
+    )
     assert rows[0] == {
         "quantity": "minority, %",
         "data": "80-20, N = 300",
@@ -43,7 +34,9 @@ def test_table_2_has_the_papers_rows_below_ours():
 
 
 def test_one_seed_has_a_share_and_no_interval():
-    rows = study_tables.over_seeds(make_study(*shares("2", 0.2), *shares("6", 0.1, 0.11, 0.12)))
+    rows = study_tables.over_seeds(
+        make_study(*make_shares("2", 0.2), *make_shares("6", 0.1, 0.11, 0.12))
+    )
     assert rows[0]["note"] == "one seed has no interval"
     assert rows[0]["mean share"] == ""
     assert rows[0]["share of each seed"] == "0.200"
@@ -70,31 +63,3 @@ def test_formatted_estimates_are_empty_where_undefined(value):
     assert text == ("" if value is None else "0.500 [0.480, 0.520]")
     assert tables.format_estimate(None) == ""
     assert tables.format_estimate(Estimate(0.5), digits=1) == "0.5"
-
-
-def depth_section(reference=""):
-    drawing = DepthFigure("classified", "share, %", 100.0, reference)
-    return Section("share", "", "", "shares", "shares", drawing)
-
-
-def test_a_measure_is_drawn_against_depth():
-    """Seeds stand side by side at their model, in percent, with their intervals."""
-    cells = [*shares("6", 0.1, 0.12), *shares("2", 0.2, 0.22)]
-    figure = figures.against_depth(cells, depth_section("trained"))
-    ax = figure.axes[0]
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["2", "6"]
-    points, _, (bars,) = ax.containers[0]
-    np.testing.assert_allclose(points.get_xdata(), [0.94, 1.06, -0.06, 0.06])
-    np.testing.assert_allclose(points.get_ydata(), [10, 12, 20, 22])
-    ends = np.array([segment[:, 1] for segment in bars.get_segments()])
-    np.testing.assert_allclose(ends[0], [8, 12])
-    dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
-    np.testing.assert_allclose(dashed[0].get_ydata(), 20)
-
-
-def test_undefined_values_are_not_drawn():
-    cells = shares("2", 0.2, None)
-    figure = figures.against_depth(cells, depth_section())
-    assert len(figure.axes[0].containers[0][0].get_ydata()) == 1
-    assert figures.against_depth(shares("2", None), depth_section("trained")) is None
-    assert figures.against_depth(cells, dataclasses.replace(depth_section(), figure=None)) is None
