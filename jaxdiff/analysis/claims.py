@@ -6,6 +6,7 @@ training data. Everything else in a report is exploratory.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -182,7 +183,7 @@ def _judge_amplification(contrast: _Contrast, mix: Mix, test_images: int) -> Cla
     result: Verdict = "undecided"
     p_value = None
     if estimate.low is not None and estimate.high is not None:
-        p_value = float(stats.ttest_1samp(changes, 0.0).pvalue)
+        p_value = _t_test(changes)
         # The interval decides only where nothing else explains or hides the difference.
         if not why:
             why = _contradicting_evidence(contrast, mix, estimate.high)
@@ -222,6 +223,12 @@ def _judge_alignment(
         estimate=estimate,
         seeds=len(shares),
     )
+
+
+def _t_test(changes: Sequence[float]) -> float | None:
+    """p-value that the mean is 0; None where no change is different from 0 at all."""
+    p_value = float(stats.ttest_1samp(changes, 0.0).pvalue)
+    return None if math.isnan(p_value) else p_value
 
 
 def _missing_evidence(seeds: int, test_images: int) -> str:
