@@ -13,28 +13,40 @@ import numpy as np
 
 from benchmarks.turns import peak, serve
 from jaxdiff import models
+from jaxdiff.denoiser import get_params
 from jaxdiff.landscape import curvature
-from jaxdiff.landscape.level_functions import maps
-from jaxdiff.unet import parameters
+from jaxdiff.landscape.level_functions import level_functions
 
 TASK = json.loads(sys.argv[1])
 LARGEST: list[float] = []
 
 
 def main() -> None:
-    model, n = models.load(TASK["folder"]), TASK["points"]
+    model = models.load(TASK["folder"])
+    n = TASK["points"]
     x = np.random.default_rng(0).standard_normal((n, *model.shape)).astype(np.float32)
-    weights = {name: jnp.asarray(np.asarray(p)) for name, p in parameters(model.unet).items()}
-    given = (weights, jnp.asarray(model.schedule.alpha_bar), jnp.asarray(300, jnp.int32))
-    field = curvature.Field(maps(model.unet.config, model.prediction, model.shape).denoiser)
+    params = {name: jnp.asarray(np.asarray(p)) for name, p in get_params(model.unet).items()}
+    alpha_bar = jnp.asarray(model.schedule.alpha_bar)
+    t = jnp.asarray(300, jnp.int32)
+    functions = level_functions(model.unet.config, model.prediction, model.shape)
+    field = curvature.Field(functions.denoiser)
 
-    def steps(count: int) -> None:
+    def run(count: int) -> None:
         for _ in range(count):
-            options = {"steps": TASK["steps"], "probes": 0, "dense": 0}
-            found = curvature.curvature(field, jnp.asarray(x), jax.random.key(0), *given, **options)
-            LARGEST[:] = [round(float(v), 5) for v in found["largest"][0][:3]]
+            measured = curvature.curvature(
+                field,
+                jnp.asarray(x),
+                jax.random.key(0),
+                params,
+                alpha_bar,
+                t,
+                steps=TASK["steps"],
+                probes=0,
+                dense=0,
+            )
+            LARGEST[:] = [round(float(v), 5) for v in measured["largest"].values[:3]]
 
-    serve(steps, n * TASK["steps"], 0.0, lambda: {"peak_mb": peak(), "largest": LARGEST})
+    serve(run, n * TASK["steps"], 0.0, lambda: {"peak_mb": peak(), "largest": LARGEST})
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
   python -m benchmarks.lpips [--sizes 1000,3000,10000] [--net vgg]
 
-For each number of 32x32 images: time and growth of the peak memory; then the package's time for 1,000 pairs, extrapolated to
-all N(N-1)/2. Needs torch and lpips (extra: parity).
+For each number of 32x32 images: time and growth of the peak memory; then the package's time for
+1,000 pairs, extrapolated to all N(N-1)/2. Needs torch and lpips (extra: parity).
 """
 
-import resource
 import time
 
 from experiments import _cli
@@ -18,37 +17,50 @@ import numpy as np
 import torch
 from absl import app, flags
 
+from benchmarks.turns import peak
 from jaxdiff.measures.lpips import LPIPS
 
 flags.DEFINE_list("sizes", ["1000", "3000", "10000"], "Numbers of images.")
 flags.DEFINE_enum("net", "vgg", ["vgg", "alex"], "The net.")
 FLAGS = flags.FLAGS
 
+NUM_PAIRS = 1000
+BATCH = 100
 
-def peak() -> float:
-    """The process's peak resident memory in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+def time_package(net: str) -> float:
+    """Seconds that the package lpips takes for a pair."""
+    model = package.LPIPS(net=net, pnet_rand=True, verbose=False).eval()
+    first, second = torch.rand(2, NUM_PAIRS, 3, 32, 32) * 2 - 1
+    start = time.perf_counter()
+    with torch.no_grad():
+        for i in range(0, NUM_PAIRS, BATCH):
+            model(first[i : i + BATCH], second[i : i + BATCH])
+    return (time.perf_counter() - start) / NUM_PAIRS
 
 
 def main(_) -> None:
-    rng, ours = np.random.default_rng(0), LPIPS.load(FLAGS.net)
-    theirs = package.LPIPS(net=FLAGS.net, pnet_rand=True, verbose=False).eval()
-    pairs = torch.rand(2, 1000, 3, 32, 32) * 2 - 1
-    then = time.perf_counter()
-    with torch.no_grad():
-        for first in range(0, 1000, 100):
-            theirs(pairs[0, first : first + 100], pairs[1, first : first + 100])
-    a_pair = (time.perf_counter() - then) / 1000
-    print(f"the package lpips: {1000 * a_pair:.2f} ms a pair (1,000 pairs, batches of 100)")
-    ours.mean_pairwise(rng.integers(0, 256, (128, 32, 32, 3)).astype(np.uint8))  # compiled
-    for n in map(int, FLAGS.sizes):
+    rng = np.random.default_rng(0)
+    lpips = LPIPS.load(FLAGS.net)
+    pair_seconds = time_package(FLAGS.net)
+    print(f"the package lpips: {1000 * pair_seconds:.2f} ms a pair (1,000 pairs, batches of 100)")
+    # The first call compiles.
+    lpips.mean_pairwise(rng.integers(0, 256, (128, 32, 32, 3)).astype(np.uint8))
+    for size in FLAGS.sizes:
+        n = int(size)
         images = rng.integers(0, 256, (n, 32, 32, 3)).astype(np.uint8)
-        before, then = peak(), time.perf_counter()
-        found = ours.mean_pairwise(images)
-        seconds, all_pairs = time.perf_counter() - then, a_pair * n * (n - 1) / 2
-        print(f"{n:,} images: {seconds:.1f} s, memory + {peak() - before:.0f} MB, LPIPS {found.value:.4f} +- "
-              f"{found.standard_error:.5f}; all pairs by the package would take {all_pairs / 3600:,.1f} h, "
-              f"{all_pairs / seconds:,.0f} times as long")  # fmt: skip
+        memory = peak()
+        start = time.perf_counter()
+        estimate = lpips.mean_pairwise(images)
+        seconds = time.perf_counter() - start
+        growth = peak() - memory
+        package_seconds = pair_seconds * n * (n - 1) / 2
+        print(
+            f"{n:,} images: {seconds:.1f} s, memory + {growth:.0f} MB, "
+            f"LPIPS {estimate.value:.4f} +- {estimate.standard_error:.5f}; all pairs by the "
+            f"package would take {package_seconds / 3600:,.1f} h, "
+            f"{package_seconds / seconds:,.0f} times as long"
+        )
 
 
 if __name__ == "__main__":

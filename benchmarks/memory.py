@@ -1,9 +1,11 @@
-"""The memory that `experiments.plan` foretells for the devices here, beside what the process takes in a first train step.
+"""Predicted memory of a train step, beside what the process takes in its first one.
 
   python -m benchmarks.memory --config configs/quickstart.py
 
-Each model in a process of its own. Taken is the growth of the peak of the resident set, from before the state is made to after the
-first step. What the compiler took is given back before, as far as the C library does that.
+The prediction is that of `experiments.plan` for the devices here. Each model runs in a process of
+its own. What it takes is the growth of the peak of the resident set, from before the state is made
+to after the first step. What the compiler took is given back before, as far as the C library does
+that.
 """
 
 import ctypes
@@ -21,71 +23,77 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdiff import training
-from jaxdiff.cells import cell as cells
-from jaxdiff.planning import chips as hardware
-from jaxdiff.planning import compiled as programs
-from jaxdiff.study import train
+from jaxdiff.cells import train_step as cell_steps
+from jaxdiff.cells.cell import Cell
+from jaxdiff.planning.chips import local_chip, open_topology
+from jaxdiff.planning.compiled import (
+    Devices,
+    abstract_state,
+    change_training,
+    compile_train_step,
+    count_state_bytes,
+)
+from jaxdiff.study import grid
+from jaxdiff.training_step import init_state
 
-config_flags.DEFINE_config_file("config", None, "The study whose models are taken.")
-flags.DEFINE_string("model", None, "Of this one, as JSON, in this process.")
+config_flags.DEFINE_config_file("config", None, "The study whose models are measured.")
+flags.DEFINE_string("model", None, "Measure this one model, in this process; prints JSON.")
 FLAGS = flags.FLAGS
 
 
-def resident() -> int:
+def resident_bytes() -> int:
     """Bytes of the resident set now."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def peak() -> int:
+def peak_bytes() -> int:
     """Bytes of its peak since it was reset."""
     with open("/proc/self/status") as file:
         return next(1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM"))
 
 
-def measure(cell: cells.Cell) -> dict[str, float]:
-    there = hardware.topology("local")
-    devices = programs.Devices(there, hardware.chip())
-    cell = programs.changed(cell, batch=devices.divided(cell.settings["train"]["batch"]))
-    foretold = (
-        programs.train_step(cell, devices).memory - programs.state_bytes(cell, devices)["images"]
-    )
-    rule, mesh = train.optimizer(cell.settings["train"]), devices.mesh
-    shapes = programs.state(cell, devices)
-    step = train.lower(cell, rule, mesh, shapes, 1).compile()
-    images = jax.jit(
+def measure_memory(cell: Cell) -> dict[str, float]:
+    """Bytes predicted for a train step and its state, and bytes taken."""
+    topology = open_topology("local")
+    devices = Devices(topology, local_chip())
+    cell = change_training(cell, batch=devices.nearest_batch(cell.train.batch))
+    state_bytes = count_state_bytes(cell, devices)
+    predicted = compile_train_step(cell, devices).memory - state_bytes.images
+    optimizer = cell_steps.build_optimizer(cell)
+    shapes = abstract_state(cell, devices)
+    step = cell_steps.lower_train_steps(cell, devices.mesh, shapes, 1).compile()
+    zeros = jax.jit(
         lambda: jax.numpy.zeros(step.in_avals[0][1].shape, jax.numpy.uint8),
         out_shardings=step.input_shardings[0][1],
-    )()
-    initial = train.initial(cell)
+    )
+    images = zeros()
+    params = cell_steps.init_params(cell)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the peak is that of now
-    before = resident()
-    state = training.init_state(initial, rule, mesh, cell.settings["train"]["shard_params"])
+        file.write("5")  # the peak is reset to the present size
+    before = resident_bytes()
+    state = init_state(params, optimizer, devices.mesh, cell.train.shard_params)
     jax.block_until_ready(step(state, images))
-    return {"foretold": foretold * len(there), "taken": peak() - before}
+    return {"predicted": predicted * len(topology), "taken": peak_bytes() - before}
 
 
 def main() -> None:
-    if FLAGS.config is None:
-        raise ValueError(
-            "--config is missing; say whose models to take, as --config configs/quickstart.py"
-        )
-    chosen = {cell.model: cell for cell in cells.expand(FLAGS.config)}
+    _cli.check_required("config")
+    cells = {cell.model: cell for cell in grid.expand(FLAGS.config)}
     if FLAGS.model:
-        print(json.dumps(measure(chosen[FLAGS.model])))
+        print(json.dumps(measure_memory(cells[FLAGS.model])))
         return
-    print("model     foretold, MB   taken, MB   ratio")
-    for model in chosen:
+    print("model     predicted, MB   taken, MB   ratio")
+    for model in cells:
         command = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], f"--model={model}"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
-        ratio = found["taken"] / found["foretold"]
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        measured = json.loads(process.stdout.splitlines()[-1])
+        ratio = measured["taken"] / measured["predicted"]
         print(
-            f"{model:<9} {found['foretold'] / 1e6:12,.0f} {found['taken'] / 1e6:11,.0f} {ratio:7.2f}",
+            f"{model:<9} {measured['predicted'] / 1e6:13,.0f} {measured['taken'] / 1e6:11,.0f} "
+            f"{ratio:7.2f}",
             flush=True,
         )
 

@@ -1,13 +1,13 @@
-"""Exact neighbors against FAISS in the same run: 10,000 queries, 50,000 references, 3,072 dimensions.
+"""Exact neighbors against FAISS in the same run: 10,000 queries, 50,000 references, 3,072 numbers.
 
   python -m benchmarks.neighbors [--queries 10000] [--references 50000] [--dimension 3072] [--k 10]
 
-Prints both times and their ratio, the share of equal indices, the largest relative error of the distances against float64,
-and the peak of resident memory above the inputs. Needs faiss-cpu (extra: parity).
+Prints both times and their ratio, the share of equal indices, the largest relative error of the
+distances against float64, and the peak of resident memory above the inputs. Needs faiss-cpu
+(extra: parity).
 """
 
 import os
-import resource
 import time
 
 from experiments import _cli
@@ -19,6 +19,7 @@ import faiss
 import numpy as np
 from absl import app, flags
 
+from benchmarks.turns import peak
 from jaxdiff.measures.neighbors import nearest
 
 flags.DEFINE_integer("queries", 10_000, "Queries.")
@@ -27,52 +28,70 @@ flags.DEFINE_integer("dimension", 3072, "Numbers a row.")
 flags.DEFINE_integer("k", 10, "Neighbors.")
 FLAGS = flags.FLAGS
 
-
-def peak() -> float:
-    """The process's peak resident memory in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+NUM_CHECKED = 200  # queries whose values are compared with float64's
 
 
-def exact(queries, references, indices, metric):
-    """Values of the found pairs in float64."""
-    q, r = queries[:, None].astype(float), references[indices].astype(float)
+def compute_exact(queries, references, indices, metric):
+    """Values of these pairs in float64."""
+    q = queries[:, None].astype(float)
+    r = references[indices].astype(float)
     if metric == "euclidean":
         return np.sqrt(np.square(q - r).sum(-1))
     return (q * r).sum(-1) / np.sqrt(np.square(q).sum(-1) * np.square(r).sum(-1))
 
 
+def search_faiss(queries, references, metric):
+    """Indices of the nearest references, and the seconds of the search alone."""
+    if metric == "euclidean":
+        index = faiss.IndexFlatL2(FLAGS.dimension)
+    else:
+        queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+        references = references / np.linalg.norm(references, axis=1, keepdims=True)
+        index = faiss.IndexFlatIP(FLAGS.dimension)
+    index.add(references)
+    start = time.perf_counter()
+    _, indices = index.search(queries, FLAGS.k)
+    return indices, time.perf_counter() - start
+
+
+def count_farther(queries, references, indices, faiss_indices, metric):
+    """Neighbors that are farther than FAISS's by float64, where the two differ."""
+    rows = np.flatnonzero((indices != faiss_indices).any(axis=1))
+    values = np.sort(compute_exact(queries[rows], references, indices[rows], metric))
+    faiss_values = np.sort(compute_exact(queries[rows], references, faiss_indices[rows], metric))
+    if metric == "euclidean":
+        return int((values > faiss_values * (1 + 1e-9)).sum())
+    return int((values < faiss_values * (1 - 1e-9)).sum())
+
+
+def compare(queries, references, metric):
+    """Run both on the same data and print what they differ in."""
+    memory = peak()
+    start = time.perf_counter()
+    values, indices = nearest(queries, references, FLAGS.k, metric)
+    seconds = time.perf_counter() - start
+    growth = peak() - memory
+    faiss_indices, faiss_seconds = search_faiss(queries, references, metric)
+    farther = count_farther(queries, references, indices, faiss_indices, metric)
+    checked = slice(0, NUM_CHECKED)
+    exact = compute_exact(queries[checked], references, indices[checked], metric)
+    error = np.abs(values[checked] / exact - 1).max()
+    print(
+        f"{metric}: jaxdiff {seconds:.1f} s, FAISS {faiss_seconds:.1f} s, ratio "
+        f"{faiss_seconds / seconds:.2f} (above 1: jaxdiff is faster); equal indices "
+        f"{np.mean(indices == faiss_indices):.6f}, ours farther by float64 in {farther}; error "
+        f"{error:.1e}; memory above the inputs {growth:.0f} MB"
+    )
+
+
 def main(_) -> None:
     rng = np.random.default_rng(0)
-    shape = FLAGS.dimension
-    queries, references = (
-        rng.standard_normal((n, shape), np.float32) for n in (FLAGS.queries, FLAGS.references)
-    )
-    nearest(queries[:64], references[:8192], FLAGS.k)  # compiled, and the inputs' memory counted
+    queries = rng.standard_normal((FLAGS.queries, FLAGS.dimension), np.float32)
+    references = rng.standard_normal((FLAGS.references, FLAGS.dimension), np.float32)
+    # The first call compiles; from then on the peak has the inputs' memory.
+    nearest(queries[:64], references[:8192], FLAGS.k)
     for metric in ("euclidean", "cosine"):
-        before, then = peak(), time.perf_counter()
-        values, indices = nearest(queries, references, FLAGS.k, metric)
-        ours, grown = time.perf_counter() - then, peak() - before
-        unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries, references)]
-        index = faiss.IndexFlatL2(shape) if metric == "euclidean" else faiss.IndexFlatIP(shape)
-        index.add(references if metric == "euclidean" else unit[1])
-        then = time.perf_counter()
-        _, theirs = index.search(queries if metric == "euclidean" else unit[0], FLAGS.k)
-        peer = time.perf_counter() - then
-        rows = np.flatnonzero((indices != theirs).any(axis=1))
-        pair = [
-            np.sort(exact(queries[rows], references, i[rows], metric)) for i in (indices, theirs)
-        ]
-        worse = (
-            (pair[0] > pair[1] * (1 + 1e-9))
-            if metric == "euclidean"
-            else (pair[0] < pair[1] * (1 - 1e-9))
-        )
-        some = slice(0, 200)
-        wanted = exact(queries[some], references, indices[some], metric)
-        error = np.abs(values[some] / wanted - 1).max()
-        print(f"{metric}: jaxdiff {ours:.1f} s, FAISS {peer:.1f} s, ratio {peer / ours:.2f} (above 1: jaxdiff is faster); "
-              f"equal indices {np.mean(indices == theirs):.6f}, ours farther by float64 in {worse.sum()}; error {error:.1e}; memory above the inputs {grown:.0f} MB")  # fmt: skip
-        del unit, index
+        compare(queries, references, metric)
 
 
 if __name__ == "__main__":

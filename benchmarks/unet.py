@@ -1,11 +1,13 @@
-"""jaxdiff's U-Net beside diffusers' with PyTorch: the same weights, the same batch, two processes in turns.
+"""jaxdiff's U-Net beside diffusers' with PyTorch: same weights, same batch, processes in turns.
 
-benchmarks/train.py and benchmarks/sample.py run it. --peer_python is an interpreter with torch and diffusers (extra:
-parity), this one where it has them. A row says images a second of both, median and range of the rounds; their ratio; and
-what share of this machine's own rate for a float32 matrix product of 2,048, measured in the same run, our model's
-arithmetic reaches. Sampling counts images times steps.
+benchmarks/train.py and benchmarks/sample.py run it. --peer_python is an interpreter with torch and
+diffusers (extra: parity); by default it is this one. A row has the images a second of both, median
+and range of the rounds; their ratio; and the share of this machine's rate for a float32 matrix
+product of 2,048, measured in the same run, that our model's arithmetic reaches. Sampling counts
+images times steps.
 """
 
+import dataclasses
 import statistics
 import sys
 import tempfile
@@ -14,6 +16,7 @@ from absl import flags
 from flax import nnx
 
 from benchmarks.turns import measure, ratio, spread
+from benchmarks.unet_task import UNetTask
 from jaxdiff import diffusers_io
 from jaxdiff.unet import TABLE_A, UNet
 
@@ -32,31 +35,56 @@ FLAGS = flags.FLAGS
 SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000}
 
 
-def row(name: str) -> str:
-    """One model timed."""
-    config = TABLE_A[name] if FLAGS.width == 1.0 else TABLE_A[name].widened(FLAGS.width)
-    unet = UNet(config, rngs=nnx.Rngs(0))
-    unet.config = type(config)(**vars(config) | {"sample_size": FLAGS.size})
+def build_unet(name: str) -> UNet:
+    """A row of Table A as the flags ask for it."""
+    config = TABLE_A[name]
+    if FLAGS.width != 1.0:
+        config = config.widened(FLAGS.width)
+    config = dataclasses.replace(config, sample_size=FLAGS.size)
+    return UNet(config, rngs=nnx.Rngs(0))
+
+
+def time_model(name: str) -> str:
+    """Time a model on both sides; its row of the table."""
+    sides = {
+        "ours": (sys.executable, "benchmarks.unet_jax"),
+        "peer": (FLAGS.peer_python, "benchmarks.unet_torch"),
+    }
     with tempfile.TemporaryDirectory() as folder:
-        diffusers_io.save_pipeline(unet, SCHEDULER, folder)
-        task = {"what": FLAGS.what, "folder": folder, "batch": FLAGS.batch, "dtype": FLAGS.dtype,
-                "steps_per_call": FLAGS.steps_per_call, "compile": FLAGS.peer_compile, "seconds": FLAGS.seconds}  # fmt: skip
-        sides = {
-            "ours": (sys.executable, "benchmarks.unet_jax"),
-            "peer": (FLAGS.peer_python, "benchmarks.unet_torch"),
-        }
-        warm, rates = measure(sides, task, FLAGS.rounds)
-    product = max(side["product"] for side in warm.values())
-    share = statistics.median(rates["ours"]) / FLAGS.batch * warm["ours"]["flops"] / 1e9 / product
-    return (f"{name:8} {spread(rates['ours']):28} {spread(rates['peer']):28} {ratio(rates)}  "
-            f"{share:5.0%} of {product:,.0f} GFLOP/s  {warm['ours']['compiled']:.0f} s")  # fmt: skip
+        diffusers_io.save_pipeline(build_unet(name), SCHEDULER, folder)
+        task = UNetTask(
+            what=FLAGS.what,
+            folder=folder,
+            batch=FLAGS.batch,
+            dtype=FLAGS.dtype,
+            steps_per_call=FLAGS.steps_per_call,
+            compile=FLAGS.peer_compile,
+            seconds=FLAGS.seconds,
+        )
+        warm, rates = measure(sides, dataclasses.asdict(task), FLAGS.rounds)
+    ours = warm["ours"]
+    matmul_gflops = max(side["matmul_gflops"] for side in warm.values())
+    steps_per_second = statistics.median(rates["ours"]) / FLAGS.batch
+    share = steps_per_second * ours["flops"] / 1e9 / matmul_gflops
+    columns = (
+        f"{name:8}",
+        f"{spread(rates['ours']):28}",
+        f"{spread(rates['peer']):28}",
+        f"{ratio(rates)} ",
+        f"{share:5.0%} of {matmul_gflops:,.0f} GFLOP/s ",
+        f"{ours['compiled']:.0f} s",
+    )
+    return " ".join(columns)
 
 
 def main(_) -> None:
-    print(f"{FLAGS.what}, width {FLAGS.width:g}, batch {FLAGS.batch}, {FLAGS.size} px, {FLAGS.dtype}; images/s, median "
-          f"[range] of {FLAGS.rounds}")  # fmt: skip
     print(
-        f"{'model':8} {'jaxdiff':28} {'diffusers':28} ratio               share of the product's rate   first calls"
+        f"{FLAGS.what}, width {FLAGS.width:g}, batch {FLAGS.batch}, {FLAGS.size} px, "
+        f"{FLAGS.dtype}; images/s, median [range] of {FLAGS.rounds}"
+    )
+    print(
+        f"{'model':8} {'jaxdiff':28} {'diffusers':28} ratio               "
+        "share of the product's rate   first calls"
     )
     for name in FLAGS.models:
-        print(row(name), flush=True)
+        print(time_model(name), flush=True)

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 
 from experiments import _cli
 
@@ -14,86 +15,111 @@ import numpy as np
 import optax
 
 from benchmarks.turns import serve
+from benchmarks.unet_task import UNetTask
 from jaxdiff import models, optimizers, parallel, samplers, training
+from jaxdiff.cells.train_step import build_apply
 from jaxdiff.datasets import batches as pipeline
+from jaxdiff.denoiser import get_params
+from jaxdiff.gradients import data_parallel_grads
 from jaxdiff.sampling import Sampler
-from jaxdiff.study.train import training_apply
-from jaxdiff.unet import parameters
+from jaxdiff.training_step import (
+    TrainStep,
+    diffusion_loss,
+    image_flops,
+    init_state,
+    jit_train_steps,
+)
 
-TASK = json.loads(sys.argv[1])
-MODEL = models.load(TASK["folder"])
+TASK = UNetTask(**json.loads(sys.argv[1]))
+MODEL = models.load(TASK.folder)
+MATMUL_SIZE = 2048
+TRAIN_STEPS = 100_000  # more than are run
+RunSteps = Callable[[int], None]
 
 
-def product_rate() -> float:
-    """GFLOP/s of a float32 matrix product of 2,048 on every device, the best of ten."""
+def measure_matmul() -> float:
+    """GFLOP/s of float32 matrix products on every device, the best of ten."""
     mesh = parallel.data_mesh(8)
-    a = jnp.ones((mesh.size, 2048, 2048))
-    matmul = jax.jit(
-        jax.shard_map(lambda x: x @ x, mesh=mesh, in_specs=parallel.DATA, out_specs=parallel.DATA)
+    a = jnp.ones((mesh.size, MATMUL_SIZE, MATMUL_SIZE))
+    product = jax.shard_map(
+        lambda x: x @ x, mesh=mesh, in_specs=parallel.DATA, out_specs=parallel.DATA
     )
+    matmul = jax.jit(product)
     times = []
     for _ in range(11):
-        then = time.perf_counter()
+        start = time.perf_counter()
         jax.block_until_ready(matmul(a))
-        times.append(time.perf_counter() - then)
-    return mesh.size * 2 * 2048**3 / min(times[1:]) / 1e9
+        times.append(time.perf_counter() - start)
+    fastest = min(times[1:])  # the first one compiles
+    return mesh.size * 2 * MATMUL_SIZE**3 / fastest / 1e9
 
 
-def trainer():
-    """A function of a number of steps that trains so many, and the FLOP of one."""
-    batch, k = TASK["batch"], TASK["steps_per_call"]
-    mesh, rule = (
-        parallel.data_mesh(batch),
-        optax.flatten(optimizers.make("adamw", 100_000, learning_rate=1e-4)),
+def count_calls(steps: int, steps_per_call: int) -> int:
+    return -(-steps // steps_per_call)
+
+
+def gradient_flops() -> float:
+    """FLOP of the loss's gradient of a batch."""
+    apply = build_apply(MODEL.unet.config)
+    return TASK.batch * image_flops(apply, get_params(MODEL.unet), MODEL.shape)
+
+
+def build_trainer() -> tuple[RunSteps, float]:
+    """A function that runs train steps, and the FLOP of a step."""
+    k = TASK.steps_per_call
+    mesh = parallel.data_mesh(TASK.batch)
+    optimizer = optax.flatten(optimizers.build_optimizer("adamw", TRAIN_STEPS, learning_rate=1e-4))
+    state = init_state(get_params(MODEL.unet), optimizer, mesh)
+    loss_fn = diffusion_loss(build_apply(MODEL.unet.config, TASK.dtype), MODEL.schedule, "eps")
+    train_step = TrainStep(
+        grad_fn=data_parallel_grads(jax.value_and_grad(loss_fn), mesh),
+        optimizer=optimizer,
+        schedule=MODEL.schedule,
+        ema=0.999,
+        seed=0,
     )
-    state = training.init_state(parameters(MODEL.unet), rule, mesh)
-    apply = training_apply(MODEL.unet.config, TASK["dtype"])
-    options = {"prediction": "eps", "ema": 0.999, "seed": 0}
-    step = training.make_train_step(apply, rule, MODEL.schedule, mesh, **options)
     images = np.random.default_rng(0).integers(0, 256, (1024, *MODEL.shape)).astype(np.uint8)
-    calls = pipeline.resident(images, mesh, seed=0, steps=100_000 // k * k, batch=batch, k=k)
-    compiled = step.lower(state, next(calls(0))).compile()
-    run = training.fit(compiled, state, calls, steps=100_000 // k * k)
+    total = TRAIN_STEPS // k * k
+    batches = pipeline.resident(images, mesh, seed=0, steps=total, batch=TASK.batch, k=k)
+    compiled = jit_train_steps(train_step, mesh).lower(state, next(batches(0))).compile()
+    run = training.fit(compiled, state, batches)
 
-    def steps(count: int) -> None:
-        for _ in range(-(-count // k)):
-            call = next(run)
-        jax.block_until_ready(call.state.step)
+    def run_steps(count: int) -> None:
+        for _ in range(count_calls(count, k)):
+            output = next(run)
+        jax.block_until_ready(output.state.step)
 
-    return steps, batch * training.image_flops(
-        training_apply(MODEL.unet.config), parameters(MODEL.unet), MODEL.shape
-    )
+    return run_steps, gradient_flops()
 
 
-def sampler():
-    """A function of a number of DDIM steps that takes so many on one batch, and the FLOP of one."""
-    model = MODEL
-    settings = {"method": "ddim", "steps": 1000, "batch": TASK["batch"], "clip": True, "eta": 0.0}
-    drawer = Sampler(model, settings, lambda *_: None)
-    keys = jax.random.split(jax.random.key(0), TASK["batch"])
-    xt = parallel.place(np.asarray(samplers.initial_noise(keys, drawer.shape)), drawer.over)
-    chain = jax.tree.map(np.asarray, samplers.chain(model.schedule, 1000))
+def build_sampler() -> tuple[RunSteps, float]:
+    """A function that runs DDIM steps on one batch, and the FLOP of a step."""
+    spec = samplers.SamplerSpec("ddim", 1000)
+    sampler = Sampler(MODEL, spec, batch=TASK.batch)
+    keys = jax.random.split(jax.random.key(0), TASK.batch)
+    noise = np.asarray(samplers.initial_noise(keys, sampler.image_shape))
+    xt = parallel.to_global_array(noise, sampler.sharding)
+    keys = jax.device_put(keys, sampler.sharding)
     k = 1 if jax.default_backend() == "cpu" else 10
-    first = samplers.Step(*(column[:k] for column in chain))
-    keys = jax.device_put(keys, drawer.over)
-    flops = (
-        TASK["batch"]
-        * training.image_flops(training_apply(model.unet.config), drawer.params, drawer.shape)
-        / 3
-    )
+    chain = spec.build("eps").chain(MODEL.schedule, spec.steps)
+    first_steps = samplers.Step(*(column[:k] for column in chain))
 
-    def steps(count: int) -> None:
-        for _ in range(-(-count // k)):
-            x = drawer.step(drawer.params, xt, first, keys, None)
+    def run_steps(count: int) -> None:
+        for _ in range(count_calls(count, k)):
+            x = sampler.step(sampler.params, xt, first_steps, keys, None)
         jax.block_until_ready(x)
 
-    return steps, flops
+    return run_steps, gradient_flops() / 3  # a forward pass is a third of its gradient
 
 
 def main() -> None:
-    steps, flops = (trainer if TASK["what"] == "train" else sampler)()
+    build = build_trainer if TASK.what == "train" else build_sampler
+    run_steps, flops = build()
     serve(
-        steps, TASK["batch"], TASK["seconds"], lambda: {"flops": flops, "product": product_rate()}
+        run_steps,
+        TASK.batch,
+        TASK.seconds,
+        lambda: {"flops": flops, "matmul_gflops": measure_matmul()},
     )
 
 

@@ -1,10 +1,13 @@
-"""Tables 2 and 3 of the paper in full: six U-Nets on CelebA, whose minority is Male with 41.68 % and whose rare group is
-blond men with 0.86 %.
+"""Tables 2 and 3 of the paper in full: six U-Nets on CelebA.
 
-Hardware: an accelerator, days; or several that share the study by --shard. CelebA is needed (experiments/dataset.py
-says in which form): --config.data.dir=FOLDER. 150,000 of its 162,770 training images are taken, at the paper's
-proportions; the classifier of Male is trained on the validation images and its errors are counted on test images.
-Expect: the paper reports that the share of Male falls from 40.33 % at depth 2 to 28.85 % at depth 6.
+The minority is Male with 41.68 %, and the rare group is blond men with 0.86 %.
+
+Hardware: an accelerator, days; or several accelerators that share the study by --shard. CelebA is
+needed in a form that experiments/dataset.py describes: --config.data.dir=FOLDER. The study takes
+150,000 of its 162,770 training images at the paper's proportions; the classifier of Male is
+trained on the validation images, and its errors are counted on test images.
+Expect: the paper reports that the share of Male falls from 40.33 % at depth 2 to 28.85 % at
+depth 6.
 """
 
 from ml_collections import ConfigDict

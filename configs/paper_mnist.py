@@ -1,8 +1,8 @@
-"""Figure 4 of the paper in full: Table A's depths 2 to 6 on 6s and 9s at four proportions.
+"""Figure 4 of the paper in full: depths 2 to 6 of Table A on 6s and 9s at four proportions.
 
-Hardware: one accelerator, hours. Full MNIST is needed (--config.data.dir=FOLDER, with its four idx files or mnist.pkl.gz):
-5,000 training images at 90-10 take 4,500 of one digit, and
-with the 5,000 embedded digits the run refuses and says how many can be had.
+Hardware: one accelerator, hours. Full MNIST is needed, as its four idx files or mnist.pkl.gz:
+--config.data.dir=FOLDER. Of 5,000 training images at 90-10, 4,500 show the same digit; with the
+5,000 embedded digits alone the run stops with an error that says how many images are available.
 Expect: the paper reports that the minority's share falls below its proportion as depth grows.
 """
 

@@ -1,17 +1,22 @@
-"""The mid-block bypassed by 0 to 100 %: does a model move toward "high variance", and do its images become more real?
+"""The mid-block bypassed by 0 to 100 %: more variance, or more realistic images?
 
   python -m experiments.bypass --model runs/quickstart/cells/4-80_20-n300-s0 --workdir runs/bypass
-  python -m experiments.bypass --model stable-diffusion-v1-5 --prompts "a woman,a girl,an actress" --workdir runs/sd
-  python -m experiments.bypass --model stable-diffusion-v1-5 --config configs/sd_bypass.py --config.guidance=5 --workdir runs/sd
+  python -m experiments.bypass --model stable-diffusion-v1-5 \
+      --prompts "a woman,a girl,an actress" --workdir runs/sd
+  python -m experiments.bypass --model stable-diffusion-v1-5 --config configs/sd_bypass.py \
+      --config.guidance=5 --workdir runs/sd
 
-Of trained cells (several seeds of one model give intervals over them): gate, KID, nearest training image, memorized fraction,
-effective k, minority share and LPIPS against the fraction. Of folders of Stable Diffusion 1.x: how alike pictures are between
-prompts and between seeds, with guidance from strong to none as the control; every picture is a PNG under WORKDIR/pictures.
-Writes bypass.json, tables/*.csv and figures/*.svg. Running it again goes on where it ended.
+Trained cells (several seeds of one model give intervals over them): quality gate, KID, nearest
+training image, memorized fraction, effective k, minority share and LPIPS against the fraction.
+Folders of Stable Diffusion 1.x: how alike images of different prompts, and of different seeds,
+become, with guidance from strong to none as the control; every image is a PNG under
+WORKDIR/pictures. Writes bypass.json, tables/*.csv and figures/*.svg. Running the same command
+again resumes; --redo NAME makes a point again.
 """
 
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from experiments import _cli
@@ -20,89 +25,131 @@ _cli.prepare_environment()
 
 from absl import flags
 from etils import epath
+from matplotlib.figure import Figure
 from ml_collections import config_flags
+from rich.table import Table
 
 from jaxdiff import files
-from jaxdiff.analysis import bypass as verdicts
-from jaxdiff.analysis import similarity as likeness
-from jaxdiff.bypass import cells as bypass
-from jaxdiff.bypass import config as bypass_config
-from jaxdiff.bypass import text_to_image as pictures
-from jaxdiff.cells.data import Places
+from jaxdiff.analysis import bypass as analysis
+from jaxdiff.analysis import similarity
+from jaxdiff.bypass import cells, text_to_image
+from jaxdiff.bypass.config import BypassSettings, read_settings
+from jaxdiff.cells.data import DataPaths
+from jaxdiff.measures.registry import load_measures
+from jaxdiff.plugins import import_plugins
 from jaxdiff.report import bypass_figures, style, tables
-from jaxdiff.stable_diffusion import folder as folders
-from jaxdiff.study.config import explain
+from jaxdiff.settings import explain, to_json
+from jaxdiff.stable_diffusion.folder import is_pipeline
+from jaxdiff.stage import Redo
 
-DEFAULT = Path(__file__).parent.parent / "configs" / "sd_bypass.py"
-config_flags.DEFINE_config_file("config", None, "The settings, by default those of configs/sd_bypass.py; --config.KEY=VALUE changes one. The keys:\n\n" + explain(bypass_config.TABLE))  # fmt: skip
+DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "sd_bypass.py"
+config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "The settings, by default those of configs/sd_bypass.py; --config.KEY=VALUE changes one. "
+    "The keys:\n\n" + explain(BypassSettings),
+)
 flags.DEFINE_multi_string(
     "model", [], "A cell's folder, or a diffusers folder of Stable Diffusion 1.x; may be repeated."
 )
 flags.DEFINE_list(
     "prompts", [], "What Stable Diffusion draws, with commas between; in place of the config's."
 )
-flags.DEFINE_string("workdir", None, "Where everything is written.")
-flags.DEFINE_string("data_dir", None, "Where a cell's dataset is as published.")
-flags.DEFINE_string(
-    "cache", None, "Where prepared datasets are kept; by default under the workdir."
-)
+_cli.define_workdir("runs/bypass")
+_cli.define_data()
+_cli.define_redo()
+_cli.define_plugins()
 FLAGS = flags.FLAGS
 
 
-def draw(workdir: epath.Path) -> list[str]:
-    """The tables and the figures; what they say in sentences."""
-    cells, drawn = (verdicts.read(workdir, kind) for kind in ("cell", "pictures"))
-    made = {
-        "bypass": verdicts.table(cells),
-        "bypass_verdicts": verdicts.verdicts(cells),
-        "likeness": likeness.table(drawn),
+def write_tables(
+    workdir: epath.Path,
+    trained: list[analysis.CellPoints],
+    drawn: list[similarity.DrawnModel],
+) -> None:
+    """The CSV files; one without rows is removed."""
+    rows_by_name = {
+        "bypass": analysis.table(trained),
+        "bypass_verdicts": [verdict.to_row() for verdict in analysis.judge(trained)],
+        "likeness": similarity.table(drawn),
     }
-    for name, rows in made.items():
+    for name, rows in rows_by_name.items():
         if rows:
             tables.write(workdir / "tables", name, rows)
         else:
             (workdir / "tables" / f"{name}.csv").unlink(missing_ok=True)
-    figures = {
-        "measures": lambda: bypass_figures.measures(cells),
-        "likeness": lambda: bypass_figures.curves(drawn),
+
+
+def write_figures(
+    workdir: epath.Path,
+    trained: list[analysis.CellPoints],
+    drawn: list[similarity.DrawnModel],
+) -> None:
+    """The SVG files."""
+    figures: dict[str, Callable[[], Figure | None]] = {
+        "measures": functools.partial(bypass_figures.draw_measures, trained),
+        "likeness": functools.partial(bypass_figures.draw_similarities, drawn),
     }
-    for name, own in cells.items():
-        figures[f"samples-{name}"] = functools.partial(bypass_figures.samples, name, own, workdir)
-    for name, own in drawn.items():
-        figures |= dict(bypass_figures.pictures(name, own, workdir))
+    for cell in trained:
+        figures[f"samples-{cell.name}"] = functools.partial(
+            bypass_figures.draw_samples, cell, workdir
+        )
+    for model in drawn:
+        figures |= dict(bypass_figures.list_image_sheets(model, workdir))
     for name, figure in figures.items():
         style.write(workdir / "figures", name, figure)
-    return [*verdicts.summary(cells), *likeness.summary(drawn)]
+
+
+def print_summary(rows: list[dict[str, str]]) -> None:
+    """A line a quantity, a column a model and form."""
+    if not rows:
+        return
+    table = Table(box=None)
+    table.add_column("")
+    for _ in rows:
+        table.add_column(overflow="fold")
+    for key in rows[0]:
+        if any(row[key] for row in rows):
+            table.add_row(key, *(row[key] for row in rows))
+    _cli.console.print(table)
 
 
 def main() -> None:
-    for flag in ("model", "workdir"):
-        if not FLAGS[flag].value:
-            raise ValueError(f"--{flag} is missing; --help shows an example")
-    config, workdir = FLAGS.config, epath.Path(FLAGS.workdir)
+    _cli.check_required("model", "workdir")
+    load_measures()
+    import_plugins(FLAGS.plugins)
+    config = FLAGS.config
+    workdir = epath.Path(FLAGS.workdir)
     if FLAGS.prompts:
         config.prompts = tuple(prompt.strip() for prompt in FLAGS.prompts if prompt.strip())
-    settings = bypass_config.check(config)
-    paths = dict(zip(_cli.names(FLAGS.model), map(epath.Path, FLAGS.model), strict=True))
-    theirs = {name: path for name, path in paths.items() if folders.is_pipeline(path)}
-    ours = {name: path for name, path in paths.items() if name not in theirs}
+    settings = read_settings(config)
+    redo = Redo(FLAGS.redo)
+    paths = {
+        name: epath.Path(path)
+        for name, path in zip(_cli.short_names(FLAGS.model), FLAGS.model, strict=True)
+    }
+    pipelines = {name: path for name, path in paths.items() if is_pipeline(path)}
+    cell_paths = {name: path for name, path in paths.items() if name not in pipelines}
+    data_paths = DataPaths(FLAGS.data_dir or "", FLAGS.cache or "")
     with _cli.Reporter() as progress:
-        pictures.check(theirs, settings)  # before the first of many hours
-        opened = bypass.open_studies(
-            ours, settings, Places(FLAGS.data_dir or "", FLAGS.cache or ""), workdir, progress
-        )
-        found = bypass.run(opened, settings, workdir, progress) | pictures.run(
-            theirs, settings, workdir, progress
-        )
-    files.write_json(workdir / "bypass.json", {"schema": 1, "settings": settings, "models": found})
-    for sentence in draw(workdir):
-        _cli.console.print(sentence)
+        text_to_image.check(pipelines, settings)  # before the first of many hours
+        opened = cells.open_cells(cell_paths, settings, data_paths, progress)
+        models = cells.run(opened, settings, workdir, progress, redo)
+        models |= text_to_image.run(pipelines, settings, workdir, progress, redo)
+    content = {"schema": 1, "settings": to_json(settings), "models": models}
+    files.write_json(workdir / "bypass.json", content)
+    trained = analysis.read_cells(workdir)
+    drawn = similarity.read_drawn(workdir)
+    write_tables(workdir, trained, drawn)
+    write_figures(workdir, trained, drawn)
+    print_summary(list(analysis.summarize(trained)))
+    print_summary(similarity.summarize(drawn))
     _cli.console.print(f"figures and tables: {workdir}")
 
 
 if __name__ == "__main__":
-    if not any(argument.split("=")[0].lstrip("-") == "config" for argument in sys.argv[1:]):
-        sys.argv.insert(
-            1, f"--config={DEFAULT}"
-        )  # a default of the flag's own is read too early for errors in one sentence
-    _cli.run(main, __doc__ or "", bypass_config.TABLE)
+    is_given = any(arg.split("=")[0].lstrip("-") == "config" for arg in sys.argv[1:])
+    if not is_given:
+        # A default of the flag itself is read too early for errors in one sentence.
+        sys.argv.insert(1, f"--config={DEFAULT_CONFIG}")
+    _cli.run(main, __doc__ or "", BypassSettings)

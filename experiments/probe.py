@@ -1,21 +1,33 @@
-"""The Hessian-smoothness probe: how curved a trained model's energy is, at every level and noise level, and Theorem 1's verdicts.
+"""The Hessian-smoothness probe: the curvature of trained models' energy, and Theorem 1's verdicts.
 
-  python -m experiments.probe --model runs/quickstart/cells/2-80_20-n300-s0 --model runs/quickstart/cells/4-80_20-n300-s0 \
-      --workdir runs/probe
-  python -m experiments.probe --model a_diffusers_folder --reference my_images/ --num 16 --noise 0.3 --workdir runs/probe
+  python -m experiments.probe --model runs/quickstart/cells/2-80_20-n300-s0 \
+      --model runs/quickstart/cells/4-80_20-n300-s0 --workdir runs/probe
+  python -m experiments.probe --model a_diffusers_folder --reference my_images/ --num 16 \
+      --noise 0.3 --workdir runs/probe
 
-Of E = -tau log p_t, tau = 2 sigma^2, a trained model has the gradient 2 sigma eps_hat. Measured at the same noised images in
-every model, and on the same network with random weights: the Hessian and M = s d(x0_hat)/dx at the pixels (hessian); how each
-level's map stretches (maps); E pulled back to a level (pull_back), composed with the decoder (decoder); the free energy of
-a memory's activations (memory), and which classes that memory recalls (retrieval).
+The energy is E = -tau log p_t with tau = 2 sigma^2; a trained model has its gradient,
+2 sigma eps_hat. At the same noised images in every model, and in the same networks with random
+weights, the probe measures at every level and noise level
+  hessian    the Hessian H of E and M = s d(x0_hat)/dx, at the pixels
+  maps       how much the map to the level stretches
+  pull_back  E pulled back to the level
+  decoder    E composed with the decoder of the level
+  memory     the free energy of a memory's activations
+  retrieval  the classes that this memory recalls
 
-Of a U-Net with classes, class 0. The images are the first cell's own data (held-out images are probed, its training images are the memory), or --reference: a
-dataset by name, a folder, an .npz of images or of samples. Writes probe.json, tables/*.csv and figures/*.svg. The decoder costs
-most: leave it out of --readings, or lower --decoder_steps. Running the same command again goes on where it ended.
+A U-Net with classes is probed with class 0. The images are the data of the first cell: held-out
+images are probed and its training images are the memory. --reference takes a dataset by name, a
+folder, or an .npz of images or of samples instead.
+
+Writes probe.json, tables/*.csv and figures/*.svg. The decoder costs most: leave it out of
+--readings, or lower --decoder_steps. Running the same command again resumes; --redo makes parts
+again.
 """
 
+import dataclasses
 import functools
-from typing import Any
+import itertools
+from collections.abc import Sequence
 
 from experiments import _cli
 
@@ -27,205 +39,251 @@ from etils import epath
 from rich.table import Table
 
 from jaxdiff import models
-from jaxdiff.analysis import probe_summary as probe_words
-from jaxdiff.analysis import smoothness as verdicts
-from jaxdiff.cells import cell as cells
-from jaxdiff.cells import data
-from jaxdiff.datasets import registry as sources
+from jaxdiff.analysis import probe_summary, smoothness
+from jaxdiff.analysis.probed_models import ProbedModel, read_models
+from jaxdiff.cells.cell import Cell
+from jaxdiff.cells.context import CellContext
+from jaxdiff.cells.data import DataPaths
 from jaxdiff.datasets.image_io import read_images
-from jaxdiff.probe import data as points
-from jaxdiff.probe import readings as probe
-from jaxdiff.probe import run as probe_run
-from jaxdiff.report import probe_figures, style, tables
-
-DEFAULT = probe.Options()
-flags.DEFINE_multi_string(
-    "model", None, "A trained cell's folder, or a diffusers folder; may be repeated."
+from jaxdiff.datasets.registry import (
+    DATASET_NAMES_HELP,
+    is_dataset_name,
+    load_splits,
+    open_dataset,
 )
-flags.DEFINE_string("workdir", None, "Where everything is written.")
+from jaxdiff.plugins import import_plugins
+from jaxdiff.probe import run as probe_run
+from jaxdiff.probe.data import MEMORY, QUERIES, ProbeData
+from jaxdiff.probe.options import READINGS, ProbeOptions
+from jaxdiff.report import probe_figures, style, tables
+from jaxdiff.stage import Redo
+
+DEFAULTS = ProbeOptions()
+CAPTION = """\
+premise: |J| of the map from the pixels to a level, at all levels and points; the theorem asks for \
+less than 1. falls: share of the decided points at which the norm falls from level to level. \
+theorem: what Theorem 1's claim comes to at the points where its premise holds; the counts are in \
+tables/in_short.csv. ratio: the deeper model's norm over the other's, a geometric mean. What \
+random weights show too is not learned. |H| is 2 wherever a model removes a direction entirely, \
+so M = I - H / 2 is compared; the largest |H| bounds L from below, so whose L is larger is not \
+decidable."""
+
+flags.DEFINE_multi_string(
+    "model", None, "Folder of a trained cell or diffusers folder; may be repeated."
+)
 flags.DEFINE_string(
     "reference",
     None,
-    f"The images: a folder, an .npz, or one of {sources.KNOWN}; by default the cell's data.",
+    f"The images: a folder, an .npz, or one of {DATASET_NAMES_HELP}; by default the cell's data.",
 )
 flags.DEFINE_list(
-    "classes",
-    [],
-    "Of a dataset by name: the two classes that are probed, as 6,9; by default all images.",
+    "classes", [], "The two classes of a dataset by name that are probed, as 6,9; by default all."
 )
-flags.DEFINE_string("data_dir", None, "Where the dataset is as published.")
-flags.DEFINE_string(
-    "cache", None, "Where prepared datasets are kept; by default under the workdir."
-)
-flags.DEFINE_integer("num", 16, "Images that are probed.", lower_bound=1)
+flags.DEFINE_integer("num", 16, "Number of images that are probed.", lower_bound=1)
 flags.DEFINE_integer(
-    "memory",
-    points.MEMORY,
-    "Images in the memory, at most; fewer take less of this machine's.",
-    lower_bound=2,
+    "memory", MEMORY, "Largest number of images in the memory; fewer take less RAM.", lower_bound=2
 )
 flags.DEFINE_list(
     "levels", [], "0 (pixels) to n (bottleneck) and n + 1 (mid-block's output); by default all."
 )
-flags.DEFINE_list("noise", [f"{x:g}" for x in DEFAULT.noise], "Noise levels, as shares of all.")
+flags.DEFINE_list("noise", [f"{x:g}" for x in DEFAULTS.noise], "Noise levels, as shares of T.")
 flags.DEFINE_list(
-    "readings", list(DEFAULT.readings), f"What is measured, of {', '.join(probe.READINGS)}."
+    "readings", list(DEFAULTS.readings), f"What is measured, of {', '.join(READINGS)}."
 )
 flags.DEFINE_list(
     "ranks",
-    list(map(str, DEFAULT.ranks)),
-    "Of the pull-back; those that a level is too small for are left out.",
+    [str(rank) for rank in DEFAULTS.ranks],
+    "Ranks of the pull-back; those that some level is too small for are left out.",
 )
-flags.DEFINE_integer("steps", DEFAULT.steps, "Products of Lanczos' method.", lower_bound=2)
-flags.DEFINE_integer("probes", DEFAULT.probes, "Vectors of Hutchinson's estimator.", lower_bound=2)
+flags.DEFINE_integer("steps", DEFAULTS.steps, "Products of Lanczos' method.", lower_bound=2)
+flags.DEFINE_integer("probes", DEFAULTS.probes, "Vectors of Hutchinson's estimator.", lower_bound=2)
 flags.DEFINE_integer(
-    "dense", DEFAULT.dense, "Up to so many dimensions a matrix is computed whole.", lower_bound=0
+    "dense",
+    DEFAULTS.dense,
+    "Largest number of dimensions at which a matrix is computed in full.",
+    lower_bound=0,
 )
 flags.DEFINE_integer(
     "decoder_steps",
-    DEFAULT.decoder_steps,
-    "Lanczos' products with each Hessian of the decoder.",
+    DEFAULTS.decoder_steps,
+    "Products of Lanczos' method with each Hessian of the decoder.",
     lower_bound=2,
 )
 flags.DEFINE_float(
     "c",
-    DEFAULT.c,
+    DEFAULTS.c,
     "The memory's scaled tau, in median squared distances to the nearest neighbor.",
     lower_bound=0.0,
 )
 flags.DEFINE_bool("random", True, "Probe the same network with random weights too.")
-flags.DEFINE_integer("seed", 0, "Of the noise and the random weights.", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "Seed of the noise and of the random weights.", lower_bound=0)
+_cli.define_workdir("runs/probe")
+_cli.define_data()
+_cli.define_redo()
+_cli.define_plugins()
 FLAGS = flags.FLAGS
 
 
-def options() -> probe.Options:
-    """The flags, checked."""
-    unknown = [name for name in FLAGS.readings if name not in probe.READINGS]
+def read_options() -> ProbeOptions:
+    """The flags as options; a ValueError where a value is out of range."""
+    unknown = [name for name in FLAGS.readings if name not in READINGS]
     if unknown or not FLAGS.readings:
         raise ValueError(
-            f"--readings is {','.join(FLAGS.readings)}; choose among {', '.join(probe.READINGS)}"
+            f"--readings must be of {', '.join(READINGS)}, got {','.join(FLAGS.readings)!r}"
         )
-    try:
-        noise = tuple(float(x) for x in FLAGS.noise)
-    except ValueError:
-        raise ValueError(
-            f"--noise is {','.join(FLAGS.noise)}; numbers from 0 to 1 are expected, as 0.1,0.3"
-        ) from None
-    if not noise:
-        raise ValueError(
-            "--noise is empty; at least one number from 0 to 1 is expected, as 0.1,0.3"
-        )
-    if FLAGS.classes and not (FLAGS.reference and sources.is_name(FLAGS.reference)):
-        raise ValueError(f"--classes is for a dataset by name as the --reference ({sources.KNOWN})")
-    chosen: dict[str, Any] = {
-        name: FLAGS[name].value
-        for name in ("steps", "probes", "dense", "decoder_steps", "c", "random", "seed")
-    }
-    lists = {"levels": FLAGS.levels, "ranks": FLAGS.ranks}
-    levels, ranks = (
-        tuple(sorted(set(_cli.whole_numbers(given, name)))) for name, given in lists.items()
-    )
+    ranks = _read_numbers("ranks", FLAGS.ranks)
     if 0 in ranks:
-        raise ValueError("--ranks holds 0; numbers of directions, from 1 on, are expected")
-    return probe.Options(levels, noise, tuple(FLAGS.readings), ranks, **chosen)
-
-
-def images(paths: list[epath.Path], workdir: epath.Path, progress: _cli.Reporter) -> probe.Points:
-    """The images of --reference, or of the first cell."""
-    places = data.Places(FLAGS.data_dir or "", FLAGS.cache or "")
-    every = [models.describe(path) for path in paths]
-    if FLAGS.reference is None:
-        own = [
-            (path, each[3])
-            for path, each in zip(paths, every, strict=True)
-            if "proportions" in each[3]
-        ]
-        if not own:
-            raise ValueError(
-                f"--reference is missing; {paths[0]} has no data of its own: give a folder, an .npz, or one of {sources.KNOWN}"
-            )
-        path, settings = own[0]
-        cell = cells.of_settings(path.name, settings)
-        return points.of_cell(
-            cell, lambda: data.load(cell, places, workdir, progress), FLAGS.num, FLAGS.memory
-        )
-    if not sources.is_name(FLAGS.reference):
-        return points.of_images(read_images(FLAGS.reference), FLAGS.num, FLAGS.memory)
-    config, size, classes = (
-        every[0][0],
-        every[0][3]["data"]["size"],
-        _cli.whole_numbers(FLAGS.classes, "classes"),
+        raise ValueError(f"--ranks must be 1 or more, got {','.join(FLAGS.ranks)}")
+    return ProbeOptions(
+        levels=_read_numbers("levels", FLAGS.levels),
+        noise=_read_noise(),
+        readings=tuple(FLAGS.readings),
+        ranks=ranks,
+        steps=FLAGS.steps,
+        probes=FLAGS.probes,
+        dense=FLAGS.dense,
+        decoder_steps=FLAGS.decoder_steps,
+        c=FLAGS.c,
+        random=FLAGS.random,
+        seed=FLAGS.seed,
     )
+
+
+def _read_numbers(flag: str, values: list[str]) -> tuple[int, ...]:
+    return tuple(sorted(set(_cli.parse_integers(values, flag))))
+
+
+def _read_noise() -> tuple[float, ...]:
+    text = ",".join(FLAGS.noise)
+    try:
+        noise = tuple(float(share) for share in FLAGS.noise)
+    except ValueError:
+        noise = ()
+    if not noise:
+        raise ValueError(f"--noise must be numbers from 0 to 1, as 0.1,0.3, got {text!r}")
+    return noise
+
+
+def load_data(
+    paths: Sequence[epath.Path], workdir: epath.Path, progress: _cli.Reporter
+) -> ProbeData:
+    """The images of --reference, or of the first model that has data of its own."""
+    for path in paths:
+        models.load_spec(path)  # before a dataset is prepared: is every path a model?
+    if FLAGS.reference is None:
+        return _load_cell_data(paths, workdir, progress)
+    if is_dataset_name(FLAGS.reference):
+        return _load_dataset(paths[0], workdir, progress)
+    return ProbeData.from_images(read_images(FLAGS.reference), FLAGS.num, FLAGS.memory)
+
+
+def _load_cell_data(
+    paths: Sequence[epath.Path], workdir: epath.Path, progress: _cli.Reporter
+) -> ProbeData:
+    """Images that the first cell never saw, in its class mix, and its training images."""
+    for path in paths:
+        settings = models.load_spec(path).settings
+        if "proportions" in settings:
+            break
+    else:
+        raise ValueError(
+            f"--reference must be set where no model is a cell, and {paths[0]} is none; give a "
+            f"folder, an .npz, or one of {DATASET_NAMES_HELP}"
+        )
+    cell = Cell.from_json(path.name, settings)
+    context = CellContext(cell, workdir, _data_paths(), progress)
+    images = context.unseen(max(FLAGS.num, QUERIES))
+    return ProbeData.from_unseen(
+        images, context.train, cell.minority, FLAGS.num, max_memory=FLAGS.memory
+    )
+
+
+def _load_dataset(path: epath.Path, workdir: epath.Path, progress: _cli.Reporter) -> ProbeData:
+    """Held-out images of a dataset by name, at the size that a model takes."""
+    config, _, _, settings = models.load_spec(path)
+    size = settings["data"]["size"]
     if not isinstance(size, int):
         raise ValueError(
-            f"{FLAGS.reference} has square images and {paths[0]} says sample_size {size}; give --reference as a folder"
+            f"--reference must be a folder where a model's images are not square: "
+            f"{FLAGS.reference} has square ones and the sample_size of {path} is {size}"
         )
-    found = sources.describe(
+    dataset = open_dataset(
         FLAGS.reference, size=size, channels=config.in_channels, data_dir=FLAGS.data_dir
     )
-    if classes and (
-        len(classes) != 2 or len(set(classes)) != 2 or max(classes) >= len(found.classes)
-    ):
+    classes = _cli.parse_integers(FLAGS.classes, "classes")
+    if classes and (len(set(classes)) != 2 or max(classes) >= len(dataset.classes)):
         raise ValueError(
-            f"--classes is {','.join(FLAGS.classes)}; two different ones of the {len(found.classes)} are expected"
+            f"--classes must be two different ones of the {len(dataset.classes)} classes, "
+            f"got {','.join(FLAGS.classes)}"
         )
-    splits = sources.splits(
-        found, places.prepared(workdir), np.sort(found.pools["generator"]), progress
+    cache = _data_paths().cache_dir(workdir)
+    train = np.sort(dataset.pools["generator"])
+    splits = load_splits(dataset, cache, train, progress)
+    return ProbeData.from_splits(
+        splits["held_out"], splits["train"], classes, FLAGS.num, max_memory=FLAGS.memory
     )
-    return points.of_splits(splits, classes, FLAGS.num, FLAGS.memory)
 
 
-def draw(found: list[verdicts.Probed], workdir: epath.Path) -> None:
-    """The tables and the figures."""
-    for name, rows in (("curvature", verdicts.table(found)), ("verdicts", verdicts.verdicts(found)),
-                       ("in_short", verdicts.in_short(found))):  # fmt: skip
-        tables.write(workdir / "tables", name, rows)
+def _data_paths() -> DataPaths:
+    return DataPaths(FLAGS.data_dir or "", FLAGS.cache or "")
+
+
+def write_report(probed: Sequence[ProbedModel], workdir: epath.Path) -> None:
+    """Write the tables and the figures."""
+    folder = workdir / "tables"
+    tallies = probe_summary.tally_decreases(probed)
+    summary = probe_summary.summarize(probed)
+    tables.write(folder, "curvature", smoothness.curvature_rows(probed))
+    tables.write(folder, "verdicts", smoothness.verdict_rows(probed))
+    tables.write(folder, "in_short", [tally.to_row() for tally in tallies])
+    tables.write(folder, "summary", [dataclasses.asdict(line) for line in summary])
     for name, plot in probe_figures.FIGURES.items():
-        style.write(workdir / "figures", name, functools.partial(plot, found))
+        style.write(workdir / "figures", name, functools.partial(plot, probed))
 
 
-def verdict_table(found: list[verdicts.Probed]) -> Table:
-    """A line a model and reading: in how many decided comparisons from level to level the norm falls."""
-    columns = [(weights, scale) for scale in verdicts.SCALES for weights in verdicts.WEIGHTS]
-    table = Table(
-        "the norm falls: model", "reading", *(f"{w}\n{scale}" for w, scale in columns), box=None
-    )
-    rows = [row for row in verdicts.in_short(found) if row["comparison"] == "level with level"]
-    for model, reading, form in dict.fromkeys(
-        (row["model"], row["reading"], row["form"]) for row in rows
-    ):
-        told = {(row["weights"], row["scale"]): f"{row['falls']} of {row['falls'] + row['does not fall']}" for row in rows
-                if (row["model"], row["reading"], row["form"]) == (model, reading, form)}  # fmt: skip
-        table.add_row(
-            model,
-            " ".join(filter(None, (reading, form))),
-            *(told.get(column, "") for column in columns),
-        )
-    return table
+def print_summary(lines: Sequence[probe_summary.SummaryLine]) -> None:
+    """Print a small table for each comparison, and what to read them for."""
+    for comparison, group in itertools.groupby(lines, lambda line: line.comparison):
+        columns = ("model", "quantity", "statistic", "trained", "random", "theorem")
+        table = Table(*columns, title=comparison, title_justify="left", box=None)
+        for line in group:
+            quantity = line.quantity
+            if line.scale not in ("", smoothness.RAW):
+                quantity += f" {line.scale}"
+            table.add_row(
+                line.model,
+                quantity,
+                line.statistic,
+                _format_number(line.trained),
+                _format_number(line.random),
+                line.theorem,
+            )
+        _cli.console.print(table)
+    _cli.console.print(CAPTION)
+
+
+def _format_number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
 
 def main() -> None:
-    for flag in ("model", "workdir"):
-        if not FLAGS[flag].value:
-            raise ValueError(f"--{flag} is missing; --help shows an example")
-    chosen, paths, workdir = (
-        options(),
-        [epath.Path(path) for path in FLAGS.model],
-        epath.Path(FLAGS.workdir),
-    )
-    with _cli.Reporter() as progress:
-        probe_run.run(
-            dict(zip(_cli.names(FLAGS.model), paths, strict=True)),
-            images(paths, workdir, progress),
-            chosen,
-            workdir,
-            progress,
+    _cli.check_required("model", "workdir")
+    import_plugins(FLAGS.plugins)
+    if FLAGS.classes and not (FLAGS.reference and is_dataset_name(FLAGS.reference)):
+        raise ValueError(
+            f"--classes needs a dataset by name as the --reference, one of {DATASET_NAMES_HELP}"
         )
-    found = verdicts.read(workdir)
-    draw(found, workdir)
-    _cli.console.print(verdict_table(found))
-    for sentence in probe_words.summary(found):
-        _cli.console.print(sentence)
+    options = read_options()
+    workdir = epath.Path(FLAGS.workdir)
+    paths = [epath.Path(path) for path in FLAGS.model]
+    names = _cli.short_names(FLAGS.model)
+    with _cli.Reporter() as progress:
+        images = load_data(paths, workdir, progress)
+        by_name = dict(zip(names, paths, strict=True))
+        probe_run.run(by_name, images, options, workdir, progress, redo=Redo(FLAGS.redo))
+    probed = read_models(workdir)
+    write_report(probed, workdir)
+    print_summary(probe_summary.summarize(probed))
     _cli.console.print(f"figures and tables: {workdir}")
 
 

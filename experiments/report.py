@@ -9,7 +9,7 @@ from etils import epath
 from experiments import _cli
 from jaxdiff import report
 
-flags.DEFINE_string("workdir", None, "The study's folder, as runs/quickstart.")
+flags.DEFINE_string("workdir", None, "Folder of a study or an evaluation, as runs/quickstart.")
 FLAGS = flags.FLAGS
 
 

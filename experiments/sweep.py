@@ -1,16 +1,19 @@
 """Run a study: train every cell, sample it, measure it, and draw the report.
 
   python -m experiments.sweep --config configs/quickstart.py
-  python -m experiments.sweep --config configs/quickstart.py --config.train.steps=2000 --workdir runs/longer
+  python -m experiments.sweep --config configs/quickstart.py --config.train.steps=2000 \
+      --workdir runs/longer
   python -m experiments.sweep --config configs/paper_mnist.py --dry_run
 
-Running the same command again resumes. Several processes or machines may run it at once on one workdir: each takes a cell that no
-other works on, and the cell of one that died; the tasks of a SLURM array begin at different cells. --shard 1/4, 2/4, ... divides
-the cells beforehand, for machines that share no disk.
+Running the same command again resumes; --redo NAME makes a stage or a measure again. Several
+processes or machines may run it at once on one workdir: each takes a cell that no other one works
+on, and the cell of one that died; the tasks of a SLURM array begin at different cells. --shard
+1/4, 2/4, ... divides the cells beforehand, for machines that share no disk.
 """
 
 import os
 import time
+from collections.abc import Sequence
 
 from experiments import _cli
 
@@ -23,41 +26,28 @@ from ml_collections import config_flags
 from rich.table import Column, Table
 
 from jaxdiff import parallel, report, results
-from jaxdiff.cells import cell as cells
-from jaxdiff.cells import data
-from jaxdiff.study import lock, stages
-from jaxdiff.study.config import AXES, PLACES, explain
-from jaxdiff.study.provenance import estimate
+from jaxdiff.cells.cell import Cell
+from jaxdiff.cells.data import DataPaths, check_training_sets
+from jaxdiff.settings import explain, to_json
+from jaxdiff.stage import Redo, claim_folder
+from jaxdiff.study import grid, lock, pairwise, stages
+from jaxdiff.study.config import fixed_settings
+from jaxdiff.study.cost import Cost, estimate_cost
 
 config_flags.DEFINE_config_file(
     "config", None, "The study, a file of configs/; --config.KEY=VALUE changes one setting."
 )
-flags.DEFINE_string("workdir", None, "Where everything is written; runs/NAME by default.")
+flags.DEFINE_string("workdir", None, "Folder of everything that is written; default runs/NAME.")
 flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, as '2-*-s0'.")
-flags.DEFINE_string(
-    "shard",
-    "1/1",
-    "i/n: only every n-th cell, from the i-th on, for n machines that share a study.",
-)
-flags.DEFINE_bool(
-    "dry_run", False, "Print cells, parameters, images, estimated time and disk; run nothing."
-)
-flags.DEFINE_bool(
-    "profile", False, "Record a few training calls of the first cell under WORKDIR/profile."
-)
+flags.DEFINE_string("shard", "1/1", "i/n: only every n-th cell, from the i-th on.")
+flags.DEFINE_bool("dry_run", False, "Print cells, sizes, time and disk; run nothing.")
+flags.DEFINE_bool("profile", False, "Record a few train steps of the first cell.")
+_cli.define_redo()
 _cli.define_distributed()
 FLAGS = flags.FLAGS
 
 
-def without_axes(study: dict) -> dict:
-    """What must stay as it is in a study that has begun: it may gain cells."""
-    fixed = {k: v for k, v in study["data"].items() if f"data.{k}" not in AXES + PLACES}
-    return {k: v for k, v in stages.without_measures(study).items() if k not in AXES} | {
-        "data": fixed
-    }
-
-
-def show_plan(chosen: list[cells.Cell]) -> None:
+def print_plan(cells: Sequence[Cell]) -> None:
     """The table of --dry_run."""
     table = Table(
         Column("cell", no_wrap=True),
@@ -68,54 +58,78 @@ def show_plan(chosen: list[cells.Cell]) -> None:
         "disk",
         box=None,
     )
-    costs: dict = {}
-    for cell in chosen:
-        cost = costs.setdefault(cell.model, None) or estimate(cell)
-        costs[cell.model] = cost
-        table.add_row(cell.name, f"{cost['parameters']:,}", " + ".join(f"{n:,}" for n in cell.counts.values()), f"{cost['images']:,}",
-                      f"{cost['seconds'] / 60:,.1f} min", f"{cost['bytes'] / 1e6:,.0f} MB")  # fmt: skip
+    costs: dict[str, Cost] = {}
+    for cell in cells:
+        if cell.model not in costs:
+            costs[cell.model] = estimate_cost(cell)
+        cost = costs[cell.model]
+        table.add_row(
+            cell.name,
+            f"{cost.parameters:,}",
+            " + ".join(f"{count:,}" for count in cell.counts.values()),
+            f"{cost.images:,}",
+            f"{cost.seconds / 60:,.1f} min",
+            f"{cost.disk_bytes / 1e6:,.0f} MB",
+        )
     _cli.console.print(table)
-    total = [sum(costs[cell.model][key] for cell in chosen) for key in ("seconds", "bytes")]
+    hours = sum(costs[cell.model].seconds for cell in cells) / 3600
+    gigabytes = sum(costs[cell.model].disk_bytes for cell in cells) / 1e9
+    devices = f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
     _cli.console.print(
-        f"{len(chosen)} cells: about {total[0] / 3600:,.2f} hours on {jax.device_count()} "
-        f"{jax.devices()[0].device_kind} device(s), {total[1] / 1e9:,.2f} GB"
+        f"{len(cells)} cells: about {hours:,.2f} hours on {devices}, {gigabytes:,.2f} GB"
     )
 
 
-def run(
-    chosen: list[cells.Cell],
+def run_cells(
+    cells: Sequence[Cell],
     workdir: epath.Path,
-    places: data.Places,
+    paths: DataPaths,
     progress: _cli.Reporter,
-    patient: bool,
+    redo: Redo,
 ) -> bool:
-    """Every cell, by this process or by another one; whether all are done.
+    """Run every cell, here or in another process; whether all of them are done.
 
-    Where all that is left is others' work this waits for it, or takes it over; unless `patient` it leaves to others what they are
-    known to work on, and the report with it.
+    Where all that is left is locked by other processes this waits for them. A task of an array
+    leaves to others what they are seen to work on, and the report with it.
     """
-    todo, told = list(chosen), ""
-    while todo:
-        left, others = [], []
-        for cell in todo:
-            progress.prefix = f"[{chosen.index(cell) + 1}/{len(chosen)}] {cell.name}"
-            with lock.lock(workdir / "cells" / cell.name) as other:
-                if other:
-                    left.append(cell)
-                    others.append(f"{cell.name} ({other})")
-                else:
-                    stages.run_cell(
-                        cell, workdir, progress, FLAGS.profile and cell is chosen[0], places
-                    )
-        if len(left) == len(todo):
-            if not patient and all(lock.is_alive(workdir / "cells" / cell.name) for cell in left):
-                _cli.console.print(f"left to others: {', '.join(others)}")
+    patient = not grid.is_array_task(os.environ)
+    waiting = list(cells)
+    announced = ""
+    while waiting:
+        locked: dict[str, str] = {}
+        for cell in waiting:
+            progress.prefix = f"[{cells.index(cell) + 1}/{len(cells)}] {cell.name}"
+            with lock.lock(workdir / "cells" / cell.name) as owner:
+                if owner:
+                    locked[cell.name] = owner
+                    continue
+                profile = FLAGS.profile and cell is cells[0]
+                stages.run_cell(cell, workdir, paths, progress, redo=redo, profile=profile)
+        if len(locked) == len(waiting):
+            owners = ", ".join(f"{name} ({owner})" for name, owner in locked.items())
+            active = all(lock.is_active(workdir / "cells" / name) for name in locked)
+            if active and not patient:
+                _cli.console.print(f"skipped, locked by others: {owners}")
                 return False
-            if told != (told := ", ".join(others)):
-                _cli.console.print(f"waiting for others: {told}")
-            time.sleep(lock.LOOK)
-        todo = left
+            if owners != announced:
+                _cli.console.print(f"waiting for others: {owners}")
+                announced = owners
+            time.sleep(lock.POLL_SECONDS)
+        waiting = [cell for cell in waiting if cell.name in locked]
     return True
+
+
+def print_results(cells: Sequence[results.CellResult]) -> None:
+    """A line a cell: its gate and every form of the minority's share."""
+    for cell in cells:
+        gate = cell.find("quality", "gate")
+        shares = [
+            f"{share.name} {share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"
+            for share in cell.estimates("share")
+        ]
+        text = ", ".join(shares) or "undefined"
+        assert gate is not None
+        _cli.console.print(f"{cell.name}: gate {float(gate):.2f}, minority share {text}")
 
 
 def main() -> None:
@@ -125,36 +139,28 @@ def main() -> None:
             "--config is missing; say which study to run, as --config configs/quickstart.py"
         )
     _cli.start_distributed()
-    chosen = cells.in_turn(cells.select(cells.expand(config), FLAGS.cells, FLAGS.shard), os.environ)
+    cells = grid.select(grid.expand(config), FLAGS.cells, FLAGS.shard)
+    cells = grid.rotate_for_array_task(cells, os.environ)
+    redo = Redo(FLAGS.redo)
+    redo.check_all_matched(stages.stage_names())
     if FLAGS.dry_run:
-        return show_plan(chosen)
-    data.check(chosen, config.data.dir)
-    places = data.Places(config.data.dir, config.data.cache)
+        return print_plan(cells)
+    check_training_sets(cells, config.data.dir)
+    paths = DataPaths(config.data.dir, config.data.cache)
     workdir = epath.Path(FLAGS.workdir or f"runs/{config.name}")
-    stages.claim(workdir / "study.json", cells.plain(config.to_dict()), fixed=without_axes)
+    claim_folder(workdir / "study.json", to_json(config.to_dict()), fixed=fixed_settings)
     with _cli.Reporter() as progress:
-        if not run(chosen, workdir, places, progress, patient=not cells.is_array(os.environ)):
+        if not run_cells(cells, workdir, paths, progress, redo):
             return
         progress.prefix = ""
         with lock.lock(workdir, stages.waiting("the report", progress)):
             finished = results.read_cells(workdir)
-            stages.run_comparisons(
-                finished, workdir, cells.plain(config.measures.to_dict()), progress
-            )
+            pairwise.run_comparisons(finished, workdir, cells[0].measures, progress, redo)
             if parallel.is_leader():
                 page = report.write(workdir)
-    if not parallel.is_leader():
-        return
-    for done in finished:
-        gate = done.result["quality"][0]["value"]
-        shares = (
-            f"{s['name']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
-            for s in done.result["share"]
-        )
-        _cli.console.print(
-            f"{done.name}: gate {gate:.2f}, minority share {', '.join(shares) or 'undefined'}"
-        )
-    _cli.console.print(f"report: {page}")
+    if parallel.is_leader():
+        print_results(finished)
+        _cli.console.print(f"report: {page}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Checkpoints that can be trusted: Orbax writes the arrays, a SHA-256 manifest says that they are whole.
+"""Checkpoints with integrity checks: Orbax writes the arrays, a SHA-256 manifest their digests.
 
 The manifest is written last, by rename. A step without a matching manifest does not exist.
 """
@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import re
+from typing import Any
 
 import jax
 from etils import epath
@@ -19,161 +20,211 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Keep:
-    """Which steps stay when a new one is saved: the newest `last`, multiples of `every` (0: none), and, where
-    `log_spaced` is set (0: none), that many steps times 1, 2, 4, 8, ..."""
+class RetentionPolicy:
+    """Which checkpoints are kept when a new one is saved.
+
+    Parameters
+    ----------
+    last
+        Keep this many of the newest steps.
+    every
+        Keep multiples of this number of steps; 0 keeps none.
+    log_spaced
+        Keep this number of steps times 1, 2, 4, 8, ...; 0 keeps none.
+    """
 
     last: int = 2
     every: int = 0
     log_spaced: int = 0
 
-    def __call__(self, steps: list[int]) -> set[int]:
-        doubled = {self.log_spaced << i for i in range(64)} if self.log_spaced else set()
-        return {
-            s
-            for s in steps
-            if s in steps[-self.last :] or s in doubled or (self.every and s % self.every == 0)
-        }
+    def select(self, steps: list[int]) -> set[int]:
+        """The steps to keep, of steps in ascending order."""
+        newest = set(steps[-self.last :])
+        return {step for step in steps if step in newest or self._is_milestone(step)}
+
+    def _is_milestone(self, step: int) -> bool:
+        if self.every and step % self.every == 0:
+            return True
+        if not self.log_spaced or step % self.log_spaced:
+            return False
+        return (step // self.log_spaced).bit_count() == 1  # a power of two
 
 
-def save(folder: epath.PathLike, step: int, state: PyTree, keep: Keep = Keep()) -> None:
-    """Save `state` (arrays in dicts, tuples and dataclasses) as `step`, then remove what `keep` does not name.
+def save(
+    folder: epath.PathLike, step: int, state: PyTree, policy: RetentionPolicy = RetentionPolicy()
+) -> None:
+    """Save a state as a step, then delete the steps that the policy does not keep.
 
-    A collective call where several processes run. Raises OSError where the disk refuses; the steps that were there stay.
+    A collective call where several processes run.
+
+    Parameters
+    ----------
+    folder
+        Folder of the checkpoints.
+    step
+        Number of the step.
+    state
+        Arrays in dicts, tuples and dataclasses.
+    policy
+        Which steps are kept.
+
+    Raises
+    ------
+    OSError
+        Where the disk refuses; the steps that were saved before stay.
     """
     folder = epath.Path(folder)
-    parallel.by_leader(
-        f"forget {step}", lambda: _forget(folder, step)
-    )  # what a broken save may have left
+    # An interrupted save may have left an unfinished step.
+    parallel.on_leader(f"forget {step}", lambda: _delete_step(folder, step))
     try:
-        ocp.save(_path(folder, step), _as_dict(state))
-        parallel.by_leader(f"manifest {step}", lambda: _finish(folder, step, keep))
+        ocp.save(_path(folder, step), _flatten(state))
+        parallel.on_leader(f"manifest {step}", lambda: _write_manifest(folder, step, policy))
     except (OSError, ValueError) as error:
-        code = _os_error(error)
+        code = _os_error_code(error)
         if code is None:
             raise
-        _forget(folder, step)
-        last = max(steps(folder), default=None)
-        whole = "no step is saved yet" if last is None else f"step {last} is whole"
+        # Free what the unfinished step takes.
+        _delete_step(folder, step)
+        last = max(list_steps(folder), default=None)
+        valid = "no step is saved yet" if last is None else f"step {last} is valid"
         raise OSError(
-            f"step {step} cannot be saved in {folder} ({os.strerror(code)}); {whole}, and the same command goes on from "
-            "there once the disk can be written"
+            f"step {step} cannot be saved in {folder} ({os.strerror(code)}); {valid}, and the "
+            "same command resumes from there once the disk can be written"
         ) from None
 
 
-def _finish(folder: epath.Path, step: int, keep: Keep) -> None:
+def _write_manifest(folder: epath.Path, step: int, policy: RetentionPolicy) -> None:
     files.write_json(folder / f"{step}.json", files.checksums(folder, [str(step)]))
-    there = steps(folder)
-    for old in set(there) - keep(there):
-        _forget(folder, old)
+    steps = list_steps(folder)
+    for old_step in set(steps) - policy.select(steps):
+        _delete_step(folder, old_step)
 
 
-def _os_error(error: Exception) -> int | None:
-    """The operating system's error number; Orbax's writer has it in the text of a ValueError."""
+def _os_error_code(error: Exception) -> int | None:
+    """The operating system's error number, None where there is none."""
     if isinstance(error, OSError):
         return error.errno
-    found = re.search(r"os_error_code='(\d+)'", str(error))
-    return int(found[1]) if found else None
+    # Orbax's writer has it in the text of a ValueError.
+    match = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(match[1]) if match else None
 
 
-def steps(folder: epath.PathLike) -> list[int]:
+def list_steps(folder: epath.PathLike) -> list[int]:
     """The steps that have a manifest, in ascending order."""
     folder = epath.Path(folder)
-    names = (
-        [path.stem for path in folder.iterdir() if path.suffix == ".json"]
-        if folder.exists()
-        else []
-    )
-    return sorted(int(name) for name in names if name.isdigit())
+    if not folder.exists():
+        return []
+    stems = [path.stem for path in folder.iterdir() if path.suffix == ".json"]
+    return sorted(int(stem) for stem in stems if stem.isdigit())
 
 
-def damage(folder: epath.PathLike, step: int) -> str | None:
-    """What is wrong with a step, naming the first file that is missing, new, or has other bytes than its manifest says."""
+def find_corruption(folder: epath.PathLike, step: int) -> str | None:
+    """What is wrong with a step, None where it is valid.
+
+    The text names the first file that is missing, unexpected, or differs from the manifest.
+    """
     folder = epath.Path(folder)
-    if not (folder / f"{step}.json").exists():
+    manifest = folder / f"{step}.json"
+    if not manifest.exists():
         return "it was never finished, or its manifest is missing"
     try:
-        wanted, found = (
-            files.read_json(folder / f"{step}.json"),
-            files.checksums(folder, [str(step)]),
-        )
+        expected = files.read_json(manifest)
+        actual = files.checksums(folder, [str(step)])
     except (OSError, ValueError) as error:
         return str(error)
-    for name in sorted(wanted.keys() | found.keys()):
-        if name not in found:
+    for name in sorted(expected.keys() | actual.keys()):
+        if name not in actual:
             return f"{name} is missing"
-        if wanted.get(name) != found[name]:
-            return f"{name} has other bytes than its manifest says"
+        # A file that the manifest lacks is corruption as well.
+        if expected.get(name) != actual[name]:
+            return f"{name} differs from its manifest"
     return None
 
 
-def newest(folder: epath.PathLike) -> int | None:
-    """The newest whole step, None where there is none; every newer step that is not whole is named by a warning."""
+def latest_valid_step(folder: epath.PathLike) -> int | None:
+    """The newest valid step, None where there is none.
+
+    A warning names every newer step that is not valid.
+    """
     folder = epath.Path(folder)
-    begun = (
-        {int(path.name) for path in folder.iterdir() if path.name.isdigit()}
-        if folder.exists()
-        else set()
-    )
-    for step in sorted(begun | set(steps(folder)), reverse=True):
-        found = damage(folder, step)
-        if found is None:
+    started = set()
+    if folder.exists():
+        # A folder without a manifest is a save that was interrupted.
+        started = {int(path.name) for path in folder.iterdir() if path.name.isdigit()}
+    for step in sorted(started | set(list_steps(folder)), reverse=True):
+        corruption = find_corruption(folder, step)
+        if corruption is None:
             return step
-        log.warning(
-            "the checkpoint of step %d in %s is damaged and not used: %s", step, folder, found
-        )
+        log.warning("checkpoint %d in %s is damaged and skipped: %s", step, folder, corruption)
     return None
 
 
 def restore(folder: epath.PathLike, step: int, like: PyTree) -> PyTree:
-    """The state of a step, with the structure, types and shardings of `like` (never those that were saved)."""
-    abstract = {
-        n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-        for n, x in _as_dict(like).items()
+    """Restore a step with the structure, types and shardings of `like`.
+
+    Parameters
+    ----------
+    folder
+        Folder of the checkpoints.
+    step
+        Number of the step.
+    like
+        A state, or its shapes with shardings. The shardings that were saved are never used,
+        since the run may have other devices.
+    """
+    flat = _flatten(like)
+    shapes = {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+        for name, array in flat.items()
     }
-    leaves = ocp.load(_path(folder, step), abstract)
-    return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in _as_dict(like)])
+    leaves = ocp.load(_path(folder, step), shapes)
+    return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in flat])
 
 
 def restore_part(folder: epath.PathLike, step: int, part: str) -> dict[str, jax.Array]:
-    """One field of the saved state that is a flat dict of arrays (`ema`), on this process's first device.
+    """One field of the saved state that is a flat dict of arrays, such as `ema`.
 
-    Unlike the other calls it may be made by one process of several alone.
+    The arrays are put on this process's first device. Unlike the other functions, this one may
+    be called by one process of several alone.
     """
-    path, device = _path(folder, step), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    path = _path(folder, step)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    process = jax.process_index()
+    # Without these options Orbax would wait for the other processes.
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process_{process}",
     )
-    with ocp.Context(multiprocessing_options=alone):
+    with ocp.Context(multiprocessing_options=options):
         saved = ocp.metadata(path).metadata
-        abstract = {
+        shapes = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
             for name, leaf in saved.items()
         }
-        leaves = ocp.load(path, abstract)
+        leaves = ocp.load(path, shapes)
+    prefix = f"{part}/"
     return {
-        name.removeprefix(f"{part}/"): leaf
-        for name, leaf in leaves.items()
-        if name.startswith(f"{part}/")
+        name.removeprefix(prefix): leaf for name, leaf in leaves.items() if name.startswith(prefix)
     }
 
 
 def _path(folder: epath.PathLike, step: int) -> epath.Path:
-    """Orbax refuses relative paths."""
+    """A step's folder, absolute: Orbax refuses relative paths."""
     return epath.Path(folder).resolve() / str(step)
 
 
-def _as_dict(tree: PyTree) -> dict:
-    """A flat dict by path: Orbax changes the types of nested containers, and a flat dict has none."""
+def _flatten(tree: PyTree) -> dict[str, Any]:
+    """A flat dict by path, as Orbax changes the types of nested containers."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree.leaves_with_path(tree)
     }
 
 
-def _forget(folder: epath.Path, step: int) -> None:
-    (folder / f"{step}.json").unlink(missing_ok=True)  # first: without it the step does not exist
-    for place in (folder / str(step), folder / f"{step}.orbax-checkpoint-tmp"):
-        if place.exists():
-            place.rmtree()
+def _delete_step(folder: epath.Path, step: int) -> None:
+    # The manifest goes first: without it the step does not exist.
+    (folder / f"{step}.json").unlink(missing_ok=True)
+    for path in (folder / str(step), folder / f"{step}.orbax-checkpoint-tmp"):
+        if path.exists():
+            path.rmtree()

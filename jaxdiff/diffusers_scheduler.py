@@ -1,138 +1,203 @@
-"""scheduler_config.json of diffusers' DDPMScheduler and DDIMScheduler, in and out; of PNDMScheduler, in."""
+"""scheduler_config.json of diffusers' DDPM and DDIM schedulers, in and out; of PNDM's, in."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from jaxdiff import diffusion, files
+from jaxdiff.diffusers_config import DIFFUSERS_VERSION
 from jaxdiff.diffusion import Prediction, Schedule
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-COMMON: dict[str, Any] = {  # what DDPM and DDIM have, with the defaults that an absent field has
-    "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "trained_betas": None,
-    "clip_sample": True, "clip_sample_range": 1.0, "prediction_type": "epsilon", "thresholding": False,
-    "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0, "timestep_spacing": "leading", "steps_offset": 0,
+SCHEDULERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler"}
+SCALED_LINEAR_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}  # those of Schedule.scaled_linear
+# What DDPM and DDIM have, with the defaults that an absent field has.
+COMMON_FIELDS: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
+    "prediction_type": "epsilon",
+    "thresholding": False,
+    "dynamic_thresholding_ratio": 0.995,
+    "sample_max_value": 1.0,
+    "timestep_spacing": "leading",
+    "steps_offset": 0,
     "rescale_betas_zero_snr": False,
-}  # fmt: skip
-PNDM = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
-        "timestep_spacing", "steps_offset")  # fmt: skip
-FIELDS = {
-    "DDPMScheduler": COMMON | {"variance_type": "fixed_small"},
-    "DDIMScheduler": COMMON | {"set_alpha_to_one": True},
-    "PNDMScheduler": {key: COMMON[key] for key in PNDM}
+}
+PNDM_FIELDS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "timestep_spacing",
+    "steps_offset",
+)
+FIELDS: dict[str, dict[str, Any]] = {
+    "DDPMScheduler": COMMON_FIELDS | {"variance_type": "fixed_small"},
+    "DDIMScheduler": COMMON_FIELDS | {"set_alpha_to_one": True},
+    "PNDMScheduler": {key: COMMON_FIELDS[key] for key in PNDM_FIELDS}
     | {"set_alpha_to_one": False, "skip_prk_steps": False},
 }
-ANY = set().union(
-    *FIELDS.values()
-)  # a scheduler passes over what another's conversion left in its file
-DEFAULT = {"_class_name": "DDPMScheduler"} | FIELDS[
-    "DDPMScheduler"
-]  # of a U-Net that comes without a scheduler
-EARLY = {"tensor_format", "predict_epsilon"}  # fields of the first hub checkpoints
-KNOWN = {
-    "beta_schedule": tuple(SCHEDULES), "prediction_type": tuple(PREDICTIONS), "thresholding": (False,),
+# Of a U-Net that comes without a scheduler.
+DEFAULT: dict[str, Any] = {"_class_name": "DDPMScheduler"} | FIELDS["DDPMScheduler"]
+# A scheduler ignores fields of the others, which conversions leave in its file, and two fields of
+# the first hub checkpoints are read.
+READABLE_FIELDS = set().union(*FIELDS.values()) | {"tensor_format", "predict_epsilon"}
+SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
+    "beta_schedule": tuple(SCHEDULES),
+    "prediction_type": tuple(PREDICTIONS),
+    "thresholding": (False,),
     "timestep_spacing": ("leading", "trailing", "linspace"),
-    "variance_type": ("fixed_small", "fixed_small_log", "fixed_large"), "skip_prk_steps": (True,),
-}  # fmt: skip
+    "variance_type": ("fixed_small", "fixed_small_log", "fixed_large"),
+    "skip_prk_steps": (True,),
+}
 
 
 def read(
-    folder: epath.PathLike, known: Sequence[str] = ("DDPMScheduler", "DDIMScheduler")
+    folder: epath.PathLike, supported: Sequence[str] = ("DDPMScheduler", "DDIMScheduler")
 ) -> dict[str, Any]:
-    """scheduler_config.json of a diffusers folder with every field; DDPM's defaults where there is none.
+    """All fields of a folder's scheduler_config.json; DDPM's defaults where there is none.
 
-    known: the schedulers that may be there. Raises ValueError, naming it, for another one and for a field or a value that
-    is not known here.
+    Parameters
+    ----------
+    folder
+        A diffusers folder.
+    supported
+        The two schedulers that the file may be of.
+
+    Raises
+    ------
+    ValueError
+        For another scheduler, and for a field or a value that is not supported.
     """
     folder = epath.Path(folder)
-    places = (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json")
-    path = next((place for place in places if place.exists()), None)
+    candidates = (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json")
+    path = next((path for path in candidates if path.exists()), None)
     if path is None:
         return dict(DEFAULT)
     raw = files.read_json(path)
-    name = str(raw.get("_class_name"))
-    if name not in known:
+    class_name = str(raw.get("_class_name"))
+    if class_name not in supported:
         raise ValueError(
-            f"{path} is of {name}; write it as a {known[0]}'s or a {known[1]}'s, which are known here"
+            f"{path} is of {class_name}; write it as a {supported[0]}'s or a {supported[1]}'s"
         )
-    unknown = [key for key in raw if key not in ANY | EARLY and not key.startswith("_")]
-    if unknown:
-        raise ValueError(
-            f"{path} sets {unknown[0]!r}, which is no field of {name} that is known here"
-        )
-    full = (
-        COMMON
-        | {"_class_name": name}
-        | FIELDS[name]
-        | {key: raw[key] for key in FIELDS[name] if key in raw}
-    )
+    for key in raw:
+        if key not in READABLE_FIELDS and not key.startswith("_"):
+            raise ValueError(f"{path} sets {key!r}, which is no supported field of {class_name}")
+    defaults = FIELDS[class_name]
+    # The common fields too, which a PNDMScheduler lacks and the readers of this dict expect.
+    fields = COMMON_FIELDS | {"_class_name": class_name} | defaults
+    fields |= {key: raw[key] for key in defaults if key in raw}
     if "predict_epsilon" in raw and "prediction_type" not in raw:
-        full["prediction_type"] = "epsilon" if raw["predict_epsilon"] else "sample"
-    for key, allowed in KNOWN.items():
-        if key in full and full[key] not in allowed:
-            raise ValueError(
-                f"{path} sets {key} to {full[key]!r}; {', '.join(map(str, allowed))} are known here"
-            )
-    return full
+        fields["prediction_type"] = "epsilon" if raw["predict_epsilon"] else "sample"
+    _check_values(fields, path)
+    return fields
 
 
-def schedule(scheduler: dict[str, Any]) -> Schedule:
-    """The noise levels that a whole scheduler_config.json describes."""
-    s = scheduler
-    if s["trained_betas"] is not None:
-        betas = np.asarray(s["trained_betas"], np.float64)
-    elif s["beta_schedule"] == "squaredcos_cap_v2":
-        betas = diffusion.cosine_betas(s["num_train_timesteps"])
-    else:
-        rise = (
-            diffusion.linear_betas
-            if s["beta_schedule"] == "linear"
-            else diffusion.scaled_linear_betas
-        )
-        betas = rise(s["num_train_timesteps"], s["beta_start"], s["beta_end"])
-    return (
-        Schedule.zero_terminal_snr(betas)
-        if s["rescale_betas_zero_snr"]
-        else Schedule.from_betas(betas)
-    )
+def _check_values(fields: Mapping[str, Any], path: epath.PathLike) -> None:
+    for key, supported in SUPPORTED_VALUES.items():
+        if key in fields and fields[key] not in supported:
+            names = ", ".join(map(str, supported))
+            raise ValueError(f"{path} sets {key} to {fields[key]!r}; {names} can be read")
 
 
-def prediction(scheduler: dict[str, Any]) -> Prediction:
+def build_schedule(scheduler: Mapping[str, Any]) -> Schedule:
+    """The noise schedule of all fields of a scheduler_config.json."""
+    betas = _betas(scheduler)
+    # Lin et al. 2024
+    if scheduler["rescale_betas_zero_snr"]:
+        return Schedule.zero_terminal_snr(betas)
+    return Schedule.from_betas(betas)
+
+
+def _betas(scheduler: Mapping[str, Any]) -> np.ndarray:
+    if scheduler["trained_betas"] is not None:
+        return np.asarray(scheduler["trained_betas"], np.float64)
+    T = scheduler["num_train_timesteps"]
+    if scheduler["beta_schedule"] == "squaredcos_cap_v2":
+        return diffusion.cosine_betas(T)
+    # By their ends, which may be others than the defaults of Schedule.linear.
+    is_linear = scheduler["beta_schedule"] == "linear"
+    betas = diffusion.linear_betas if is_linear else diffusion.scaled_linear_betas
+    return betas(T, scheduler["beta_start"], scheduler["beta_end"])
+
+
+def get_prediction(scheduler: Mapping[str, Any]) -> Prediction:
     """What the network's output stands for."""
     return PREDICTIONS[scheduler["prediction_type"]]
 
 
-def sampling(scheduler: dict[str, Any]) -> dict[str, Any]:
-    """The sampler that diffusers' pipeline runs with this scheduler: DDPM over all steps, or DDIM or PNDM over 50.
+def sampler_settings(scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampler that diffusers' pipeline runs with a scheduler, as a cell's `sample` section.
 
-    As diffusers does, DDIM keeps the predicted eps where x0 is clipped.
+    DDPM runs over all steps, DDIM and PNDM over 50.
     """
-    s, T = scheduler, schedule(scheduler).steps
-    clip = float(s["clip_sample_range"]) if s["clip_sample"] else 0.0
-    path = {"clip": clip, "spacing": s["timestep_spacing"], "offset": s["steps_offset"]}
-    if s["_class_name"] == "DDPMScheduler":
-        variance = "fixed_large" if s["variance_type"] == "fixed_large" else "fixed_small"
-        return path | {"method": "ddpm", "steps": T, "variance": variance}
-    path |= {"steps": min(50, T), "to_one": s["set_alpha_to_one"]}
-    if s["_class_name"] == "PNDMScheduler":
-        return path | {"method": "pndm"}
-    return path | {"method": "ddim", "eta": 0.0, "rederive": False, "stride": True}
+    T = build_schedule(scheduler).steps
+    settings = {
+        "clip": float(scheduler["clip_sample_range"]) if scheduler["clip_sample"] else 0.0,
+        "spacing": scheduler["timestep_spacing"],
+        "offset": scheduler["steps_offset"],
+    }
+    if scheduler["_class_name"] == "DDPMScheduler":
+        is_large = scheduler["variance_type"] == "fixed_large"
+        variance = "fixed_large" if is_large else "fixed_small"
+        return settings | {"method": "ddpm", "steps": T, "variance": variance}
+    settings |= {"steps": min(50, T), "to_one": scheduler["set_alpha_to_one"]}
+    if scheduler["_class_name"] == "PNDMScheduler":
+        return settings | {"method": "pndm"}
+    # diffusers' DDIM keeps the predicted eps where x0 is clipped.
+    return settings | {"method": "ddim", "eta": 0.0, "rederive": False, "stride": True}
 
 
-def write(settings: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:
-    """scheduler_config.json from a cell's `diffusion` and `sample` settings (schedule, steps, prediction; method, ...)."""
-    names = {ours: theirs for theirs, ours in SCHEDULES.items()}
-    predictions = {ours: theirs for theirs, ours in PREDICTIONS.items()}
-    name = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler"}[sample["method"]]
-    found = {"_class_name": name, "_diffusers_version": "0.42.1"} | FIELDS[name]
-    if settings["schedule"] == "scaled_linear":
-        found |= {"beta_start": 0.00085, "beta_end": 0.012}
-    return found | {
-        "beta_schedule": names[settings["schedule"]], "num_train_timesteps": settings["steps"],
-        "prediction_type": predictions[settings["prediction"]], "clip_sample": bool(sample["clip"]),
-        "clip_sample_range": float(sample["clip"]) or 1.0, "timestep_spacing": sample.get("spacing", "trailing"),
+def from_settings(diffusion: Mapping[str, Any], sample: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of scheduler_config.json.
+
+    Parameters
+    ----------
+    diffusion
+        A cell's `diffusion` section: schedule or alpha_bar, steps, prediction.
+    sample
+        Its `sample` section: method, clip, ...
+    """
+    schedule_names = {ours: theirs for theirs, ours in SCHEDULES.items()}
+    prediction_types = {ours: theirs for theirs, ours in PREDICTIONS.items()}
+    method = sample["method"]
+    if method not in SCHEDULERS:
+        raise ValueError(
+            f"a cell's sampler must be one of {', '.join(SCHEDULERS)} to become a diffusers "
+            f"scheduler, got {method}; set sample.method in the cell's config.json to one of them"
+        )
+    class_name = SCHEDULERS[method]
+    fields: dict[str, Any] = dict(FIELDS[class_name])
+    fields |= {"_class_name": class_name, "_diffusers_version": DIFFUSERS_VERSION}
+    # A schedule without a name is its betas.
+    if "alpha_bar" in diffusion:
+        fields["trained_betas"] = _betas_of(diffusion["alpha_bar"])
+    else:
+        fields["beta_schedule"] = schedule_names[diffusion["schedule"]]
+        if diffusion["schedule"] == "scaled_linear":
+            fields |= SCALED_LINEAR_BETAS
+    return fields | {
+        "num_train_timesteps": diffusion["steps"],
+        "prediction_type": prediction_types[diffusion["prediction"]],
+        "clip_sample": bool(sample["clip"]),
+        "clip_sample_range": float(sample["clip"]) or 1.0,  # ignored where nothing is clipped
+        "timestep_spacing": sample.get("spacing", "trailing"),
         "steps_offset": sample.get("offset", 0),
-    }  # fmt: skip
+    }
+
+
+def _betas_of(alpha_bar: Sequence[float]) -> list[float]:
+    """The betas whose running product of 1 - beta is alpha_bar."""
+    levels = np.asarray(alpha_bar, np.float64)
+    ratios = levels / np.concatenate([[1.0], levels[:-1]])
+    return (1.0 - ratios).tolist()

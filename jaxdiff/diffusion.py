@@ -1,4 +1,10 @@
-"""The forward process, what the network predicts, and the training loss (Ho et al. 2020; Salimans & Ho 2022)."""
+"""The forward process, what the network predicts, and the training loss.
+
+References
+----------
+Ho et al., "Denoising Diffusion Probabilistic Models", 2020.
+Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", 2022.
+"""
 
 import dataclasses
 import math
@@ -14,9 +20,19 @@ Batch = Float[Array, "batch ..."]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
-    """alpha_bar float [T]: the share of the signal's variance that is left at step t; it falls with t."""
+    """A noise schedule.
+
+    Parameters
+    ----------
+    alpha_bar
+        Float [T]: the share of the signal's variance that is left at step t; it falls with t.
+    name
+        The class method that makes this schedule from its number of steps alone, such as
+        "linear"; None for any other schedule.
+    """
 
     alpha_bar: np.ndarray | Array
+    name: str | None = None
 
     @property
     def steps(self) -> int:
@@ -24,55 +40,77 @@ class Schedule:
         return len(self.alpha_bar)
 
     @classmethod
-    def from_betas(cls, betas: np.ndarray) -> "Schedule":
-        return cls(np.cumprod(1.0 - np.asarray(betas, np.float64)).astype(np.float32))
+    def from_betas(cls, betas: np.ndarray, name: str | None = None) -> "Schedule":
+        """The schedule of the variances that each step adds, betas [T] in 0..1."""
+        # In float64: a running product of 1,000 float32 numbers would lose digits.
+        alpha_bar = np.cumprod(1.0 - np.asarray(betas, np.float64))
+        return cls(alpha_bar.astype(np.float32), name)
 
     @classmethod
     def linear(cls, T: int = 1000, low: float = 1e-4, high: float = 0.02) -> "Schedule":
         """Betas rise linearly (Ho et al. 2020; the paper's)."""
-        return cls.from_betas(linear_betas(T, low, high))
+        # Other ends are another schedule, which its name would not make again.
+        name = "linear" if (low, high) == (1e-4, 0.02) else None
+        return cls.from_betas(linear_betas(T, low, high), name)
 
     @classmethod
     def scaled_linear(cls, T: int = 1000, low: float = 0.00085, high: float = 0.012) -> "Schedule":
         """The square roots of the betas rise linearly (Rombach et al. 2022)."""
-        return cls.from_betas(scaled_linear_betas(T, low, high))
+        name = "scaled_linear" if (low, high) == (0.00085, 0.012) else None
+        return cls.from_betas(scaled_linear_betas(T, low, high), name)
 
     @classmethod
     def cosine(cls, T: int = 1000) -> "Schedule":
         """alpha_bar falls as a squared cosine, betas at most 0.999 (Nichol & Dhariwal 2021)."""
-        return cls.from_betas(cosine_betas(T))
+        return cls.from_betas(cosine_betas(T), "cosine")
 
     @classmethod
     def zero_terminal_snr(cls, betas: np.ndarray) -> "Schedule":
-        """sqrt(alpha_bar) of these betas shifted and scaled so that nothing is left of the signal at T - 1 and the
-        first step keeps its value (Lin et al. 2024, Algorithm 1)."""
+        """Shift and scale sqrt(alpha_bar) so that no signal is left at T - 1.
+
+        The first step keeps its value (Lin et al. 2024, Algorithm 1).
+        """
         s = np.sqrt(np.cumprod(1.0 - np.asarray(betas, np.float64)))
-        return cls(np.square((s - s[-1]) * s[0] / (s[0] - s[-1])).astype(np.float32))
+        s = (s - s[-1]) * s[0] / (s[0] - s[-1])
+        return cls(np.square(s).astype(np.float32))
 
     def signal_and_noise(self, t: Int[Array, " batch"], ndim: int) -> tuple[Array, Array]:
-        """s = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar) at t, shaped [batch, 1, ...] with `ndim` axes."""
+        """s = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar) at t.
+
+        Parameters
+        ----------
+        t
+            Noise steps.
+        ndim
+            Number of axes of the results, [batch, 1, ...].
+        """
         alpha_bar = jnp.asarray(self.alpha_bar)[t].reshape((-1,) + (1,) * (ndim - 1))
         return jnp.sqrt(alpha_bar), jnp.sqrt(1.0 - alpha_bar)
 
 
+# The names of schedules that are made from their number of steps alone.
+SCHEDULES = ("linear", "scaled_linear", "cosine")
+
+
 def linear_betas(T: int, low: float, high: float) -> Float[np.ndarray, " T"]:
-    """From `low` to `high` in equal steps."""
+    """Betas from `low` to `high` in equal steps."""
     return np.linspace(low, high, T)
 
 
 def scaled_linear_betas(T: int, low: float, high: float) -> Float[np.ndarray, " T"]:
-    """Square roots in equal steps."""
+    """Betas whose square roots rise in equal steps."""
     return np.linspace(low**0.5, high**0.5, T) ** 2
 
 
 def cosine_betas(T: int) -> Float[np.ndarray, " T"]:
-    """Those of a squared cosine, at most 0.999."""
-    levels = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * math.pi / 2) ** 2
-    return np.minimum(1.0 - levels[1:] / levels[:-1], 0.999)
+    """Betas of a squared cosine, at most 0.999."""
+    alpha_bar = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * math.pi / 2) ** 2
+    return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
 
 
 def add_noise(schedule: Schedule, x0: Batch, eps: Batch, t: Int[Array, " batch"]) -> Batch:
     """xt = s x0 + sigma eps."""
+    # Ho et al. 2020, Eq. 4
     s, sigma = schedule.signal_and_noise(t, x0.ndim)
     return s * x0 + sigma * eps
 
@@ -80,20 +118,44 @@ def add_noise(schedule: Schedule, x0: Batch, eps: Batch, t: Int[Array, " batch"]
 def target(
     schedule: Schedule, prediction: Prediction, x0: Batch, eps: Batch, t: Int[Array, " batch"]
 ) -> Batch:
-    """What the network is trained to output: eps, x0, or v = s eps - sigma x0. Raises ValueError for another name."""
+    """What the network is trained to output: eps, x0, or v = s eps - sigma x0.
+
+    Raises
+    ------
+    ValueError
+        For another prediction.
+    """
     s, sigma = schedule.signal_and_noise(t, x0.ndim)
-    if prediction not in get_args(Prediction):
-        raise ValueError(
-            f"prediction {prediction!r} is not known; choose one of {', '.join(get_args(Prediction))}"
-        )
-    return {"eps": eps, "v": s * eps - sigma * x0, "x0": x0}[prediction]
+    if prediction == "eps":
+        return eps
+    if prediction == "v":  # Salimans & Ho 2022
+        return s * eps - sigma * x0
+    if prediction == "x0":
+        return x0
+    names = ", ".join(get_args(Prediction))
+    raise ValueError(f"prediction must be one of {names}, got {prediction!r}; choose one")
 
 
 def to_x0_and_eps(
     schedule: Schedule, prediction: Prediction, output: Batch, xt: Batch, t: Int[Array, " batch"]
 ) -> tuple[Batch, Batch]:
-    """The clean image and the noise that the network's output stands for, given xt = s x0 + sigma eps."""
+    """The clean image and the noise that a network's output stands for.
+
+    Parameters
+    ----------
+    schedule
+        Noise schedule.
+    prediction
+        What the output stands for.
+    output
+        Raw output of the network.
+    xt
+        Noisy images s x0 + sigma eps.
+    t
+        Their noise steps.
+    """
     s, sigma = schedule.signal_and_noise(t, xt.ndim)
+    # Each line solves xt = s x0 + sigma eps together with the prediction's definition.
     if prediction == "eps":
         return (xt - sigma * output) / s, output
     if prediction == "v":
@@ -101,6 +163,6 @@ def to_x0_and_eps(
     return output, (xt - s * output) / sigma
 
 
-def loss(output: Batch, wanted: Batch) -> Float[Array, ""]:
-    """Mean squared error over everything: the simple loss of Ho et al. 2020, Eq. 14."""
-    return jnp.mean(jnp.square(output - wanted))
+def loss(output: Batch, target: Batch) -> Float[Array, ""]:
+    """Mean squared error over all elements, the simple loss of Ho et al. 2020, Eq. 14."""
+    return jnp.mean(jnp.square(output - target))

@@ -3,10 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import stats
 from scipy.special import expit, logit
 
@@ -49,6 +49,14 @@ class Estimate:
     name: str = ""
     labels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     values: Sequence[float] | None = None
+
+    def __str__(self) -> str:
+        """The value and its interval, as 0.12 [0.08, 0.18]."""
+        if self.value is None:
+            return "undefined"
+        if self.low is None or self.high is None:
+            return f"{self.value:.4g}"
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
     def __float__(self) -> float:
         return math.nan if self.value is None else float(self.value)
@@ -181,7 +189,8 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
     """
     if not 0 <= successes <= trials or trials <= 0:
         raise ValueError(
-            f"a proportion needs 0 <= successes <= trials and trials > 0, got {successes} of {trials}"
+            "a proportion needs 0 <= successes <= trials and trials > 0, got "
+            f"{successes} of {trials}"
         )
     z = stats.norm.ppf(0.5 + level / 2)
     p = successes / trials
@@ -319,89 +328,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (count - rank) * p_values[i]))
         adjusted[i] = largest
     return adjusted
-
-
-# ---- replaced by Estimate; to be removed with their last callers ----
-
-Norms = Float[np.ndarray, " points"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Corrected:
-    """A share corrected for the classifier's errors: the estimate and its interval, all in 0..1."""
-
-    value: float
-    low: float
-    high: float
-
-
-def mean_t(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float] | None:
-    """Mean and t interval, len(values) - 1 degrees of freedom; None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    mean, error = float(np.mean(values)), float(stats.sem(values))
-    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * error
-    return mean, mean - half, mean + half
-
-
-def logit_over_seeds(
-    shares: Sequence[float], trials: Sequence[int], level: float = 0.95
-) -> Corrected | None:
-    """A share over seeds: the t interval of the mean logit, mapped back to 0..1. None for fewer than two seeds.
-
-    A count of 0 or of all is moved half an observation inwards, since its logit is infinite.
-    """
-    found = mean_t([bounded_logit(s, n) for s, n in zip(shares, trials, strict=True)], level)
-    return None if found is None else Corrected(*(float(expit(x)) for x in found))
-
-
-def fallen(
-    before: Norms, after: Norms, before_error: Norms | float = 0.0, after_error: Norms | float = 0.0
-) -> Int[np.ndarray, " points"]:
-    """At each point 1 where after < before beyond their errors, -1 where it is not, 0 where that cannot be told."""
-    error = np.asarray(before_error) + np.asarray(after_error)
-    return np.where(after < before - error, 1, np.where(after >= before + error, -1, 0))
-
-
-def falls(
-    before: Norms, after: Norms, before_error: Norms | float = 0.0, after_error: Norms | float = 0.0
-) -> dict[str, Any]:
-    """The claim after < before (Theorem 1's) at points of one model, or of two: norms, paired, with the error of each.
-
-    A point falls, or does not, where the errors leave no doubt; the rest is undecided. refuted: whether some point does not
-    fall; share with its Wilson interval: of the decided points, those that fall (None where none is decided); log_ratio: the mean
-    of log(after / before) with its t interval, negative where norms fall. Raises ValueError unless all norms are positive.
-    """
-    both = np.stack([np.asarray(before, np.float64), np.asarray(after, np.float64)])
-    if not np.all(np.isfinite(both) & (both > 0)):
-        raise ValueError(
-            f"norms of {both.min():g} to {both.max():g} were given; positive ones are compared"
-        )
-    sides = fallen(both[0], both[1], before_error, after_error)
-    down, up, n = int((sides > 0).sum()), int((sides < 0).sum()), len(sides)
-    share, low, high = (
-        (down / (down + up), *wilson(down, down + up)) if down + up else (None, None, None)
-    )
-    ratio = np.log(both[1] / both[0])
-    mean, log_low, log_high = mean_t(ratio.tolist()) or (float(ratio[0]), math.nan, math.nan)
-    return {"refuted": up > 0, "share": share, "low": low, "high": high, "n": n, "undecided": n - down - up,
-            "log_ratio": mean, "log_low": log_low, "log_high": log_high}  # fmt: skip
-
-
-Verdict = Literal["supported", "contradicted", "smaller than half the paper's", "undecided"]
-HALF_THE_EFFECT = -0.25  # the paper's depth 6 against 2 is -0.51 logit of the minority share
-
-
-def verdict(low: float, high: float) -> Verdict:
-    """What a 95 % interval of the contrast, deepest minus shallowest logit of the minority share, says of the claim."""
-    below, weak = high < 0, low > HALF_THE_EFFECT
-    if below and weak:
-        return "smaller than half the paper's"
-    return "supported" if below else "contradicted" if weak else "undecided"
-
-
-def equivalent(low: float, high: float, target: float, margin: float = 0.02) -> Verdict:
-    """Whether a share agrees with `target` within `margin` (two one-sided tests: the 90 % interval lies inside)."""
-    inside = target - margin < low and high < target + margin
-    outside = high < target - margin or low > target + margin
-    return "supported" if inside else "contradicted" if outside else "undecided"

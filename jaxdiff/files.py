@@ -1,4 +1,4 @@
-"""Bytes on disk: atomic writes and checksums. Local paths and whatever etils.epath knows; no JAX."""
+"""Bytes on disk: atomic writes and checksums, for local paths and buckets; no JAX."""
 
 import hashlib
 import json
@@ -6,21 +6,38 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 from etils import epath
+
+BLOCK_BYTES = 1 << 20  # read at once when a file is hashed
 
 
 def is_in_bucket(path: epath.PathLike) -> bool:
-    """Whether a path is an address, as gs:// and s3:// are: its files are objects, which cannot grow or be made only if new."""
+    """Whether a path is an address of an object store, such as gs:// or s3://.
+
+    Its files are objects, which can neither grow nor be created exclusively.
+    """
     return "://" in os.fspath(path)
 
 
 def write(path: epath.PathLike, data: bytes | str) -> None:
-    """Write through a temporary name in the same folder, then rename: readers see the old file or the new one.
+    """Write a file atomically, and create its folder where that is missing.
 
-    Raises OSError where the folder cannot be made or written.
+    Parameters
+    ----------
+    path
+        Local path, or anything else that etils.epath knows.
+    data
+        Bytes, or text that is written as UTF-8.
+
+    Raises
+    ------
+    OSError
+        Where the folder cannot be created or written.
     """
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A rename within one folder is atomic: readers see the old file or the new one.
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
     try:
         temporary.write_bytes(data if isinstance(data, bytes) else data.encode())
@@ -31,18 +48,24 @@ def write(path: epath.PathLike, data: bytes | str) -> None:
 
 
 def write_json(path: epath.PathLike, value: object) -> None:
-    """The same bytes for equal values: sorted keys, no NaN, a final newline."""
+    """Write JSON that has the same bytes for equal values: sorted keys, no NaN."""
     write(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path: epath.PathLike) -> dict:
-    """The object in a JSON file. Raises ValueError naming the file where it holds something else."""
+    """Read the object in a JSON file.
+
+    Raises
+    ------
+    ValueError
+        Where the file is no JSON or holds something else than an object.
+    """
     try:
         value = json.loads(epath.Path(path).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no JSON file ({error}); delete it or write it again") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__} where a JSON object was expected")
+        raise ValueError(f"{path} must hold a JSON object, got a {type(value).__name__}")
     return value
 
 
@@ -50,13 +73,13 @@ def sha256(path: epath.PathLike) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with epath.Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
 
 
 def fingerprint(value: object) -> str:
-    """SHA-256 of a JSON-like value: equal values, equal fingerprints."""
+    """SHA-256 of a JSON-like value; equal values have equal fingerprints."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -69,24 +92,43 @@ def walk(folder: epath.PathLike) -> Iterator[epath.Path]:
             yield child
 
 
-def lengths(folder: epath.PathLike) -> dict[str, int]:
-    """Bytes of every file below a folder of this machine by its path in it, in the order of the paths; twenty times as fast as `walk`."""
-    found: dict[str, int] = {}
+def file_sizes(folder: epath.PathLike) -> dict[str, int]:
+    """Bytes of every file below a local folder by relative path, in path order."""
+    sizes: dict[str, int] = {}
+    # os.scandir is twenty times as fast as `walk` on a folder of 200,000 images.
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir():
-            found |= {
-                f"{entry.name}/{name}": length for name, length in lengths(entry.path).items()
-            }
-        else:
-            found[entry.name] = entry.stat().st_size
-    return found
+        if not entry.is_dir():
+            sizes[entry.name] = entry.stat().st_size
+            continue
+        for name, size in file_sizes(entry.path).items():
+            sizes[f"{entry.name}/{name}"] = size
+    return sizes
 
 
 def checksums(folder: epath.PathLike, names: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of each named file, and of each file below each named folder, keyed by path inside `folder`."""
+    """SHA-256 of files by relative path.
+
+    Parameters
+    ----------
+    folder
+        The folder that the paths are relative to.
+    names
+        Files, and folders of which every file is taken.
+    """
     folder = epath.Path(folder)
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for name in names:
-        paths = walk(folder / name) if (folder / name).is_dir() else [folder / name]
-        found |= {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
-    return found
+        path = folder / name
+        paths = walk(path) if path.is_dir() else [path]
+        for file in paths:
+            digests[file.relative_to(folder).as_posix()] = sha256(file)
+    return digests
+
+
+def array_digest(*arrays: np.ndarray) -> str:
+    """SHA-256 of the shapes, types and bytes of arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

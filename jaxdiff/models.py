@@ -1,135 +1,367 @@
-"""A trained model by one call: the folder of a study's cell, or a diffusers folder from anywhere."""
+"""Trained models on disk: the folder of a study's cell, or a diffusers folder from anywhere."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from etils import epath
+from flax import nnx
 
 from jaxdiff import checkpoints, diffusers_io, diffusers_scheduler, files
-from jaxdiff.diffusion import Prediction, Schedule
-from jaxdiff.unet import Bypassed, UNet, UNetConfig, abstract, bind, parameters
+from jaxdiff.denoiser import abstract_network, bind_params, get_params
+from jaxdiff.diffusers_config import read_config
+from jaxdiff.diffusion import SCHEDULES, Prediction, Schedule
+from jaxdiff.unet import UNet, UNetConfig
+from jaxdiff.unet_bypass import BypassedUNet
 
-CHUNK = 16  # samples of a diffusers model computed at once
+Form = Literal["cell", "diffusers"]
+Shape = tuple[int, int, int]  # height, width and channels
+DEFAULT_BATCH = 16  # samples of a model from elsewhere that are computed at once
+# How a model is sampled whose settings do not say: as studies sample by default.
+DEFAULT_SAMPLER: dict[str, Any] = {
+    "method": "ddim",
+    "steps": 50,
+    "eta": 0.0,
+    "clip": True,
+    "batch": DEFAULT_BATCH,
+}
+SAVED_STEP = 0  # the checkpoint's step, of a model that no study trained
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """unet: with EMA weights where it is a cell, its mid-block perhaps bypassed; schedule; prediction: what its output stands for.
+    """A network, its noise schedule and what its output stands for.
 
-    config: the cell's settings; of a diffusers folder, the same sections as far as it has them (unet, scheduler, sample,
-    data).
+    Parameters
+    ----------
+    unet
+        A UNet, a BypassedUNet, or any other network that is called in the same way. A cell's
+        has its EMA weights.
+    schedule
+        Noise schedule.
+    prediction
+        What the network's output stands for: eps, v or x0.
+    config
+        The cell's settings; of a diffusers folder, the sections that it has (unet, scheduler,
+        sample, data); empty for a model that was made in a notebook.
+    image_shape
+        Height, width and channels of its images, where neither `config` nor the network says.
     """
 
-    unet: UNet | Bypassed
+    unet: Any
     schedule: Schedule
     prediction: Prediction
-    config: dict[str, Any]
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    image_shape: Shape | None = None
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of its images. Raises ValueError where the folder does not say."""
-        size = self.config["data"]["size"]
-        if not size:
+    def shape(self) -> Shape:
+        """Height, width and channels of its images.
+
+        Raises
+        ------
+        ValueError
+            Where neither `image_shape`, `config` nor the network says.
+        """
+        size = self.config.get("data", {}).get("size")
+        configured = _to_shape(size, self.unet) if size else None
+        shape = self.image_shape or configured or _input_shape(self.unet)
+        if shape is None:
             raise ValueError(
-                "this U-Net's config.json has no sample_size; write its image size in pixels there"
+                "a model must know the size of its images, and this one has no sample_size; write "
+                "it into its config.json, or give image_shape=(height, width, channels) to Model"
             )
-        height, width = (size, size) if isinstance(size, int) else size
-        return height, width, self.unet.config.in_channels
+        return shape
+
+
+class ModelSpec(NamedTuple):
+    """All of a saved model but its weights.
+
+    Attributes
+    ----------
+    config
+        The network's config.
+    schedule
+        Noise schedule.
+    prediction
+        What the network's output stands for.
+    settings
+        What becomes `Model.config`.
+    """
+
+    config: UNetConfig
+    schedule: Schedule
+    prediction: Prediction
+    settings: dict[str, Any]
+
+
+def _to_shape(size: int | Sequence[int], network: nnx.Module) -> Shape:
+    """The shape of images of one size, or of [height, width], for a network."""
+    height, width = (size, size) if isinstance(size, int) else size
+    config: Any = getattr(network, "config", None)
+    return height, width, config.in_channels
+
+
+def _input_shape(network: nnx.Module) -> Shape | None:
+    """The shape that the network itself says, None where it does not."""
+    try:
+        shape = getattr(network, "input_shape", None)
+    except ValueError:  # it has no image size
+        return None
+    if shape is not None:
+        return shape
+    size = getattr(getattr(network, "config", None), "sample_size", None)
+    return _to_shape(size, network) if size else None
 
 
 def load(path: epath.PathLike, step: int | None = None) -> Model:
-    """The newest whole checkpoint of a cell, or that of a step; or the weights of a diffusers folder.
+    """A trained model.
 
-    Raises ValueError where the folder is neither, or is not whole.
+    Parameters
+    ----------
+    path
+        Folder of a cell, or a diffusers folder.
+    step
+        Checkpoint of the cell; by default the latest valid one.
+
+    Raises
+    ------
+    ValueError
+        Where the folder is neither, or has no valid weights.
     """
-    folder, (config, schedule, prediction, settings) = epath.Path(path), describe(path)
-    if diffusers_io.is_folder(folder):
-        return Model(diffusers_io.load_unet(folder), schedule, prediction, settings)
-    step = checkpoints.newest(folder / "checkpoints") if step is None else step
-    if step is None:
-        raise ValueError(f"{path} has no whole checkpoint yet; run its study to the end first")
-    ema = checkpoints.restore_part(folder / "checkpoints", step, "ema")
-    return Model(bind(abstract(config), ema), schedule, prediction, settings)
-
-
-def describe(path: epath.PathLike) -> tuple[UNetConfig, Schedule, Prediction, dict[str, Any]]:
-    """All of a model but its weights: U-Net, schedule, prediction, and settings as Model.config has them."""
     folder = epath.Path(path)
-    if diffusers_io.is_folder(folder):
-        return _describe_diffusers(folder)
+    spec = load_spec(folder)
+    # A cell's weights are its EMA; what a diffusers folder holds is for its author to say.
+    if diffusers_io.is_diffusers_folder(folder):
+        unet = diffusers_io.load_unet(folder)
+        return Model(unet, spec.schedule, spec.prediction, spec.settings)
+    if step is None:
+        step = checkpoints.latest_valid_step(folder / "checkpoints")
+    if step is None:
+        raise ValueError(f"{path} has no valid checkpoint yet; run its study to the end first")
+    ema = checkpoints.restore_part(folder / "checkpoints", step, "ema")
+    unet = bind_params(abstract_network(spec.config), ema)
+    return Model(unet, spec.schedule, spec.prediction, spec.settings)
+
+
+def load_spec(path: epath.PathLike) -> ModelSpec:
+    """All of a model but its weights.
+
+    Parameters
+    ----------
+    path
+        Folder of a cell, or a diffusers folder.
+
+    Raises
+    ------
+    ValueError
+        Where the folder is neither.
+    """
+    folder = epath.Path(path)
+    if diffusers_io.is_diffusers_folder(folder):
+        return _load_diffusers_spec(folder)
     if not (folder / "config.json").exists():
         raise ValueError(
-            f"{path} is no model: it has no config.json; give a cell's folder, as runs/STUDY/cells/NAME, or a diffusers folder"
+            f"{path} is no model: it has no config.json; give a cell's folder, as "
+            "runs/STUDY/cells/NAME, or a diffusers folder"
         )
     settings = files.read_json(folder / "config.json")
     if "unet" not in settings or not {"diffusion", "scheduler"} & settings.keys():
         raise ValueError(
             f"{path} is no model: its config.json is neither a cell's nor a UNet2DModel's"
         )
-    config = unet_config(settings["unet"])
+    schedule, prediction = _read_diffusion(settings)
+    return ModelSpec(build_unet_config(settings["unet"]), schedule, prediction, settings)
+
+
+def _read_diffusion(settings: Mapping[str, Any]) -> tuple[Schedule, Prediction]:
+    """Schedule and prediction of a cell's settings, or of those of a diffusers folder."""
     if "scheduler" in settings:
-        known = settings["scheduler"]
-        return (
-            config,
-            diffusers_scheduler.schedule(known),
-            diffusers_scheduler.prediction(known),
-            settings,
-        )
-    return config, schedule(settings["diffusion"]), settings["diffusion"]["prediction"], settings
+        scheduler = settings["scheduler"]
+        schedule = diffusers_scheduler.build_schedule(scheduler)
+        return schedule, diffusers_scheduler.get_prediction(scheduler)
+    diffusion = settings["diffusion"]
+    return build_schedule(diffusion), diffusion["prediction"]
 
 
-def _describe_diffusers(
-    folder: epath.Path,
-) -> tuple[UNetConfig, Schedule, Prediction, dict[str, Any]]:
-    place = diffusers_io.unet_folder(folder)
-    config = diffusers_io.read_config(files.read_json(place / "config.json"), place / "config.json")
+def _load_diffusers_spec(folder: epath.Path) -> ModelSpec:
+    unet_folder = diffusers_io.find_unet_folder(folder)
+    path = unet_folder / "config.json"
+    config = read_config(files.read_json(path), path)
     if config.time_embedding_type == "fourier":
         raise ValueError(
-            f"{place} takes continuous noise levels (time_embedding_type fourier); DDPM's steps are integers"
+            f"{unet_folder} takes continuous noise levels (time_embedding_type fourier); DDPM's "
+            "steps are integers"
         )
-    scheduler = diffusers_scheduler.read(
-        folder.parent if place == folder and folder.name == "unet" else folder
-    )
-    size = list(config.sample_size) if isinstance(config.sample_size, tuple) else config.sample_size
+    # The scheduler lies beside the unet folder of a pipeline.
+    is_subfolder = unet_folder == folder and folder.name == "unet"
+    scheduler = diffusers_scheduler.read(folder.parent if is_subfolder else folder)
+    size = config.sample_size
+    sampler = diffusers_scheduler.sampler_settings(scheduler)
     settings = {
-        "unet": dataclasses.asdict(config), "scheduler": scheduler, "data": {"size": size},
-        "sample": diffusers_scheduler.sampling(scheduler) | {"batch": CHUNK},
-    }  # fmt: skip
-    return (
-        config,
-        diffusers_scheduler.schedule(scheduler),
-        diffusers_scheduler.prediction(scheduler),
-        settings,
-    )
-
-
-def save_cell(model: Model, folder: epath.PathLike) -> None:
-    """A folder that `load` reads as it reads a cell's: config.json and the weights as the checkpoint of step 0."""
-    folder = epath.Path(folder)
-    files.write_json(folder / "config.json", model.config)
-    checkpoints.save(folder / "checkpoints", 0, {"ema": parameters(model.unet)})
-
-
-def save_pipeline(model: Model, folder: epath.PathLike) -> None:
-    """A diffusers pipeline folder: its scheduler's settings are the cell's."""
-    config = dataclasses.replace(
-        model.unet.config,
-        sample_size=model.shape[0] if model.shape[0] == model.shape[1] else model.shape[:2],
-    )
-    scheduler = model.config.get("scheduler") or diffusers_scheduler.write(
-        model.config["diffusion"], model.config["sample"]
-    )
-    diffusers_io.save_pipeline(bind(abstract(config), parameters(model.unet)), scheduler, folder)
-
-
-def unet_config(fields: dict[str, Any]) -> UNetConfig:
-    """A UNetConfig from its JSON form."""
-    plain: dict[str, Any] = {
-        key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()
+        "unet": dataclasses.asdict(config),
+        "scheduler": scheduler,
+        "data": {"size": list(size) if isinstance(size, tuple) else size},
+        "sample": sampler | {"batch": DEFAULT_BATCH},
     }
-    return UNetConfig(**plain)
+    schedule, prediction = _read_diffusion(settings)
+    return ModelSpec(config, schedule, prediction, settings)
 
 
-def schedule(settings: dict[str, Any]) -> Schedule:
-    """The schedule that the settings name."""
+def save(model: Model, folder: epath.PathLike, form: Form = "cell") -> None:
+    """Write a model into a folder that `load` reads.
+
+    Parameters
+    ----------
+    model
+        The model.
+    folder
+        A new folder, or one that `save` has written before.
+    form
+        "cell", the folder of a study's cell: config.json and a checkpoint; or "diffusers", a
+        pipeline folder that diffusers opens as well.
+
+    Raises
+    ------
+    ValueError
+        Where the model cannot be written: its network is of a class that cannot be loaded, or
+        the folder holds another model.
+    """
+    if form == "diffusers":
+        _save_pipeline(model, epath.Path(folder))
+    else:
+        _save_cell(model, epath.Path(folder))
+
+
+def network_config(network: nnx.Module) -> UNetConfig:
+    """The config that a saved network is built from again.
+
+    Raises
+    ------
+    ValueError
+        Where no config builds a network of this class.
+    """
+    config = getattr(network, "config", None)
+    if type(network) is UNet and type(config) is UNetConfig:
+        return config
+    hint = (
+        "save its unet instead" if isinstance(network, BypassedUNet) else "save its params yourself"
+    )
+    raise ValueError(
+        f"a saved network must be a UNet with a UNetConfig, got a {type(network).__name__} with a "
+        f"{type(config).__name__}; {hint}"
+    )
+
+
+def _save_cell(model: Model, folder: epath.Path) -> None:
+    settings = _complete_settings(model)
+    # `load` would take the newer checkpoint, or the other model.
+    steps = checkpoints.list_steps(folder / "checkpoints")
+    if diffusers_io.is_diffusers_folder(folder) or set(steps) - {SAVED_STEP}:
+        raise ValueError(f"{folder} must not hold another model, and it does; choose a new folder")
+    files.write_json(folder / "config.json", settings)
+    state = {"ema": get_params(model.unet)}
+    checkpoints.save(folder / "checkpoints", SAVED_STEP, state)
+
+
+def _complete_settings(model: Model) -> dict[str, Any]:
+    """The model's settings, with what `load` needs where they lack it or say otherwise."""
+    config = network_config(model.unet)
+    # What the settings say already stays as it is, so that a converted folder keeps its bytes.
+    settings = dict(model.config)
+    if "unet" not in settings or build_unet_config(settings["unet"]) != config:
+        settings["unet"] = dataclasses.asdict(config)
+    # A notebook may have replaced the network, the schedule or the prediction of a loaded model.
+    if not _has_diffusion(model):
+        settings.pop("scheduler", None)
+        settings["diffusion"] = _diffusion_settings(model)
+    data = settings.get("data", {})
+    if model.image_shape or not data.get("size"):
+        settings["data"] = data | {"size": _image_size(model)}
+    # Commands read the sampler's settings from the folder.
+    if "sample" not in settings:
+        steps = min(DEFAULT_SAMPLER["steps"], model.schedule.steps)
+        settings["sample"] = DEFAULT_SAMPLER | {"steps": steps}
+    return settings
+
+
+def _has_diffusion(model: Model) -> bool:
+    """Whether the model's settings say its schedule and its prediction."""
+    if not {"diffusion", "scheduler"} & model.config.keys():
+        return False
+    schedule, prediction = _read_diffusion(model.config)
+    same_levels = np.array_equal(schedule.alpha_bar, model.schedule.alpha_bar)
+    return same_levels and prediction == model.prediction
+
+
+def _diffusion_settings(model: Model) -> dict[str, Any]:
+    """A `diffusion` section, as a cell has it."""
+    schedule = model.schedule
+    settings = {"steps": schedule.steps, "prediction": model.prediction}
+    if _is_named(schedule):
+        return settings | {"schedule": schedule.name}
+    # A double holds a float32 exactly, and so does its decimal form in JSON.
+    return settings | {"alpha_bar": np.asarray(schedule.alpha_bar, np.float64).tolist()}
+
+
+def _is_named(schedule: Schedule) -> bool:
+    """Whether the schedule's name and its number of steps make it again."""
+    if schedule.name not in SCHEDULES:
+        return False
+    named = build_schedule({"schedule": schedule.name, "steps": schedule.steps})
+    return np.array_equal(named.alpha_bar, schedule.alpha_bar)
+
+
+def _image_size(model: Model) -> int | list[int] | None:
+    """Pixels on a side, or [height, width]; None where the model does not say."""
+    try:
+        height, width, _ = model.shape
+    except ValueError:
+        return None
+    return height if height == width else [height, width]
+
+
+def _save_pipeline(model: Model, folder: epath.Path) -> None:
+    """A diffusers pipeline folder with the model's schedule and sampler."""
+    settings = _complete_settings(model)
+    height, width, _ = model.shape
+    config = dataclasses.replace(
+        network_config(model.unet), sample_size=height if height == width else (height, width)
+    )
+    scheduler = settings.get("scheduler")
+    if scheduler is None:
+        scheduler = diffusers_scheduler.from_settings(settings["diffusion"], settings["sample"])
+    unet = bind_params(abstract_network(config), get_params(model.unet))
+    diffusers_io.save_pipeline(unet, scheduler, folder)
+
+
+def build_unet_config(fields: Mapping[str, Any]) -> UNetConfig:
+    """A UNetConfig from its JSON form, whose lists are tuples here."""
+    values: dict[str, Any] = {}
+    for key, value in fields.items():
+        values[key] = tuple(value) if isinstance(value, list) else value
+    return UNetConfig(**values)
+
+
+def build_schedule(settings: Mapping[str, Any]) -> Schedule:
+    """The noise schedule of a `diffusion` section.
+
+    Parameters
+    ----------
+    settings
+        ``schedule``, a name of `diffusion.SCHEDULES`, and ``steps``; or ``alpha_bar``.
+    """
+    if "alpha_bar" in settings:
+        return Schedule(np.asarray(settings["alpha_bar"], np.float32))
     return getattr(Schedule, settings["schedule"])(settings["steps"])
+
+
+def weights_digest(path: epath.PathLike) -> dict[str, str]:
+    """Checksums of a model folder's weights files, or of a cell's checkpoint manifests."""
+    names = [
+        file.relative_to(path).as_posix()
+        for file in files.walk(path)
+        if file.suffix in (".safetensors", ".bin") or file.parent.name == "checkpoints"
+    ]
+    return files.checksums(path, names)

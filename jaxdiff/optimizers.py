@@ -1,36 +1,74 @@
-"""Optimizers by name, each optax's own, behind a clipped global norm and a learning rate that warms up and falls."""
+"""Optimizers and learning-rate schedules by name, each one of optax."""
 
 from collections.abc import Callable
 
 import optax
 
+
+def _sgd(rate: optax.Schedule, weight_decay: float | int) -> optax.GradientTransformation:
+    # optax's own has no weight decay; here the momentum averages it, as in PyTorch.
+    decay = optax.add_decayed_weights(weight_decay)
+    return optax.chain(decay, optax.sgd(rate, momentum=0.9))
+
+
+# Called as (rate, weight_decay=weight_decay).
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "adamw": lambda rate, decay: optax.adamw(rate, weight_decay=decay),
-    "lion": lambda rate, decay: optax.lion(rate, weight_decay=decay),
-    "sgd": lambda rate, decay: optax.chain(
-        optax.add_decayed_weights(decay), optax.sgd(rate, momentum=0.9)
-    ),
-}
-SCHEDULES: dict[
-    str, Callable[[float, int], optax.Schedule]
-] = {  # after the warm-up, over the steps that are left
-    "cosine": lambda peak, steps: optax.cosine_decay_schedule(peak, steps),
-    "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
-    "constant": lambda peak, steps: optax.constant_schedule(peak),
+    "adamw": optax.adamw,
+    "lion": optax.lion,
+    "sgd": _sgd,
 }
 
 
-def make(
-    name: str, steps: int, *, learning_rate: float, schedule: str = "cosine", warmup: float = 0.05,
-    weight_decay: float = 0.01, clip: float = 1.0,
-) -> optax.GradientTransformation:  # fmt: skip
-    """An optimizer of OPTIMIZERS after clipping the gradient's global norm to `clip`.
+def _linear(peak: float | int, steps: int) -> optax.Schedule:
+    return optax.linear_schedule(peak, 0.0, steps)
 
-    The rate rises linearly from 0 over the fraction `warmup` of the steps, then follows the schedule of SCHEDULES.
+
+def _constant(peak: float | int, steps: int) -> optax.Schedule:
+    return optax.constant_schedule(peak)
+
+
+# How the rate falls after the warm-up, from its peak over the remaining steps.
+SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
+    "cosine": optax.cosine_decay_schedule,
+    "linear": _linear,
+    "constant": _constant,
+}
+
+
+def build_optimizer(
+    name: str,
+    train_steps: int,
+    *,
+    learning_rate: float | int,
+    schedule: str = "cosine",
+    warmup: float | int = 0.05,
+    weight_decay: float | int = 0.01,
+    clip: float | int = 1.0,
+) -> optax.GradientTransformation:
+    """An optimizer behind gradient clipping, with a learning rate that warms up and falls.
+
+    Parameters
+    ----------
+    name
+        A key of OPTIMIZERS.
+    train_steps
+        Length of the training.
+    learning_rate
+        Peak learning rate.
+    schedule
+        A key of SCHEDULES.
+    warmup
+        Fraction of the steps, 0..1, over which the rate rises linearly from 0.
+    weight_decay
+        Decoupled weight decay.
+    clip
+        Largest global norm of a gradient.
     """
-    rising = max(1, round(warmup * steps))
-    falling = SCHEDULES[schedule](learning_rate, max(1, steps - rising))
-    rate = optax.join_schedules(
-        [optax.linear_schedule(0.0, learning_rate, rising), falling], [rising]
-    )
-    return optax.chain(optax.clip_by_global_norm(clip), OPTIMIZERS[name](rate, weight_decay))
+    # At least one step, so that the rate starts from 0 whatever the length.
+    warmup_steps = max(1, round(warmup * train_steps))
+    rise = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    fall = SCHEDULES[schedule](learning_rate, max(1, train_steps - warmup_steps))
+    rate = optax.join_schedules([rise, fall], [warmup_steps])
+    optimizer = OPTIMIZERS[name](rate, weight_decay=weight_decay)
+    # Gradients are clipped before the optimizer's moments see them.
+    return optax.chain(optax.clip_by_global_norm(clip), optimizer)

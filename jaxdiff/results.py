@@ -1,125 +1,243 @@
-"""What a cell leaves behind: result.json and samples.npz, and the study's own files. No JAX.
+"""Results on disk, as the report and the comparisons between models read them. No JAX.
 
-result.json depends on the settings and the seed alone, never on time, host or path: equal runs, equal bytes.
+result.json depends on the settings and the seed alone, never on time, host or path: equal runs
+write equal bytes. Each of its sections is described by measures/NAME.json beside it.
 """
 
 import dataclasses
 import io
 import json
+import zipfile
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
-from jaxtyping import Int, UInt8
 
 from jaxdiff import files
+from jaxdiff.estimates import Estimate
+from jaxdiff.result_types import (
+    CellInfo,
+    CellResult,
+    DepthFigure,
+    Result,
+    Section,
+    SetInfo,
+    SetResult,
+    StudyResults,
+)
+
+__all__ = [
+    "SCHEMA",
+    "CellInfo",
+    "CellResult",
+    "DepthFigure",
+    "Result",
+    "Section",
+    "SetInfo",
+    "SetResult",
+    "StudyResults",
+    "collect_sections",
+    "read_cells",
+    "read_npz",
+    "read_sets",
+    "read_study",
+    "write_npz",
+    "write_samples",
+]
 
 SCHEMA = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class CellResult:
-    """A finished cell as the report reads it."""
-
-    name: str
-    result: dict[str, Any]
-    config: dict[str, Any]
-    run: dict[str, Any]
-    metrics: list[dict[str, float]]
-    samples: UInt8[np.ndarray, "n height width channel"]
-    labels: Int[np.ndarray, " n"]
-    common: UInt8[
-        np.ndarray, "m height width channel"
-    ]  # from the bank that all seeds share; none, where none was drawn
-    common_labels: Int[np.ndarray, " m"]
-    nearest: UInt8[
-        np.ndarray, "l k height width channel"
-    ]  # the first samples' nearest training images
-    probe: list[dict[str, Any]] = dataclasses.field(
-        default_factory=list
-    )  # the curvature at single points
-
-    @property
-    def own(self) -> dict[str, Any]:
-        """What the cell is: model, depth, proportions, seed and so on."""
-        return self.result["cell"]
+NOT_SECTIONS = ("schema", "cell", "set")  # keys of result.json that hold no estimates
 
 
 def write_npz(path: epath.PathLike, **arrays: np.ndarray) -> None:
-    """An .npz file, written atomically; equal arrays, equal bytes."""
+    """Write an .npz file atomically; equal arrays give equal bytes."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     files.write(path, buffer.getvalue())
 
 
 def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file; nothing but arrays is read."""
-    with (
-        epath.Path(path).open("rb") as file,
-        np.load(io.BytesIO(file.read()), allow_pickle=False) as arrays,
-    ):
-        return dict(arrays)
+    """Read the arrays of an .npz file, and nothing but arrays.
+
+    Raises
+    ------
+    ValueError
+        Where the file is damaged.
+    """
+    # NumPy seeks in the file, which a bucket's files cannot do.
+    data = epath.Path(path).read_bytes()
+    # Arrays of objects are pickles, which can run code.
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (zipfile.BadZipFile, EOFError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} must be an .npz file, but {error}; write it again") from None
 
 
 def write_samples(path: epath.PathLike, images: np.ndarray, seeds: np.ndarray) -> None:
-    """samples.npz: arr_0 uint8 [N, H, W, C] (the key that ADM's evaluator reads) and each image's index in the noise bank."""
+    """Write samples.npz.
+
+    Parameters
+    ----------
+    images
+        uint8 [n, height, width, channel], under ``arr_0``, the key that ADM's evaluator reads.
+    seeds
+        Index of each image in the noise bank.
+    """
     write_npz(path, arr_0=np.asarray(images, np.uint8), seeds=np.asarray(seeds, np.int64))
 
 
+def read_study(workdir: epath.PathLike) -> StudyResults:
+    """Read the sets of a folder where it has any, otherwise its finished cells.
+
+    Raises
+    ------
+    ValueError
+        Where neither a set nor a cell is finished, or a file is damaged.
+    """
+    workdir = epath.Path(workdir)
+    # Older code wrote sets as cells of the same folder, which may still lie there.
+    has_sets = bool(_finished_folders(workdir / "sets"))
+    return StudyResults(
+        cells=() if has_sets else read_cells(workdir),
+        sets=read_sets(workdir) if has_sets else (),
+        settings=files.read_json(workdir / "study.json"),
+        comparisons=_read_json_or_nothing(workdir / "shared" / "comparisons.json"),
+        confusion=_read_json_or_nothing(workdir / "shared" / "confusion.json"),
+    )
+
+
 def read_cells(workdir: epath.PathLike) -> list[CellResult]:
-    """Every finished cell under a study's folder, by name. Raises ValueError where there is none."""
-    root = epath.Path(workdir) / "cells"
-    folders = sorted(root.iterdir(), key=lambda path: path.name) if root.exists() else []
-    cells = [_read_cell(folder) for folder in folders if (folder / "result.json").exists()]
-    if not cells:
+    """Read every finished cell of a study, by name.
+
+    Raises
+    ------
+    ValueError
+        Where no cell is finished, or a file is damaged.
+    """
+    folders = _finished_folders(epath.Path(workdir) / "cells")
+    if not folders:
         raise ValueError(
             f"{workdir} holds no finished cell; run python -m experiments.sweep there first"
         )
-    return cells
+    return [_read_cell(folder) for folder in folders]
+
+
+def read_sets(workdir: epath.PathLike) -> list[SetResult]:
+    """Read every set of images that experiments.evaluate has measured, in their order.
+
+    Raises
+    ------
+    ValueError
+        Where there is none, or a file is damaged.
+    """
+    folders = _finished_folders(epath.Path(workdir) / "sets")
+    if not folders:
+        raise ValueError(
+            f"{workdir} holds no measured set; run python -m experiments.evaluate there first"
+        )
+    return sorted(map(_read_set, folders), key=lambda result: result.info.position)
+
+
+def collect_sections(results: Sequence[Result]) -> list[Section]:
+    """Every section of some results with its estimates, by name.
+
+    Raises
+    ------
+    ValueError
+        Where a result has estimates without a description of them.
+    """
+    sections: dict[str, Section] = {}
+    for result in results:
+        for name, estimates in result.sections.items():
+            if not estimates:  # undefined for these images, such as a share without classes
+                continue
+            if name not in result.descriptions:
+                raise ValueError(_describe_missing_section(result, name))
+            section = sections.setdefault(name, result.descriptions[name])
+            by_result = {**section.estimates, result.name: estimates}
+            sections[name] = dataclasses.replace(section, estimates=by_result)
+    return [sections[name] for name in sorted(sections)]
+
+
+def _describe_missing_section(result: Result, section: str) -> str:
+    return (
+        f"{result.name} must describe {section!r} in measures/{section}.json, which older code did "
+        "not; run the same command again: a sweep keeps the training and makes the measures again"
+    )
+
+
+def _finished_folders(root: epath.Path) -> list[epath.Path]:
+    folders = sorted(root.iterdir(), key=lambda path: path.name) if root.exists() else []
+    return [folder for folder in folders if (folder / "result.json").exists()]
+
+
+def _read_json_or_nothing(path: epath.Path) -> dict[str, Any]:
+    return files.read_json(path) if path.exists() else {}
 
 
 def _read_cell(folder: epath.Path) -> CellResult:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    samples, classes = read_npz(folder / "samples.npz")["arr_0"], read_npz(folder / "classes.npz")
-    common = (
-        read_npz(folder / "common.npz")["arr_0"]
-        if (folder / "common.npz").exists()
-        else samples[:0]
-    )
+    result = files.read_json(folder / "result.json")
     return CellResult(
-        folder.name, files.read_json(folder / "result.json"), files.read_json(folder / "config.json"),
-        files.read_json(folder / "run.json"), [json.loads(line) for line in lines],
-        samples, classes["label"], common, classes.get("common", classes["label"][:0]),
-        read_npz(folder / "neighbors.npz")["images"] if (folder / "neighbors.npz").exists() else samples[:0, None],
-        files.read_json(folder / "probe.json")["rows"] if (folder / "probe.json").exists() else [],
-    )  # fmt: skip
-
-
-def of_points(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the probe, values at points with errors, as result.json has it: the median and the 10 and 90 % quantiles."""
-    known = np.array([value for value in row["values"] if value is not None], np.float64)
-    low, value, high = (
-        np.quantile(known, [0.1, 0.5, 0.9]).tolist() if len(known) else (None, None, None)
+        info=CellInfo.from_json(result.get("cell", {})),
+        config=files.read_json(folder / "config.json"),
+        metrics=_read_json_lines(folder / "metrics.jsonl"),
+        probe=_read_json_or_nothing(folder / "probe.json").get("rows", []),
+        **_read_common_fields(folder, result),
     )
-    errors = [error for error in row.get("errors", []) if error is not None]
-    where = {key: row.get(key, "") for key in ("weights", "t", "level", "reading", "rank", "tau")}
-    if "low" in row:  # a share with its own interval
-        return where | {
-            "name": row["name"],
-            "value": value,
-            "low": row["low"],
-            "high": row["high"],
-            "n": row["n"],
-            "interval": "Wilson 95 %",
-        }
-    if len(row["values"]) == 1:
-        return where | {
-            "name": row["name"],
-            "value": value,
-            "low": None,
-            "high": None,
-            "n": len(known),
-            "interval": "none",
-        }
-    return where | {"name": row["name"], "value": value, "low": low, "high": high, "n": len(known),
-                    "interval": "10 to 90 % of points" + (f", error at most {max(errors):.1e}" if errors and max(errors) > 0 else "")}  # fmt: skip
+
+
+def _read_set(folder: epath.Path) -> SetResult:
+    result = files.read_json(folder / "result.json")
+    info = SetInfo.from_json(result.get("set", {}))
+    return SetResult(info=info, **_read_common_fields(folder, result))
+
+
+def _read_common_fields(folder: epath.Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that cells and sets share."""
+    # measures/ may hold more than result.json: measures that the settings no longer ask for.
+    names = [name for name in result if name not in NOT_SECTIONS]
+    samples = read_npz(folder / "samples.npz")["arr_0"]
+    common = _read_arrays(folder / "common.npz").get("arr_0", samples[:0])
+    classes = _read_arrays(folder / "classes.npz")
+    return {
+        "name": folder.name,
+        "sections": {name: _read_estimates(folder, name, result[name]) for name in names},
+        "descriptions": _read_descriptions(folder / "measures", names),
+        "run": files.read_json(folder / "run.json"),
+        "samples": samples,
+        "labels": classes.get("label", np.full(len(samples), -1)),
+        "common": common,
+        "common_labels": classes.get("common", np.full(len(common), -1)),
+        "nearest": _read_arrays(folder / "neighbors.npz").get("images", samples[:0, None]),
+    }
+
+
+def _read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
+    return read_npz(path) if path.exists() else {}
+
+
+def _read_estimates(
+    folder: epath.Path, section: str, entries: Sequence[Mapping[str, Any]]
+) -> tuple[Estimate, ...]:
+    try:
+        return tuple(Estimate.from_json(entry) for entry in entries)
+    except KeyError as error:
+        raise ValueError(
+            f"every entry of {section!r} in {folder / 'result.json'} must have {error}; "
+            "delete that file and run the same command again"
+        ) from None
+
+
+def _read_descriptions(folder: epath.Path, names: Sequence[str]) -> dict[str, Section]:
+    descriptions = {}
+    for name in names:
+        values = _read_json_or_nothing(folder / f"{name}.json")
+        if "title" in values:
+            descriptions[name] = Section.from_json({"name": name, **values})
+    return descriptions
+
+
+def _read_json_lines(path: epath.Path) -> list[dict[str, float | int]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

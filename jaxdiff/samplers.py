@@ -1,225 +1,338 @@
-"""From noise to images: DDPM's ancestral sampling, DDIM, and DDIM's inversion from images to noise.
+"""Samplers: DDIM, DDPM, PNDM and Heun's method, and DDIM's inversion from images to noise."""
 
-Every random number of a sample comes from that sample's own key, and the sampler works on whatever batch it is
-given, so that sample i does not depend on how many are drawn beside it. A sampler is a chain of steps (`chain`) and
-what is done at each (`ddim_step`, `ddpm_step`); `ddim` and `ddpm` run the whole chain in one scan.
-"""
-
-import functools
-from collections.abc import Callable
+import dataclasses
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxdiff import rng as random
 from jaxdiff.diffusion import Batch, Prediction, Schedule, to_x0_and_eps
+from jaxdiff.multistep import PNDM
+from jaxdiff.sampling_method import (
+    SAMPLERS,
+    Keys,
+    Predict,
+    SamplerSpec,
+    SamplingMethod,
+    Spacing,
+    Step,
+    clip_x0,
+    initial_noise,
+    move_along_eps,
+    register_sampler,
+    run_sampler,
+    step_noise,
+    timesteps,
+)
 
-Predict = Callable[[Array, Array], Array]
-Spacing = Literal["trailing", "leading", "linspace"]
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "PNDM",
+    "SAMPLERS",
+    "Heun",
+    "Inversion",
+    "Keys",
+    "Predict",
+    "SamplerSpec",
+    "SamplingMethod",
+    "Spacing",
+    "Step",
+    "ddim",
+    "ddim_invert",
+    "ddpm",
+    "initial_noise",
+    "register_sampler",
+    "round_trip",
+    "run_sampler",
+    "step_noise",
+    "timesteps",
+]
 Variance = Literal["fixed_small", "fixed_large"]
-Keys = Key[Array, " batch"]
+Clip = float | bool
 
 
-class Step(NamedTuple):
-    """One step of the chain, or all of them: from t, at alpha_bar, to the next level down, at alpha_bar_prev."""
+@register_sampler("ddim")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DDIM(SamplingMethod):
+    """DDIM (Song et al. 2021, Eq. 12).
 
-    t: Int[Array, "..."]
-    alpha_bar: Float[Array, "..."]
-    alpha_bar_prev: Float[Array, "..."]
-
-
-def timesteps(
-    schedule: Schedule, steps: int, spacing: Spacing = "trailing", offset: int = 0
-) -> np.ndarray:
-    """`steps` integer steps downwards, as diffusers spaces them (Lin et al. 2024, Table 2).
-
-    trailing: equally spaced from T - 1; leading: the multiples of T // steps, plus `offset`; linspace: from T - 1 to 0.
-    Raises ValueError unless 1 <= steps <= T and the offset stays below T.
+    Parameters
+    ----------
+    eta
+        0 draws no noise, 1 is as random as DDPM.
+    clip
+        The predicted x0 is clipped to [-clip, clip]; False or 0 does not clip, True is 1.
+    rederive
+        Whether eps is derived again from the clipped x0. Without that, the samples of small models
+        are ruined.
     """
-    T = schedule.steps
-    if not 1 <= steps <= T:
-        raise ValueError(
-            f"{steps} sampling steps were asked for; the schedule has {T}, so use 1 to that"
-        )
-    if spacing == "trailing":
-        chosen = np.round(np.arange(T, 0, -T / steps)[:steps]) - 1
-    elif spacing == "leading":
-        chosen = np.arange(steps)[::-1] * (T // steps) + offset
-    else:
-        chosen = np.linspace(0, T - 1, steps).round()[::-1]
-    if chosen[0] >= T:
-        raise ValueError(
-            f"an offset of {offset} puts the first of {steps} steps at {int(chosen[0])}; the last is {T - 1}"
-        )
-    return chosen.astype(np.int32)
+
+    eta: float = 0.0
+    clip: Clip = True
+    rederive: bool = True
+
+    def step(
+        self, predict: Predict, schedule: Schedule, carry: Batch, step: Step, keys: Keys
+    ) -> Batch:
+        xt = carry
+        t = jnp.full(xt.shape[:1], step.t)
+        x0, eps = to_x0_and_eps(schedule, self.prediction, predict(xt, t), xt, t)
+        if self.clip:
+            x0 = clip_x0(x0, self.clip)
+            # diffusers' use_clipped_model_output.
+            if self.rederive:
+                eps = (xt - jnp.sqrt(step.alpha_bar) * x0) / jnp.sqrt(1.0 - step.alpha_bar)
+        # Eq. 16 of Song et al.: at eta = 1 the variance of DDPM's posterior.
+        ratio = (1.0 - step.alpha_bar_prev) / (1.0 - step.alpha_bar)
+        variance = self.eta**2 * ratio * (1.0 - step.alpha_bar / step.alpha_bar_prev)
+        # Eq. 12: the predicted x0, and the direction that points to xt.
+        direction = jnp.sqrt(1.0 - step.alpha_bar_prev - variance) * eps
+        mean = jnp.sqrt(step.alpha_bar_prev) * x0 + direction
+        if not self.eta:
+            return mean
+        return mean + jnp.sqrt(variance) * step_noise(keys, step.t, xt)
 
 
-def chain(
-    schedule: Schedule, steps: int, *, start: int | None = None, spacing: Spacing = "trailing", offset: int = 0,
-    to_one: bool = True, stride: bool = False,
-) -> Step:  # fmt: skip
-    """The steps of a sampler, first to last; `start` enters in the middle, at a t that is one of them.
+@register_sampler("ddpm")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DDPM(SamplingMethod):
+    """Ancestral sampling (Ho et al. 2020, Eqs. 6 and 7).
 
-    A step goes to the next one's noise level and the last to none, or (`to_one` False) to level 0. With `stride` a
-    step goes to t - T // steps whatever the next one is: diffusers' DDIM, which differs where steps do not divide T.
+    Parameters
+    ----------
+    clip
+        The predicted x0 is clipped to [-clip, clip]; False or 0 does not clip, True is 1.
+    variance
+        fixed_small: that of the posterior given x0. fixed_large: that of the forward step.
     """
-    t = timesteps(schedule, steps, spacing, offset)
-    last = 1.0 if to_one else float(schedule.alpha_bar[0])
-    below = t - schedule.steps // steps if stride else np.append(t[1:], -1)
-    before = np.where(below >= 0, schedule.alpha_bar[np.maximum(below, 0)], np.float32(last))
-    kept = t <= (schedule.steps if start is None else start)
-    return Step(*(jnp.asarray(part[kept]) for part in (t, schedule.alpha_bar[t], before)))
+
+    clip: Clip = True
+    variance: Variance = "fixed_small"
+
+    def step(
+        self, predict: Predict, schedule: Schedule, carry: Batch, step: Step, keys: Keys
+    ) -> Batch:
+        xt = carry
+        t = jnp.full(xt.shape[:1], step.t)
+        x0, _ = to_x0_and_eps(schedule, self.prediction, predict(xt, t), xt, t)
+        if self.clip:
+            x0 = clip_x0(x0, self.clip)
+        # A step over several noise steps is one of a chain that has these levels alone.
+        alpha = step.alpha_bar / step.alpha_bar_prev
+        beta = 1.0 - alpha
+        ratio = (1.0 - step.alpha_bar_prev) / (1.0 - step.alpha_bar)
+        # Eq. 7 of Ho et al.: the mean of the posterior of x_prev, given xt and x0.
+        mean = (
+            jnp.sqrt(step.alpha_bar_prev) * beta / (1.0 - step.alpha_bar) * x0
+            + jnp.sqrt(alpha) * ratio * xt
+        )
+        std = jnp.sqrt(beta * ratio if self.variance == "fixed_small" else beta)
+        # The last step draws no noise: the posterior's variance is 0 there, the other one's is not.
+        return mean + jnp.where(step.t > 0, std, 0.0) * step_noise(keys, step.t, xt)
 
 
-def _noise(keys: Keys, t: Int[Array, ""], like: Batch) -> Batch:
-    draw = jax.vmap(
-        lambda key: random.normal(jax.random.fold_in(key, t), like.shape[1:], like.dtype)
-    )
-    return draw(keys)
+@register_sampler("heun")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Heun(SamplingMethod):
+    """Heun's method: DDIM without noise, corrected to second order.
 
+    In x / sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar) / sqrt(alpha_bar) the probability-flow
+    ODE is dx/dsigma = eps. A step is an Euler step of this ODE (which is DDIM's), taken again with
+    the mean of the eps at both of its ends: two calls of the network a step.
 
-def initial_noise(keys: Keys, shape: tuple[int, ...]) -> Float[Array, " batch *shape"]:
-    """x_T of each sample, from its own key; no step of the chain uses the same numbers."""
-    return jax.vmap(lambda key: random.normal(jax.random.fold_in(key, 2**31 - 1), shape))(keys)
+    Parameters
+    ----------
+    clip
+        The predicted x0 is clipped to [-clip, clip], and eps is derived from it again; False or 0
+        does not clip, True is 1.
 
+    References
+    ----------
+    Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models",
+    Algorithm 1, with the noise levels of the model's own schedule.
+    """
 
-def ddim_step(
-    predict: Predict, schedule: Schedule, xt: Batch, now: Step, keys: Keys, *, prediction: Prediction,
-    eta: float = 0.0, clip: float | bool = True, rederive: bool = True,
-) -> Batch:  # fmt: skip
-    """One step of `ddim`."""
-    t = jnp.full(xt.shape[:1], now.t)
-    x0, eps = to_x0_and_eps(schedule, prediction, predict(xt, t), xt, t)
-    if clip:
-        x0 = jnp.clip(x0, -float(clip), float(clip))
-        if rederive:
-            eps = (xt - jnp.sqrt(now.alpha_bar) * x0) / jnp.sqrt(1.0 - now.alpha_bar)
-    ratio = (1.0 - now.alpha_bar_prev) / (1.0 - now.alpha_bar)
-    variance = eta**2 * ratio * (1.0 - now.alpha_bar / now.alpha_bar_prev)
-    towards = (
-        jnp.sqrt(now.alpha_bar_prev) * x0 + jnp.sqrt(1.0 - now.alpha_bar_prev - variance) * eps
-    )
-    return towards + jnp.sqrt(variance) * _noise(keys, now.t, xt) if eta else towards
+    clip: Clip = True
 
+    def chain(self, schedule: Schedule, steps: int, start: int | None = None) -> Step:
+        chain = super().chain(schedule, steps, start)
+        # A schedule rescaled to zero terminal SNR begins at sigma = infinity.
+        if chain.alpha_bar[0] == 0.0:
+            raise ValueError(
+                "Heun's method needs alpha_bar > 0 at its first step, where sigma must be finite, "
+                f"got 0 at t = {chain.t[0]}; choose ddim, or the spacing leading"
+            )
+        return chain
 
-def ddpm_step(
-    predict: Predict, schedule: Schedule, xt: Batch, now: Step, keys: Keys, *, prediction: Prediction,
-    clip: float | bool = True, variance: Variance = "fixed_small",
-) -> Batch:  # fmt: skip
-    """One step of `ddpm`."""
-    t = jnp.full(xt.shape[:1], now.t)
-    x0, _ = to_x0_and_eps(schedule, prediction, predict(xt, t), xt, t)
-    x0 = jnp.clip(x0, -float(clip), float(clip)) if clip else x0
-    alpha = now.alpha_bar / now.alpha_bar_prev
-    beta, left = 1.0 - alpha, (1.0 - now.alpha_bar_prev) / (1.0 - now.alpha_bar)
-    mean = (
-        jnp.sqrt(now.alpha_bar_prev) * beta / (1.0 - now.alpha_bar) * x0
-        + jnp.sqrt(alpha) * left * xt
-    )
-    spread = jnp.sqrt(beta * left if variance == "fixed_small" else beta)
-    return mean + jnp.where(now.t > 0, spread, 0.0) * _noise(keys, now.t, xt)
+    def step(
+        self, predict: Predict, schedule: Schedule, carry: Batch, step: Step, keys: Keys
+    ) -> Batch:
+        xt = carry
+        eps = self._predict_eps(predict, schedule, xt, step.t)
+        x_euler = move_along_eps(xt, eps, step)
+        # Nothing is left to predict at sigma = 0: the last step is Euler's, as in Algorithm 1.
+        # Its second call of the network is made and thrown away, so that all steps are one program.
+        eps_end = self._predict_eps(predict, schedule, x_euler, jnp.maximum(step.t_prev, 0))
+        eps_mean = jnp.where(step.t_prev < 0, eps, (eps + eps_end) / 2.0)
+        # A first step from a very large sigma (the cosine schedule's) overshoots: clipped again.
+        eps_mean = self._clip_eps(schedule, xt, eps_mean, step.t)
+        return move_along_eps(xt, eps_mean, step)
 
+    def _predict_eps(
+        self, predict: Predict, schedule: Schedule, xt: Batch, t: Int[ArrayLike, ""]
+    ) -> Batch:
+        t_batch = jnp.full(xt.shape[:1], t)
+        output = predict(xt, t_batch)
+        _, eps = to_x0_and_eps(schedule, self.prediction, output, xt, t_batch)
+        return self._clip_eps(schedule, xt, eps, t)
 
-STEPS: dict[str, Callable[..., Batch]] = {"ddim": ddim_step, "ddpm": ddpm_step}
-OPTIONS = {
-    "ddim": ("prediction", "eta", "clip", "rederive"),
-    "ddpm": ("prediction", "clip", "variance"),
-}
-PATH = ("spacing", "offset", "to_one", "stride")
-
-
-class Options(NamedTuple):
-    """Keyword arguments of `chain` beside the number of steps, and of the method's step."""
-
-    path: dict[str, Any]
-    step: dict[str, Any]
-
-
-def options(settings: dict[str, Any]) -> Options:
-    """Those of a flat dict of sampler settings (method, steps, eta, clip, ...); what else is in it is left out."""
-    of_step = OPTIONS[settings["method"]]
-    return Options(
-        {k: settings[k] for k in PATH if k in settings},
-        {k: settings[k] for k in of_step if k in settings},
-    )
+    def _clip_eps(self, schedule: Schedule, xt: Batch, eps: Batch, t: Int[ArrayLike, ""]) -> Batch:
+        """The eps whose x0 is the clipped one."""
+        if not self.clip:
+            return eps
+        s, sigma = schedule.signal_and_noise(jnp.full(xt.shape[:1], t), xt.ndim)
+        x0 = clip_x0((xt - sigma * eps) / s, self.clip)
+        return (xt - s * x0) / sigma
 
 
 def ddim(
-    predict: Predict, schedule: Schedule, x_T: Batch, keys: Keys, *, prediction: Prediction = "eps", steps: int = 50,
-    eta: float = 0.0, clip: float | bool = True, rederive: bool = True, **path: Any,
-) -> Batch:  # fmt: skip
-    """DDIM (Song et al. 2021, Eq. 12), x_T float [batch, ...] -> x0, in [-clip, clip].
+    predict: Predict,
+    schedule: Schedule,
+    x_T: Batch,
+    keys: Keys,
+    *,
+    prediction: Prediction = "eps",
+    steps: int = 50,
+    start: int | None = None,
+    **options: Any,
+) -> Batch:
+    """Sample by DDIM (Song et al. 2021, Eq. 12).
 
-    predict(xt, t) is the network's raw output; eta = 0 draws no noise, eta = 1 is as random as DDPM. The predicted x0
-    is clipped to [-clip, clip] (False or 0 does not clip; True is 1), and with `rederive` eps is derived again from it:
-    without that, small models' samples are ruined. `path`: options of `chain` (start, spacing, offset, ...); with
-    `start`, x_T is noised to that step.
+    Parameters
+    ----------
+    predict
+        Raw output of the network at (xt, t), with t int [batch].
+    schedule
+        Noise levels of the model.
+    x_T
+        Noise float [batch, ...]; with `start`, images noised to that noise step.
+    keys
+        One typed key a sample.
+    prediction
+        What the network's output stands for.
+    steps
+        Number of steps of the whole chain, 1 to T.
+    start
+        Enter the chain at this noise step, which must be one of its own.
+    **options
+        Fields of `DDIM`: eta, clip, rederive, spacing, offset, to_one, stride.
+
+    Returns
+    -------
+    Array
+        x0 float [batch, ...], in [-clip, clip].
     """
-    step = functools.partial(
-        ddim_step,
-        predict,
-        schedule,
-        keys=keys,
-        prediction=prediction,
-        eta=eta,
-        clip=clip,
-        rederive=rederive,
-    )
-    return _run(step, x_T, chain(schedule, steps, **path))
+    method = DDIM(prediction=prediction, **options)
+    return run_sampler(method, predict, schedule, x_T, keys=keys, steps=steps, start=start)
 
 
 def ddpm(
-    predict: Predict, schedule: Schedule, x_T: Batch, keys: Keys, *, prediction: Prediction = "eps",
-    steps: int | None = None, clip: float | bool = True, variance: Variance = "fixed_small", **path: Any,
-) -> Batch:  # fmt: skip
-    """Ancestral sampling (Ho et al. 2020, Eqs. 6 and 7), over all T steps or `steps` of them.
+    predict: Predict,
+    schedule: Schedule,
+    x_T: Batch,
+    keys: Keys,
+    *,
+    prediction: Prediction = "eps",
+    steps: int | None = None,
+    start: int | None = None,
+    **options: Any,
+) -> Batch:
+    """Sample by DDPM (Ho et al. 2020, Eqs. 6 and 7), over all T steps or `steps` of them.
 
-    x_T float [batch, ...] -> x0; keys is one typed key a sample. `variance` is that of the posterior of a known x0
-    (fixed_small) or of the forward step (fixed_large); `clip` and `path` are as for ddim.
+    Parameters are those of `ddim`; the options are the fields of `DDPM`: clip, variance, spacing,
+    offset, to_one, stride.
     """
-    step = functools.partial(
-        ddpm_step, predict, schedule, keys=keys, prediction=prediction, clip=clip, variance=variance
-    )
-    return _run(step, x_T, chain(schedule, steps or schedule.steps, **path))
+    method = DDPM(prediction=prediction, **options)
+    steps = steps or schedule.steps
+    return run_sampler(method, predict, schedule, x_T, keys=keys, steps=steps, start=start)
 
 
 def ddim_invert(
-    predict: Predict, schedule: Schedule, x0: Batch, keys: Keys | None = None, *, prediction: Prediction = "eps",
-    steps: int = 50, iterations: int = 1, **path: Any,
-) -> Batch:  # fmt: skip
-    """The x_T from which `ddim` with eta = 0 and no clipping returns x0 float [batch, ...]; no key is used.
+    predict: Predict,
+    schedule: Schedule,
+    x0: Batch,
+    keys: Keys | None = None,
+    *,
+    prediction: Prediction = "eps",
+    steps: int = 50,
+    start: int | None = None,
+    iterations: int = 1,
+    **chain_options: Any,
+) -> Batch:
+    """Invert `ddim` without noise and clipping: find the x_T from which it returns x0.
 
-    Each step solves x_t = s_t / s_prev (x_prev - sigma_prev eps(x_t, t)) + sigma_t eps(x_t, t) by `iterations` of a
-    fixed point from x_prev. One iteration is the usual inversion (Song et al. 2021, Sec. 4.3; Mokady et al. 2023), more
-    are nearer to the exact inverse (Pan et al. 2023). How near, `round_trip` says.
+    How near the result is, `round_trip` measures.
+
+    Parameters
+    ----------
+    predict, schedule, prediction, steps, start
+        As for `ddim`.
+    x0
+        Images float [batch, ...].
+    keys
+        Not used.
+    iterations
+        Of the fixed point, at each step. One is the usual inversion (Song et al. 2021, Sec. 4.3;
+        Mokady et al. 2023), more are nearer to the exact inverse (Pan et al. 2023).
+    **chain_options
+        spacing, offset, to_one, stride, as for `ddim`.
+
+    Returns
+    -------
+    Array
+        x_T, float [batch, ...].
     """
 
-    def step(x_prev: Batch, now: Step) -> Batch:
-        t, xt = jnp.full(x_prev.shape[:1], now.t), x_prev
+    def invert_step(x_prev: Batch, step: Step) -> tuple[Batch, None]:
+        t = jnp.full(x_prev.shape[:1], step.t)
+        # With s = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar) the step solves, from x_prev on,
+        # x_t = s_t / s_prev (x_prev - sigma_prev eps(x_t, t)) + sigma_t eps(x_t, t).
+        xt = x_prev
         for _ in range(iterations):
-            eps = to_x0_and_eps(schedule, prediction, predict(xt, t), xt, t)[1]
-            clean = (x_prev - jnp.sqrt(1.0 - now.alpha_bar_prev) * eps) / jnp.sqrt(
-                now.alpha_bar_prev
-            )
-            xt = jnp.sqrt(now.alpha_bar) * clean + jnp.sqrt(1.0 - now.alpha_bar) * eps
-        return xt
+            _, eps = to_x0_and_eps(schedule, prediction, predict(xt, t), xt, t)
+            noise_prev = jnp.sqrt(1.0 - step.alpha_bar_prev) * eps
+            x0_hat = (x_prev - noise_prev) / jnp.sqrt(step.alpha_bar_prev)
+            xt = jnp.sqrt(step.alpha_bar) * x0_hat + jnp.sqrt(1.0 - step.alpha_bar) * eps
+        return xt, None
 
-    return _run(step, x0, jax.tree.map(lambda part: part[::-1], chain(schedule, steps, **path)))
+    # The base class has the options of a chain alone, so that others are refused.
+    chain = SamplingMethod(**chain_options).chain(schedule, steps, start)
+    # From the clean image to noise, along the same steps.
+    upwards = Step(*(column[::-1] for column in chain))
+    return jax.lax.scan(invert_step, x0, upwards)[0]
+
+
+class Inversion(NamedTuple):
+    """Images through their noise and back.
+
+    x_T: the noise that `ddim_invert` finds. x0: the images that `ddim` makes of it. error: RMS
+    difference a pixel between these and the images that were inverted.
+    """
+
+    x_T: Batch
+    x0: Batch
+    error: Float[Array, " batch"]
 
 
 def round_trip(
-    predict: Predict, schedule: Schedule, x0: Batch, **options: Any
-) -> tuple[Batch, Batch, Float[Array, " batch"]]:
-    """(x_T, x0 again, RMS difference a pixel of each image): `ddim_invert` with these options, and `ddim` back."""
-    x_T = ddim_invert(predict, schedule, x0, **options)
-    back = {key: value for key, value in options.items() if key != "iterations"}
-    nothing = jax.random.split(jax.random.key(0), len(x0))
-    again = ddim(predict, schedule, x_T, nothing, clip=0.0, **back)
-    return x_T, again, jnp.sqrt(jnp.mean(jnp.square(again - x0), axis=range(1, x0.ndim)))
-
-
-def _run(step: Callable[[Batch, Step], Batch], x: Batch, steps: Step) -> Batch:
-    return jax.lax.scan(lambda x, now: (step(x, now), None), x, steps)[0]
+    predict: Predict, schedule: Schedule, x0: Batch, *, iterations: int = 1, **options: Any
+) -> Inversion:
+    """Invert images and sample again from their noise; parameters are those of `ddim_invert`."""
+    x_T = ddim_invert(predict, schedule, x0, iterations=iterations, **options)
+    # At eta = 0 no key is used.
+    unused_keys = jax.random.split(jax.random.key(0), len(x0))
+    sampled = ddim(predict, schedule, x_T, unused_keys, clip=0.0, **options)
+    error = jnp.sqrt(jnp.mean(jnp.square(sampled - x0), axis=range(1, x0.ndim)))
+    return Inversion(x_T, sampled, error)

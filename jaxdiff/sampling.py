@@ -1,4 +1,4 @@
-"""Samples of a trained model, each from its own entry of a noise bank."""
+"""Samples of a trained model, batched over devices, each from its own entry of a noise bank."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -6,280 +6,368 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, ArrayLike, Float, Int
-from scipy import stats
+from flax import nnx
+from jax.sharding import NamedSharding
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxdiff import diffusion, models, parallel, samplers
-from jaxdiff.progress import Progress
-from jaxdiff.unet import Bypassed, Params, UNet, functional, parameters
+from jaxdiff.denoiser import get_params
+from jaxdiff.progress import Progress, no_progress
+from jaxdiff.samplers import SamplerSpec
+from jaxdiff.sampling_programs import compile_inversion, compile_prediction, compile_step
 
-BANK = 0x6E6F6973  # sets the keys of a seed's noise bank apart from those of its training
-COMMON = 2**31 - 1  # the "seed" of the bank that every seed's models share
+BANK_STREAM = 0x6E6F6973  # sets the keys of a seed's noise bank apart from those of its training
+COMMON_SEED = 2**31 - 1  # names the noise bank that the models of all seeds share
+STEPS_PER_CALL = 10
+
+Images = Float[ArrayLike, "n height width channel"]
 
 
 def noise_bank(seed: int, indices: Int[ArrayLike, " n"]) -> jax.Array:
-    """The keys of the samples with these indices in the noise bank of a seed, the same for every model."""
-    bank = jax.random.fold_in(jax.random.key(seed), BANK)
+    """Keys of the samples with these indices in a seed's noise bank, the same for every model."""
+    bank = jax.random.fold_in(jax.random.key(seed), BANK_STREAM)
     return jax.vmap(jax.random.fold_in, (None, 0))(bank, jnp.asarray(indices))
 
 
 class Sampler:
-    """Draws from one model, chunk by chunk over all devices, step by step; one compiled program serves every chain.
+    """Samples from one model in batches over all devices.
 
-    A chunk has one size, padded, so that a sample's bits do not depend on how many are asked for. Images are float32
-    [n, height, width, channel] in [-1, 1]. Of a U-Net with classes, sample i is of class i modulo their number, or of
-    `label`. settings: a sampler's, as a cell's `sample` section has them (method, steps, clip, batch, ...). together: every
-    process of the run draws its part, and has the whole.
+    All batches have one size, the last one padded, so that a sample's bits do not depend on how
+    many are asked for; one compiled step serves every chain. Images are float32
+    [n, height, width, channel] in [-1, 1].
 
-    `step(params, xt, steps, keys, labels)` is the compiled move from one noise level of the chain to the next.
+    Parameters
+    ----------
+    model
+        Its network is any `jaxdiff.denoiser.Denoiser`: an nnx.Module that is called as
+        (xt, t, labels=None, keys=None) and has input_shape and num_classes.
+    spec
+        Sampler, number of steps and options.
+    batch
+        Samples computed at once.
+    progress
+        Is told the number of samples after each batch, and in a batch after groups of steps.
+    label
+        Class of all samples; by default sample i is of class i modulo the number of classes.
+    all_processes
+        Whether all processes of a run share the work, each one receiving all samples. By default
+        a process samples on its own devices alone.
+
+    Attributes
+    ----------
+    model
+        The model.
+    spec
+        Sampler, number of steps and options.
+    image_shape
+        Height, width and channels of an image.
+    step
+        Compiled function (params, carry, steps, keys, labels) -> carry, see `compile_step`.
+    params
+        The network's parameters on the devices.
+    sharding
+        Of a batch's arrays.
+
+    Raises
+    ------
+    ValueError
+        For a network that cannot be sampled from, and for a label that it does not have.
     """
 
     def __init__(
-        self, model: models.Model, settings: dict[str, Any], progress: Progress, label: int | None = None,
-        together: bool = False,
-    ):  # fmt: skip
-        self.model, self.settings, self.progress = model, settings, progress
-        self.shape, self.chunk, self.label = model.shape, settings["batch"], label
-        config = model.unet.config
-        if config.out_channels != config.in_channels:
+        self,
+        model: models.Model,
+        spec: SamplerSpec,
+        *,
+        batch: int = 64,
+        progress: Progress = no_progress,
+        label: int | None = None,
+        all_processes: bool = False,
+    ):
+        check_network(model.unet)
+        self.model = model
+        self.image_shape = find_image_shape(model)
+        self._num_classes = count_classes(model.unet)
+        if label is not None and not 0 <= label < self._num_classes:
             raise ValueError(
-                f"this U-Net returns {config.out_channels} channels of {config.in_channels}; no sampler here takes both"
+                f"the label must be below the network's number of classes, {self._num_classes}, "
+                f"got {label}; leave it out, or choose a smaller one"
             )
-        if config.class_embed_type is not None:
-            raise ValueError(
-                "this U-Net takes class embeddings that no label gives; call it with them from Python"
-            )
-        if label is not None and not 0 <= label < (config.num_class_embeds or 0):
-            raise ValueError(
-                f"label {label} is not known; this U-Net has {config.num_class_embeds or 'no'} classes"
-            )
-        self.mesh = parallel.global_mesh(self.chunk) if together else parallel.data_mesh(self.chunk)
-        self.over = NamedSharding(self.mesh, parallel.DATA)
-        self._path = samplers.options(settings).path
-        self.use(model.unet)
-        self.step = sampling_step(
-            model.unet, model.schedule, settings | {"prediction": model.prediction}, self.mesh
-        )
-        self._predict = self._compile_prediction()
+        self._label = label
+        self._batch = batch
+        self._progress = progress
+        self._method = spec.build(model.prediction)
+        self.spec = spec
+        self._mesh = parallel.global_mesh(batch) if all_processes else parallel.data_mesh(batch)
+        self.sharding = NamedSharding(self._mesh, parallel.DATA)
+        self.set_params(model.unet)
+        # Parameters are arguments of what is compiled: `set_params` needs no new program.
+        self.step = compile_step(model.unet, model.schedule, self._method, self._mesh)
+        self._result = jax.jit(self._method.result)
+        self._predict = compile_prediction(model, self._mesh)
 
-    def use(self, unet: UNet | Bypassed) -> None:
-        """Draw with these weights from here on, as of another checkpoint: what is compiled stays."""
-        whole = parallel.replicated(self.mesh)
-        self.params = {n: parallel.place(np.asarray(p), whole) for n, p in parameters(unet).items()}
+    def set_params(self, network: nnx.Module) -> None:
+        """Sample with this network's parameters from now on, without compiling again."""
+        replicated = parallel.replicated(self._mesh)
+        # From the host, so that each process places its own part of the mesh.
+        self.params = {
+            name: parallel.to_global_array(np.asarray(array), replicated)
+            for name, array in get_params(network).items()
+        }
 
     def sample(self, indices: Int[np.ndarray, " n"], seed: int) -> Float[np.ndarray, "n h w c"]:
-        """The samples of these entries of a seed's bank."""
-        return self._in_chunks("sample", indices, self._from_bank(seed), None)
+        """Sample from these entries of a seed's noise bank."""
+        return self._run("sample", self._begin_from_bank(seed), indices)
 
-    def _from_bank(self, seed: int) -> Callable[[Array], tuple[Array, Array]]:
-        def begin(index: Array) -> tuple[Array, Array]:
+    def decode(self, x_T: Images, seed: int) -> Float[np.ndarray, "n h w c"]:
+        """Run the whole chain from x_T; the seed's noise bank gives the noise of its steps."""
+        noise = np.asarray(x_T)
+
+        def begin(index: Array, x_T: Array) -> tuple[PyTree, Array]:
+            return self._method.init(x_T), noise_bank(seed, index)
+
+        return self._run("decode", begin, np.arange(len(noise)), noise)
+
+    def denoise(self, x0: Images, t: int, seed: int) -> Float[np.ndarray, "n h w c"]:
+        """Noise images to a noise step and denoise them from there.
+
+        Parameters
+        ----------
+        x0
+            Images float [n, height, width, channel].
+        t
+            Noise step. The chain is entered at its highest step that is not above t, or at its
+            lowest one.
+        seed
+            Its noise bank gives the noise.
+        """
+        images = np.asarray(x0)
+        start = last_not_above(self._chain().t, t)
+
+        def begin(index: Array, x0: Array) -> tuple[PyTree, Array]:
             keys = noise_bank(seed, index)
-            return samplers.initial_noise(keys, self.shape), keys
+            noise = samplers.initial_noise(keys, self.image_shape)
+            t = jnp.full(len(index), start)
+            xt = diffusion.add_noise(self.model.schedule, x0, noise, t)
+            return self._method.init(xt), keys
+
+        return self._run("denoise", begin, np.arange(len(images)), images, start=start)
+
+    def trajectory(
+        self, indices: Int[np.ndarray, " n"], seed: int, levels: Sequence[int]
+    ) -> dict[int, Float[np.ndarray, "n h w c"]]:
+        """States xt of these samples on their way through the chain.
+
+        Parameters
+        ----------
+        indices
+            Entries of the noise bank.
+        seed
+            Names the noise bank.
+        levels
+            Noise steps; of each one the chain's highest step that is not above it is taken, or its
+            lowest one.
+
+        Returns
+        -------
+        dict
+            Each step's xt, float [n, height, width, channel], by its t in ascending order.
+        """
+        chain = self._chain()
+        # Compiled, so that arrays that several processes share can be computed with.
+        begin = jax.jit(self._begin_from_bank(seed), out_shardings=self.sharding)
+        batches: dict[int, list[np.ndarray]] = {
+            t: [] for t in sorted({last_not_above(chain.t, level) for level in levels})
+        }
+        for done, (index,) in self._batches(indices):
+            carry, keys = begin(self._place(index))
+            states = {}
+            for i, state in self._walk(chain, 1, carry, keys, self._labels(index)):
+                # A sampler may visit a t twice: the later state stays.
+                if i < len(chain.t) and chain.t[i] in batches:
+                    states[int(chain.t[i])] = parallel.to_host(self._result(state))
+            for t, xt in states.items():
+                batches[t].append(xt)
+            self._progress("trajectory", done, len(indices), "")
+        return {t: np.concatenate(parts)[: len(indices)] for t, parts in batches.items()}
+
+    def predict(
+        self, xt: Images, t: Int[ArrayLike, " n"]
+    ) -> tuple[Float[np.ndarray, "n h w c"], Float[np.ndarray, "n h w c"]]:
+        """The clean images (not clipped) and the noise that the model predicts from xt."""
+        images = np.asarray(xt, np.float32)
+        indices = np.arange(len(images))
+        results = []
+        for _, (index, *rows) in self._batches(indices, images, np.asarray(t, np.int32)):
+            inputs = [self._place(row) for row in rows]
+            x0_hat, eps_hat = self._predict(self.params, *inputs, self._labels(index))
+            results.append((parallel.to_host(x0_hat), parallel.to_host(eps_hat)))
+        x0_hats, eps_hats = zip(*results, strict=True)
+        return np.concatenate(x0_hats)[: len(images)], np.concatenate(eps_hats)[: len(images)]
+
+    def invert(
+        self, x0: Images, iterations: int
+    ) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, " n"]]:
+        """Invert images by DDIM and sample them again.
+
+        Returns
+        -------
+        tuple
+            x_T, the images that come back, and each image's RMS difference a pixel, as
+            `samplers.round_trip` gives them.
+        """
+        images = np.asarray(x0)
+        invert = compile_inversion(self.model, self.spec.steps, iterations, self._mesh)
+        results = []
+        for done, (index, rows) in self._batches(np.arange(len(images)), images):
+            inverted = invert(self.params, self._place(rows), self._labels(index))
+            results.append([parallel.to_host(array) for array in inverted])
+            self._progress("invert", done, len(images), "")
+        x_T, sampled, error = zip(*results, strict=True)
+        count = len(images)
+        return (
+            np.concatenate(x_T)[:count],
+            np.concatenate(sampled)[:count],
+            np.concatenate(error)[:count],
+        )
+
+    def _begin_from_bank(self, seed: int) -> Callable[[Array], tuple[PyTree, Array]]:
+        def begin(index: Array) -> tuple[PyTree, Array]:
+            keys = noise_bank(seed, index)
+            return self._method.init(samplers.initial_noise(keys, self.image_shape)), keys
 
         return begin
 
-    def decode(
-        self, noise: Float[np.ndarray, "n h w c"], seed: int
-    ) -> Float[np.ndarray, "n h w c"]:
-        """The images that the whole chain makes of these x_T."""
-
-        def begin(index, xT):
-            return (xT, noise_bank(seed, index))
-
-        return self._in_chunks("decode", np.arange(len(noise)), begin, None, noise)
-
-    def path(
-        self, indices: Int[np.ndarray, " n"], seed: int, levels: Sequence[int]
-    ) -> dict[int, np.ndarray]:
-        """The states x_t of these samples on their way, where the chain first is at or below each level; by their t."""
-        steps, begin = self._chain(None), jax.jit(self._from_bank(seed), out_shardings=self.over)
-        chain = np.asarray(steps.t)
-        wanted = {int(chain[chain <= max(level, chain[-1])][0]) for level in levels}
-        found: dict[int, list[np.ndarray]] = {t: [] for t in sorted(wanted)}
-        for _, part in self._parts("path", indices):
-            xt, keys = begin(parallel.place(part.astype(np.int32), self.over))
-            for i, state in self._walk(steps, 1, xt, keys, self._labels(part)):
-                if i < len(chain) and int(chain[i]) in wanted:
-                    found[int(chain[i])].append(parallel.fetch(state))
-        return {t: np.concatenate(states)[: len(indices)] for t, states in found.items()}
-
-    def predict(
-        self, xt: Float[ArrayLike, "n h w c"], t: Int[ArrayLike, " n"]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The clean images and the noise that the model sees in xt, x0_hat (not clipped) and eps_hat, [n, h, w, c]."""
-        states, found = (np.asarray(xt, np.float32), np.asarray(t, np.int32)), []
-        n = len(states[0])
-        for _, part in self._parts("", np.arange(n)):
-            rows = (parallel.place(array[part], self.over) for array in states)
-            found.append(
-                [parallel.fetch(a) for a in self._predict(self.params, *rows, self._labels(part))]
-            )
-        x0_hat, eps_hat = (np.concatenate(arrays)[:n] for arrays in zip(*found, strict=True))
-        return x0_hat, eps_hat
-
-    def denoise(
-        self, x0: Float[Array, "n h w c"], t: int, seed: int
-    ) -> Float[np.ndarray, "n h w c"]:
-        """The images x0 noised to the sampler's last step that is not above t (its lowest, if all are), and denoised from there."""
-        schedule = self.model.schedule
-        chain = np.asarray(samplers.chain(schedule, self.settings["steps"], **self._path).t)
-        start = int(chain[chain <= max(t, chain[-1])][0])
-
-        def begin(index: Array, x0: Array) -> tuple[Array, Array]:
-            keys = noise_bank(seed, index)
-            noise, at = samplers.initial_noise(keys, self.shape), jnp.full(len(index), start)
-            return diffusion.add_noise(schedule, x0, noise, at), keys
-
-        return self._in_chunks("denoise", np.arange(len(x0)), begin, start, np.asarray(x0))
-
-    def round_trip(
-        self, x0: Float[Array, "n h w c"], iterations: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Each image's x_T by DDIM's inversion, the image again, and the RMS difference a pixel (`samplers.round_trip`)."""
-        apply, model = functional(self.model.unet), self.model
-        options = {
-            "prediction": model.prediction,
-            "steps": self.settings["steps"],
-            "iterations": iterations,
-        }
-
-        def local(params: Params, x0: Array, labels: Array | None) -> tuple[Array, Array, Array]:
-            return samplers.round_trip(
-                lambda x, t: apply(params, x, t, labels), model.schedule, x0, **options
-            )
-
-        specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA)
-        run = jax.jit(
-            jax.shard_map(
-                local,
-                mesh=self.mesh,
-                in_specs=specs,
-                out_specs=(parallel.DATA,) * 3,
-                check_vma=False,
-            )
-        )
-        found = []
-        for first, part in self._parts("invert", np.arange(len(x0))):
-            self.progress("invert", first, len(x0), "")
-            images = parallel.place(np.asarray(x0)[part], self.over)
-            found.append(
-                [parallel.fetch(array) for array in run(self.params, images, self._labels(part))]
-            )
-        x_T, again, error = (
-            np.concatenate(arrays)[: len(x0)] for arrays in zip(*found, strict=True)
-        )
-        return x_T, again, error
-
-    def _in_chunks(
-        self, what: str, indices: np.ndarray, begin: Callable[..., tuple[Array, Array]], start: int | None,
+    def _run(
+        self,
+        task: str,
+        begin: Callable[..., tuple[PyTree, Array]],
+        indices: Int[np.ndarray, " n"],
         *inputs: np.ndarray,
-    ) -> np.ndarray:  # fmt: skip
-        """begin: from the indices of a chunk, and the same rows of `inputs`, to the first xt and the keys."""
-        steps, per_call = self._chain(start), 1 if jax.default_backend() == "cpu" else 10
-        first_xt, images = jax.jit(begin, out_shardings=self.over), []
-        for first, part in self._parts(what, indices):
-            here = min(self.chunk, len(indices) - first)
-            rows = (part.astype(np.int32), *(array[part] for array in inputs))
-            xt, keys = first_xt(*(parallel.place(array, self.over) for array in rows))
-            for i, state in self._walk(steps, per_call, xt, keys, self._labels(part)):
-                self.progress(what, first + here * i // len(steps.t), len(indices), "")
-                last = state
-            images.append(parallel.fetch(last))
+        start: int | None = None,
+    ) -> Float[np.ndarray, "n h w c"]:
+        """Run the chain from `begin`, which maps a batch's indices and inputs to carry and keys."""
+        chain = self._chain(start)
+        # Chains of all lengths share a program of one step on a CPU, which is 7 % slower than ten.
+        steps_per_call = 1 if jax.default_backend() == "cpu" else STEPS_PER_CALL
+        begin = jax.jit(begin, out_shardings=self.sharding)
+        images: list[np.ndarray] = []
+        reported = 0
+        for batch_end, (index, *rows) in self._batches(indices, *inputs):
+            batch_begin = self._batch * len(images)
+            carry, keys = begin(*(self._place(array) for array in (index, *rows)))
+            labels = self._labels(index)
+            for steps_done, state in self._walk(chain, steps_per_call, carry, keys, labels):
+                carry = state
+                done = batch_begin + (batch_end - batch_begin) * steps_done // len(chain.t)
+                if done > reported:
+                    self._progress(task, done, len(indices), "")
+                    reported = done
+            images.append(parallel.to_host(self._result(carry)))
         return np.concatenate(images)[: len(indices)]
 
-    def _chain(self, start: int | None) -> samplers.Step:
-        chain = samplers.chain(
-            self.model.schedule, self.settings["steps"], start=start, **self._path
-        )
-        return jax.tree.map(np.asarray, chain)
-
     def _walk(
-        self, steps: samplers.Step, per_call: int, xt: Array, keys: Array, labels: Array | None
-    ) -> Iterator[tuple[int, Array]]:
-        """How many steps are done, and the state then: before each call, and after the last."""
-        for i in range(0, len(steps.t), per_call):
-            yield i, xt
-            now = samplers.Step(*(column[i : i + per_call] for column in steps))
-            xt = self.step(self.params, xt, now, keys, labels)
-        yield len(steps.t), xt
+        self, chain: Any, steps_per_call: int, carry: PyTree, keys: Array, labels: Array | None
+    ) -> Iterator[tuple[int, PyTree]]:
+        """Yield the number of finished steps and the carry: before each call, and at the end."""
+        for i in range(0, len(chain.t), steps_per_call):
+            steps = type(chain)(*(column[i : i + steps_per_call] for column in chain))
+            next_carry = self.step(self.params, carry, steps, keys, labels)
+            # A call returns before the devices are done. Waiting for the carry after the next call
+            # is queued counts finished steps alone, and leaves no device idle.
+            yield i, jax.block_until_ready(carry)
+            carry = next_carry
+        yield len(chain.t), jax.block_until_ready(carry)
 
-    def _parts(self, what: str, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """How many of the indices are done, and the next chunk of them, the last filled up by going round."""
-        for first in range(0, len(indices), self.chunk):
-            yield first, np.resize(indices[first : first + self.chunk], self.chunk)
-        if what:
-            self.progress(what, len(indices), len(indices), "")
+    def _chain(self, start: int | None = None) -> Any:
+        return self._method.chain(self.model.schedule, self.spec.steps, start)
 
-    def _labels(self, part: np.ndarray) -> Array | None:
-        classes = self.model.unet.config.num_class_embeds
-        if not classes:
+    def _batches(self, *arrays: np.ndarray) -> Iterator[tuple[int, list[np.ndarray]]]:
+        """Yield the rows done after each batch and the batch's rows, the last padded by its own."""
+        total = len(arrays[0])
+        for first in range(0, total, self._batch):
+            end = min(first + self._batch, total)
+            # np.resize repeats the batch's own rows, which are as good an input as any.
+            rows = np.resize(np.arange(first, end), self._batch)
+            yield end, [array[rows] for array in arrays]
+
+    def _place(self, rows: np.ndarray) -> Array:
+        # JAX's integers have 32 bits: index and labels come as NumPy's 64.
+        integer = np.issubdtype(rows.dtype, np.integer)
+        return parallel.to_global_array(rows.astype(np.int32) if integer else rows, self.sharding)
+
+    def _labels(self, index: Int[np.ndarray, " batch"]) -> Array | None:
+        if not self._num_classes:
             return None
-        labels = part % classes if self.label is None else np.full(len(part), self.label)
-        return parallel.place(labels.astype(np.int32), self.over)
+        if self._label is not None:
+            return self._place(np.full(len(index), self._label))
+        return self._place(index % self._num_classes)
 
-    def _compile_prediction(self) -> Callable[..., tuple[Array, Array]]:
-        apply, model = functional(self.model.unet), self.model
 
-        def local(params: Params, xt: Array, t: Array, labels: Array | None) -> tuple[Array, Array]:
-            return diffusion.to_x0_and_eps(
-                model.schedule, model.prediction, apply(params, xt, t, labels), xt, t
-            )
+def last_not_above(t: Int[np.ndarray, " step"], level: int) -> int:
+    """The first of the falling noise steps t that is not above a level, or the lowest one."""
+    return int(t[t <= max(level, t[-1])][0])
 
-        specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA, parallel.DATA)
-        return jax.jit(
-            jax.shard_map(
-                local,
-                mesh=self.mesh,
-                in_specs=specs,
-                out_specs=(parallel.DATA,) * 2,
-                check_vma=False,
-            )
+
+def check_network(network: Any) -> None:
+    """Check that a network can be sampled from.
+
+    Raises
+    ------
+    ValueError
+        For what is no network, for a network that returns other channels than it takes, and for one
+        that takes class embeddings.
+    """
+    config = getattr(network, "config", None)
+    channels = getattr(config, "in_channels", None)
+    has_shape = channels is not None or hasattr(network, "input_shape")
+    if not isinstance(network, nnx.Module) or not callable(network) or not has_shape:
+        raise ValueError(
+            "a network must be an nnx.Module that is called as (xt, t, labels=None, keys=None) and "
+            "has input_shape (height, width, channels) and num_classes, got "
+            f"{type(network).__name__}; add what is missing"
+        )
+    out_channels = getattr(config, "out_channels", channels)
+    if out_channels != channels:
+        raise ValueError(
+            f"a network must return as many channels as it takes, {channels}, got {out_channels}; "
+            "no sampler uses learned variances"
+        )
+    embedding = getattr(config, "class_embed_type", None)
+    if embedding is not None:
+        raise ValueError(
+            "a network must take integer labels or none, got one with the class_embed_type "
+            f"{embedding}; call it with its class embeddings from Python"
         )
 
 
-def sampling_step(
-    unet: UNet | Bypassed, schedule: diffusion.Schedule, settings: dict[str, Any], mesh: Mesh
-) -> jax.stages.Wrapped:
-    """A jitted call (params, xt, steps, keys, labels) -> xt of one or more steps of the sampler, split over the mesh.
+def find_image_shape(model: models.Model) -> tuple[int, int, int]:
+    """Height, width and channels of a model's images.
 
-    On a CPU one is called at a time, 7 % slower than ten, so that chains of all lengths share it. unet: it may be abstract.
-    settings: a sampler's, and `prediction`.
+    Raises
+    ------
+    ValueError
+        Where neither the model's settings nor its network have them.
     """
-    apply, step = functional(unet), samplers.STEPS[settings["method"]]
-    options = samplers.options(settings).step
-
-    def local(
-        params: Params, xt: Array, now: samplers.Step, keys: Array, labels: Array | None
-    ) -> Array:
-        def one(xt: Array, now: samplers.Step) -> Array:
-            return step(
-                lambda x, t: apply(params, x, t, labels), schedule, xt, now, keys, **options
-            )
-
-        if len(now.t) == 1:
-            return one(xt, jax.tree.map(lambda column: column[0], now))
-        return jax.lax.scan(lambda x, at: (one(x, at), None), xt, now)[0]
-
-    specs = (parallel.REPLICATED, parallel.DATA, parallel.REPLICATED, parallel.DATA, parallel.DATA)
-    return jax.jit(
-        jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False)
-    )
+    network: Any = model.unet
+    config = getattr(network, "config", None)
+    channels: Any = getattr(config, "in_channels", None)
+    # A U-Net takes images of many sizes: those that it was trained on are in the settings.
+    size = model.config.get("data", {}).get("size") if channels else None
+    if not size and hasattr(network, "input_shape"):
+        return network.input_shape
+    size = size or getattr(config, "sample_size", None)
+    if not size:
+        raise ValueError(
+            "a U-Net's config must have the image size in pixels as its sample_size, got none; "
+            "set it there, or in config.json of the U-Net's folder"
+        )
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width, channels
 
 
-def mean_eps_slope(drawer: Sampler, x0: Float[Array, "n h w c"], seed: int) -> dict[str, Any]:
-    """Slope of the predicted on the true image mean of eps at t = T - 1, with its 95 % interval; 1 is right.
-
-    An instance norm before the last convolution hides the mean of eps from an eps-predicting network, whose slope is
-    then near 0: samples are well formed on a background of arbitrary brightness.
-    """
-    model, n = drawer.model, len(x0)
-    t = jnp.full(n, model.schedule.steps - 1)
-    eps = samplers.initial_noise(noise_bank(seed, np.arange(n)), drawer.shape)
-    predicted = drawer.predict(diffusion.add_noise(model.schedule, x0, eps, t), t)[1]
-    means = [np.asarray(e.mean(axis=(1, 2))).ravel() for e in (eps, predicted)]
-    fit = stats.linregress(*means)
-    half = float(stats.t.ppf(0.975, means[0].size - 2)) * float(fit.stderr)
-    slope = float(fit.slope)
-    return {"name": "mean_eps_slope", "value": slope, "low": slope - half, "high": slope + half, "n": n,
-            "interval": "least squares 95 %"}  # fmt: skip
+def count_classes(network: Any) -> int:
+    """Number of a network's classes, 0 where it takes no labels."""
+    if hasattr(network, "num_classes"):
+        return network.num_classes or 0
+    return getattr(getattr(network, "config", None), "num_class_embeds", None) or 0

@@ -1,9 +1,10 @@
-"""PyTorch's tensors, as diffusers and transformers keep them in a folder, as the parameters of a module here, and back.
+"""PyTorch's tensors, as diffusers and transformers save them, as parameters here, and back.
 
-Names are the same in both; kernels are OIHW there and HWIO here, matrices are transposed.
+Names are the same in both; kernels are OIHW there and HWIO here, and matrices are transposed.
 """
 
 import re
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,102 +13,163 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxdiff import files, weights
-from jaxdiff.unet import Params, parameters
+from jaxdiff.denoiser import Params, get_params
 
-EARLY_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-TABLES = re.compile(
-    r"(class_embedding|time_proj|token_embedding|position_embedding)\.weight$"
-)  # the same in both
-
-
-def read(folder: epath.Path, safe: str, other: str | None = None) -> dict[str, np.ndarray]:
-    """The tensors of the files that `find` finds."""
-    return {name: t for path in find(folder, safe, other) for name, t in weights.read(path).items()}
+# Attention's matrices were named so before 2023.
+LEGACY_ATTENTION_KEYS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+LEGACY_ATTENTION = re.compile(r"(\.attentions\.\d+)\.(query|key|value|proj_attn)\.")
+# Embedding tables [entry, channel] have the same layout in both.
+EMBEDDINGS = re.compile(r"(class_embedding|time_proj|token_embedding|position_embedding)\.weight$")
 
 
-def find(folder: epath.Path, safe: str, other: str | None = None) -> list[epath.Path]:
-    """The first weights file that is there, or its parts: safetensors before .bin, full precision before fp16.
+def read_tensors(
+    folder: epath.Path, name: str, bin_name: str | None = None
+) -> dict[str, np.ndarray]:
+    """The tensors of the files that `find_weights_files` finds."""
+    tensors: dict[str, np.ndarray] = {}
+    for path in find_weights_files(folder, name, bin_name):
+        tensors |= weights.read(path)
+    return tensors
 
-    safe, other: the files' names without their endings, of .safetensors and of .bin (the same, by default). Raises
-    ValueError where there is none, or where a part of several is missing.
+
+def find_weights_files(
+    folder: epath.Path, name: str, bin_name: str | None = None
+) -> list[epath.Path]:
+    """The weights file of a folder, or the shards of it.
+
+    safetensors come before .bin, and full precision before fp16.
+
+    Parameters
+    ----------
+    folder
+        The network's folder.
+    name
+        Name of a .safetensors file without its ending.
+    bin_name
+        Name of a .bin file without its ending; by default the same.
+
+    Raises
+    ------
+    ValueError
+        Where there is none, or a shard is missing.
     """
-    other = other or safe
-    names = sorted(
+    bin_name = bin_name or name
+    # Shards are found by their index; the rest are variants such as NAME.fp16.safetensors.
+    variants = sorted(
         path.name
         for path in folder.iterdir()
-        if path.name.startswith((safe, other)) and "-of-" not in path.name
+        if path.name.startswith((name, bin_name)) and "-of-" not in path.name
     )
-    order = [f"{safe}.safetensors", f"{safe}.safetensors.index.json"]
-    order += [name for name in names if ".safetensors" in name]
-    order += [
-        f"{other}.bin",
-        f"{other}.bin.index.json",
-        *(name for name in names if ".bin" in name),
+    candidates = [
+        f"{name}.safetensors",
+        f"{name}.safetensors.index.json",
+        *(variant for variant in variants if ".safetensors" in variant),
+        f"{bin_name}.bin",
+        f"{bin_name}.bin.index.json",
+        *(variant for variant in variants if ".bin" in variant),
     ]
-    first = next((name for name in order if name in names), None)
-    if first is None:
-        raise ValueError(
-            f"{folder} has no weights: neither {order[0]} nor {other}.bin, whole or in shards"
-        )
-    if not first.endswith(".json"):
-        return [folder / first]
-    parts = files.read_json(folder / first).get("weight_map")
-    if not isinstance(parts, dict) or not all(
-        isinstance(p, str) and p == epath.Path(p).name for p in parts.values()
-    ):
-        raise ValueError(
-            f"{folder / first} has no weight_map of files beside it; get the file again"
-        )
-    missing = [part for part in sorted(set(parts.values())) if not (folder / part).exists()]
-    if missing:
-        raise ValueError(f"{folder} lacks {missing[0]}, which {first} names; get that file too")
-    return [folder / part for part in sorted(set(parts.values()))]
+    for candidate in candidates:
+        if candidate in variants:
+            is_index = candidate.endswith(".json")
+            return _find_shards(folder, candidate) if is_index else [folder / candidate]
+    raise ValueError(
+        f"{folder} has no weights: neither {name}.safetensors nor {bin_name}.bin, in one file or "
+        "in shards"
+    )
 
 
-def to_ours(
-    tensors: dict[str, np.ndarray],
+def _find_shards(folder: epath.Path, index: str) -> list[epath.Path]:
+    """The files that an index names."""
+    shards = files.read_json(folder / index).get("weight_map")
+    # A shard must lie beside its index: a path would let the index name any file.
+    if not isinstance(shards, dict) or not all(_is_file_name(name) for name in shards.values()):
+        raise ValueError(
+            f"{folder / index} has no weight_map of files beside it; get the file again"
+        )
+    names = sorted(set(shards.values()))
+    for name in names:
+        if not (folder / name).exists():
+            raise ValueError(f"{folder} lacks {name}, which {index} names; get that file too")
+    return [folder / name for name in names]
+
+
+def _is_file_name(name: object) -> bool:
+    return isinstance(name, str) and name == epath.Path(name).name
+
+
+def from_torch(
+    tensors: Mapping[str, np.ndarray],
     module: nnx.Module,
     folder: epath.Path,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
-    """The parameters of `module` (it may be abstract) in our layout: matrices and kernels in `dtype`, what shifts and scales in
-    float32. Raises ValueError for the first tensor that does not fit.
+    """The parameters of a module from PyTorch's tensors.
+
+    Parameters
+    ----------
+    tensors
+        Tensors by name.
+    module
+        The module; it may be abstract.
+    folder
+        Where the tensors are from, for error messages.
+    dtype
+        Type of matrices and kernels; what shifts and scales is float32.
+
+    Raises
+    ------
+    ValueError
+        For the first tensor that is missing, unexpected or of another shape.
     """
-    tensors = {_today(name): tensor for name, tensor in tensors.items()}
-    wanted = parameters(module)
-    for word, names in (
-        ("lacks", wanted.keys() - tensors.keys()),
-        ("has too many tensors:", tensors.keys() - wanted),
-    ):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    # Folders of before 2023 are read as if they were of today.
+    tensors = {_modern_name(name): tensor for name, tensor in tensors.items()}
+    shapes = {name: value.shape for name, value in get_params(module).items()}
+    _check_names("lacks", shapes.keys() - tensors.keys(), folder)
+    _check_names("has too many tensors:", tensors.keys() - shapes.keys(), folder)
+    params: Params = {}
+    for name, shape in shapes.items():
+        value = convert_layout(name, tensors[name])
+        # The sentence has PyTorch's layout, since that is what the file shows.
+        if value.shape != shape:
+            expected = convert_layout(name, np.empty(shape), to_torch=True).shape
             raise ValueError(
-                f"{folder} {word} {min(names)}{more}; its config.json is of another model"
+                f"{folder} has {name} of shape {list(tensors[name].shape)}; its config.json asks "
+                f"for {list(expected)}"
             )
-    found = {name: swap(name, tensors[name]) for name in wanted}
-    for name, value in found.items():
-        if value.shape != wanted[name].shape:
-            expected = swap(name, np.empty(wanted[name].shape), out=True).shape
-            raise ValueError(
-                f"{folder} has {name} of shape {list(tensors[name].shape)}; its config.json asks for {list(expected)}"
-            )
-    return {
-        name: jnp.asarray(value, dtype if value.ndim > 1 else jnp.float32)
-        for name, value in found.items()
-    }
+        params[name] = jnp.asarray(value, dtype if value.ndim > 1 else jnp.float32)
+    return params
 
 
-def _today(name: str) -> str:
-    """The name of an attention's matrices since 2023."""
-    return re.sub(
-        r"(\.attentions\.\d+)\.(query|key|value|proj_attn)\.",
-        lambda m: f"{m[1]}.{EARLY_NAMES[m[2]]}.",
-        name,
-    )
+def _check_names(verb: str, names: set[str], folder: epath.Path) -> None:
+    if not names:
+        return
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    raise ValueError(f"{folder} {verb} {min(names)}{more}; its config.json is of another model")
 
 
-def swap(name: str, tensor: np.ndarray, out: bool = False) -> np.ndarray:
-    """Between PyTorch's layout and ours; `out` is towards PyTorch."""
+def _modern_name(name: str) -> str:
+    """A tensor's name since 2023."""
+
+    def rename(match: re.Match[str]) -> str:
+        return f"{match[1]}.{LEGACY_ATTENTION_KEYS[match[2]]}."
+
+    return LEGACY_ATTENTION.sub(rename, name)
+
+
+def convert_layout(name: str, tensor: np.ndarray, to_torch: bool = False) -> np.ndarray:
+    """A tensor in our layout, or in PyTorch's.
+
+    Parameters
+    ----------
+    name
+        The tensor's name.
+    tensor
+        The tensor.
+    to_torch
+        Convert from our layout to PyTorch's instead.
+    """
     if tensor.ndim == 4:
-        return tensor.transpose((3, 2, 0, 1) if out else (2, 3, 1, 0))
-    return tensor.T if tensor.ndim == 2 and not TABLES.search(name) else tensor
+        return tensor.transpose((3, 2, 0, 1) if to_torch else (2, 3, 1, 0))
+    if tensor.ndim == 2 and not EMBEDDINGS.search(name):
+        return tensor.T
+    return tensor

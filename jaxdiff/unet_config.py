@@ -1,32 +1,75 @@
-"""The shape of a U-Net: the fields of diffusers' UNet2DModel, with levels for block types, and the paper's Table A."""
+"""The shape of a U-Net, with the fields of diffusers' UNet2DModel, and the paper's Table A."""
 
 import dataclasses
 
 Levels = tuple[int, ...]
-CHOICES = {
+
+FIELD_CHOICES = {
     "act_fn": ("silu", "mish", "gelu", "relu"),
     "downsample_padding": (0, 1),
     "resnet_time_scale_shift": ("default", "scale_shift"),
     "time_embedding_type": ("positional", "fourier", "learned"),
     "class_embed_type": (None, "timestep", "identity"),
 }
+LEVEL_FIELDS = ("attention", "up_attention", "down_resnet", "up_resnet")
 
 
+# The order of the fields is that of the JSON in existing files, whose bytes stay as they are.
 @dataclasses.dataclass(frozen=True)
 class UNetConfig:
-    """The shape of a U-Net. Everything a depth study varies is in the first block of fields.
+    """The shape of a U-Net.
 
-    block_out_channels: channels of each level, from the image inward; their number is the depth n.
-    attention: the levels (1..n) whose down blocks have attention after each ResNet block; up blocks mirror them unless
-    up_attention names other levels.
-    norm_num_groups: groups of every group norm; must divide every entry of block_out_channels.
+    The fields up to norm_eps hold everything that a depth study varies. The others are the rest of
+    diffusers' UNet2DModel, under its names; Table A leaves them at their defaults. Levels count
+    from 1, at the image, to n, before the mid-block.
 
-    The second block holds what diffusers' UNet2DModel has besides, under its names; Table A leaves it alone. Levels in
-    down_resnet are halved, and those in up_resnet doubled, by a ResNet block in place of a convolution.
-    attention_head_dim None is one head; attn_norm_num_groups is the mid-block's; dropout acts in training only;
-    sample_size is the image size in pixels that the model was made for, and changes nothing.
+    Parameters
+    ----------
+    block_out_channels
+        Channels of each level, from the image inward; their number is the depth n.
+    attention
+        Levels whose down blocks have attention after each ResNet block.
+    layers_per_block
+        ResNet blocks in a down block; an up block has one more.
+    norm_num_groups
+        Groups of every group norm; it must divide every entry of block_out_channels.
+    attention_head_dim
+        Channels of an attention head; None is a single head.
+    in_channels, out_channels
+        Channels of the images that it takes and returns.
+    norm_eps
+        What every group norm adds to the variance.
+    up_attention
+        Levels whose up blocks have attention; None: those of `attention`.
+    down_resnet, up_resnet
+        Levels that are halved, or doubled, by a ResNet block in place of a convolution.
+    downsample_padding
+        Pixels of padding before the image in down-sampling convolutions.
+    act_fn
+        Activation: silu, mish, gelu or relu.
+    dropout
+        Probability that an element is dropped, in training only.
+    resnet_time_scale_shift
+        How ResNet blocks use the time embedding: added (default) or scale_shift.
+    mid_block, add_attention
+        Whether there is a mid-block, and whether it has attention.
+    attn_norm_num_groups
+        Groups of the norm of the mid-block's attention; None: norm_num_groups.
+    mid_block_scale_factor
+        What the sums in the mid-block are divided by.
+    center_input_sample
+        Whether the input x becomes 2 x - 1.
+    time_embedding_type, time_embedding_dim, flip_sin_to_cos, freq_shift, num_train_timesteps
+        Features of the noise step and channels of its embedding (None: four times level 1's).
+    class_embed_type, num_class_embeds
+        How labels are embedded, and their number; both None: the U-Net has no classes.
+    sample_size
+        Image size in pixels that the model was made for; it changes nothing in the network.
 
-    Raises ValueError for a value that no U-Net has.
+    Raises
+    ------
+    ValueError
+        For a value that no U-Net has.
     """
 
     block_out_channels: tuple[int, ...]
@@ -60,23 +103,28 @@ class UNetConfig:
     sample_size: int | tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        for key, allowed in CHOICES.items():
-            if getattr(self, key) not in allowed:
+        for name, choices in FIELD_CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
                 raise ValueError(
-                    f"{key} is {getattr(self, key)!r}; choose one of {', '.join(map(str, allowed))}"
+                    f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}"
                 )
-        for key in ("attention", "up_attention", "down_resnet", "up_resnet"):
-            if not all(1 <= level <= self.depth for level in getattr(self, key) or ()):
+        for name in LEVEL_FIELDS:
+            levels = getattr(self, name) or ()
+            if not all(1 <= level <= self.depth for level in levels):
                 raise ValueError(
-                    f"{key} holds {getattr(self, key)}; the levels are 1 to {self.depth}"
+                    f"{name} must hold levels from 1 to {self.depth}, the number of "
+                    f"block_out_channels, got {levels}"
                 )
         if self.time_embedding_type == "learned" and not self.num_train_timesteps:
             raise ValueError(
-                "time_embedding_type is learned, which needs num_train_timesteps; it is not given"
+                "num_train_timesteps must be set where time_embedding_type is learned, "
+                f"got {self.num_train_timesteps}; set the number of noise steps"
             )
 
     @property
     def depth(self) -> int:
+        """Number of levels, n."""
         return len(self.block_out_channels)
 
     @property
@@ -91,61 +139,74 @@ class UNetConfig:
 
     @property
     def time_blind(self) -> Levels:
-        """The levels with one channel a group, whose ResNet blocks cannot see the noise level.
-
-        The time embedding is added as a constant a channel just before a group norm, which subtracts it again exactly.
-        """
+        """Levels with one channel a group, whose ResNet blocks cannot see the noise level."""
+        # The time embedding is added as a constant of each channel just before a group norm; where
+        # a channel is a group, the norm subtracts it again exactly.
         if self.resnet_time_scale_shift != "default":
             return ()
-        return tuple(
-            a for a, c in enumerate(self.block_out_channels, 1) if c == self.norm_num_groups
-        )
+        levels = enumerate(self.block_out_channels, 1)
+        return tuple(level for level, channels in levels if channels == self.norm_num_groups)
 
     def bottleneck(self, size: int) -> int:
         """Pixels on a side of the mid-block's activation for images of `size` pixels."""
         return size // 2 ** (self.depth - 1)
 
     def widened(self, multiplier: float) -> "UNetConfig":
-        """The same U-Net with `multiplier` times the channels and the groups, so that channels a group stay.
+        """The same U-Net with its channels and groups multiplied.
 
-        Raises ValueError where a level's channels or the groups would not be whole numbers.
+        Channels a group stay the same.
+
+        Raises
+        ------
+        ValueError
+            Where a level's channels or the groups would not be whole numbers.
         """
-        scaled = [multiplier * c for c in (*self.block_out_channels, self.norm_num_groups)]
-        if min(scaled) < 1 or any(c != int(c) for c in scaled):
+        sizes = [*self.block_out_channels, self.norm_num_groups]
+        scaled = [multiplier * size for size in sizes]
+        if min(scaled) < 1 or any(size != int(size) for size in scaled):
             raise ValueError(
-                f"width {multiplier:g} gives channels and groups {[f'{c:g}' for c in scaled]} "
-                f"from {[*self.block_out_channels, self.norm_num_groups]}; choose a multiplier that keeps them whole"
+                f"width {multiplier:g} gives channels and groups {[f'{s:g}' for s in scaled]} "
+                f"from {sizes}; choose a multiplier that keeps them whole"
             )
-        channels = tuple(int(c) for c in scaled[:-1])
-        return dataclasses.replace(
-            self, block_out_channels=channels, norm_num_groups=int(scaled[-1])
-        )
+        channels = tuple(int(size) for size in scaled[:-1])
+        groups = int(scaled[-1])
+        return dataclasses.replace(self, block_out_channels=channels, norm_num_groups=groups)
 
     def check_image_size(self, size: int) -> None:
-        """Raise ValueError unless an image of size x size pixels can be halved n - 1 times."""
+        """Raise ValueError unless images of size x size pixels can be halved n - 1 times."""
+        # Up blocks double: an odd side would come back one pixel larger than its skip.
         factor = 2 ** (self.depth - 1)
         if size < factor or size % factor:
-            near = max(factor, factor * round(size / factor))
+            nearest = max(factor, factor * round(size / factor))
             raise ValueError(
-                f"an image of {size} px cannot be halved {self.depth - 1} times, as depth {self.depth} does; "
-                f"use a multiple of {factor} (say {near}) or a shallower model"
+                f"an image of {size} px cannot be halved {self.depth - 1} times, as depth "
+                f"{self.depth} does; use a multiple of {factor} (say {nearest}) or a shallower "
+                "model"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class ConditionalConfig(UNetConfig):
-    """The shape of a U-Net that is given a text: diffusers' UNet2DConditionModel, as far as Stable Diffusion 1 has it.
+    """The shape of a U-Net that is given a text: diffusers' UNet2DConditionModel.
 
-    Where UNetConfig has attention over the pixels, this has a transformer that attends to the text too, of so many
-    features a token and so many heads.
+    It goes as far as Stable Diffusion 1 does. Where UNetConfig has attention over the pixels, this
+    has a transformer that attends to the text too.
+
+    Parameters
+    ----------
+    context_features
+        Features of a token of the text.
+    heads
+        Heads of every attention of a transformer.
     """
 
     context_features: int = 768
     heads: int = 8
 
 
-# Table A of the paper. The row "4" is printed with up blocks (Up, Up, AttnUp, Up), which do not give its printed
-# count; 3,859,203 needs (Up, AttnUp, Up, Up), the mirror of its encoder, and that is what stands here.
+# Table A of the paper. The row "4" is printed with up blocks (Up, Up, AttnUp, Up), which do not
+# give its printed count; 3,859,203 needs (Up, AttnUp, Up, Up), the mirror of its encoder, and that
+# is what the row below has.
 TABLE_A: dict[str, UNetConfig] = {
     # name                     channels of the levels              attention      parameters
     "2":       UNetConfig((32, 64),                           attention=(2,)),  # 1,002,883

@@ -1,7 +1,7 @@
-"""Arrays from weights files of any origin, without running what is in them. No JAX.
+"""Arrays from weights files of any origin, without running what is in them; no JAX.
 
-Pickles (NumPy's and PyTorch's) go through an unpickler that builds arrays, containers and numbers and refuses every
-other name, so that a file from the network cannot run code.
+Pickles (NumPy's and PyTorch's) go through an unpickler that builds arrays, containers and numbers
+and refuses every other name, so that a downloaded file cannot run code.
 """
 
 import io
@@ -20,89 +20,139 @@ from etils import epath
 
 from jaxdiff import files
 
-STORAGES = {
-    "FloatStorage": np.float32, "DoubleStorage": np.float64, "HalfStorage": np.float16, "LongStorage": np.int64,
-    "IntStorage": np.int32, "ShortStorage": np.int16, "CharStorage": np.int8, "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_, "BFloat16Storage": ml_dtypes.bfloat16,
-}  # fmt: skip
-SAFETENSORS = {  # safetensors.numpy has no bfloat16
-    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64,
-    "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
-}  # fmt: skip
-TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of PyTorch's older file format
+TORCH_STORAGES = {
+    "FloatStorage": np.float32,
+    "DoubleStorage": np.float64,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+# safetensors.numpy has no bfloat16.
+SAFETENSORS_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+LEGACY_TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of PyTorch's format before 1.6
+UNPICKLING_ERRORS = (
+    pickle.UnpicklingError,
+    EOFError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+Storage = Callable[[type, str, int], np.ndarray]  # its type, key and number of elements
 
 
 def read(path: epath.PathLike, sha256: str | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a .safetensors, .npz, .pth, .pt, .bin or .ckpt file, by dotted name.
+    """The arrays of a weights file by dotted name.
 
-    Raises ValueError where the checksum differs from `sha256`, where the file holds anything but arrays, or where it is
-    of another kind.
+    Parameters
+    ----------
+    path
+        A .safetensors, .npz, .pth, .pt, .bin or .ckpt file.
+    sha256
+        Expected checksum; None accepts any.
+
+    Raises
+    ------
+    ValueError
+        Where the checksum differs, or the file holds anything but arrays.
     """
     path = epath.Path(path)
-    if sha256 is not None and (found := files.sha256(path)) != sha256:
-        raise ValueError(
-            f"{path} has the SHA-256 {found[:12]}..., {sha256[:12]}... was expected; get the file again"
-        )
+    if sha256 is not None:
+        actual = files.sha256(path)
+        if actual != sha256:
+            raise ValueError(
+                f"{path} has the SHA-256 {actual[:12]}..., {sha256[:12]}... was expected; get the "
+                "file again"
+            )
     try:
         return _read(path.read_bytes(), path)
-    except (*_BROKEN, safetensors.SafetensorError) as error:
+    except (*UNPICKLING_ERRORS, safetensors.SafetensorError) as error:
         raise ValueError(
-            f"{path} is no weights file that can be read ({error}); get a whole one that holds arrays alone"
+            f"cannot read weights from {path} ({error}); get a complete file that holds only arrays"
         ) from None
 
 
 def unpickle(data: bytes, name: epath.PathLike) -> Any:
-    """The arrays, containers and numbers of a pickle; nothing in it is run. Raises ValueError, saying `name`, for others."""
+    """The arrays, containers and numbers of a pickle; nothing in it is run.
+
+    Parameters
+    ----------
+    data
+        The pickle.
+    name
+        Where it is from, for error messages.
+
+    Raises
+    ------
+    ValueError
+        Where it holds anything else.
+    """
     try:
         return _unpickle(data)
-    except _BROKEN as error:
+    except UNPICKLING_ERRORS as error:
         raise ValueError(
-            f"{name} is no pickle of arrays ({error}); get a whole one that holds arrays alone"
+            f"{name} is no pickle of arrays ({error}); get a complete file that holds only arrays"
         ) from None
-
-
-_BROKEN = (
-    pickle.UnpicklingError, EOFError, IndexError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error
-)  # fmt: skip
 
 
 def _read(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
-        tensors = safetensors.deserialize(data)
-        return {
-            n: np.frombuffer(t["data"], SAFETENSORS[t["dtype"]]).reshape(t["shape"])
-            for n, t in tensors
-        }
+        return _read_safetensors(data)
     if path.suffix == ".npz":
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return dict(arrays)
-    return _flat(_unpickle(data), path)
+    return _flatten(_unpickle(data), path)
 
 
-def _flat(tree: Any, path: epath.Path, prefix: str = "") -> dict[str, np.ndarray]:
-    """Nested dictionaries as one, keys joined by dots."""
+def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
+    arrays = {}
+    for name, tensor in safetensors.deserialize(data):
+        flat = np.frombuffer(tensor["data"], SAFETENSORS_DTYPES[tensor["dtype"]])
+        arrays[name] = flat.reshape(tensor["shape"])
+    return arrays
+
+
+def _flatten(tree: Any, path: epath.Path, name: str = "") -> dict[str, np.ndarray]:
+    """Nested dictionaries as one, with keys joined by dots."""
     if isinstance(tree, dict):
-        return {
-            k: v
-            for key, child in tree.items()
-            for k, v in _flat(child, path, f"{prefix}{key}.").items()
-        }
+        arrays: dict[str, np.ndarray] = {}
+        for key, child in tree.items():
+            arrays |= _flatten(child, path, f"{name}.{key}" if name else str(key))
+        return arrays
     if not isinstance(tree, np.ndarray) or tree.dtype.hasobject:
-        raise ValueError(
-            f"{path} holds a {type(tree).__name__} at {prefix[:-1]!r} where only arrays are expected"
-        )
-    return {prefix[:-1]: tree}
+        raise ValueError(f"{path} must hold only arrays, got a {type(tree).__name__} at {name!r}")
+    return {name: tree}
 
 
 def _unpickle(data: bytes) -> Any:
     if zipfile.is_zipfile(io.BytesIO(data)):
-        return _torch_zip(data)
+        return _read_torch_zip(data)
     file = io.BytesIO(data)
-    first = _Unpickler(file, _no_storage).load()
-    return _torch_legacy(file, len(data)) if first == TORCH_MAGIC else first
+    first = RestrictedUnpickler(file, _no_storage).load()
+    if first == LEGACY_TORCH_MAGIC:
+        return _read_torch_legacy(file, len(data))
+    return first
 
 
-def _torch_zip(data: bytes) -> Any:
+def _read_torch_zip(data: bytes) -> Any:
     """PyTorch's format since 1.6: data.pkl, and one file a storage."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         main = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
@@ -110,81 +160,91 @@ def _torch_zip(data: bytes) -> Any:
             raise pickle.UnpicklingError("no data.pkl in the archive")
         folder = main.removesuffix("data.pkl")
 
-        def storage(kind: type, key: str, size: int) -> np.ndarray:
-            return np.frombuffer(archive.read(f"{folder}data/{key}"), kind)
+        def read_storage(dtype: type, key: str, size: int) -> np.ndarray:
+            return np.frombuffer(archive.read(f"{folder}data/{key}"), dtype)
 
-        return _Unpickler(io.BytesIO(archive.read(main)), storage).load()
+        return RestrictedUnpickler(io.BytesIO(archive.read(main)), read_storage).load()
 
 
-def _torch_legacy(file: io.BytesIO, length: int) -> Any:
-    """PyTorch's older format: version, system, the object, the storages' keys, then the storages one after another."""
-    for _ in range(2):
-        _Unpickler(file, _no_storage).load()
+def _read_torch_legacy(file: io.BytesIO, length: int) -> Any:
+    """PyTorch's format before 1.6, which published EfficientNet and Inception weights have.
+
+    Version, system, the object, the storages' keys, then the storages one after the other.
+    """
+    for _ in ("version", "system"):
+        RestrictedUnpickler(file, _no_storage).load()
     storages: dict[str, np.ndarray] = {}
 
-    def storage(kind: type, key: str, size: int) -> np.ndarray:
-        if size * np.dtype(kind).itemsize > length:
+    def allocate_storage(dtype: type, key: str, size: int) -> np.ndarray:
+        # A crafted file could otherwise ask for more memory than the machine has.
+        if size * np.dtype(dtype).itemsize > length:
             raise pickle.UnpicklingError(f"a storage of {size} numbers in a file of {length} bytes")
-        return storages.setdefault(
-            key, np.empty(size, kind)
-        )  # filled below; tensors are views of it
+        return storages.setdefault(key, np.empty(size, dtype))
 
-    tree = _Unpickler(file, storage).load()
-    for key in _Unpickler(file, _no_storage).load():
+    # Its tensors are views of the storages, which are filled afterwards.
+    tree = RestrictedUnpickler(file, allocate_storage).load()
+    for key in RestrictedUnpickler(file, _no_storage).load():
+        storage = storages[key]
         size = int.from_bytes(file.read(8), "little")
-        storages[key][:size] = np.frombuffer(
-            file.read(size * storages[key].itemsize), storages[key].dtype
-        )
+        storage[:size] = np.frombuffer(file.read(size * storage.itemsize), storage.dtype)
     return tree
 
 
-def _no_storage(kind: type, key: str, size: int) -> np.ndarray:
+def _no_storage(dtype: type, key: str, size: int) -> np.ndarray:
     raise pickle.UnpicklingError("a reference to a storage that the file does not have")
 
 
-def _tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
+def _rebuild_tensor(
+    storage: np.ndarray, offset: int, shape: tuple, stride: tuple, *_: Any
+) -> np.ndarray:
     """torch._utils._rebuild_tensor_v2: a strided view, inside its storage."""
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if min((offset, *stride, *size)) < 0 or (math.prod(size) and last >= len(storage)):
+    last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+    is_negative = min((offset, *stride, *shape)) < 0
+    # A crafted file could otherwise read memory that is not its own.
+    if is_negative or (math.prod(shape) and last >= len(storage)):
         raise pickle.UnpicklingError(
-            f"a tensor of shape {size} that leaves its storage of {len(storage)} numbers"
+            f"a tensor of shape {shape} that leaves its storage of {len(storage)} numbers"
         )
-    steps = [s * storage.itemsize for s in stride]
-    return np.lib.stride_tricks.as_strided(storage[offset:], size, steps)
+    strides = [s * storage.itemsize for s in stride]
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides)
 
 
-def _allowed() -> dict[tuple[str, str], Any]:
-    reconstruct = np.empty(0).__reduce__()[0]
-    names: dict[tuple[str, str], Any] = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-        ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): lambda text, _: text.encode(
-            "latin1"
-        ),  # bytes in pickles of protocol 2
-    }
-    names |= {
-        (f"numpy.{core}.multiarray", "_reconstruct"): reconstruct for core in ("core", "_core")
-    }
-    return names | {("torch", name): kind for name, kind in STORAGES.items()}
+def _rebuild_parameter(data: np.ndarray, *_: Any) -> np.ndarray:
+    return data
 
 
-class _Unpickler(pickle.Unpickler):
-    """Arrays, containers, numbers and text; nothing else, by name."""
+def _encode(text: str, encoding: str) -> bytes:
+    """Bytes, as pickles of protocol 2 have them."""
+    return text.encode("latin1")
 
-    ALLOWED = _allowed()
 
-    def __init__(self, file: io.BytesIO, storage: Callable[[type, str, int], np.ndarray]):
+# What NumPy's arrays are rebuilt by; its module was renamed in NumPy 2.
+_RECONSTRUCT = np.empty(0).__reduce__()[0]
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("_codecs", "encode"): _encode,
+}
+ALLOWED |= {("torch", name): dtype for name, dtype in TORCH_STORAGES.items()}
+
+
+class RestrictedUnpickler(pickle.Unpickler):
+    """Builds arrays, containers, numbers and text, and refuses everything else by name."""
+
+    def __init__(self, file: io.BytesIO, storage: Storage):
         super().__init__(file, encoding="latin1")  # the bytes of Python 2's arrays
         self.storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
+        if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only arrays are read")
-        return self.ALLOWED[module, name]
+        return ALLOWED[module, name]
 
     def persistent_load(self, pid: tuple) -> np.ndarray:
-        _, kind, key, _, size, *_ = pid
-        return self.storage(kind, key, size)
+        _, dtype, key, _, size, *_ = pid
+        return self.storage(dtype, key, size)

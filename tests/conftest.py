@@ -1,21 +1,29 @@
-"""Eight CPU devices, compiled without LLVM's slow passes; shapes and types checked; no silent rank promotion."""
+"""Eight CPU devices, fast compilation, checked shapes and the networks that tests share.
+
+Functions of jaxdiff check their annotations, and rank promotion raises.
+"""
 
 import os
 
+# LLVM's slow passes are left out: the tests' time is compile time. Eight devices on two cores need
+# the collectives' time-outs raised.
 os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
-    " --xla_cpu_collective_call_terminate_timeout_seconds=600 --xla_cpu_collective_timeout_seconds=600"
+    "--xla_force_host_platform_device_count=8"
+    " --xla_llvm_disable_expensive_passes=true"
+    " --xla_backend_optimization_level=0"
+    " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    " --xla_cpu_collective_timeout_seconds=600"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault(
-    "OPENBLAS_NUM_THREADS", "1"
-)  # two processes on two cores: its threads would wait for each other
+# Of two test processes on two cores, OpenBLAS's threads would wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from jaxtyping import install_import_hook
 
 install_import_hook("jaxdiff", "beartype.beartype")
 
 import jax
+import jax.numpy as jnp
 import pytest
 from flax import nnx
 
@@ -23,21 +31,27 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from jaxdiff.unet import UNet, UNetConfig
 
-ONE = UNetConfig(
+MINIMAL_CONFIG = UNetConfig(
     (4,), norm_num_groups=2, layers_per_block=1, mid_block=False, in_channels=1, out_channels=1
 )
-TINY = UNetConfig(
+TINY_CONFIG = UNetConfig(
     (8, 16), attention=(2,), norm_num_groups=4, layers_per_block=1, in_channels=1, out_channels=1
 )
 
 
+def noisy_batch(size: int = 8, channels: int = 1) -> tuple[jax.Array, jax.Array]:
+    """Two noisy images and their noise steps."""
+    xt = jax.random.normal(jax.random.key(1), (2, size, size, channels))
+    return xt, jnp.array([3, 900])
+
+
 @pytest.fixture(scope="session")
 def tiny() -> UNet:
-    """The small U-Net that the suite shares: depth 2, attention at level 2, grey."""
-    return UNet(TINY, rngs=nnx.Rngs(0))
+    """The small U-Net that the suite shares: depth 2, attention at level 2, gray."""
+    return UNet(TINY_CONFIG, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="session")
-def one() -> UNet:
-    """The least U-Net that there is, for tests of what is done with one: it compiles in a third of the time."""
-    return UNet(ONE, rngs=nnx.Rngs(0))
+def minimal_unet() -> UNet:
+    """The smallest U-Net, where any network will do: it compiles in a third of the time."""
+    return UNet(MINIMAL_CONFIG, rngs=nnx.Rngs(0))

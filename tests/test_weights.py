@@ -1,17 +1,18 @@
+"""Weights files of every kind are read, and nothing in them is run."""
+
 import io
 import pickle
 import zipfile
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from jaxdiff import weights
 from jaxdiff.features import perceptual
 
 
 def test_arrays_by_dotted_name_from_each_kind_of_file(tmp_path):
-    import safetensors.numpy
-
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     np.savez(tmp_path / "a.npz", x=array)
     safetensors.numpy.save_file({"x": array}, tmp_path / "a.safetensors")
@@ -26,64 +27,75 @@ class Harmful:
         return print, ("run",)
 
 
-def test_anything_but_arrays_is_refused_by_name(tmp_path, capsys):
-    (tmp_path / "code.pth").write_bytes(pickle.dumps({"x": Harmful()}))
-    with pytest.raises(
-        ValueError,
-        match=r"code.pth .*it asks for (builtins|__builtin__).print, and only arrays are read",
-    ):
-        weights.read(tmp_path / "code.pth")
+def test_code_is_refused_by_name(tmp_path, capsys):
+    path = tmp_path / "code.pth"
+    path.write_bytes(pickle.dumps({"x": Harmful()}))
+    sentence = r"code.pth .*it asks for (builtins|__builtin__).print, and only arrays are read"
+    with pytest.raises(ValueError, match=sentence):
+        weights.read(path)
     assert "run" not in capsys.readouterr().out
-    (tmp_path / "text.ckpt").write_bytes(pickle.dumps({"net": {"name": "x"}}))
-    with pytest.raises(
-        ValueError, match=r"holds a str at 'net.name' where only arrays are expected"
-    ):
-        weights.read(tmp_path / "text.ckpt")
-    (tmp_path / "objects.ckpt").write_bytes(pickle.dumps({"x": np.array([None, 1])}))
-    with pytest.raises(ValueError, match="only arrays are expected"):
-        weights.read(tmp_path / "objects.ckpt")
-    for data in (b"", b"no pickle", pickle.dumps({"x": np.ones(9)})[:40]):
-        (tmp_path / "broken.ckpt").write_bytes(data)
-        with pytest.raises(ValueError, match="is no weights file that can be read"):
-            weights.read(tmp_path / "broken.ckpt")
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pth"])
-def test_truncated_files_get_the_sentence(tmp_path, suffix):
-    import safetensors.numpy
-
-    if suffix == ".safetensors":
-        safetensors.numpy.save_file({"x": np.ones(9)}, tmp_path / "a.safetensors")
-    else:
-        np.savez(tmp_path / "a.npz", x=np.ones(900))
-        (tmp_path / "a.npz").rename(tmp_path / f"a{suffix}")
-    path = tmp_path / f"a{suffix}"
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ValueError, match="is no weights file that can be read"):
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"net": {"name": "x"}}, "must hold only arrays, got a str at 'net.name'"),
+        ({"x": np.array([None, 1])}, "must hold only arrays, got a ndarray at 'x'"),
+    ],
+)
+def test_anything_but_arrays_is_refused(tmp_path, content, sentence):
+    path = tmp_path / "other.ckpt"
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match=sentence):
         weights.read(path)
 
 
-def test_a_tensor_that_leaves_its_storage_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "data", [b"", b"no pickle", pickle.dumps({"x": np.ones(9)})[:40]], ids=["empty", "text", "cut"]
+)
+def test_a_broken_pickle_is_one_sentence(tmp_path, data):
+    path = tmp_path / "broken.ckpt"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="cannot read weights from"):
+        weights.read(path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pth"])
+def test_a_truncated_file_is_one_sentence(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".safetensors":
+        safetensors.numpy.save_file({"x": np.ones(9)}, path)
+    else:
+        with path.open("wb") as file:
+            np.savez(file, x=np.ones(900))
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="cannot read weights from"):
+        weights.read(path)
+
+
+def test_a_tensor_that_leaves_its_storage_is_refused():
     """A crafted file could otherwise read memory that is not its own."""
     with pytest.raises(pickle.UnpicklingError, match="leaves its storage"):
-        weights._tensor(np.zeros(4, np.float32), 0, (2, 3), (3, 1))
-    np.testing.assert_array_equal(
-        weights._tensor(np.arange(6), 1, (2, 2), (3, 1)), [[1, 2], [4, 5]]
-    )
+        weights._rebuild_tensor(np.zeros(4, np.float32), 0, (2, 3), (3, 1))
+    tensor = weights._rebuild_tensor(np.arange(6), 1, (2, 2), (3, 1))
+    np.testing.assert_array_equal(tensor, [[1, 2], [4, 5]])
+
+
+def test_an_archive_without_a_pickle_is_refused(tmp_path):
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("a/other", b"")
-    (tmp_path / "a.pth").write_bytes(archive.getvalue())
+    path = tmp_path / "a.pth"
+    path.write_bytes(archive.getvalue())
     with pytest.raises(ValueError, match=r"no data.pkl"):
-        weights.read(tmp_path / "a.pth")
+        weights.read(path)
 
 
 def test_a_wrong_checksum_names_both(tmp_path):
     name, expected = perceptual.FILES["alex"]
     (tmp_path / name).write_bytes(b"something else")
-    with pytest.raises(
-        ValueError, match=rf"has the SHA-256 .*{expected[:12]}.* was expected; get the file again"
-    ):
+    sentence = rf"has the SHA-256 .*{expected[:12]}.* was expected; get the file again"
+    with pytest.raises(ValueError, match=sentence):
         perceptual.load("alex", tmp_path)
     with pytest.raises(ValueError, match="there is no LPIPS weights file"):
         perceptual.load("alex", tmp_path / "nowhere")

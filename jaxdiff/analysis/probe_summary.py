@@ -1,122 +1,312 @@
-"""What the probe found, in sentences."""
+"""Counts of decreasing norms over all points of a probe, and its results in one small table."""
 
-import itertools
-from collections.abc import Iterator, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
-from jaxdiff.analysis.smoothness import SCALES, WEIGHTS, Norms, Probed, Row, in_short
+from jaxdiff.analysis.probed_models import Norms, ProbedModel, Quantity
+from jaxdiff.analysis.smoothness import Comparison, Kind, compare_models
+
+Theorem = Literal["", "premise never holds", "undecided", "refuted", "not refuted"]
 
 
-def summary(models: Sequence[Probed]) -> list[str]:
-    """Premise, conclusion from level to level, and the models beside each other at the bottleneck and at the pixels."""
-    short = in_short(models)
-    found = [*_premise(models), *_levels(short)]
-    found += _across(_where(short, comparison="bottleneck with bottleneck"), "At the bottleneck")
-    return [
-        *found,
-        *_across(_where(short, comparison="level 0 with level 0"), "At the pixels, the same x_t"),
-        *_pinned(models),
-    ]
+@dataclasses.dataclass(frozen=True)
+class TheoremCounts:
+    """Points of a comparison that Theorem 1 speaks of.
+
+    Parameters
+    ----------
+    points
+        Points at which the premise was measured.
+    premise_holds
+        Points where it holds.
+    decided
+        Of these, the points where the norm decreases or does not, beyond its error.
+    counterexamples
+        Of these, the points where it does not.
+    """
+
+    points: int
+    premise_holds: int
+    decided: int
+    counterexamples: int
+
+    @property
+    def verdict(self) -> Theorem:
+        """What the counts say of the theorem."""
+        if not self.premise_holds:
+            return "premise never holds"
+        if not self.decided:
+            return "undecided"
+        return "refuted" if self.counterexamples else "not refuted"
 
 
-def _where(rows: Sequence[Row], **where: Any) -> list[Row]:
-    return [row for row in rows if where.items() <= row.items()]
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """How often a norm decreases, over all levels, noise levels and points.
+
+    Parameters
+    ----------
+    kind, model, quantity, scale, weights
+        What is compared.
+    decreases, increases, undecided
+        Numbers of points.
+    log_ratio
+        Mean of log(after / before); None where it is undefined.
+    theorem
+        Counts of the points that the theorem speaks of; None where it does not.
+    """
+
+    kind: Kind
+    model: str
+    quantity: Quantity
+    scale: str
+    weights: str
+    decreases: int
+    increases: int
+    undecided: int
+    log_ratio: float | None
+    theorem: TheoremCounts | None
+
+    @property
+    def decided(self) -> int:
+        """Points where the norm decreases or does not, beyond its error."""
+        return self.decreases + self.increases
+
+    @property
+    def percent(self) -> float | None:
+        """Decreases in percent of the decided points."""
+        return round(100 * self.decreases / self.decided, 1) if self.decided else None
+
+    @property
+    def statistic(self) -> str:
+        """What `number` is."""
+        return "falls, %" if self.kind == "level with level" else "ratio"
+
+    @property
+    def number(self) -> float | None:
+        """How often the norm falls from level to level; by what factor two depths differ."""
+        if self.kind == "level with level":
+            return self.percent
+        return None if self.log_ratio is None else float(np.exp(self.log_ratio))
+
+    def to_row(self) -> dict[str, Any]:
+        """The row of tables/in_short.csv."""
+        theorem = self.theorem
+        return {
+            "comparison": self.kind,
+            "model": self.model,
+            "reading": self.quantity.reading,
+            "form": self.quantity.form,
+            "scale": self.scale,
+            "weights": self.weights,
+            "falls": self.decreases,
+            "does not fall": self.increases,
+            "undecided": self.undecided,
+            "falls, %": self.percent,
+            "log ratio": self.log_ratio,
+            "premise holds": None if theorem is None else theorem.premise_holds,
+            "of": None if theorem is None else theorem.points,
+            "premise holds, decided": None if theorem is None else theorem.decided,
+            "premise holds, does not fall": None if theorem is None else theorem.counterexamples,
+        }
 
 
-def _distinct(rows: Sequence[Row], *keys: str) -> list[dict[str, Any]]:
-    """The values of these keys that occur, in order."""
-    return [
-        dict(zip(keys, values, strict=True))
-        for values in dict.fromkeys(tuple(row[k] for k in keys) for row in rows)
-    ]
+def tally_decreases(models: Sequence[ProbedModel]) -> list[Tally]:
+    """A tally for each comparison, model, reading, scale and weights.
+
+    The ranks of the pull-back must agree at a point, or it counts as undecided.
+    """
+    groups: dict[tuple[Any, ...], list[Comparison]] = {}
+    for comparison in compare_models(models):
+        sites = comparison.sites
+        quantity = _merge_ranks(comparison.quantity)
+        key = (sites.kind, sites.model, quantity, comparison.scale, sites.before.weights)
+        groups.setdefault(key, []).append(comparison)
+    return [_tally(groups[key]) for key in sorted(groups)]
 
 
-def _everywhere(models: Sequence[Probed], **where: Any) -> tuple[Norms, Norms] | None:
-    """Values and errors of a quantity at all levels and noise levels of all models."""
-    places = [model.values(**where | {"level": a, "t": t}) for model in models
-              for a in model.entries("level") for t in model.entries("t")]  # fmt: skip
-    known = [place for place in places if place is not None]
-    return (
-        (np.concatenate([v for v, _ in known]), np.concatenate([e for _, e in known]))
-        if known
-        else None
+def _merge_ranks(quantity: Quantity) -> Quantity:
+    return Quantity("pull-back") if quantity.reading == "pull-back" else quantity
+
+
+def _tally(comparisons: Sequence[Comparison]) -> Tally:
+    """The tally of comparisons that differ in noise level, level and rank alone."""
+    # The ranks of one place are a single observation.
+    by_site: dict[tuple[int, int], list[Comparison]] = {}
+    for comparison in comparisons:
+        before = comparison.sites.before
+        by_site.setdefault((before.t, before.level), []).append(comparison)
+    changes = [_agreed_changes(forms) for forms in by_site.values()]
+    premises = [forms[0].premise for forms in by_site.values()]
+
+    all_changes = np.concatenate(changes)
+    decreases = int((all_changes > 0).sum())
+    increases = int((all_changes < 0).sum())
+    first = comparisons[0]
+    return Tally(
+        first.sites.kind,
+        first.sites.model,
+        _merge_ranks(first.quantity),
+        first.scale,
+        first.sites.before.weights,
+        decreases,
+        increases,
+        undecided=len(all_changes) - decreases - increases,
+        log_ratio=_mean_log_ratio(comparisons),
+        theorem=_count_premises(changes, premises),
     )
 
 
-def _premise(models: Sequence[Probed]) -> Iterator[str]:
-    parts = []
-    for weights in WEIGHTS:
-        if found := _everywhere(models, weights=weights, reading="maps", name="from_pixels"):
-            values, errors = found
-            share = 100 * np.mean(values + errors < 1)
-            parts.append(f"with {weights} weights at {share:.0f} % of points and levels (|J| is {np.median(values):.3g} in the middle, "
-                         f"from {values.min():.3g} to {values.max():.3g})")  # fmt: skip
-    if parts:
-        yield f"Premise: x -> z is a contraction (|J| < 1) {', and '.join(parts)}."
+def _agreed_changes(forms: Sequence[Comparison]) -> np.ndarray:
+    """The change at each point on which all forms (ranks) agree, else 0."""
+    changes = np.stack([comparison.changes for comparison in forms])
+    return np.where(np.all(changes == changes[0], axis=0), changes[0], 0)
 
 
-def _levels(short: Sequence[Row]) -> Iterator[str]:
-    levels = _where(short, comparison="level with level")
-    for reading in _distinct(levels, "reading", "form"):
-        rows, words = _where(levels, **reading), []
-        for scale, weights in itertools.product(SCALES, WEIGHTS):
-            mine = _where(rows, scale=scale, weights=weights)
-            down, up = (sum(row[key] for row in mine) for key in ("falls", "does not fall"))
-            if down + up:
-                words.append(f"{100 * down / (down + up):.0f} % ({weights}, {scale})")
-        if words:
-            name = " ".join(filter(None, reading.values()))
-            yield f"From level to level, {name}: the norm falls in {', '.join(words)} of decided steps{_refuted(rows)}."
+def _mean_log_ratio(comparisons: Sequence[Comparison]) -> float | None:
+    # A norm may be 0 or undefined at single points; their ratios are left out.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = [np.log(pair.after.values / pair.before.values) for pair in comparisons]
+    log_ratios = np.concatenate(ratios)
+    defined = log_ratios[np.isfinite(log_ratios)]
+    return float(defined.mean()) if len(defined) else None
 
 
-def _refuted(rows: Sequence[Row]) -> str:
-    """What the trained models say of the theorem itself, whose premise has to hold."""
-    mine = [row for row in _where(rows, weights="trained", scale="raw") if row["of"] is not None]
-    if not mine:
-        return ""
-    held, of, decided, against = (
-        sum(row[key] for row in mine)
-        for key in ("premise holds", "of", "premise holds, decided", "premise holds, does not fall")
+def _count_premises(
+    changes: Sequence[np.ndarray], premises: Sequence[np.ndarray | None]
+) -> TheoremCounts | None:
+    measured = [
+        (change, premise)
+        for change, premise in zip(changes, premises, strict=True)
+        if premise is not None
+    ]
+    if not measured:
+        return None
+    change = np.concatenate([change for change, _ in measured])
+    premise = np.concatenate([premise for _, premise in measured])
+    return TheoremCounts(
+        points=len(premise),
+        premise_holds=int(premise.sum()),
+        decided=int((premise & (change != 0)).sum()),
+        counterexamples=int((premise & (change < 0)).sum()),
     )
-    if not held:
-        return "; the premise holds at no point, so that nothing is confirmed or refuted"
-    if not decided:
-        return f"; the premise holds at {held} of {of} points, at none of which it is decided"
-    verdict = "the theorem is refuted in this reading" if against else "not refuted"
-    return f"; where the premise holds ({held} of {of} points) it does not fall at {against} of {decided} that are decided: {verdict}"
 
 
-def _across(rows: Sequence[Row], where: str) -> Iterator[str]:
-    """A sentence a pair of models: by what factor each norm differs, with trained and with random weights."""
-    for pair in _distinct(rows, "model"):
-        words = []
-        for key in _distinct(_where(rows, **pair), "reading", "form", "scale"):
-            found = {row["weights"]: row["log ratio"] for row in _where(rows, **pair, **key)}
-            ratios = [
-                f"x {np.exp(found[w]):.2g} ({w})" for w in WEIGHTS if found.get(w) is not None
-            ]
-            if ratios and (key["reading"] != "pixels" or key["scale"] == "raw"):
-                names = (key["reading"], key["form"], key["scale"] if key["scale"] != "raw" else "")
-                words.append(
-                    f"{' '.join(n for n in names if n and n != 'pixels')} {' and '.join(ratios)}"
-                )
-        if words:
-            yield f"{where}, {pair['model']}: {'; '.join(words)}."
+@dataclasses.dataclass(frozen=True)
+class SummaryLine:
+    """A statistic of trained networks, beside the same networks with random weights.
+
+    Parameters
+    ----------
+    comparison
+        What is compared, or where one quantity is looked at.
+    model, quantity, scale
+        Of which model, which norm, on which scale.
+    statistic
+        What the two numbers are.
+    trained, random
+        The statistic with trained and with random weights; None where it was not measured.
+    theorem
+        What the trained network says of Theorem 1.
+    """
+
+    comparison: str
+    model: str
+    quantity: str
+    scale: str
+    statistic: str
+    trained: float | None
+    random: float | None
+    theorem: Theorem = ""
 
 
-def _pinned(models: Sequence[Probed]) -> Iterator[str]:
-    """|H| as the theorem reads it, of which the largest seen is a lower bound of L (Eqs. 7, 25)."""
-    parts, seen = [], []
+def summarize(models: Sequence[ProbedModel]) -> list[SummaryLine]:
+    """The probe's results: premise, conclusion from level to level, depths compared, |H|."""
+    tallies = tally_decreases(models)
+    levels = [tally for tally in tallies if tally.kind == "level with level"]
+    depths = [tally for tally in tallies if tally.kind != "level with level"]
+    lines = []
     for model in models:
-        if found := _everywhere(
-            [model], weights="trained", reading="hessian", name="spectral_norm"
-        ):
-            middle, high = np.quantile(found[0], [0.5, 0.9])
-            parts.append(f"{model.name} {middle:.3g}, {high:.3g}")
-            seen.append(float(found[0].max()))
-    if parts:
-        yield (f"|H| itself at the pixels, the middle and the 90 % quantile: {'; '.join(parts)}. It is 2 wherever a model removes a direction "
-               f"whole, so M is what is compared; and the largest that was seen (up to {max(seen):.3g}) bounds L from below, so whose L is "
-               "larger is not decidable.")  # fmt: skip
+        # |J| < 1 is the premise of the theorem.
+        lines += _summarize_points(
+            "premise", model, "|J|", _premise_statistics, reading="maps", name="from_pixels"
+        )
+    lines += _summarize_tallies(levels)
+    lines += _summarize_tallies(depths)
+    for model in models:
+        # What the theorem speaks of; the largest bounds L of Eqs. 7 and 25 from below.
+        lines += _summarize_points(
+            "pixels", model, "|H|", _norm_statistics, reading="hessian", name="spectral_norm"
+        )
+    return lines
+
+
+def _summarize_points(
+    comparison: str,
+    model: ProbedModel,
+    quantity: str,
+    compute: Callable[[Norms], dict[str, float]],
+    **labels: str,
+) -> list[SummaryLine]:
+    """Statistics of one reading over all levels, noise levels and points of a model."""
+    trained = _concatenate(model, weights="trained", **labels)
+    random = _concatenate(model, weights="random", **labels)
+    of_trained = {} if trained is None else compute(trained)
+    of_random = {} if random is None else compute(random)
+    return [
+        SummaryLine(
+            comparison, model.name, quantity, "", name, of_trained.get(name), of_random.get(name)
+        )
+        for name in of_trained or of_random
+    ]
+
+
+def _norm_statistics(norms: Norms) -> dict[str, float]:
+    return {
+        "median": float(np.median(norms.values)),
+        "90 % quantile": float(np.quantile(norms.values, 0.9)),
+        "largest": float(norms.values.max()),
+    }
+
+
+def _premise_statistics(norms: Norms) -> dict[str, float]:
+    # As far as the products show: they meet the largest singular value from below.
+    contracts = norms.values + norms.errors < 1
+    return {"below 1, %": float(100 * contracts.mean()), **_norm_statistics(norms)}
+
+
+def _concatenate(model: ProbedModel, **labels: str) -> Norms | None:
+    """All values of a reading; None where the model has no such reading."""
+    norms = [Norms.of(reading) for reading in model.readings if reading.matches(**labels)]
+    if not norms:
+        return None
+    values = np.concatenate([norm.values for norm in norms])
+    return Norms(values, np.concatenate([norm.errors for norm in norms]))
+
+
+def _summarize_tallies(tallies: Sequence[Tally]) -> list[SummaryLine]:
+    """A line for all tallies that differ in weights alone; none where there is no number."""
+    groups: dict[tuple[str, ...], dict[str, Tally]] = {}
+    for tally in tallies:
+        key = (tally.kind, tally.model, *tally.quantity, tally.scale)
+        groups.setdefault(key, {})[tally.weights] = tally
+    lines = []
+    for by_weights in groups.values():
+        trained = by_weights["trained"]
+        random = by_weights.get("random")
+        line = SummaryLine(
+            trained.kind,
+            trained.model,
+            str(trained.quantity),
+            trained.scale,
+            trained.statistic,
+            trained.number,
+            None if random is None else random.number,
+            trained.theorem.verdict if trained.theorem is not None else "",
+        )
+        if line.theorem or line.trained is not None or line.random is not None:
+            lines.append(line)
+    return lines

@@ -1,312 +1,353 @@
-"""Trained cells with the mid-block bypassed by a fraction, from files to files: what it does to their samples.
+"""Trained cells with the mid-block bypassed by a fraction: what that does to their samples.
 
-The same noises at every fraction. What 0 is compared with is the cell itself, nothing bypassed: one point for all forms.
+The samples of every fraction start from the same noises, and every registered measure that needs
+no more than samples and a sampler is taken of them. Fraction 0 is the cell itself: one point for
+all forms.
 """
 
+import copy
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from jaxdiff import files, models, results
-from jaxdiff.cells import cell as cells
-from jaxdiff.cells import data
+from jaxdiff.bypass.config import BypassSettings
+from jaxdiff.cells.cell import Cell
+from jaxdiff.cells.classifiers import FILES as CLASSIFIER_FILES
+from jaxdiff.cells.context import CellContext
+from jaxdiff.cells.data import DataPaths
+from jaxdiff.cells.measuring import available
 from jaxdiff.datasets.images import to_uint8
-from jaxdiff.estimates import mean_t
-from jaxdiff.features import classifier
-from jaxdiff.features import extractors as spaces
-from jaxdiff.measures import distributions, memorization, shares
-from jaxdiff.measures.effective_k import effective_k, noise_to_signal
-from jaxdiff.measures.lpips import LPIPS
-from jaxdiff.progress import Progress
+from jaxdiff.denoiser import abstract_network, count_parameters
+from jaxdiff.estimates import Estimate
+from jaxdiff.measures.artifacts import Images, Predictions
+from jaxdiff.measures.effective_k import NoiseLevel, compute_effective_k
+from jaxdiff.measures.registry import MEASURES
+from jaxdiff.models import Model
+from jaxdiff.progress import Progress, no_progress
 from jaxdiff.sampling import Sampler
-from jaxdiff.study import measure, stages
-from jaxdiff.study.memorization import alike
-from jaxdiff.unet import Bypassed, abstract, parameter_count
+from jaxdiff.settings import to_json
+from jaxdiff.source_code import code_digest
+from jaxdiff.stage import NO_REDO, Redo, run_stage
+from jaxdiff.unet_bypass import BypassedUNet
 
-Row = dict[str, Any]
+# Measures of the samples alone; those along training and at noise levels stay as they are.
+SAMPLE_MEASURES = ("quality", "share", "lpips", "neighbors", "memorization", "fidelity")
 
 
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """What a cell's samples are measured by: the cell, its dataset's identity and its splits, the study's classifiers."""
+class Point(NamedTuple):
+    """What is bypassed: nothing, or a fraction in one form."""
 
-    cell: cells.Cell
-    folder: epath.Path
-    identity: Row
-    splits: data.Splits
-    settings: Row
+    form: str
+    fraction: float
 
     @property
-    def shared(self) -> epath.Path:
-        return self.folder.resolve().parent.parent / "shared"
+    def name(self) -> str:
+        """Part of a file's name."""
+        return f"{self.form}-{self.fraction:g}" if self.form else "0"
+
+
+def list_points(settings: BypassSettings) -> list[Point]:
+    """Nothing bypassed first, then the fractions of each form."""
+    bypassed = [
+        Point(form, fraction)
+        for form in settings.forms
+        for fraction in settings.fractions
+        if fraction > 0
+    ]
+    return [Point("", 0.0), *bypassed]
+
+
+class BypassedCell(CellContext):
+    """The artifacts of a trained cell at one point: its samples with the mid-block bypassed.
+
+    Parameters
+    ----------
+    cell, folder, paths, progress
+        Of the trained cell; its study's classifiers stand beside it.
+    settings
+        What is bypassed and how it is measured.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        folder: epath.Path,
+        settings: BypassSettings,
+        paths: DataPaths,
+        progress: Progress = no_progress,
+    ):
+        super().__init__(cell, folder.resolve().parent.parent, paths, progress)
+        self.folder = folder
+        self.bypass = settings
+        self._samplers: dict[str, Sampler] = {}  # by form: each is compiled once
+        self._samples: Images | None = None
+        self._sampler: Sampler | None = None
+
+    @property
+    def samples(self) -> Images:
+        assert self._samples is not None
+        return self._samples
 
     @functools.cached_property
-    def references(self) -> tuple[spaces.Space, dict[str, np.ndarray]]:
-        """The feature space of KID, and its features of as many training and held-out images."""
-        m = self.cell.settings["measures"]
-        space = spaces.space(
-            next((name for name in m["spaces"] if name != "pixels"), "pixels"),
-            m["inception"] or None,
+    def predictions(self) -> Predictions:
+        return self.classifiers.predict(self.samples)
+
+    @property
+    def sampler(self) -> Sampler:
+        assert self._sampler is not None
+        return self._sampler
+
+    @property
+    def denoised_confusion(self) -> None:
+        """Not measured at a point."""
+
+    @property
+    def common_samples(self) -> None:
+        """Not drawn at a point."""
+
+    @property
+    def checkpoints(self) -> None:
+        """The last checkpoint alone is bypassed."""
+
+    def write_npz(self, name: str, **arrays: np.ndarray) -> None:
+        """Nothing: what measures write beside their estimates is the trained cell's own."""
+
+    def write_json(self, name: str, value: object) -> None:
+        """Nothing, as `write_npz`."""
+
+    def has(self, name: str) -> bool:
+        """Whether an artifact exists at a point."""
+        return name not in ("denoised_confusion", "common_samples", "checkpoints")
+
+    def at(self, point: Point) -> "BypassedCell":
+        """The artifacts with this much bypassed; its samples are drawn."""
+        context = copy.copy(self)
+        context.__dict__.pop("predictions", None)
+        context._sampler = self._make_sampler(point)
+        count = self.bypass.num or self.cell.sample.num
+        context._samples = to_uint8(context.sampler.sample(np.arange(count), self.cell.seed))
+        return context
+
+    def _make_sampler(self, point: Point) -> Sampler:
+        model = models.load(self.folder)
+        network: Any = model.unet
+        if point.form:
+            network = self._bypassed(model, point)
+        if point.form not in self._samplers:
+            self._samplers[point.form] = Sampler(
+                dataclasses.replace(model, unet=network),
+                self.sampler_spec,
+                batch=self.cell.sample.batch,
+            )
+        sampler = self._samplers[point.form]
+        sampler.set_params(network)
+        return sampler
+
+    def _bypassed(self, model: Model, point: Point) -> BypassedUNet:
+        return BypassedUNet(
+            model.unet,
+            point.fraction,
+            model.schedule.steps,
+            form=point.form,  # type: ignore[arg-type]
+            window=self.bypass.window,
+            ramp=self.bypass.ramp,
         )
-        return space, {
-            name: space(images) for name, images in alike(self.cell, self.splits)._asdict().items()
+
+    def point_digest(self) -> dict[str, Any]:
+        """What every point depends on, besides the point."""
+        settings = to_json(self.bypass)
+        keys = ("window", "ramp", "num", "queries", "noise")
+        measures = [MEASURES[name].compute for name in SAMPLE_MEASURES]
+        classifier_files = files.checksums(self.classifiers.folder, CLASSIFIER_FILES)
+        inception = self.settings.inception
+        return {
+            "weights": models.weights_digest(self.folder),
+            "classifiers": classifier_files,
+            "data": self.data_digest(),
+            "settings": {key: settings[key] for key in keys},
+            "measures": to_json(self.settings),
+            "inception": files.sha256(inception) if inception else "",
+            "code": code_digest(*measures, compute_effective_k, Sampler),
         }
 
+    def measure(self) -> dict[str, list[Estimate]]:
+        """Every measure of the samples, and the effective k at one noise level, by section."""
+        measures = (MEASURES[name] for name in SAMPLE_MEASURES)
+        sections = {m.name: m.compute(self) for m in available(measures, self)}
+        if self.bypass.queries:
+            sections["effective_k"] = self._effective_k()
+        return sections
 
-def open_studies(
+    def _effective_k(self) -> list[Estimate]:
+        """On the samples' own path; undefined where nothing is bypassed at that noise level."""
+        sampler = self.sampler
+        schedule = sampler.model.schedule
+        level = round(self.bypass.noise * (schedule.steps - 1))
+        indices = np.arange(self.bypass.queries)
+        path = sampler.trajectory(indices, self.cell.seed, [level])
+        t, xt = next(iter(path.items()))
+        network = sampler.model.unet
+        is_outside = (
+            isinstance(network, BypassedUNet) and not network.fraction_at(jnp.array([t]))[0]
+        )
+        if is_outside:
+            why = f"nothing is bypassed at t = {t}, outside the window"
+            return [Estimate.undefined("k_eff", len(xt), why=why, t=int(t))]
+        x0_hat = sampler.predict(xt, np.full(len(xt), t))[0]
+        memory = 2.0 * self.train.images.astype(np.float32) / 255.0 - 1.0
+        estimates = compute_effective_k(xt, x0_hat, memory, NoiseLevel.at(schedule, t), {})
+        return [estimate.labeled(t=int(t)) for estimate in estimates]
+
+
+def open_cells(
     paths: Mapping[str, epath.Path],
-    settings: Row,
-    places: data.Places,
-    workdir: epath.Path,
-    progress: Progress,
-) -> dict[str, Study]:
-    """Of cells' folders, by name. Raises ValueError where one is none, is there twice, has no mid-block, was trained on other data
-    than are at hand, or has not its study's classifiers beside it."""
-    opened = {
-        name: _open(path, settings, places, workdir, progress) for name, path in paths.items()
-    }
-    seen: dict[tuple[str, int], str] = {}
-    for name, study in opened.items():
-        other = seen.setdefault((_kin(study.cell), study.cell.seed), name)
-        if other != name:
+    settings: BypassSettings,
+    data_paths: DataPaths,
+    progress: Progress = no_progress,
+) -> dict[str, BypassedCell]:
+    """Trained cells by name.
+
+    Raises
+    ------
+    ValueError
+        Where a folder is no trained cell, is given twice, has no mid-block, was trained on other
+        data than are at hand, or has no classifiers of its study beside it.
+    """
+    opened = {name: open_cell(path, settings, data_paths, progress) for name, path in paths.items()}
+    names: dict[tuple[str, int], str] = {}
+    for name, context in opened.items():
+        first = names.setdefault((kin_digest(context.cell), context.cell.seed), name)
+        if first != name:
             raise ValueError(
-                f"{name} and {other} are the same model of the same seed; give each cell once"
+                f"{name} and {first} are the same model of the same seed; give each cell once"
             )
     return opened
 
 
-def _open(
-    path: epath.Path, settings: Row, places: data.Places, workdir: epath.Path, progress: Progress
-) -> Study:
-    config, schedule, _, own = models.describe(path)
-    if "proportions" not in own:
+def open_cell(
+    path: epath.Path,
+    settings: BypassSettings,
+    data_paths: DataPaths,
+    progress: Progress = no_progress,
+) -> BypassedCell:
+    """One trained cell. Raises ValueError as `open_cells`."""
+    spec = models.load_spec(path)
+    if "proportions" not in spec.settings:
         raise ValueError(
-            f"{path} has no training data that it names; give a trained cell, as runs/STUDY/cells/NAME"
+            f"{path} names no training data; give a trained cell, as runs/STUDY/cells/NAME"
         )
-    for form in settings["forms"]:
-        Bypassed(
-            abstract(config),
+    unet = abstract_network(spec.config)
+    for form in settings.forms:  # refuses networks without a mid-block
+        BypassedUNet(
+            unet,
             0.0,
-            schedule.steps,
-            form=form,
-            window=settings["window"],
-            ramp=settings["ramp"],
+            spec.schedule.steps,
+            form=form,  # type: ignore[arg-type]
+            window=settings.window,
+            ramp=settings.ramp,
         )
-    cell, source = cells.of_settings(path.name, own), data.dataset(own, places.data_dir).source
+    cell = Cell.from_json(path.name, spec.settings)
+    context = BypassedCell(cell, path, settings, data_paths, progress)
+    source = context.dataset.source.about
     result = path / "result.json"
-    trained = files.read_json(result)["cell"]["data"] if result.exists() else source.about
-    if trained != source.about:
+    trained_on = files.read_json(result)["cell"]["data"] if result.exists() else source
+    if trained_on != source:
         raise ValueError(
-            f"{path} was trained on {trained}, and here are {source.about}; give those as --data_dir"
+            f"{path} was trained on {trained_on}, and the data here are {source}; give its own as "
+            "--data_dir"
         )
-    splits = functools.cache(lambda: data.load(cell, places, workdir, progress))
-    found = Study(cell, path, source.identity, splits, settings)
-    if not (found.shared / "confusion.json").exists():
+    if not context.classifiers.exist():
         raise ValueError(
-            f"{path} has no {found.shared}, where its study's classifiers are; keep the folders of a study together"
+            f"{path} has no {context.classifiers.folder}, where its study's classifiers are; keep "
+            "the folders of a study together"
         )
-    return found
+    return context
 
 
-def _kin(cell: cells.Cell) -> str:
+def kin_digest(cell: Cell) -> str:
     """The same for cells that differ in their seed alone."""
-    own = ("seed", "majority", "minority", "measures")
-    return files.fingerprint({key: value for key, value in cell.settings.items() if key not in own})
-
-
-def points(settings: Row) -> list[tuple[str, float]]:
-    """(form, fraction): nothing bypassed first, which has no form."""
-    return [
-        ("", 0.0),
-        *((form, p) for form in settings["forms"] for p in settings["fractions"] if p > 0),
-    ]
+    of_seed = ("seed", "majority", "minority", "measures")
+    settings = cell.to_json()
+    return files.fingerprint({key: settings[key] for key in settings if key not in of_seed})
 
 
 def run(
-    opened: Mapping[str, Study], settings: Row, workdir: epath.Path, progress: Progress
-) -> dict[str, Row]:
-    """What bypass.json has of each cell by name; each point is kept when it is done, its samples under workdir/samples."""
-    todo, found = points(settings), {}
-    for i, (name, study) in enumerate(opened.items()):
-        inputs = _inputs(study)
-        drawers: dict[str, Sampler] = {}  # one a form: each is compiled once
-        rows: list[Row] = []
-        for j, (form, p) in enumerate(todo):
-            progress("bypass", i * len(todo) + j, len(opened) * len(todo), f"{name} {form} {p:g}")
-            part = f"{name}-{form}-{p:g}" if form else f"{name}-0"
-            outputs = (f"parts/{part}.json", f"samples/{part}.npz")
-            make = functools.partial(_write, study, form, p, drawers, workdir, part, f"{name}-0")
-            stages.stage(workdir, part, inputs | {"form": form, "p": p}, outputs, make)
-            rows += [
-                {"form": form, "p": p} | row
-                for row in files.read_json(workdir / outputs[0])["rows"]
-            ]
-        own, cell = (
-            {key: study.cell.settings["data"][key] for key in ("source", "size")},
-            study.cell,
-        )
-        found[name] = {"kind": "cell", "model": cell.model, "depth": cell.unet.depth, "seed": cell.seed, "n": cell.n,
-                       "proportions": list(cell.proportions), "parameters": parameter_count(cell.unet), **own,
-                       "prediction": cell.settings["diffusion"]["prediction"], "kin": _kin(cell),
-                       "bottleneck": cell.unet.bottleneck(own["size"]), "rows": rows}  # fmt: skip
-    if opened:
-        progress("bypass", len(opened) * len(todo), len(opened) * len(todo), "")
-    return found
-
-
-def _inputs(study: Study) -> Row:
-    """What every point depends on."""
-    s, m = study.settings, study.cell.settings["measures"]
-    judges = ["confusion.json", *(f"{name}.npz" for name in classifier.ARCHITECTURES)]
-    return {"weights": stages.init_checksums(str(study.folder)), "judge": files.checksums(study.shared, judges), "data": study.identity,
-            "settings": {key: s[key] for key in ("window", "ramp", "num", "queries", "noise")},
-            "measures": {key: m[key] for key in ("lpips", "weights_dir", "spaces")},
-            "inception": files.sha256(m["inception"]) if m["inception"] else ""}  # fmt: skip
-
-
-def _write(
-    study: Study,
-    form: str,
-    p: float,
-    drawers: dict[str, Sampler],
+    opened: Mapping[str, BypassedCell],
+    settings: BypassSettings,
     workdir: epath.Path,
-    part: str,
-    plainly: str,
-) -> None:
-    """plainly: the part of nothing bypassed."""
-    drawer = _drawer(study, form, p, drawers)
-    count = study.settings["num"] or study.cell.settings["sample"]["num"]
-    samples = to_uint8(drawer.sample(np.arange(count), study.cell.seed))
-    plain = results.read_npz(workdir / "samples" / f"{plainly}.npz")["arr_0"] if form else samples
-    rows = [row for rows in _measures(study, samples, drawer) for row in rows] + [
-        _moved(samples, plain)
+    progress: Progress = no_progress,
+    redo: Redo = NO_REDO,
+) -> dict[str, dict[str, Any]]:
+    """Measure every cell at every point; what is done is kept.
+
+    Returns
+    -------
+    models
+        What bypass.json has of each cell, by name. Samples are written to workdir/samples.
+    """
+    points = list_points(settings)
+    total = len(opened) * len(points)
+    content: dict[str, dict[str, Any]] = {}
+    for name, context in opened.items():
+        digest = context.point_digest()
+        rows: list[dict[str, Any]] = []
+        for point in points:
+            part = f"{name}-{point.name}"
+            outputs = (f"parts/{part}.json", f"samples/{part}.npz")
+            make = functools.partial(_write_point, context, name, point, workdir)
+            inputs = digest | {"form": point.form, "p": point.fraction}
+            run_stage(workdir, part, inputs, outputs, make, redo=redo)
+            labels = {"form": point.form, "p": point.fraction}
+            rows += [labels | row for row in files.read_json(workdir / outputs[0])["rows"]]
+            done = len(content) * len(points) + points.index(point) + 1
+            progress("bypass", done, total, f"{name} {point.form} {point.fraction:g}")
+        content[name] = describe(context.cell) | {"rows": rows}
+    return content
+
+
+def describe(cell: Cell) -> dict[str, Any]:
+    """What bypass.json says of a cell itself."""
+    return {
+        "kind": "cell",
+        "model": cell.model,
+        "depth": cell.network.depth,
+        "seed": cell.seed,
+        "n": cell.n,
+        "proportions": list(cell.proportions),
+        "parameters": count_parameters(cell.network),
+        "source": cell.data.source,
+        "size": cell.data.size,
+        "prediction": cell.diffusion.prediction,
+        "kin": kin_digest(cell),
+        "bottleneck": cell.network.bottleneck(cell.data.size),
+    }
+
+
+def _write_point(context: BypassedCell, name: str, point: Point, workdir: epath.Path) -> None:
+    bypassed = context.at(point)
+    samples = bypassed.samples
+    plain = samples
+    if point.form:
+        plain = results.read_npz(workdir / "samples" / f"{name}-0.npz")["arr_0"]
+    sections = bypassed.measure() | {"moved": [sample_change(samples, plain)]}
+    rows = [
+        {"measure": section} | estimate.to_json()
+        for section, estimates in sections.items()
+        for estimate in estimates
     ]
-    results.write_samples(workdir / "samples" / f"{part}.npz", samples, np.arange(count))
+    part = f"{name}-{point.name}"
+    results.write_samples(workdir / "samples" / f"{part}.npz", samples, np.arange(len(samples)))
     files.write_json(workdir / "parts" / f"{part}.json", {"rows": rows})
 
 
-def _drawer(study: Study, form: str, p: float, drawers: dict[str, Sampler]) -> Sampler:
-    model, s = models.load(study.folder), study.settings
-    unet: Any = model.unet
-    if form:
-        unet = Bypassed(
-            unet,
-            p,
-            model.schedule.steps,
-            form=form,  # type: ignore[arg-type]
-            window=s["window"],
-            ramp=s["ramp"],
-        )
-    if form not in drawers:
-        drawers[form] = Sampler(
-            dataclasses.replace(model, unet=unet), study.cell.settings["sample"], _silent
-        )
-    drawers[form].use(unet)
-    return drawers[form]
-
-
-def _silent(*_: Any) -> None:
-    """A point takes seconds: the points are counted, not what is done at each."""
-
-
-def _measures(study: Study, samples: np.ndarray, drawer: Sampler) -> Iterator[list[Row]]:
-    """The gate and its shares of other things, the minority's share, LPIPS, neighbors, copying, KID, and the effective k.
-
-    What is known of each sample stands beside the mean as `values`: samples of the same noise are compared in pairs.
-    """
-    cell, train = study.cell, study.splits()["train"]
-    roles, m = (cell.majority, cell.minority), cell.settings["measures"]
-    judges = measure.classifiers(study.shared)
-    label, probability = classifier.classify(judges["convolutional"], samples)
-    reading = shares.Reading(
-        label, probability, classifier.classify(judges["perceptron"], samples)[0]
-    )
-    confusion = np.array(
-        files.read_json(study.shared / "confusion.json")["matrix"]["convolutional"]
-    )
-    yield _called("quality", _with(shares.quality(reading, roles), "gate", np.isin(label, roles)))
-    yield _called(
-        "share", shares.minority_share(reading, *roles, confusion, None, cell.proportions[1])
-    )
-    if m["lpips"] != "none":
-        net = LPIPS.load(m["lpips"], m["weights_dir"] or None)
-        mix = dict(zip(roles, cell.proportions, strict=True))
-        yield _called("lpips", measure.diversity(net.pairwise(samples, label), mix, net.space))
-    flat = train.images.reshape(len(train.images), -1)
-    pixels = spaces.space("pixels")
-    rows, found = measure.neighbor_rows({"samples": samples}, pixels(train.images), pixels, (1, 2))
-    near = found["samples"][0]
-    yield _called(
-        "neighbors",
-        _with([row for row in rows if row["k"] == 1], "kth", near[:, 0] / flat.shape[1] ** 0.5),
-    )
-    copied = memorization.copying({"samples": samples.reshape(len(samples), -1)}, flat)
-    yield _called(
-        "memorization",
-        _with(copied, "memorized", near[:, 0] / np.maximum(near[:, 1], 1e-12) < memorization.RATIO),
-    )
-    space, references = study.references
-    fake = space(samples)
-    for against, real in references.items():
-        if min(len(real), len(fake)) > distributions.K:
-            yield _called(
-                "fidelity",
-                [distributions.kid(real, fake) | {"space": space.name, "against": against}],
-            )
-    if study.settings["queries"]:
-        yield _called(
-            "effective_k",
-            _effective_k(study, drawer, 2.0 * train.images.astype(np.float32) / 255.0 - 1.0),
-        )
-
-
-def _with(rows: list[Row], name: str, values: np.ndarray) -> list[Row]:
-    """The row of that name with its value for each sample."""
-    return [
-        row | {"values": values.astype(float).tolist()} if row["name"] == name else row
-        for row in rows
-    ]
-
-
-def _moved(samples: np.ndarray, plain: np.ndarray) -> Row:
-    """RMS difference a pixel, of [0, 1], from the samples of the same noise with nothing bypassed."""
-    apart = np.square((samples.astype(float) - plain) / 255.0).mean(axis=(1, 2, 3)) ** 0.5
-    mean, low, high = mean_t(apart.tolist()) or (float(apart[0]), None, None)
-    return {"measure": "moved", "name": "rms", "value": mean, "low": low, "high": high, "n": len(apart),
-            "interval": "t 95 % over samples"}  # fmt: skip
-
-
-def _called(measure_name: str, rows: list[Row]) -> list[Row]:
-    return [{"measure": measure_name} | row for row in rows]
-
-
-def _effective_k(study: Study, drawer: Sampler, memory: np.ndarray) -> list[Row]:
-    """On the samples' own path. Undefined where the mid-block is not bypassed at that noise level."""
-    schedule, s = drawer.model.schedule, study.settings
-    level = round(s["noise"] * (schedule.steps - 1))
-    (t, xt), *_ = drawer.path(np.arange(s["queries"]), study.cell.seed, [level]).items()
-    unet = drawer.model.unet
-    if isinstance(unet, Bypassed) and not float(unet.share(jnp.array([t]))[0]):
-        why = f"nothing is bypassed at t = {t}, outside the window"
-        return [
-            {
-                "name": "k_eff",
-                "value": None,
-                "low": None,
-                "high": None,
-                "n": len(xt),
-                "interval": "none",
-                "why": why,
-                "t": int(t),
-            }
-        ]
-    x0_hat = drawer.predict(xt, np.full(len(xt), t))[0]
-    return [
-        row | {"t": int(t)}
-        for row in effective_k(xt, x0_hat, memory, {}, *noise_to_signal(schedule, t))
-    ]
+def sample_change(samples: Images, plain: Images) -> Estimate:
+    """RMS difference a pixel, in [0, 1], from the samples of the same noise without bypassing."""
+    difference = (samples.astype(float) - plain) / 255.0
+    rms = np.square(difference).mean(axis=(1, 2, 3)) ** 0.5
+    return Estimate.mean(rms.tolist(), "samples", "rms")

@@ -1,95 +1,140 @@
-"""Every setting of the bypassed mid-block, its default and its meaning, in one table; and the checks of their values."""
+"""The settings of the bypassed mid-block, and the rules that no single setting shows."""
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable
 
-import ml_collections
 from etils import epath
 
-from jaxdiff.features.extractors import SPACES
-from jaxdiff.study.config import Table, get
+from jaxdiff.features.extractors import EXTRACTORS
+from jaxdiff.settings import Config, from_config, setting
+from jaxdiff.unet_bypass import Form
 
-FORMS = ("blend", "channels", "elements")
-# key            default                            what it is
-TABLE: Table = (
-    ("fractions",  (0.0, 0.25, 0.5, 0.75, 1.0),       "fractions of the mid-block that are bypassed, from 0 to 1"),
-    ("forms",      FORMS,                             "which fraction that is: blend of input and output, channels, or elements"),
-    ("window",     (0.0, 1.0),                        "part of the denoising in which it is bypassed, from 0 (noise) to 1 (image)"),
-    ("ramp",       0.0,                               "part of the denoising over which the fraction rises and falls, inside the window"),
-    ("num",        0,                                 "trained cells: samples at every fraction; 0 takes as many as the cell has"),
-    ("queries",    64,                                "trained cells: samples on whose path the effective k is fitted; 0 leaves it out"),
-    ("noise",      0.3,                               "trained cells: the noise level, of all, at which it is fitted"),
-    ("prompts",    ("a woman", "a girl", "an actress", "an actor", "a queen"), "Stable Diffusion: what is drawn, side by side"),
-    ("negative",   "",                                "Stable Diffusion: what the pictures shall not show"),
-    ("seeds",      (0, 1, 2, 3),                      "Stable Diffusion: each gives one noise to all prompts"),
-    ("guidance",   7.5,                               "Stable Diffusion: scale of classifier-free guidance; 1 is none"),
-    ("guidances",  (5.0, 3.0, 2.0, 1.0),              "Stable Diffusion: other scales, without bypassing: the control"),
-    ("steps",      50,                                "Stable Diffusion: steps of the folder's own sampler"),
-    ("size",       0,                                 "Stable Diffusion: pixels on a side; 0 takes those of the folder's U-Net"),
-    ("batch",      4,                                 "Stable Diffusion: pictures computed at once, over all devices"),
-    ("lpips",      "vgg",                             "Stable Diffusion: the net of LPIPS, vgg or alex"),
-    ("space",      "efficientnet",                    "Stable Diffusion: where cosines are taken: efficientnet, vgg or inception"),
-    ("inception",  "",                                "Stable Diffusion: FID's Inception-v3 weights file, for that space"),
-)  # fmt: skip
-LEAST = {"num": 0, "queries": 0, "ramp": 0, "guidance": 0, "steps": 1, "size": 0, "batch": 1}
-FEWEST = {"num": 8, "queries": 2}  # where it is not 0: fewer have no intervals
-KINDS = {
-    "fractions": float,
-    "window": float,
-    "guidances": float,
-    "forms": str,
-    "prompts": str,
-    "seeds": int,
-}
+FORMS: tuple[Form, ...] = ("blend", "channels", "elements")
+MIN_SAMPLES = 8  # fewer have no useful intervals
+MIN_QUERIES = 2
 
 
-def check(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The settings as plain values, 0 among the fractions, which rise. Raises ValueError for the first that cannot be used."""
-    s: dict[str, Any] = {
-        key: tuple(v) if isinstance(v := get(config, key), tuple | list) else v
-        for key, _, _ in TABLE
-    }
-    for key, kind in KINDS.items():
-        if not all(isinstance(v, (int, float) if kind is float else kind) for v in s[key]):
-            raise ValueError(f"config.{key} is {s[key]}; each entry is of type {kind.__name__}")
-    for key, least in LEAST.items():
-        if s[key] < least or 0 < s[key] < FEWEST.get(key, 0):
-            few = f"0, or at least {FEWEST[key]}," if key in FEWEST else f"at least {least}"
-            raise ValueError(f"config.{key} is {s[key]}; {few} is expected")
-    if (
-        any(not 0 <= p <= 1 for p in (*s["fractions"], *s["window"], s["noise"]))
-        or max(s["fractions"], default=0) == 0
-    ):
+@dataclasses.dataclass(frozen=True)
+class BypassSettings:
+    """What is bypassed, how trained cells are measured, and what pipelines draw."""
+
+    fractions: tuple[float, ...] = setting(
+        (0.0, 0.25, 0.5, 0.75, 1.0), "fractions of the mid-block that are bypassed", min=0, max=1
+    )
+    forms: tuple[str, ...] = setting(
+        FORMS,
+        "what a fraction means: a blend of input and output, channels, or elements",
+        nonempty=True,
+    )
+    window: tuple[float, float] = setting(
+        (0.0, 1.0), "part of the denoising, from 0 (noise) to 1 (image)", min=0, max=1
+    )
+    ramp: float = setting(
+        0.0, "part of the denoising over which the fraction rises and falls again", min=0
+    )
+    num: int = setting(0, "cells: samples at every fraction; 0 takes the cell's own number", min=0)
+    queries: int = setting(
+        64, "cells: samples at which the effective k is fitted; 0 leaves it out", min=0
+    )
+    noise: float = setting(0.3, "cells: noise level of that fit, as a share of all", min=0, max=1)
+    prompts: tuple[str, ...] = setting(
+        ("a woman", "a girl", "an actress", "an actor", "a queen"),
+        "Stable Diffusion: prompts that are drawn side by side",
+        nonempty=True,
+    )
+    negative: str = setting("", "Stable Diffusion: negative prompt")
+    seeds: tuple[int, ...] = setting(
+        (0, 1, 2, 3), "Stable Diffusion: each gives one noise to all prompts", min=0, nonempty=True
+    )
+    guidance: float = setting(
+        7.5, "Stable Diffusion: scale of classifier-free guidance; 1 is none", min=0
+    )
+    guidances: tuple[float, ...] = setting(
+        (5.0, 3.0, 2.0, 1.0),
+        "Stable Diffusion: other scales without bypassing, as the control",
+        min=0,
+    )
+    steps: int = setting(50, "Stable Diffusion: steps of the folder's own sampler", min=1)
+    size: int = setting(
+        0, "Stable Diffusion: pixels on a side; 0 takes those of the folder's U-Net", min=0
+    )
+    batch: int = setting(4, "Stable Diffusion: images computed at once, over all devices", min=1)
+    lpips: str = setting("vgg", "Stable Diffusion: the network of LPIPS", choices=("vgg", "alex"))
+    space: str = setting(
+        "efficientnet",
+        "Stable Diffusion: feature space of cosine similarities",
+        choices=lambda: tuple(name for name in EXTRACTORS if name != "pixels"),
+    )
+    inception: str = setting(
+        "", "Stable Diffusion: FID's Inception-v3 weights file, for that space"
+    )
+
+
+def read_settings(config: Config) -> BypassSettings:
+    """The checked settings; 0 is among the fractions, which rise; prompts are distinct.
+
+    Raises
+    ------
+    ValueError
+        Naming the key, for the first value that cannot be used.
+    """
+    bypass = from_config(BypassSettings, config)
+    for rule in RULES:
+        rule(bypass)
+    fractions = {0.0, *(round(float(fraction), 4) for fraction in bypass.fractions)}
+    return dataclasses.replace(
+        bypass,
+        fractions=tuple(sorted(fractions)),
+        prompts=tuple(dict.fromkeys(bypass.prompts)),
+    )
+
+
+def _check_fractions(bypass: BypassSettings) -> None:
+    if max(bypass.fractions, default=0.0) == 0:
         raise ValueError(
-            f"config.fractions is {s['fractions']}, config.window {s['window']} and config.noise {s['noise']}; numbers from 0 to 1 are "
-            "expected, a fraction above 0 among them"
+            f"config.fractions is {bypass.fractions}; it needs a fraction above 0 and up to 1"
         )
-    if any(g < 0 for g in s["guidances"]):
-        raise ValueError(f"config.guidances is {s['guidances']}; scales of 0 or more are expected")
-    if len(s["window"]) != 2 or s["window"][0] >= s["window"][1]:
+
+
+def _check_window(bypass: BypassSettings) -> None:
+    window = bypass.window
+    if len(window) != 2 or window[0] >= window[1]:
         raise ValueError(
-            f"config.window is {s['window']}; two numbers are expected, the smaller one first, as (0.2, 0.8)"
+            f"config.window is {window}; it needs two numbers, the smaller one first, such as "
+            "(0.2, 0.8)"
         )
-    for key, known in (
-        ("forms", FORMS),
-        ("lpips", ("vgg", "alex")),
-        ("space", tuple(n for n in SPACES if n != "pixels")),
-    ):
-        for name in s[key] if isinstance(s[key], tuple) else (s[key],):
-            if name not in known:
-                raise ValueError(f"config.{key} is {name!r}; choose of {', '.join(known)}")
-    if not s["forms"] or not s["prompts"] or not s["seeds"]:
-        raise ValueError(
-            "config.forms, config.prompts and config.seeds need at least one entry each"
-        )
-    if len(set(s["seeds"])) < len(s["seeds"]) or min(s["seeds"]) < 0:
-        raise ValueError(
-            f"config.seeds is {s['seeds']}; different whole numbers that are not negative are expected"
-        )
-    if s["space"] == "inception" and not s["inception"]:
+
+
+def _check_forms(bypass: BypassSettings) -> None:
+    for form in bypass.forms:
+        if form not in FORMS:
+            raise ValueError(f"config.forms holds {form!r}; choose among {', '.join(FORMS)}")
+
+
+def _check_counts(bypass: BypassSettings) -> None:
+    for name, smallest in (("num", MIN_SAMPLES), ("queries", MIN_QUERIES)):
+        count = getattr(bypass, name)
+        if 0 < count < smallest:
+            raise ValueError(f"config.{name} must be 0 or at least {smallest}, got {count}")
+
+
+def _check_seeds(bypass: BypassSettings) -> None:
+    if len(set(bypass.seeds)) < len(bypass.seeds):
+        raise ValueError(f"config.seeds is {bypass.seeds}; it needs different whole numbers")
+
+
+def _check_inception(bypass: BypassSettings) -> None:
+    if bypass.space == "inception" and not bypass.inception:
         raise ValueError("config.space is inception; give its weights file as config.inception")
-    if s["inception"] and not epath.Path(s["inception"]).exists():
-        raise ValueError(f"config.inception is {s['inception']}, which does not exist")
-    return s | {
-        "fractions": tuple(sorted({0.0, *(round(float(p), 4) for p in s["fractions"])})),
-        "prompts": tuple(dict.fromkeys(s["prompts"])),
-    }
+    if bypass.inception and not epath.Path(bypass.inception).exists():
+        raise ValueError(f"config.inception is {bypass.inception}, which does not exist")
+
+
+RULES: tuple[Callable[[BypassSettings], None], ...] = (
+    _check_fractions,
+    _check_window,
+    _check_forms,
+    _check_counts,
+    _check_seeds,
+    _check_inception,
+)

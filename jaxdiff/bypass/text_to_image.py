@@ -1,7 +1,8 @@
-"""Stable Diffusion with the mid-block bypassed by a fraction, from files to files: how alike its pictures become.
+"""Stable Diffusion with the mid-block bypassed by a fraction: how alike its images become.
 
-Prompts that differ may begin to give the same picture because the text is no longer followed. So the same measures are
-taken, without bypassing, at smaller scales of classifier-free guidance: the control.
+Prompts that differ may begin to give the same image because the text is no longer followed. So
+the same similarities are taken, without bypassing, at smaller scales of classifier-free
+guidance: the control.
 """
 
 import dataclasses
@@ -14,216 +15,288 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from jaxtyping import ArrayLike, Float, UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from jaxdiff import diffusers_scheduler, files, samplers
+from jaxdiff.bypass.config import BypassSettings
 from jaxdiff.datasets.images import to_float, to_uint8
-from jaxdiff.estimates import mean_t
-from jaxdiff.features import extractors as spaces
+from jaxdiff.estimates import Estimate
+from jaxdiff.features.extractors import load_extractor
 from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.measures.lpips import LPIPS
-from jaxdiff.progress import Progress
+from jaxdiff.progress import Progress, no_progress
+from jaxdiff.settings import to_json
 from jaxdiff.stable_diffusion import folder as folders
-from jaxdiff.stable_diffusion.pipeline import Painter, Pipeline, check_size, picture_size
-from jaxdiff.study import stages
-from jaxdiff.unet import Bypassed
+from jaxdiff.stable_diffusion.pipeline import Pipeline, TextToImagePipeline, check_size, image_size
+from jaxdiff.stage import NO_REDO, Redo, run_stage
+from jaxdiff.unet_bypass import BypassedUNet
 
-Row = dict[str, Any]
-Pictures = UInt8[np.ndarray, "prompt seed height width channel"]
-LARGE = 256  # pixels on a side from which on LPIPS takes two pairs at a time: its features are 30 million numbers an image
+Drawn = UInt8[np.ndarray, "prompt seed height width channel"]
+# Pixels on a side from which LPIPS takes two pairs at a time: its features are 30 million
+# numbers an image.
+LARGE_SIZE = 256
 
 
-def points(s: Row) -> list[Row]:
-    """Nothing bypassed, the control, then each form's fractions: so that one form's program is in memory at a time."""
-    plain = [
-        {"form": "", "p": 0.0, "guidance": float(g)}
-        for g in dict.fromkeys((s["guidance"], *s["guidances"]))
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """What is bypassed, and the guidance scale."""
+
+    form: str
+    fraction: float
+    guidance: float
+
+    @property
+    def name(self) -> str:
+        """Part of a file's name."""
+        if self.form:
+            return f"{self.form}-{self.fraction:g}"
+        return f"guidance-{self.guidance:g}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As bypass.json holds it."""
+        return {"form": self.form, "p": self.fraction, "guidance": self.guidance}
+
+
+def list_points(settings: BypassSettings) -> list[Point]:
+    """Nothing bypassed, the control, then each form's fractions.
+
+    In this order one form's program is in memory at a time.
+    """
+    scales = dict.fromkeys((settings.guidance, *settings.guidances))
+    control = [Point("", 0.0, float(scale)) for scale in scales]
+    bypassed = [
+        Point(form, fraction, float(settings.guidance))
+        for form in settings.forms
+        for fraction in settings.fractions
+        if fraction > 0
     ]
-    forms = [
-        {"form": form, "p": p, "guidance": float(s["guidance"])}
-        for form in s["forms"]
-        for p in s["fractions"]
-        if p > 0
-    ]
-    return plain + forms
+    return control + bypassed
 
 
-def check(paths: Mapping[str, epath.Path], s: Row) -> None:
-    """Raise ValueError where a folder is no whole Stable Diffusion 1 pipeline, or cannot draw what the settings ask for."""
+def check(paths: Mapping[str, epath.Path], settings: BypassSettings) -> None:
+    """Raise ValueError where a folder is no complete Stable Diffusion 1 pipeline.
+
+    Or where it cannot draw what the settings ask for. No weights are read.
+    """
     for path in paths.values():
         folders.check(path)
         _, unet, vae = folders.abstract(path)
         scheduler = folders.scheduler(path)
-        size = s["size"] or max(picture_size(unet, vae))
+        size = settings.size or max(image_size(unet, vae))
         check_size(unet, vae, (size, size))
-        samplers.timesteps(diffusers_scheduler.schedule(scheduler), s["steps"])
-        for form in s["forms"]:
-            Bypassed(
+        samplers.timesteps(diffusers_scheduler.build_schedule(scheduler), settings.steps)
+        for form in settings.forms:
+            BypassedUNet(
                 unet,
                 0.0,
                 scheduler["num_train_timesteps"],
-                form=form,
-                window=s["window"],
-                ramp=s["ramp"],
+                form=form,  # type: ignore[arg-type]
+                window=settings.window,
+                ramp=settings.ramp,
             )
-        if size < SMALLEST[s["lpips"]]:
+        smallest = SMALLEST[settings.lpips]
+        if size < smallest:
             raise ValueError(
-                f"config.lpips is {s['lpips']}, which needs {SMALLEST[s['lpips']]} px; the pictures have {size}"
+                f"config.lpips is {settings.lpips}, which needs {smallest} px; the images have "
+                f"{size}"
             )
 
 
 def run(
-    paths: Mapping[str, epath.Path], settings: Row, workdir: epath.Path, progress: Progress
-) -> dict[str, Row]:
-    """What bypass.json has of each pipeline by name; every picture as a PNG under workdir/pictures."""
-    todo, found = points(settings), {}
-    for i, (name, path) in enumerate(paths.items()):
-        progress("checksums", i, len(paths), name)
-        inputs = {"model": _identity(path), "settings": _own(settings)}
-        pipeline = functools.cache(functools.partial(Pipeline.load, path))
-        painters: dict[str, Painter] = {}
-        rows: list[Row] = []
-        for j, point in enumerate(todo):
-            note = f"{name} {point['form']} {point['p']:g} guidance {point['guidance']:g}"
-            progress("pictures", i * len(todo) + j, len(paths) * len(todo), note)
-            part = f"{name}-" + (
-                f"{point['form']}-{point['p']:g}"
-                if point["form"]
-                else f"guidance-{point['guidance']:g}"
-            )
-            outputs = (
-                f"parts/{part}.json",
-                *(f"pictures/{part}/{png}" for png in _names(settings)),
-            )
-            make = functools.partial(_write, pipeline, painters, point, settings, workdir, part)
-            stages.stage(workdir, part, inputs | point, outputs, make)
-            rows += [point | row for row in files.read_json(workdir / outputs[0])["rows"]]
-        found[name] = {"kind": "pictures", "rows": rows, "files": _names(settings), "points": todo,
-                       **{key: settings[key] for key in ("prompts", "seeds", "guidance")}}  # fmt: skip
+    paths: Mapping[str, epath.Path],
+    settings: BypassSettings,
+    workdir: epath.Path,
+    progress: Progress = no_progress,
+    redo: Redo = NO_REDO,
+) -> dict[str, dict[str, Any]]:
+    """Draw and compare every pipeline's images at every point; what is done is kept.
+
+    Returns
+    -------
+    models
+        What bypass.json has of each pipeline, by name. Images are PNG files under
+        workdir/pictures.
+    """
+    points = list_points(settings)
+    names = image_names(settings)
+    total = len(paths) * len(points)
+    content: dict[str, dict[str, Any]] = {}
+    for name, path in paths.items():
+        progress("checksums", len(content), len(paths), name)
+        inputs = {"model": pipeline_digest(path), "settings": point_settings(settings)}
+        drawing = Drawing(path, settings, workdir)
+        rows: list[dict[str, Any]] = []
+        for point in points:
+            part = f"{name}-{point.name}"
+            outputs = (f"parts/{part}.json", *(f"pictures/{part}/{png}" for png in names))
+            make = functools.partial(drawing.write_point, point, part)
+            run_stage(workdir, part, inputs | point.to_json(), outputs, make, redo=redo)
+            part_rows = files.read_json(workdir / outputs[0])["rows"]
+            rows += [point.to_json() | row for row in part_rows]
+            done = len(content) * len(points) + points.index(point) + 1
+            progress("images", done, total, f"{name} {point.name}")
+        content[name] = {
+            "kind": "pictures",
+            "rows": rows,
+            "files": names,
+            "points": [point.to_json() for point in points],
+            "prompts": list(settings.prompts),
+            "seeds": list(settings.seeds),
+            "guidance": settings.guidance,
+        }
     if paths:
         progress("checksums", len(paths), len(paths), "")
-        progress("pictures", len(paths) * len(todo), len(paths) * len(todo), "")
-    return found
+    return content
 
 
-def _identity(path: epath.Path) -> dict[str, str]:
-    """Checksums of the weights that are read, and of the parts' settings and words."""
-    small = [
+def pipeline_digest(path: epath.Path) -> dict[str, str]:
+    """Checksums of the weights that are read, and of the parts' settings and vocabularies."""
+    small_files = [
         file
         for part in folders.PARTS
         for file in files.walk(path / part)
         if file.suffix in (".json", ".txt")
     ]
-    kept = [file.relative_to(path).as_posix() for file in (*folders.weights_files(path), *small)]
-    return files.checksums(path, sorted(kept))
+    names = [
+        file.relative_to(path).as_posix() for file in (*folders.weights_files(path), *small_files)
+    ]
+    return files.checksums(path, sorted(names))
 
 
-def _own(settings: Row) -> Row:
-    """What every point depends on."""
-    keys = ("window", "ramp", "prompts", "negative", "seeds", "steps", "size", "lpips", "space")
-    return {key: settings[key] for key in keys} | {
-        "inception": files.sha256(settings["inception"]) if settings["inception"] else ""
-    }
+def point_settings(settings: BypassSettings) -> dict[str, Any]:
+    """The settings that every point depends on."""
+    keys = (
+        "window",
+        "ramp",
+        "prompts",
+        "negative",
+        "seeds",
+        "steps",
+        "size",
+        "lpips",
+        "space",
+    )
+    values = to_json(settings)
+    inception = files.sha256(settings.inception) if settings.inception else ""
+    return {key: values[key] for key in keys} | {"inception": inception}
 
 
-def _names(settings: Row) -> list[str]:
+def image_names(settings: BypassSettings) -> list[str]:
     """A file a prompt and seed, prompts first."""
-    slugs = [
-        re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "nothing"
-        for prompt in settings["prompts"]
-    ]
-    return [
-        f"{i}-{slug}-seed{seed}.png" for i, slug in enumerate(slugs) for seed in settings["seeds"]
-    ]
+    names = []
+    for i, prompt in enumerate(settings.prompts):
+        slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "nothing"
+        names += [f"{i}-{slug}-seed{seed}.png" for seed in settings.seeds]
+    return names
 
 
-def _painter(
-    pipeline: Callable[[], Pipeline], painters: dict[str, Painter], s: Row, form: str
-) -> Painter:
-    """Of this form; that of another is let go first."""
-    if form not in painters:
-        painters.clear()
-        size = (s["size"], s["size"]) if s["size"] else None
-        chosen: Any = form or None
-        painters[form] = Painter(
-            pipeline(),
-            steps=s["steps"],
-            form=chosen,
-            window=s["window"],
-            ramp=s["ramp"],
-            size=size,
-            batch=s["batch"],
+class Drawing:
+    """Draws one pipeline's images; its weights are read when the first image is drawn."""
+
+    def __init__(self, path: epath.Path, settings: BypassSettings, workdir: epath.Path):
+        self.settings = settings
+        self.workdir = workdir
+        self._load: Callable[[], Pipeline] = functools.cache(functools.partial(Pipeline.load, path))
+        self._form = ""
+        self._drawer: TextToImagePipeline | None = None
+
+    def _text_to_image(self, form: str) -> TextToImagePipeline:
+        """The pipeline of a form; that of another form is let go first."""
+        if self._drawer is None or self._form != form:
+            self._drawer = None
+            settings = self.settings
+            size = (settings.size, settings.size) if settings.size else None
+            self._form = form
+            self._drawer = TextToImagePipeline(
+                self._load(),
+                steps=settings.steps,
+                form=form or None,  # type: ignore[arg-type]
+                window=settings.window,
+                ramp=settings.ramp,
+                size=size,
+                batch=settings.batch,
+            )
+        return self._drawer
+
+    def write_point(self, point: Point, part: str) -> None:
+        """Draw every prompt from every seed's noise, and write images and similarities."""
+        settings = self.settings
+        draw = self._text_to_image(point.form)
+        latents = np.tile(draw.latents(settings.seeds), (len(settings.prompts), 1, 1, 1))
+        prompts = [prompt for prompt in settings.prompts for _ in settings.seeds]
+        images = to_uint8(
+            draw(
+                prompts,
+                latents,
+                guidance=point.guidance,
+                fraction=point.fraction,
+                negative=settings.negative,
+            )
         )
-    return painters[form]
-
-
-def _write(
-    pipeline: Callable[[], Pipeline],
-    painters: dict[str, Painter],
-    point: Row,
-    s: Row,
-    workdir: epath.Path,
-    part: str,
-) -> None:
-    paint, shape = (
-        _painter(pipeline, painters, s, point["form"]),
-        (len(s["prompts"]), len(s["seeds"])),
-    )
-    latents = np.tile(paint.latents(s["seeds"]), (shape[0], 1, 1, 1))
-    prompts = [prompt for prompt in s["prompts"] for _ in s["seeds"]]
-    drawn = to_uint8(
-        paint.draw(
-            prompts,
-            latents,
-            guidance=point["guidance"],
-            fraction=point["p"],
-            negative=s["negative"],
+        for name, image in zip(image_names(settings), images, strict=True):
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "PNG")
+            files.write(self.workdir / "pictures" / part / name, buffer.getvalue())
+        shape = (len(settings.prompts), len(settings.seeds), *images.shape[1:])
+        similarities = measure_similarity(
+            images.reshape(shape), settings.lpips, settings.space, settings.inception or None
         )
-    )
-    for name, picture in zip(_names(s), drawn, strict=True):
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, "PNG")
-        files.write(workdir / "pictures" / part / name, buffer.getvalue())
-    rows = likeness(
-        drawn.reshape(*shape, *drawn.shape[1:]), s["lpips"], s["space"], s["inception"] or None
-    )
-    files.write_json(workdir / "parts" / f"{part}.json", {"rows": rows})
+        rows = [{"measure": "likeness"} | estimate.to_json() for estimate in similarities]
+        files.write_json(self.workdir / "parts" / f"{part}.json", {"rows": rows})
 
 
-def likeness(pictures: Pictures, net: str, space: str, inception: str | None = None) -> list[Row]:
-    """Mean LPIPS and mean cosine similarity of features over the pairs of prompts at one seed, and of seeds at one prompt.
+def measure_similarity(
+    images: Drawn, network: str, space: str, inception: str | None = None
+) -> list[Estimate]:
+    """How alike images are between prompts at one seed, and between seeds at one prompt.
 
-    Intervals are over the seeds (the prompts): t, 95 %; there is none where there is but one.
+    Parameters
+    ----------
+    images
+        uint8 [prompt, seed, height, width, channel].
+    network
+        Of LPIPS: vgg or alex.
+    space
+        Feature space of the cosine similarities.
+    inception
+        Weights file, for the space inception.
+
+    Returns
+    -------
+    estimates
+        Mean LPIPS (smaller is more alike) and mean cosine (larger is more alike) over pairs,
+        with t intervals over the seeds (the prompts); none where there is but one.
     """
-    batch = 2 if max(pictures.shape[2:4]) >= LARGE else 16
-    lpips, features = (
-        LPIPS.load(net),
-        dataclasses.replace(spaces.space(space, inception), batch=batch),
-    )
-    flat = features(pictures.reshape(-1, *pictures.shape[2:]))
-    flat = (flat / np.linalg.norm(flat, axis=1, keepdims=True)).reshape(*pictures.shape[:2], -1)
-    rows = []
-    for between, images, vectors in (
-        ("prompts", pictures.swapaxes(0, 1), flat.swapaxes(0, 1)),
-        ("seeds", pictures, flat),
-    ):
-        pairs = list(itertools.combinations(range(images.shape[1]), 2))
+    is_large = max(images.shape[2:4]) >= LARGE_SIZE
+    batch = 2 if is_large else 16
+    lpips = LPIPS.load(network)
+    extractor = dataclasses.replace(load_extractor(space, inception), batch=batch)
+    features = extractor(images.reshape(-1, *images.shape[2:]))
+    features = features / np.linalg.norm(features, axis=1, keepdims=True)
+    features = features.reshape(*images.shape[:2], -1)
+    estimates = []
+    for between in ("prompts", "seeds"):
+        # Groups first: the seeds whose prompts are compared, or the prompts whose seeds are.
+        groups = images.swapaxes(0, 1) if between == "prompts" else images
+        vectors = features.swapaxes(0, 1) if between == "prompts" else features
+        pairs = list(itertools.combinations(range(groups.shape[1]), 2))
         if not pairs:
             continue
-        left, right = (list(side) for side in zip(*pairs, strict=True))
+        left = [i for i, _ in pairs]
+        right = [j for _, j in pairs]
         cosines = np.einsum("gpd,gpd->gp", vectors[:, left], vectors[:, right]).mean(axis=1)
-        apart = np.array(
-            [lpips.distance(to_float(g[left]), to_float(g[right]), batch).mean() for g in images]
-        )
-        rows.append(_row("lpips", between, apart) | {"space": lpips.space})
-        rows.append(_row("cosine", between, cosines) | {"space": features.name})
-    return rows
+        distances = [
+            lpips.distance(to_float(group[left]), to_float(group[right]), batch).mean()
+            for group in groups
+        ]
+        estimates.append(_estimate("lpips", between, lpips.space, np.array(distances)))
+        estimates.append(_estimate("cosine", between, extractor.name, cosines))
+    return estimates
 
 
-def _row(name: str, between: str, found: Float[ArrayLike, " group"]) -> Row:
-    values = np.asarray(found, np.float64).tolist()
-    mean, low, high = mean_t(values) or (values[0], None, None)
-    over = "seeds" if between == "prompts" else "prompts"
-    return {"measure": "likeness", "name": name, "between": between, "value": mean, "low": low, "high": high, "n": len(values),
-            "values": values, "interval": f"t 95 % over {over}" if low is not None else "none"}  # fmt: skip
+def _estimate(name: str, between: str, space: str, values: Float[np.ndarray, " group"]) -> Estimate:
+    groups = "seeds" if between == "prompts" else "prompts"
+    numbers = np.asarray(values, np.float64).tolist()
+    estimate = Estimate.mean(numbers, groups, name, between=between, space=space)
+    return dataclasses.replace(estimate, values=numbers)

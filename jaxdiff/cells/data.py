@@ -1,46 +1,58 @@
-"""A study's data: the dataset that its settings describe, and the splits of each cell."""
+"""A study's data: the dataset of a cell's settings, and the splits that a cell uses."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 from etils import epath
+from jaxtyping import Int
 
 from jaxdiff import files
 from jaxdiff.cells.cell import Cell
-from jaxdiff.datasets import registry as sources
-from jaxdiff.datasets.registry import Dataset, Split
+from jaxdiff.datasets import registry
+from jaxdiff.datasets.dataset import Dataset, Split
 from jaxdiff.progress import Progress
 
-Splits = Callable[[], dict[str, Split]]
 
+class DataPaths(NamedTuple):
+    """Where data are, which results do not depend on.
 
-class Places(NamedTuple):
-    """Where data are, which results do not depend on: as published, and as prepared (by default under the workdir)."""
+    Parameters
+    ----------
+    data_dir
+        Folder of the data as published.
+    cache
+        Folder of prepared datasets; by default under the workdir.
+    """
 
     data_dir: str = ""
     cache: str = ""
 
-    def prepared(self, workdir: epath.Path) -> epath.Path:
-        """The folder of prepared datasets, which has to be on this machine."""
+    def cache_dir(self, workdir: epath.Path) -> epath.Path:
+        """The folder of prepared datasets."""
         if self.cache:
             return epath.Path(self.cache)
-        home = epath.Path("~/.cache/jaxdiff").expanduser()
-        return home if files.is_in_bucket(workdir) else workdir / "shared" / "data"
+        if files.is_in_bucket(workdir):
+            # records are read at random, which needs a disk of this machine
+            return epath.Path("~/.cache/jaxdiff").expanduser()
+        return workdir / "shared" / "data"
 
 
-def dataset(settings: dict[str, Any], data_dir: str = "") -> Dataset:
-    """The dataset of a cell's settings; read from the lists alone, no image is decoded."""
-    data = settings["data"]
-    keys = ("source", "size", "channels", "attribute", "group")
-    return _describe(data_dir, *(data[key] for key in keys))
+def open_cell_dataset(cell: Cell, data_dir: str = "") -> Dataset:
+    """The dataset of a cell, from the lists alone; no image is decoded."""
+    data = cell.data
+    return _open_dataset(
+        data.source, data.size, data.channels, data.attribute, data.group, data_dir
+    )
 
 
 @functools.lru_cache(maxsize=2)
-def _describe(
-    data_dir: str, name: str, size: int, channels: int, attribute: str, group: str
+def _open_dataset(
+    name: str, size: int, channels: int, attribute: str, group: str, data_dir: str
 ) -> Dataset:
-    return sources.describe(
+    """Cached, since the cells of a study have the same dataset."""
+    return registry.open_dataset(
         name,
         size=size,
         channels=channels,
@@ -50,50 +62,79 @@ def _describe(
     )
 
 
-def check(cells: Sequence[Cell], data_dir: str = "") -> None:
-    """Raise ValueError, saying what can be had, for the first cell whose classes or images the dataset does not have."""
+def check_training_sets(cells: Sequence[Cell], data_dir: str = "") -> None:
+    """Check that the dataset has the classes and images of every cell.
+
+    Raises
+    ------
+    ValueError
+        For the first cell whose dataset has not, saying what can be had.
+    """
     for cell in cells:
-        found, data = dataset(cell.settings, data_dir), cell.settings["data"]
-        for label in (cell.majority, cell.minority):
-            if label >= len(found.classes):
-                raise ValueError(
-                    f"config.data.classes holds {label}; the {len(found.classes)} classes of {data['source']} are "
-                    + ", ".join(f"{i} ({name})" for i, name in enumerate(found.classes))
-                )
-        if cell.grouped:
-            _check_groups(cell, found)
-            continue
-        most = sources.most(found, (cell.majority, cell.minority), cell.proportions, data["parts"])
-        if cell.n > most:
+        dataset = open_cell_dataset(cell, data_dir)
+        _check_classes(cell, dataset)
+        if cell.is_grouped:
+            _check_groups(cell, dataset)
+        else:
+            _check_size(cell, dataset)
+
+
+def _check_classes(cell: Cell, dataset: Dataset) -> None:
+    count = len(dataset.classes)
+    for label in (cell.majority, cell.minority):
+        if label >= count:
+            names = ", ".join(f"{i} ({name})" for i, name in enumerate(dataset.classes))
             raise ValueError(
-                f"config.data.n is {cell.n} and there are too few images for it at {cell.proportions}: at most {most} can be "
-                f"had of {found.source.about}, of which the generator may have {len(found.pools['generator']):,} "
-                f"(in {data['parts']} part{'s' * (data['parts'] > 1)})"
+                f"config.data.classes holds {label}; the {count} classes of "
+                f"{cell.data.source} are {names}"
             )
 
 
-def _check_groups(cell: Cell, found: Dataset) -> None:
-    try:
-        training_set(cell, found)
-    except ValueError as error:
-        shares, parts = cell.settings["proportions"], cell.settings["data"]["parts"]
-        most = sources.most_of_groups(found, (cell.majority, cell.minority), shares, parts, cell.n)
+def _check_size(cell: Cell, dataset: Dataset) -> None:
+    parts = cell.data.parts
+    classes = (cell.majority, cell.minority)
+    largest = registry.max_train_size(dataset, classes, cell.proportions, parts)
+    if cell.n > largest:
+        plural = "s" if parts > 1 else ""
         raise ValueError(
-            f"config.data.n is {cell.n} at {tuple(shares)}: {error}; at most {most} can be had of {found.source.about}"
+            f"config.data.n is {cell.n} and there are too few images for it at {cell.proportions}: "
+            f"at most {largest} can be had of {dataset.source.about}, of which the generator may "
+            f"have {len(dataset.pools['generator']):,} (in {parts} part{plural})"
+        )
+
+
+def _check_groups(cell: Cell, dataset: Dataset) -> None:
+    try:
+        cell_training_set(cell, dataset)
+    except ValueError as error:
+        shares = cell.shares
+        parts = cell.data.parts
+        classes = (cell.majority, cell.minority)
+        largest = registry.max_grouped_train_size(dataset, classes, shares, parts, cell.n)
+        raise ValueError(
+            f"config.data.n is {cell.n} at {shares}: {error}; "
+            f"at most {largest} can be had of {dataset.source.about}"
         ) from None
 
 
-def training_set(cell: Cell, found: Dataset) -> Any:
-    """Indices of a cell's training images. Seeds take the disjoint parts in turn, then reshuffle."""
-    parts = cell.settings["data"]["parts"]
-    turn, part = divmod(cell.seed, parts)
-    counts = {c: cell.counts[c] for c in sorted(cell.counts)}
-    return sources.training_set(
-        found, counts, part=part, parts=parts, seed=turn, grouped=cell.grouped
+def cell_training_set(cell: Cell, dataset: Dataset) -> Int[np.ndarray, " n"]:
+    """Indices of a cell's training images.
+
+    Seeds take the disjoint parts in turn, then reshuffle.
+    """
+    parts = cell.data.parts
+    shuffle, part = divmod(cell.seed, parts)
+    # ascending, whichever class has the majority
+    counts = {label: cell.counts[label] for label in sorted(cell.counts)}
+    return registry.training_set(
+        dataset, counts, part=part, parts=parts, seed=shuffle, grouped=cell.is_grouped
     )
 
 
-def load(cell: Cell, places: Places, workdir: epath.Path, progress: Progress) -> dict[str, Split]:
-    """The splits of a cell's dataset, prepared where it is not yet."""
-    found = dataset(cell.settings, places.data_dir)
-    return sources.splits(found, places.prepared(workdir), training_set(cell, found), progress)
+def load_cell_splits(
+    cell: Cell, paths: DataPaths, workdir: epath.Path, progress: Progress
+) -> dict[str, Split]:
+    """The splits of a cell's dataset, which is prepared where it is not yet."""
+    dataset = open_cell_dataset(cell, paths.data_dir)
+    train = cell_training_set(cell, dataset)
+    return registry.load_splits(dataset, paths.cache_dir(workdir), train, progress)

@@ -1,7 +1,7 @@
 """Which images a step sees, as a pure function of (seed, step), and how they come to the devices.
 
-Small datasets lie whole on every device and are indexed there; larger ones are read by grain as training goes, each
-process its own part of every batch. Both give the same images.
+Small datasets lie on every device and are indexed there; larger ones are read by grain as training
+goes, each process its own part of every batch. Both give the same images.
 """
 
 import functools
@@ -11,25 +11,31 @@ import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
-from jaxdiff.parallel import DATA, place
+from jaxdiff.parallel import DATA, to_global_array
 
-Calls = Callable[
-    [int], Iterator[jax.Array]
-]  # from a step on, images uint8 [K, batch, height, width, channel]
+# From a step on, the images of every K steps: uint8 [K, batch, height, width, channel].
+Calls = Callable[[int], Iterator[jax.Array]]
 STEPS = PartitionSpec(None, *DATA)
 
 
 @functools.lru_cache(maxsize=4)
-def _epoch(seed: int, epoch: int, n: int) -> np.ndarray:
+def _epoch_order(seed: int, epoch: int, n: int) -> Int[np.ndarray, " n"]:
     return np.random.default_rng([seed, epoch]).permutation(n).astype(np.int32)
 
 
-def batch_indices(seed: int, step: int, batch: int, n: int) -> np.ndarray:
-    """int32 [batch]: entries step * batch ... of the endless row of shuffled epochs over n images."""
-    position = step * batch + np.arange(batch)
-    return np.array([_epoch(seed, int(p) // n, n)[p % n] for p in position], np.int32)
+def _image_at(seed: int, position: int, n: int) -> int:
+    """Entry `position` of the endless sequence of shuffled epochs over n images."""
+    # each epoch shuffles anew; a batch may span two epochs
+    epoch, index = divmod(position, n)
+    return int(_epoch_order(seed, epoch, n)[index])
+
+
+def batch_indices(seed: int, step: int, batch: int, n: int) -> Int[np.ndarray, " batch"]:
+    """Indices of a step's images, int32: the next `batch` entries of the shuffled epochs."""
+    positions = range(step * batch, (step + 1) * batch)
+    return np.array([_image_at(seed, position, n) for position in positions], np.int32)
 
 
 def resident(
@@ -41,18 +47,37 @@ def resident(
     batch: int,
     k: int,
 ) -> Calls:
-    """The calls of K steps from images that lie whole on every device. steps must be a multiple of k."""
-    whole = place(images, NamedSharding(mesh, PartitionSpec()))
-    pick = jax.jit(
-        lambda images, indices: images[indices], out_shardings=NamedSharding(mesh, STEPS)
-    )
+    """Batches of images that lie on every device.
+
+    Parameters
+    ----------
+    images
+        The training set.
+    mesh
+        Devices over which each batch is split.
+    seed
+        Of the epochs' shuffles.
+    steps
+        Training steps, a multiple of `k`.
+    batch
+        Images of a step, over all devices.
+    k
+        Steps of a call.
+
+    Returns
+    -------
+    Calls
+        Function of the first step; yields uint8 [k, batch, height, width, channel].
+    """
+    # `place`, since jax.device_put compares the array across processes
+    device_images = to_global_array(images, NamedSharding(mesh, PartitionSpec()))
+    batch_sharding = NamedSharding(mesh, STEPS)
+    gather = jax.jit(lambda images, indices: images[indices], out_shardings=batch_sharding)
 
     def calls(start: int) -> Iterator[jax.Array]:
-        for step in range(start, steps, k):
-            indices = np.stack(
-                [batch_indices(seed, step + i, batch, len(images)) for i in range(k)]
-            )
-            yield pick(whole, place(indices, NamedSharding(mesh, STEPS)))
+        for first in range(start, steps, k):
+            indices = [batch_indices(seed, first + i, batch, len(images)) for i in range(k)]
+            yield gather(device_images, to_global_array(np.stack(indices), batch_sharding))
 
     return calls
 
@@ -67,31 +92,34 @@ def streamed(
     k: int,
     threads: int = 16,
 ) -> Calls:
-    """The same calls from a source of uint8 images [height, width, channel], read ahead by so many threads."""
-    processes, own = jax.process_count(), jax.process_index()
-    local = batch // processes
+    """The batches of `resident`, read ahead from a source of images by `threads` threads."""
+    processes = jax.process_count()
+    rank = jax.process_index()
+    batch_sharding = NamedSharding(mesh, STEPS)
 
     def calls(start: int) -> Iterator[jax.Array]:
-        rows = grain.MapDataset.source(_Ordered(source, seed, steps * batch)).batch(
-            local, drop_remainder=True
-        )
-        mine = rows[start * processes + own :: processes].batch(k, drop_remainder=True)
+        images = grain.MapDataset.source(_ShuffledEpochs(source, seed, steps * batch))
+        # Cut before slicing by process: any number of processes sees the same global batches.
+        local_batches = images.batch(batch // processes, drop_remainder=True)
+        own_batches = local_batches[start * processes + rank :: processes]
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-        for images in mine.to_iter_dataset(options):
-            yield jax.make_array_from_process_local_data(NamedSharding(mesh, STEPS), images)
+        groups = own_batches.batch(k, drop_remainder=True).to_iter_dataset(options)
+        for group in groups:
+            yield jax.make_array_from_process_local_data(batch_sharding, group)
 
     return calls
 
 
-class _Ordered:
-    """The endless row of shuffled epochs over a source, as far as training goes."""
+class _ShuffledEpochs:
+    """The sequence of shuffled epochs over a source, as far as training goes."""
 
     def __init__(self, source: grain.sources.RandomAccessDataSource, seed: int, length: int):
-        self.source, self.seed, self.length = source, seed, length
+        self.source = source
+        self.seed = seed
+        self.length = length
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, position: int) -> np.ndarray:
-        n = len(self.source)
-        return self.source[int(_epoch(self.seed, position // n, n)[position % n])]
+        return self.source[_image_at(self.seed, position, len(self.source))]

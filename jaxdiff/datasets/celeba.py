@@ -1,160 +1,250 @@
-"""CelebA (Liu et al. 2015) as it is published: aligned faces of 178 x 218 pixels with 40 attributes.
+"""CelebA (Liu et al. 2015) as published: aligned faces of 178 x 218 pixels with 40 attributes.
 
-In `data_dir`: img_align_celeba (a folder, or img_align_celeba.zip), list_attr_celeba and list_eval_partition (.txt as
-published, or .csv as on Kaggle).
+In `data_dir`: img_align_celeba (a folder, or img_align_celeba.zip), list_attr_celeba and
+list_eval_partition (.txt as published, or .csv as on Kaggle).
 """
 
 import csv
+import dataclasses
 import functools
 import io
 import os
 import zipfile
-from collections.abc import Callable
 
 import numpy as np
 from etils import epath
 
 from jaxdiff import files
-from jaxdiff.datasets.base import Columns, Image, Source
-from jaxdiff.datasets.image_io import decode as decode_image
+from jaxdiff.datasets.base import Annotations, DatasetRequest, Image, Source, register_dataset
+from jaxdiff.datasets.image_io import decode_image
 
-IMAGES, ATTRIBUTES, PARTITION = "img_align_celeba", "list_attr_celeba", "list_eval_partition"
+IMAGES = "img_align_celeba"
+ATTRIBUTES = "list_attr_celeba"
+PARTITION = "list_eval_partition"
 HELP = (
-    "put img_align_celeba (folder or zip), list_attr_celeba and list_eval_partition (.txt or .csv) of "
-    "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into one folder, or have TensorFlow Datasets prepare celeb_a with "
-    'file_format="array_record"'
+    "put img_align_celeba (folder or zip), list_attr_celeba and list_eval_partition (.txt or .csv) "
+    "of https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into one folder, or have TensorFlow "
+    'Datasets prepare celeb_a with file_format="array_record"'
 )
-# What the paper says of the training data, %: the classes, and the two groups that it names.
-PAPER = {"Male": 41.68, "not Male": 58.32, "Male, Blond_Hair": 0.86, "Male, not Blond_Hair": 40.81}
+# What the paper says of the training data: the classes, and the two groups that it names.
+REPORTED_PERCENT = {
+    "Male": 41.68,
+    "not Male": 58.32,
+    "Male, Blond_Hair": 0.86,
+    "Male, not Blond_Hair": 40.81,
+}
 
 
-def celeba(data_dir: epath.PathLike, size: int, channels: int) -> Source:
-    """The faces, the middle square resized to `size`, with all attributes and the partition (train, validation, test).
+@register_dataset("celeba", reported_percent=REPORTED_PERCENT)
+def open_celeba(request: DatasetRequest) -> Source:
+    """CelebA as TFDS has prepared it, where it has, else as published in ``data_dir``.
 
-    Raises ValueError where a file is missing, or the lists and the images do not belong together.
+    Raises
+    ------
+    ValueError
+        Where neither is there.
+    """
+    # Processes that only decode faces import this module, and need not wait for TFDS.
+    from jaxdiff.datasets.tfds import find_prepared, open_tfds
+
+    if find_prepared("celeb_a", request.data_dir):
+        return open_tfds(dataclasses.replace(request, argument="celeb_a"))
+    if not request.data_dir:
+        raise ValueError(
+            f"CelebA is not here and cannot be downloaded; {HELP}, and name that folder as data_dir"
+        )
+    return open_published(request.data_dir, request.size, request.channels)
+
+
+def open_published(data_dir: epath.PathLike, size: int, channels: int) -> Source:
+    """The faces of the published files, with all attributes and the partition.
+
+    The middle square is resized to `size`; the partition is train, validation, test.
+
+    Raises
+    ------
+    ValueError
+        Where a file is missing, or the lists and the images do not belong together.
     """
     data_dir = epath.Path(data_dir)
-    header, rows = _table(data_dir, ATTRIBUTES)
-    lists = [_list(data_dir, name) for name in (ATTRIBUTES, PARTITION)]
-    names = [row[0] for row in rows]
-    lengths, read = _images(data_dir)
-    _match(lists[0], set(names), data_dir / IMAGES, set(lengths))
-    decode = functools.partial(_decoded, read, names, size, channels)
+    # the partition's rows are read when the annotations are; here the file must exist
+    attributes = _read_table(data_dir, ATTRIBUTES)
+    partition_path = _find_list(data_dir, PARTITION)
+    images = _open_images(data_dir)
+    names = list(attributes.rows)  # image i is row i of the list
+    _check_names_match(attributes.path, set(names), data_dir / IMAGES, set(images.lengths))
     # the names and lengths of the files stand for their bytes, which would take a minute to read
     identity = {
-        "lists": [files.sha256(path) for path in lists],
-        "images": files.fingerprint(lengths),
+        "lists": [files.sha256(path) for path in (attributes.path, partition_path)],
+        "images": files.fingerprint(images.lengths),
+        "size": size,
+        "channels": channels,
     }
-    about = f"{len(names):,} faces of CelebA, the middle square at {size} px"
 
-    def describe():
-        return _columns(lists, header, rows, _table(data_dir, PARTITION)[1])
+    def read_annotations() -> Annotations:
+        return _make_annotations(attributes, _read_table(data_dir, PARTITION))
 
     return Source(
-        about, identity | {"size": size, "channels": channels}, len(names), describe, decode
+        about=f"{len(names):,} faces of CelebA, the middle square at {size} px",
+        identity=identity,
+        length=len(names),
+        read_annotations=read_annotations,
+        decode=functools.partial(_decode, images, names, size, channels),
     )
 
 
-def _decoded(
-    read: Callable[[str], tuple[str, bytes]], names: list[str], size: int, channels: int, index: int
+@dataclasses.dataclass(frozen=True)
+class _Folder:
+    """Images in a folder, and the length of each file."""
+
+    path: str
+    lengths: dict[str, int]
+
+    def read(self, name: str) -> bytes:
+        with open(self.locate(name), "rb") as file:
+            return file.read()
+
+    def locate(self, name: str) -> str:
+        """Where an image is, in words."""
+        return os.path.join(self.path, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Archive:
+    """Images in a zip file: the length of each, and its path in the archive."""
+
+    path: str
+    lengths: dict[str, int]
+    members: dict[str, str]
+
+    def read(self, name: str) -> bytes:
+        return _open_zip(self.path).read(self.members[name])
+
+    def locate(self, name: str) -> str:
+        """Where an image is, in words."""
+        return f"{self.path}/{self.members[name]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """A published list: the columns after the first, and by image name its row's values."""
+
+    path: epath.Path
+    columns: tuple[str, ...]
+    rows: dict[str, list[str]]
+
+
+def _decode(
+    images: _Folder | _Archive, names: list[str], size: int, channels: int, index: int
 ) -> Image:
-    place, data = read(names[index])
-    return decode_image(data, place, size, channels)
+    name = names[index]
+    return decode_image(images.read(name), images.locate(name), size, channels)
 
 
-def _columns(
-    lists: list[epath.Path], header: list[str], rows: list[list[str]], parts: list[list[str]]
-) -> Columns:
-    known = {row[0]: row[1] for row in parts}
-    for row in rows:
-        if row[0] not in known:
+def _make_annotations(attributes: _Table, partition: _Table) -> Annotations:
+    count = len(attributes.columns)
+    for name, values in attributes.rows.items():
+        if name not in partition.rows:
             raise ValueError(
-                f"{lists[1]} does not know {row[0]}; take the two lists of one release"
+                f"{partition.path} does not list {name}; take the two lists of one release"
             )
-        if len(row) != len(header) + 1 or not set(row[1:]) <= {"1", "-1"}:
+        if len(values) != count or not set(values) <= {"1", "-1"}:
             raise ValueError(
-                f"{lists[0]} holds for {row[0]} something else than -1 or 1 for each of {len(header)} attributes"
+                f"{attributes.path} must hold -1 or 1 for each of {count} attributes of {name}; "
+                "get it again"
             )
-    values = np.array([row[1:] for row in rows]) == "1"
-    partition = np.array([int(known[row[0]]) for row in rows])
-    return Columns(np.zeros(len(rows), np.int64), ("face",), values, tuple(header), partition)
+    # CelebA has no classes: an attribute of the study's choice makes them
+    parts = [int(partition.rows[name][0]) for name in attributes.rows]
+    return Annotations(
+        labels=np.zeros(len(parts), np.int64),
+        classes=("face",),
+        attributes=np.array(list(attributes.rows.values())) == "1",
+        attribute_names=attributes.columns,
+        partition=np.array(parts),
+    )
 
 
-def _match(path: epath.Path, listed: set[str], folder: epath.Path, there: set[str]) -> None:
-    if missing := sorted(listed - there):
+def _check_names_match(
+    path: epath.Path, listed: set[str], folder: epath.Path, images: set[str]
+) -> None:
+    missing = sorted(listed - images)
+    if missing:
         raise ValueError(
-            f"{len(missing)} images of {path} are not in {folder}, as {missing[0]}; unpack all of {IMAGES}.zip, or take "
-            "the list that belongs to the images"
+            f"{len(missing)} images of {path} are not in {folder}, as {missing[0]}; unpack all of "
+            f"{IMAGES}.zip, or take the list that belongs to the images"
         )
-    if more := sorted(there - listed):
+    unlisted = sorted(images - listed)
+    if unlisted:
         raise ValueError(
-            f"{len(more)} images of {folder} are not in {path}, as {more[0]}; take the list that belongs to the images"
+            f"{len(unlisted)} images of {folder} are not in {path}, as {unlisted[0]}; take the "
+            "list that belongs to the images"
         )
 
 
-def _list(data_dir: epath.Path, name: str) -> epath.Path:
+def _find_list(data_dir: epath.Path, name: str) -> epath.Path:
     for path in (data_dir / f"{name}.txt", data_dir / f"{name}.csv"):
         if path.exists():
             return path
     raise ValueError(f"{data_dir} holds neither {name}.txt nor {name}.csv; {HELP}")
 
 
-def _table(data_dir: epath.Path, name: str) -> tuple[list[str], list[list[str]]]:
-    """The names of the columns after the first one, and the rows."""
-    path = _list(data_dir, name)
+def _read_table(data_dir: epath.Path, name: str) -> _Table:
+    path = _find_list(data_dir, name)
+    text = path.read_text()
     if path.suffix == ".csv":
-        header, *rows = (row for row in csv.reader(io.StringIO(path.read_text())) if row)
-        return header[1:], rows
-    rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
-    return (rows[1], rows[2:]) if name == ATTRIBUTES else (["partition"], rows)
+        header, *rows = [row for row in csv.reader(io.StringIO(text)) if row]
+        columns = header[1:]
+    else:
+        rows = [line.split() for line in text.splitlines() if line.strip()]
+        columns = ["partition"]
+        if name == ATTRIBUTES:
+            # the published list begins with the number of images and the attributes' names
+            columns = rows[1]
+            rows = rows[2:]
+    return _Table(path, tuple(columns), {row[0]: row[1:] for row in rows})
 
 
-def _images(data_dir: epath.Path) -> tuple[dict[str, int], Callable[[str], tuple[str, bytes]]]:
-    """The length of each image by name, and a function that reads one: where it is, and its bytes."""
-    folder, archive = data_dir / IMAGES, data_dir / f"{IMAGES}.zip"
+def _open_images(data_dir: epath.Path) -> _Folder | _Archive:
+    folder = data_dir / IMAGES
+    archive = data_dir / f"{IMAGES}.zip"
     if folder.is_dir():
-        inner = (
-            folder / IMAGES if (folder / IMAGES).is_dir() else folder
-        )  # as Kaggle's archive unpacks
-        lengths = {
-            name: length for name, length in files.lengths(inner).items() if name.endswith(".jpg")
-        }
-        return lengths, functools.partial(_from_folder, os.fspath(inner))
+        # Kaggle's archive unpacks to a folder in a folder of the same name
+        folder = folder / IMAGES if (folder / IMAGES).is_dir() else folder
+        lengths = files.file_sizes(folder)
+        faces = {name: length for name, length in lengths.items() if name.endswith(".jpg")}
+        return _Folder(os.fspath(folder), faces)
     if archive.exists():
-        return _archive(archive)
+        return _open_archive(archive)
     raise ValueError(f"{data_dir} holds neither {IMAGES}/ nor {IMAGES}.zip; {HELP}")
 
 
-def _from_folder(folder: str, name: str) -> tuple[str, bytes]:
-    path = os.path.join(folder, name)
-    with open(path, "rb") as file:
-        return path, file.read()
+def _open_archive(path: epath.Path) -> _Archive:
+    _open_zip.cache_clear()  # the file may have been replaced
+    archive = _open_zip(os.fspath(path))
+    lengths = {}
+    members = {}
+    for member in archive.namelist():
+        if _leaves_folder(member):
+            raise ValueError(
+                f"{path} holds {member!r}, a path that leaves its folder; do not use this archive"
+            )
+        if member.endswith(".jpg"):
+            name = member.rpartition("/")[2]
+            members[name] = member
+            lengths[name] = archive.getinfo(member).file_size
+    return _Archive(os.fspath(path), lengths, members)
 
 
-def _from_archive(path: str, members: dict[str, str], name: str) -> tuple[str, bytes]:
-    return f"{path}/{members[name]}", _opened(path).read(members[name])
+def _leaves_folder(member: str) -> bool:
+    """Whether a path is absolute, has a drive, or goes up."""
+    parts = member.replace("\\", "/").split("/")
+    return parts[0] == "" or ".." in parts or member[1:2] == ":"
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(path: str) -> zipfile.ZipFile:
+def _open_zip(path: str) -> zipfile.ZipFile:
+    # opened once in each process, since the list of 202,599 members takes seconds to read
     try:
         return zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} cannot be read as a zip ({error}); fetch it again") from None
-
-
-def _archive(path: epath.Path) -> tuple[dict[str, int], Callable[[str], tuple[str, bytes]]]:
-    _opened.cache_clear()  # the file may be another one by now
-    opened = _opened(os.fspath(path))
-    for name in opened.namelist():
-        if (
-            name.startswith(("/", "\\"))
-            or ".." in name.replace("\\", "/").split("/")
-            or name[1:2] == ":"
-        ):
-            raise ValueError(
-                f"{path} holds {name!r}, a path that leaves its folder; do not use this archive"
-            )
-    members = {name.rpartition("/")[2]: name for name in opened.namelist() if name.endswith(".jpg")}
-    lengths = {short: opened.getinfo(name).file_size for short, name in members.items()}
-    return lengths, functools.partial(_from_archive, os.fspath(path), members)

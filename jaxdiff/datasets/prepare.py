@@ -1,18 +1,16 @@
-"""Datasets made ready once: images of one size in array_record files, with TFDS's metadata and checksums beside them.
+"""Datasets prepared once: images of one size in array_record files, with TFDS's metadata.
 
-TFDS opens the folder (`tfds.builder_from_directory`) as it opens its own, and reads single images from it without
-TensorFlow (`tfds.data_source`). Preparation goes to a folder of another name that is renamed at the end, so that a
-prepared dataset is whole or not there.
+TFDS opens the folder (`tfds.builder_from_directory`) as it opens its own, and reads single images
+from it without TensorFlow (`tfds.data_source`). Files are written to a folder of another name that
+is renamed at the end, so that a prepared dataset is complete or not there.
 """
 
 import dataclasses
 import functools
-import json
 import os
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -20,22 +18,24 @@ from etils import epath
 from jaxtyping import Int
 
 from jaxdiff import files
-from jaxdiff.datasets import record_writer as writing
-from jaxdiff.datasets.base import Columns, Image, Images, Source
+from jaxdiff.datasets.base import Annotations, Image, Images, Source
+from jaxdiff.datasets.record_writer import RecordFile, RecordTemplate, write_records
 from jaxdiff.progress import Progress, no_progress
 
-SHARD = 2048  # images a file
+IMAGES_A_FILE = 2048
 SPLIT = "images"
-FILES, COLUMNS, MANIFEST = "about.json", "columns.npz", "checksums.json"
+FILES = "about.json"
+ANNOTATIONS = "columns.npz"
+MANIFEST = "checksums.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A prepared dataset: a source of images that grain and `streamed` read too."""
+    """A prepared dataset: a source of images that grain and `batches.streamed` read too."""
 
     folder: epath.Path
     about: str
-    columns: Columns
+    annotations: Annotations
 
     @functools.cached_property
     def records(self) -> Sequence[dict[str, np.ndarray]]:
@@ -43,84 +43,115 @@ class Prepared:
         return tfds.builder_from_directory(os.fspath(self.folder)).as_data_source(SPLIT)
 
     def __len__(self) -> int:
-        return len(self.columns.labels)
+        return len(self.annotations.labels)
 
     def __getitem__(self, index: int) -> Image:
         return self.records[index]["image"]
 
     def read(self, indices: Int[np.ndarray, " n"]) -> Images:
-        """These images. (One thread: more of them wait for each other, and read two thirds as much.)"""
+        """Read these images."""
+        # One thread: several wait for each other and read two thirds as much.
         images = np.empty((len(indices), *self[0].shape), np.uint8)
-        for place, index in enumerate(indices):
-            images[place] = self[int(index)]
+        for row, index in enumerate(indices):
+            images[row] = self[int(index)]
         return images
 
 
 def prepare(
     source: Source, cache: epath.PathLike, name: str, progress: Progress = no_progress
 ) -> Prepared:
-    """The dataset under cache/NAME/FINGERPRINT, made from `source` where it is not there yet.
+    """The dataset under cache/NAME/FINGERPRINT, written from `source` where it is not there yet.
 
-    A large source is decoded and written by several processes, as many as there are cores. Raises ValueError for an image
-    that cannot be decoded; nothing half-written stays.
+    A large source is decoded and written by several processes, as many as there are cores.
+
+    Raises
+    ------
+    ValueError
+        For an image that cannot be decoded; nothing half-written stays.
     """
     folder = epath.Path(cache) / name / files.fingerprint(source.identity)[:16]
     if (folder / MANIFEST).exists():
         return open_prepared(folder)
-    _clear(folder)
-    making = folder.parent / f".{folder.name}.{socket.gethostname()}.{os.getpid()}"
+    _remove_interrupted(folder)
+    # the host and process in the name let a later run tell whether it is still being written
+    temporary = folder.parent / f"{_temporary_prefix(folder)}{os.getpid()}"
     try:
-        _write(source, making, name, progress)
-        files.write_json(
-            making / MANIFEST, files.checksums(making, [path.name for path in files.walk(making)])
-        )
-        making.rename(folder)
+        _write(source, temporary, name, progress)
+        names = [path.name for path in files.walk(temporary)]
+        files.write_json(temporary / MANIFEST, files.checksums(temporary, names))
+        # atomic: other processes see all of the dataset or nothing
+        temporary.rename(folder)
     except OSError:
         if not (folder / MANIFEST).exists():  # else another process was faster
             raise
     finally:
-        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return open_prepared(folder)
 
 
 def open_prepared(folder: epath.PathLike) -> Prepared:
-    """A folder that `prepare` made. Raises ValueError where a file is missing or has another length; see `verify`."""
+    """A folder that `prepare` wrote; `verify` checks its bytes too.
+
+    Raises
+    ------
+    ValueError
+        Where a file is missing or has another length.
+    """
     folder = epath.Path(folder)
     about = files.read_json(folder / FILES)
+    # lengths are checked at every start; checksums only by `verify`, since they take minutes
     for name, length in about["lengths"].items():
         path = folder / name
         if not path.exists() or path.stat().length != length:
             raise ValueError(
                 f"{path} is missing or cut short; remove {folder}, and it is prepared again"
             )
-    with np.load(folder / COLUMNS, allow_pickle=False) as arrays:
-        columns = Columns(arrays["labels"], tuple(about["classes"]), arrays.get("attributes"),
-                          tuple(about["attribute_names"]), arrays.get("partition"))  # fmt: skip
-    return Prepared(folder, about["about"], columns)
+    with np.load(folder / ANNOTATIONS, allow_pickle=False) as arrays:
+        annotations = Annotations(
+            labels=arrays["labels"],
+            classes=tuple(about["classes"]),
+            attributes=arrays.get("attributes"),
+            attribute_names=tuple(about["attribute_names"]),
+            partition=arrays.get("partition"),
+        )
+    return Prepared(folder, about["about"], annotations)
 
 
 def verify(prepared: Prepared) -> None:
-    """Read every byte. Raises ValueError naming the first file that is not what was written."""
-    wanted = files.read_json(prepared.folder / MANIFEST)
-    for name, digest in wanted.items():
+    """Read every byte.
+
+    Raises
+    ------
+    ValueError
+        Naming the first file that is not what was written.
+    """
+    for name, digest in files.read_json(prepared.folder / MANIFEST).items():
         path = prepared.folder / name
         if not path.exists() or files.sha256(path) != digest:
             raise ValueError(
-                f"{path} is damaged (SHA-256 differs); remove {prepared.folder}, and it is prepared again"
+                f"{path} is damaged (SHA-256 differs); remove {prepared.folder}, "
+                "and it is prepared again"
             )
 
 
-def _clear(folder: epath.Path) -> None:
+def _temporary_prefix(folder: epath.Path) -> str:
+    """Name of this host's unfinished folders, up to the number of the process."""
+    return f".{folder.name}.{socket.gethostname()}."
+
+
+def _remove_interrupted(folder: epath.Path) -> None:
     """Remove what an interrupted preparation on this host has left."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{folder.name}.{socket.gethostname()}.*"):
-        if not _runs(int(left.name.rpartition(".")[2])):
-            shutil.rmtree(left, ignore_errors=True)
+    prefix = _temporary_prefix(folder)
+    for path in folder.parent.glob(f"{prefix}*"):
+        if not _is_another_process(int(path.name.removeprefix(prefix))):
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _runs(process: int) -> bool:
+def _is_another_process(process: int) -> bool:
+    """Whether the number is of a running process other than this one."""
     try:
-        os.kill(process, 0)
+        os.kill(process, 0)  # signal 0 only asks
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -129,67 +160,77 @@ def _runs(process: int) -> bool:
 
 
 def _write(source: Source, folder: epath.Path, name: str, progress: Progress) -> None:
-    """Every file but the manifest."""
+    """Write every file but the manifest."""
     folder.mkdir(parents=True)
-    image = tfds.features.Tensor(
+    image_feature = tfds.features.Tensor(
         shape=source.decode(0).shape, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
     )
-    features = tfds.features.FeaturesDict({"image": image})
-    parts = [range(len(source))[first : first + SHARD] for first in range(0, len(source), SHARD)]
-    template = tfds.core.ShardedFileTemplate(
+    features = tfds.features.FeaturesDict({"image": image_feature})
+    filenames = tfds.core.ShardedFileTemplate(
         folder, split=SPLIT, dataset_name=name, filetype_suffix="array_record"
     )
-    paths = [
-        template.sharded_filepath(shard_index=i, num_shards=len(parts)) for i in range(len(parts))
-    ]
-
-    def report(done):
-        return progress(f"prepare {name}", done, len(source), "")
-
-    writing.write_together(source.decode, _tasks(features, paths, parts), report)
-    info = tfds.core.SplitInfo(
-        name=SPLIT, shard_lengths=[len(part) for part in parts], filename_template=template,
+    records = _record_files(len(source), filenames)
+    write_records(
+        source.decode,
+        records,
+        _record_template(features),
+        lambda done: progress(f"prepare {name}", done, len(source), ""),
+    )
+    paths = [epath.Path(file.path) for file in records]
+    split = tfds.core.SplitInfo(
+        name=SPLIT,
+        shard_lengths=[len(file.images) for file in records],
+        filename_template=filenames,
         num_bytes=sum(path.stat().length for path in paths),
-    )  # fmt: skip
+    )
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
         features=features,
-        split_infos=[info],
-        check_data=False,
+        split_infos=[split],
+        check_data=False,  # it would read every record again
         description=source.about,
     )
-    _describe(source, folder, paths)
+    _write_annotations(source.annotations, folder / ANNOTATIONS)
+    _write_about(source, folder, [*paths, folder / ANNOTATIONS])
 
 
-def _tasks(
-    features: tfds.features.FeaturesDict, paths: Sequence[epath.Path], parts: Sequence[range]
-) -> list[writing.Task]:
-    """One for each process: as many as there are cores for many images, one for few."""
-    white = np.full(
-        features["image"].shape, 255, np.uint8
-    )  # no byte of the lengths before it is 255
+def _record_files(count: int, filenames: tfds.core.ShardedFileTemplate) -> list[RecordFile]:
+    """The files of `count` images, named as TFDS names them."""
+    starts = range(0, count, IMAGES_A_FILE)
+    records = []
+    for i, start in enumerate(starts):
+        path = filenames.sharded_filepath(shard_index=i, num_shards=len(starts))
+        images = range(start, min(start + IMAGES_A_FILE, count))
+        records.append(RecordFile(os.fspath(path), images))
+    return records
+
+
+def _record_template(features: tfds.features.FeaturesDict) -> RecordTemplate:
+    """The bytes around the pixels of a record, from one that TFDS serializes."""
+    # No byte before the pixels of a white image (they are tags and lengths) looks like its pixels.
+    white = np.full(features["image"].shape, 255, np.uint8)
     head, _, tail = features.serialize_example({"image": white}).partition(white.tobytes())
-    count = min(os.cpu_count() or 1, len(parts)) if len(parts) > 2 else 1
-    written = [(os.fspath(path), part) for path, part in zip(paths, parts, strict=True)]
-    return [writing.Task(tuple(written[i::count]), head, tail) for i in range(count)]
+    return RecordTemplate(head, tail)
 
 
-def _describe(source: Source, folder: epath.Path, paths: Sequence[epath.Path]) -> None:
-    columns = source.columns
+def _write_annotations(annotations: Annotations, path: epath.Path) -> None:
     arrays = {
-        "labels": columns.labels,
-        "attributes": columns.attributes,
-        "partition": columns.partition,
+        "labels": annotations.labels,
+        "attributes": annotations.attributes,
+        "partition": annotations.partition,
     }
-    with (folder / COLUMNS).open("wb") as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            **{name: array for name, array in arrays.items() if array is not None},
-        )
-    about: Mapping[str, Any] = {
-        "about": source.about, "classes": list(columns.classes), "attribute_names": list(columns.attribute_names),
-        "identity": json.loads(json.dumps(source.identity)),
-        "lengths": {path.name: path.stat().length for path in (*paths, folder / COLUMNS)},
-    }  # fmt: skip
+    present = {name: array for name, array in arrays.items() if array is not None}
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **present)
+
+
+def _write_about(source: Source, folder: epath.Path, paths: Sequence[epath.Path]) -> None:
+    """Write what `open_prepared` needs, and the length of every file of data."""
+    about = {
+        "about": source.about,
+        "classes": list(source.annotations.classes),
+        "attribute_names": list(source.annotations.attribute_names),
+        "identity": source.identity,
+        "lengths": {path.name: path.stat().length for path in paths},
+    }
     files.write_json(folder / FILES, about)

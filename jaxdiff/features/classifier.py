@@ -1,10 +1,12 @@
-"""A small convolutional classifier of a dataset's classes and of images that are of none.
+"""A small classifier of a dataset's classes, with a reject class for images of none.
 
-The reject class makes a quality gate that can fail: without it, noise is always "some class". It is trained on noise
-of many scales, two images laid over each other, images cut and put together wrongly, and images lost in noise.
+The reject class makes a quality gate that can fail: without it, noise is always "some class". It is
+trained on noise of many scales, two images laid over each other, images cut and put together
+wrongly, and images lost in noise.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,33 +17,47 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from jaxdiff import rng as random
+from jaxdiff.batching import batched_map
 from jaxdiff.datasets.batches import batch_indices
 from jaxdiff.datasets.images import to_float
+from jaxdiff.denoiser import Params, as_function, get_params
 from jaxdiff.layers import Conv, Linear
-from jaxdiff.unet import Params, functional, parameters
 
-Grey = Float[Array, "batch height width 1"]
+Images = Float[Array, "batch height width channel"]
+Logits = Float[Array, "batch _label"]
+
+# Augmentation: a random affine map of each image, noise, and one rejected image to four others.
+MAX_ANGLE = 0.21  # radians, 12 degrees
+MAX_SCALING = 0.12
+MAX_SHIFT = 0.07  # of the side
+MAX_NOISE = 0.25
+IMAGES_A_REJECT = 4
+LABEL_SMOOTHING = 0.05
+WEIGHT_DECAY = 1e-3
 
 
 class Classifier(nnx.Module):
-    """Three convolutions, the last two of stride 2, and a linear layer: [batch, h, w, c] in [-1, 1] -> logits."""
+    """Three convolutions, the last two of stride 2, and a linear layer: images to logits."""
 
     def __init__(self, size: int, channels: int, labels: int, rngs: nnx.Rngs, width: int = 24):
-        self.convs = nnx.List([Conv(channels, width, rngs), Conv(width, 2 * width, rngs, stride=2),
-                               Conv(2 * width, 2 * width, rngs, stride=2)])  # fmt: skip
-        rest = -(-size // 4)
-        self.head = Linear(2 * width * rest * rest, labels, rngs)
+        self.convs = nnx.List(
+            [
+                Conv(channels, width, rngs),
+                Conv(width, 2 * width, rngs, stride=2),
+                Conv(2 * width, 2 * width, rngs, stride=2),
+            ]
+        )
+        last_size = -(-size // 4)
+        self.head = Linear(2 * width * last_size * last_size, labels, rngs)
 
-    def __call__(
-        self, x: Float[Array, "batch height width channel"]
-    ) -> Float[Array, "batch _label"]:
+    def __call__(self, x: Images) -> Logits:
         for conv in self.convs:
             x = nnx.relu(conv(x))
         return self.head(x.reshape(x.shape[0], -1))
 
 
 class Perceptron(nnx.Module):
-    """Two hidden layers that see the whole image at once: an architecture that errs elsewhere than convolutions do."""
+    """Two hidden layers that see all pixels at once: it errs elsewhere than convolutions do."""
 
     def __init__(self, size: int, channels: int, labels: int, rngs: nnx.Rngs, width: int = 256):
         self.layers = nnx.List(
@@ -49,9 +65,7 @@ class Perceptron(nnx.Module):
         )
         self.head = Linear(width, labels, rngs)
 
-    def __call__(
-        self, x: Float[Array, "batch height width channel"]
-    ) -> Float[Array, "batch _label"]:
+    def __call__(self, x: Images) -> Logits:
         x = x.reshape(x.shape[0], -1)
         for layer in self.layers:
             x = nnx.relu(layer(x))
@@ -64,113 +78,159 @@ ARCHITECTURES: dict[str, type[Classifier] | type[Perceptron]] = {
 }
 
 
-def distort(
-    images: Float[Array, "batch h w c"], key: Key[Array, ""]
-) -> Float[Array, "batch h w c"]:
-    """A random small affine map an image (12 degrees, 12 % in size, 7 % of the side in place), black outside."""
-    batch, size = images.shape[0], images.shape[1]
+def distort(images: Images, key: Key[Array, ""]) -> Images:
+    """A random small affine map of each image, with black outside.
+
+    Up to 12 degrees, 12 % in size and 7 % of the side in position.
+    """
+    batch, size = images.shape[:2]
+    center = (size - 1) / 2
     angle, scale_y, scale_x, shift_y, shift_x = jax.random.uniform(
         key, (5, batch), minval=-1.0, maxval=1.0
     )
-    grid = (
-        jnp.stack(jnp.meshgrid(jnp.arange(size), jnp.arange(size), indexing="ij")) - (size - 1) / 2
-    )
+    grid = jnp.stack(jnp.meshgrid(jnp.arange(size), jnp.arange(size), indexing="ij")) - center
 
-    def one(image: Array, angle: Array, scale: Array, shift: Array) -> Array:
-        turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
-        places = (
-            jnp.einsum("ij,jhw->ihw", turn * scale[:, None], grid)
-            + shift[:, None, None]
-            + (size - 1) / 2
-        )
-        return jax.vmap(
-            lambda c: map_coordinates(c, [*places], 1, cval=-1.0), in_axes=-1, out_axes=-1
-        )(image)
+    def transform(image: Array, angle: Array, scale: Array, shift: Array) -> Array:
+        cos = jnp.cos(angle)
+        sin = jnp.sin(angle)
+        matrix = jnp.array([[cos, -sin], [sin, cos]]) * scale[:, None]
+        coordinates = jnp.einsum("ij,jhw->ihw", matrix, grid) + shift[:, None, None] + center
 
-    return jax.vmap(one)(
+        def interpolate(channel: Array) -> Array:
+            return map_coordinates(channel, [*coordinates], 1, cval=-1.0)
+
+        return jax.vmap(interpolate, in_axes=-1, out_axes=-1)(image)
+
+    return jax.vmap(transform)(
         images,
-        0.21 * angle,
-        1 + 0.12 * jnp.stack([scale_y, scale_x], -1),
-        0.07 * size * jnp.stack([shift_y, shift_x], -1),
+        MAX_ANGLE * angle,
+        1 + MAX_SCALING * jnp.stack([scale_y, scale_x], -1),
+        MAX_SHIFT * size * jnp.stack([shift_y, shift_x], -1),
     )
 
 
-def rejects(
-    images: Float[Array, "batch h w c"], key: Key[Array, ""]
-) -> Float[Array, "batch h w c"]:
+def make_rejects(images: Images, key: Key[Array, ""]) -> Images:
     """As many images that are of no class, each of one of six kinds, in [-1, 1]."""
-    batch, size = images.shape[0], images.shape[1]
-    kinds = jax.random.split(key, 7)
-    other = jnp.roll(images, 1, axis=0)
+    batch, size = images.shape[:2]
+    # The keys of the noise, its offset, its scale, the scale of noise over images, and the kinds;
+    # two are unused.
+    keys = jax.random.split(key, 7)
+    neighbor = jnp.roll(images, 1, axis=0)
 
-    def column(k, low, high):
-        return jax.random.uniform(kinds[k], (batch, 1, 1, 1), minval=low, maxval=high)
+    def uniform(i: int, low: float, high: float) -> Array:
+        return jax.random.uniform(keys[i], (batch, 1, 1, 1), minval=low, maxval=high)
 
-    noise = random.normal(kinds[0], images.shape)
+    # rough and smooth differ in the scale of their noise
+    noise = random.normal(keys[0], images.shape)
     coarse = jax.image.resize(noise[:, : size // 4, : size // 4], images.shape, "linear")
-    rough = jnp.clip(column(1, -1.0, 1.0) + column(2, 0.2, 2.0) * noise, -1, 1)
-    smooth = jnp.clip(column(1, -1.0, 1.0) + column(2, 0.2, 2.0) * coarse, -1, 1)
-    halves = jnp.where(
-        jnp.arange(size)[None, :, None, None] < size // 2,
-        images,
-        jnp.roll(other, size // 2, axis=1),
-    )
-    overlaid = jnp.maximum(images, jnp.roll(other, size // 4, axis=2))
+    rough = jnp.clip(uniform(1, -1.0, 1.0) + uniform(2, 0.2, 2.0) * noise, -1, 1)
+    smooth = jnp.clip(uniform(1, -1.0, 1.0) + uniform(2, 0.2, 2.0) * coarse, -1, 1)
+    is_top = jnp.arange(size)[None, :, None, None] < size // 2
+    halves = jnp.where(is_top, images, jnp.roll(neighbor, size // 2, axis=1))
+    # shifted, or an image laid over its like would still be of its class
+    overlaid = jnp.maximum(images, jnp.roll(neighbor, size // 4, axis=2))
     shuffled = jnp.roll(images, (size // 2, size // 2), axis=(1, 2))
-    lost = jnp.clip(0.3 * images + column(3, 0.6, 1.2) * noise, -1, 1)
-    choices = jnp.stack([rough, smooth, halves, overlaid, shuffled, lost])
-    return choices[jax.random.randint(kinds[4], (batch,), 0, len(choices)), jnp.arange(batch)]
+    drowned = jnp.clip(0.3 * images + uniform(3, 0.6, 1.2) * noise, -1, 1)
+    kinds = jnp.stack([rough, smooth, halves, overlaid, shuffled, drowned])
+    return kinds[jax.random.randint(keys[4], (batch,), 0, len(kinds)), jnp.arange(batch)]
 
 
 def train(
-    images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"], *, steps: int, batch: int = 64,
-    learning_rate: float = 2e-3, seed: int = 0, num_classes: int = 10, architecture: str = "convolutional",
-) -> Params:  # fmt: skip
-    """Parameters of a classifier of num_classes + 1 labels, the last being the reject class."""
-    size, channels = images.shape[1], images.shape[-1]
+    images: UInt8[np.ndarray, "n h w c"],
+    labels: Int[np.ndarray, " n"],
+    *,
+    steps: int,
+    batch: int = 64,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    num_classes: int = 10,
+    architecture: str = "convolutional",
+) -> Params:
+    """Train a classifier.
+
+    Parameters
+    ----------
+    images, labels
+        The training set; labels in 0..num_classes - 1.
+    steps
+        Training steps; the learning rate falls to 0 by a cosine.
+    batch
+        Images of a step; a quarter as many of no class are added.
+    learning_rate
+        Of AdamW, at the start.
+    seed
+        Of the parameters, batches and augmentation.
+    num_classes
+        Classes of the dataset.
+    architecture
+        One of ARCHITECTURES.
+
+    Returns
+    -------
+    dict
+        Parameters of a network with num_classes + 1 labels, the last one the reject class.
+    """
+    size = images.shape[1]
+    channels = images.shape[-1]
     module = ARCHITECTURES[architecture](size, channels, num_classes + 1, nnx.Rngs(seed))
-    apply, params = functional(module), parameters(module)
-    optimizer = optax.adamw(optax.cosine_decay_schedule(learning_rate, steps), weight_decay=1e-3)
-
-    def loss_of(params: Params, x: Array, y: Array, key: Array) -> Array:
-        key_distort, key_noise, key_level, key_reject = jax.random.split(key, 4)
-        level = jax.random.uniform(key_level, (x.shape[0], 1, 1, 1), maxval=0.25)
-        clean = distort(to_float(x), key_distort)
-        seen = jnp.clip(clean + level * random.normal(key_noise, x.shape), -1, 1)
-        none = rejects(clean, key_reject)[: x.shape[0] // 4]
-        targets = jnp.concatenate([y, jnp.full(none.shape[:1], num_classes)])
-        logits = apply(params, jnp.concatenate([seen, none]))
-        smooth = optax.smooth_labels(jax.nn.one_hot(targets, num_classes + 1), 0.05)
-        return optax.softmax_cross_entropy(logits, smooth).mean()
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Params, state: optax.OptState, x: Array, y: Array, key: Array) -> tuple:
-        updates, state = optimizer.update(jax.grad(loss_of)(params, x, y, key), state, params)
-        return optax.apply_updates(params, updates), state
-
+    params = get_params(module)
+    schedule = optax.cosine_decay_schedule(learning_rate, steps)
+    optimizer = optax.adamw(schedule, weight_decay=WEIGHT_DECAY)
+    step = _make_train_step(functools.partial(_loss, as_function(module), num_classes), optimizer)
     state = optimizer.init(params)
     for i in range(steps):
-        chosen = batch_indices(seed, i, batch, len(images))
+        indices = batch_indices(seed, i, batch, len(images))
         key = jax.random.fold_in(jax.random.key(seed), i)
-        params, state = step(params, state, images[chosen], labels[chosen], key)
+        params, state = step(params, state, images[indices], labels[indices], key)
     return params
 
 
+def _make_train_step(
+    loss: Callable[..., Array], optimizer: optax.GradientTransformation
+) -> Callable[..., tuple[Params, optax.OptState]]:
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Params, state: optax.OptState, x: Array, y: Array, key: Array) -> tuple:
+        grads = jax.grad(loss)(params, x, y, key)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def _loss(
+    apply: Callable[..., Array], num_classes: int, params: Params, x: Array, y: Array, key: Array
+) -> Float[Array, ""]:
+    """Mean cross-entropy of a batch, augmented and joined by images of no class."""
+    key_distort, key_noise, key_scale, key_reject = jax.random.split(key, 4)
+    noise_scale = jax.random.uniform(key_scale, (x.shape[0], 1, 1, 1), maxval=MAX_NOISE)
+    clean = distort(to_float(x), key_distort)
+    # generated images carry some residual noise, which is no reason to reject them
+    noisy = jnp.clip(clean + noise_scale * random.normal(key_noise, x.shape), -1, 1)
+    rejects = make_rejects(clean, key_reject)[: x.shape[0] // IMAGES_A_REJECT]
+    targets = jnp.concatenate([y, jnp.full(rejects.shape[:1], num_classes)])
+    logits = apply(params, jnp.concatenate([noisy, rejects]))
+    one_hot = jax.nn.one_hot(targets, num_classes + 1)
+    smoothed = optax.smooth_labels(one_hot, LABEL_SMOOTHING)
+    return optax.softmax_cross_entropy(logits, smoothed).mean()
+
+
 def classify(
-    params: Params, images: UInt8[np.ndarray, "n h w c"], chunk: int = 256
+    params: Params, images: UInt8[np.ndarray, "n h w c"], batch: int = 256
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n label"]]:
-    """The most probable label of each image, and all probabilities."""
+    """Classify images with the parameters that `train` returns.
+
+    Returns
+    -------
+    labels, probabilities
+        The most probable label of each image, and the probabilities of all labels.
+    """
     labels = params["head.bias"].shape[0]
+    # the parameters' names tell the architecture, so that files need not
     architecture = Classifier if "convs.0.weight" in params else Perceptron
-    shape = nnx.eval_shape(
+    module = nnx.eval_shape(
         lambda: architecture(images.shape[1], images.shape[-1], labels, nnx.Rngs(0))
     )
-    apply = functional(shape)
+    apply = as_function(module)
     softmax = jax.jit(lambda x: jax.nn.softmax(apply(params, to_float(x))))
-    rows = []
-    for first in range(0, len(images), chunk):
-        part = images[first : first + chunk]
-        padded = np.pad(part, ((0, chunk - len(part)), (0, 0), (0, 0), (0, 0)))
-        rows.append(np.asarray(softmax(padded))[: len(part)])
-    probabilities = np.concatenate(rows)
+    probabilities = batched_map(softmax, images, batch=batch)
     return probabilities.argmax(axis=-1), probabilities

@@ -1,4 +1,4 @@
-"""Feature spaces by name: images in, one row of numbers an image out."""
+"""Feature extractors by name: images in, one row of features an image out."""
 
 import dataclasses
 import functools
@@ -11,37 +11,48 @@ from etils import epath
 from jaxtyping import Array, Float, UInt8
 
 from jaxdiff import parallel
+from jaxdiff.batching import batched_map
 from jaxdiff.datasets.images import to_float
 from jaxdiff.features import efficientnet, inception, perceptual
-from jaxdiff.features import layers as frozen
+from jaxdiff.features.layers import Images, Params, resize
 
-SPACES = ("pixels", "vgg", "efficientnet", "inception")
+EXTRACTORS = ("pixels", "vgg", "efficientnet", "inception")
+MIN_VGG_SIZE = 32  # pixels on a side; smaller images are enlarged
 
 
 @dataclasses.dataclass(frozen=True)
-class Space:
-    """`space(images)`: uint8 [n, height, width, 1 or 3] -> float32 [n, dimension]."""
+class FeatureExtractor:
+    """``extractor(images)``: uint8 [n, height, width, 1 or 3] -> float32 [n, dimension].
+
+    Parameters
+    ----------
+    name
+        One of EXTRACTORS; what tables call the feature space.
+    params
+        Of the network.
+    features
+        From the parameters and uint8 RGB images [batch, height, width, 3] to the features.
+    batch
+        Images of a call of the compiled network.
+    """
 
     name: str
-    params: frozen.Params
-    features: Callable[[frozen.Params, Array], Array]
+    params: Params
+    features: Callable[[Params, Array], Array]
     batch: int = 64
 
     def __call__(self, images: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n d"]:
-        mesh, rows = parallel.data_mesh(self.batch), []
+        mesh = parallel.data_mesh(self.batch)
+        # arguments of the compiled program: closed over, they would be copied into it
         params = jax.device_put(self.params, parallel.replicated(mesh))
-        for first in range(0, len(images), self.batch):
-            part = images[first : first + self.batch]
-            padded = np.pad(part, ((0, self.batch - len(part)), (0, 0), (0, 0), (0, 0)))
-            rows.append(np.asarray(_run(self.features, mesh, params, padded))[: len(part)])
-        return np.concatenate(rows)
+        extract = functools.partial(_extract, self.features, mesh, params)
+        return batched_map(extract, images, batch=self.batch)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _run(
-    features: Callable, mesh: jax.sharding.Mesh, params: frozen.Params, images: Array
-) -> Array:
-    def local(params: frozen.Params, images: Array) -> Array:
+def _extract(features: Callable, mesh: jax.sharding.Mesh, params: Params, images: Array) -> Array:
+    # every network is fed RGB
+    def local(params: Params, images: Array) -> Array:
         return features(params, jnp.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images)
 
     specs = (parallel.REPLICATED, parallel.DATA)
@@ -50,34 +61,46 @@ def _run(
     )(params, images)
 
 
-def space(name: str, inception_weights: epath.PathLike | None = None) -> Space:
-    """The feature space `name`. Raises ValueError for an unknown one, or where its weights are not at hand.
+def load_extractor(name: str, inception_weights: epath.PathLike | None = None) -> FeatureExtractor:
+    """Load a feature extractor.
 
-    pixels: the values in 0..1, so that a Euclidean distance over the root of the dimension is the RMS difference a
-    pixel. vgg: VGG16's relu5_3 averaged over the image (512). efficientnet: EfficientNet-lite0 (1,280). inception:
-    FID's Inception-v3 (2,048), from the weights file that the user has.
+    Parameters
+    ----------
+    name
+        pixels: the values in 0..1, so that a Euclidean distance over the root of the dimension is
+        the RMS difference a pixel. vgg: VGG16's relu5_3 averaged over the image (512).
+        efficientnet: EfficientNet-lite0 (1,280). inception: FID's Inception-v3 (2,048).
+    inception_weights
+        The weights file that the user has, for inception.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or where the weights are missing.
     """
     if name == "pixels":
-        return Space(name, {}, _pixels)
+        return FeatureExtractor(name, {}, _pixels)
     if name == "vgg":
-        return Space(name, perceptual.load("vgg"), _vgg)
+        return FeatureExtractor(name, perceptual.load("vgg"), _vgg)
     if name == "efficientnet":
-        return Space(name, efficientnet.load(), efficientnet.features)
+        return FeatureExtractor(name, efficientnet.load(), efficientnet.features)
     if name == "inception":
         if not inception_weights:
             raise ValueError(
-                "the feature space inception needs FID's weights file: pytorch-fid's or torch-fidelity's .pth"
+                "the feature space inception needs FID's weights file: "
+                "pytorch-fid's or torch-fidelity's .pth"
             )
-        return Space(name, inception.load(inception_weights), inception.features)
-    raise ValueError(f"feature space {name!r} is not known; choose one of {', '.join(SPACES)}")
+        return FeatureExtractor(name, inception.load(inception_weights), inception.features)
+    raise ValueError(f"feature space {name!r} is not known; choose one of {', '.join(EXTRACTORS)}")
 
 
-def _pixels(params: frozen.Params, images: Array) -> Array:
+def _pixels(params: Params, images: UInt8[Array, "batch h w 3"]) -> Float[Array, "batch d"]:
     return images.reshape(len(images), -1).astype(jnp.float32) / 255.0
 
 
-def _vgg(params: frozen.Params, images: Array) -> Array:
-    x = to_float(images)
-    if x.shape[1] < 32:
-        x = frozen.resize(x, 32, half_pixel=True)
+def _vgg(params: Params, images: UInt8[Array, "batch h w 3"]) -> Float[Array, "batch 512"]:
+    x: Images = to_float(images)
+    # LPIPS takes 16 px, but relu5_3 would then be a single pixel
+    if x.shape[1] < MIN_VGG_SIZE:
+        x = resize(x, MIN_VGG_SIZE, half_pixel=True)
     return perceptual.vgg16(params, perceptual.scale(x))[-1].mean(axis=(1, 2))

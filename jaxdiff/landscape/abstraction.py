@@ -1,8 +1,9 @@
 """The levels of a network as maps of abstraction, and an energy carried to a level in two ways.
 
-phi: x -> z takes one point x_t (no batch axis) to its activation at a level (Eqs. 6, 27), or one level's activation to the
-next's (Eq. 35). Its Jacobian J is met by products. No phi^-1 exists: the energy is pulled back by J's pseudo-inverse along
-the leading singular directions, or composed with the decoder that the network itself has.
+phi: x -> z takes one point x_t (no batch axis) to its activation at a level (Eqs. 6, 27), or one
+level's activation to the next's (Eq. 35). Its Jacobian J is known by its products. No phi^-1
+exists: the energy is pulled back by J's pseudo-inverse along the leading singular directions, or
+composed with the decoder that the network itself has.
 """
 
 import dataclasses
@@ -13,259 +14,335 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
-from matfree import decomp, stochtrace
+from matfree import decomp
 
-from jaxdiff.landscape.curvature import Options, at_once, finish, is_dense, of_operator, over_points
+from jaxdiff.landscape.curvature import (
+    MATRIX_ROWS_PER_BATCH,
+    Function,
+    Measured,
+    Options,
+    is_dense,
+    map_points,
+    measure_operator,
+    summarize,
+    vector_batch_size,
+)
 
-Function = Callable[..., Array]
+PerPoint = Float[np.ndarray, " n"]
+
+MIN_GRADIENT = 1e-30  # so that no division is by 0
 
 
-class Triples(NamedTuple):
-    """Leading singular triples of J at n points, falling: values [n, r], left [n, r, dim z], right [n, r, dim x], unit
-    vectors; bounds [n, r], on the distance of each value to a singular value of J."""
+class SingularTriples(NamedTuple):
+    """Leading singular triples of J at n points, falling; the vectors have unit length."""
 
     values: Float[np.ndarray, "n r"]
     left: Float[np.ndarray, "n r z"]
     right: Float[np.ndarray, "n r x"]
+    # On the distance of each value to a singular value of J.
     bounds: Float[np.ndarray, "n r"]
 
 
-def leading(
+def leading_triples(
     phi: Function,
     points: Float[Array, "n ..."],
     key: Key[Array, ""],
+    *,
     count: int,
     parameters: tuple[Any, ...],
     options: Options,
-) -> Triples:
-    """The `count` leading triples of d phi / dx at each point: from the whole matrix up to options.dense dimensions, else by
-    the bidiagonalization of Golub and Kahan in options.steps products with J and J^T. Raises ValueError where J has fewer."""
-    u, v, middle, rest = over_points(
-        _products_of_jacobian, (phi, options), (points,), key, parameters
-    )
-    most = min(middle.shape[1:])
-    if count > most:
+) -> SingularTriples:
+    """Leading singular triples of d phi / dx at each point.
+
+    From the whole matrix up to ``options.dense`` dimensions, else by the bidiagonalization of
+    Golub and Kahan in ``options.steps`` products with J and J^T.
+
+    Raises ValueError where J has fewer than ``count`` singular values.
+    """
+    static = (phi, options)
+    bidiagonals = map_points(_bidiagonalize, (points,), key, parameters, static=static)
+    largest = min(bidiagonals.matrix.shape[1:])
+    if count > largest:
         raise ValueError(
-            f"{count} singular values were asked for; this map has {most}, so use 1 to that"
+            f"the number of singular values must be 1 to {largest} for this map, got {count}"
         )
+    triples = []
+    for i in range(len(points)):
+        bidiagonal = jax.tree.map(lambda array, i=i: array[i], bidiagonals)
+        triples.append(_decompose(bidiagonal, count))
+    columns = zip(*triples, strict=True)
+    return SingularTriples(*(np.stack(column) for column in columns))
 
-    def basis(rows, i):
-        return None if rows is None else rows[i]
 
-    each = [_svd(basis(u, i), basis(v, i), middle[i], rest[i], count) for i in range(len(points))]
-    return Triples(*(np.stack(column) for column in zip(*each, strict=True)))
+class _Bidiagonal(NamedTuple):
+    """J v_i = sum_j u_j matrix_ji in the bases u and v, None for the axes themselves."""
+
+    matrix: Any
+    rest: Any  # length of what the bases leave over
+    left_basis: Any = None
+    right_basis: Any = None
 
 
-def _products_of_jacobian(phi, options, x, key, parameters):
-    """J as B in the bases u and v, J v_i = sum u_j B_ji, and the length of what is left over."""
-    out, forward = jax.linearize(lambda x: phi(x, *parameters), x)
+def _bidiagonalize(phi, options, x, key, parameters) -> _Bidiagonal:
+    z, forward = jax.linearize(lambda x: phi(x, *parameters), x)
     transpose = jax.linear_transpose(forward, x)
 
-    def j(v):
+    def product(v):
         return forward(v.reshape(x.shape)).ravel()
 
     if is_dense(x.size, options):
-        eye = jnp.eye(x.size, dtype=x.dtype)
-        return (
-            None,
-            None,
-            jax.lax.map(j, eye, batch_size=32).T,
-            jnp.zeros(()),
-        )  # the bases are the axes
+        identity = jnp.eye(x.size, dtype=x.dtype)
+        matrix = jax.lax.map(product, identity, batch_size=MATRIX_ROWS_PER_BATCH).T
+        return _Bidiagonal(matrix, jnp.zeros(()))
     # Begun in J's row space, or the null space would take a step.
-    start = transpose(jax.random.normal(key, out.shape, x.dtype))[0].ravel()
-    (u, v), bidiagonal, rest, _ = decomp.bidiag(min(options.steps, x.size, out.size))(j, start)
-    return u, v, bidiagonal, jnp.linalg.norm(rest)
+    start = transpose(jax.random.normal(key, z.shape, x.dtype))[0].ravel()
+    steps = min(options.steps, x.size, z.size)
+    (u, v), bidiagonal, rest, _ = decomp.bidiag(steps)(product, start)
+    return _Bidiagonal(bidiagonal, jnp.linalg.norm(rest), u, v)
 
 
-def _svd(
-    u: np.ndarray | None, v: np.ndarray | None, middle: np.ndarray, rest: np.floating, count: int
-) -> tuple[np.ndarray, ...]:
-    """The triples of J from B; 0 / 0 is where the rank is exhausted. Bounds hold what is left over, and rounding."""
-    turn, values, back = np.linalg.svd(
-        np.nan_to_num(middle).astype(np.float64), full_matrices=False
-    )
-    rounding = 8.0 * float(np.finfo(middle.dtype).eps) * values[0]
-    bounds = np.abs(turn[-1] * float(np.nan_to_num(rest))) + rounding
-    left, right = turn.T[:count], back[:count]
-    if u is not None and v is not None:
-        left, right = left @ np.nan_to_num(u), right @ np.nan_to_num(v)
-    return tuple(np.asarray(a, middle.dtype) for a in (values[:count], left, right, bounds[:count]))
-
-
-def _squares(phi, options, x, key, parameters):
-    _, forward = jax.linearize(lambda x: phi(x, *parameters), x)
-    probes = stochtrace.sampler_signs(x, num=options.probes)(key)
-    return jax.lax.map(
-        lambda v: jnp.sum(jnp.square(forward(v))), probes, batch_size=at_once(x.size)
-    )
-
-
-def contraction(
-    phi: Function,
-    points: Float[Array, "n ..."],
-    key: Key[Array, ""],
-    *parameters: Any,
-    count: int = 1,
-    **options: int,
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """How phi(x, *parameters) stretches at each point: its `count` leading singular values [n, count] with bounds (Lemma
-    1's premise asks for less than 1), and |J|_F with a standard error."""
-    chosen, (first, second) = Options(**options), jax.random.split(key)
-    triples = leading(phi, points, first, count, parameters, chosen)
-    squares = over_points(_squares, (phi, chosen), (points,), second, parameters).astype(np.float64)
-    root = np.sqrt(squares.mean(axis=1))
-    error = squares.std(axis=1, ddof=1) / np.sqrt(squares.shape[1]) / np.maximum(2.0 * root, 1e-30)
-    return {"values": (triples.values, triples.bounds), "frobenius_norm": (root, error)}
+def _decompose(bidiagonal: _Bidiagonal, count: int) -> tuple[np.ndarray, ...]:
+    """One point's values, left and right vectors, and bounds."""
+    dtype = bidiagonal.matrix.dtype
+    # 0 / 0 is where the rank is exhausted.
+    matrix = np.nan_to_num(bidiagonal.matrix).astype(np.float64)
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    # Bounds hold what is left over, and rounding.
+    rounding = 8.0 * float(np.finfo(dtype).eps) * values[0]
+    rest = float(np.nan_to_num(bidiagonal.rest))
+    bounds = np.abs(left[-1] * rest) + rounding
+    left = left.T[:count]
+    right = right[:count]
+    if bidiagonal.left_basis is not None:
+        left = left @ np.nan_to_num(bidiagonal.left_basis)
+        right = right @ np.nan_to_num(bidiagonal.right_basis)
+    arrays = (values[:count], left, right, bounds[:count])
+    return tuple(np.asarray(array, dtype) for array in arrays)
 
 
 @dataclasses.dataclass(frozen=True)
 class PullBack:
-    """E o phi^-1 by the pseudo-inverse of J. phi, field: (x, *parameters) -> z, and -> grad E; ranks: how many leading
-    directions of J it is restricted to, the same wherever it is compared, since the smallest sets its norm."""
+    """E o phi^-1 by the pseudo-inverse of J."""
 
-    phi: Function
-    field: Function
+    encode: Function  # phi, (x, *parameters) -> z
+    energy_grad: Function  # (x, *parameters) -> grad E
+    # How many leading directions of J it is restricted to: the same wherever norms are compared,
+    # since the smallest singular value sets them.
     ranks: tuple[int, ...]
 
 
-def _pull_back(maps, x, values, left, right, key, parameters):
-    phi, field = (lambda x, f=f: f(x, *parameters) for f in (maps.phi, maps.field))
-    gradient, hessian = jax.linearize(field, x)
-    inverse = right / jnp.maximum(values, jnp.finfo(values.dtype).tiny)[:, None]  # J+ u_i, in rows
+class PulledBackNorms(NamedTuple):
+    """Norms of Hess E^(a) restricted to leading directions, at each point (Eq. 22)."""
 
-    def along(product: Function, rows: Array) -> Array:
-        return jax.lax.map(
-            lambda v: product(v.reshape(x.shape)).ravel(), rows, batch_size=at_once(x.size)
-        )
-
-    first, second = inverse @ along(hessian, inverse).T, {}
-    for r in maps.ranks:
-        held = (inverse[:r] @ gradient.ravel()) @ left[:r]  # J+^T grad E
-        _, bend = jax.linearize(jax.grad(lambda x, held=held: phi(x).ravel() @ held), x)
-        second[r] = -(inverse[:r] @ along(bend, inverse[:r]).T)
-    return first, second, jnp.linalg.norm(gradient)
+    total: PerPoint  # of the sum of both terms
+    first: PerPoint  # of J+^T H J+
+    second: PerPoint  # of (J+^T grad E) . D^2 phi [J+ u, J+ u]
+    # Of H itself between the same directions of x, with which a total is compared at level 0.
+    along: PerPoint
+    bend: PerPoint  # second / |grad E|
+    smallest_value: PerPoint  # the last singular value among the directions
+    smallest_bound: PerPoint
 
 
-def pull_back(
+def pull_back_curvature(
     maps: PullBack,
     points: Float[Array, "n ..."],
     key: Key[Array, ""],
     *parameters: Any,
     **options: int,
-) -> dict[int, dict[str, np.ndarray]]:
-    """By rank, at each point [n]: |Hess E^(a)| (Eq. 22) restricted to the leading directions: total; first, J+^T H J+;
-    second, -(J+^T grad E) . D^2 phi [J+ u, J+ u]; bend = |second| / |grad E|; along, |H| itself between the same directions
-    of x, with which a total is compared at level 0; and the last singular value with its bound. All are nan where that value is not above its bound: J has not so many directions there. Raises ValueError for a rank above
-    the dimension of x or z."""
-    chosen, (for_triples, rest) = Options(**options), jax.random.split(key)
-    most = max(maps.ranks)
-    chosen = dataclasses.replace(chosen, steps=max(chosen.steps, 2 * most))
-    triples = leading(maps.phi, points, for_triples, most, parameters, chosen)
-    at = (points, triples.values, triples.left, triples.right)
-    first, second, gradient = over_points(_pull_back, (maps,), at, rest, parameters)
-    found = {}
+) -> dict[int, PulledBackNorms]:
+    """Curvature of the pulled-back energy at each point, by rank.
+
+    The options are fields of `Options`; ``steps`` is raised to twice the largest rank. Norms are
+    nan where the last singular value is not above its bound: J has fewer directions there. Raises
+    ValueError for a rank above the dimension of x or z.
+    """
+    # The second half of the key is unused, but the points are mapped with one.
+    triples_key, rest_key = jax.random.split(key)
+    count = max(maps.ranks)
+    settings = Options(**options)
+    settings = dataclasses.replace(settings, steps=max(settings.steps, 2 * count))
+    triples = leading_triples(
+        maps.encode, points, triples_key, count=count, parameters=parameters, options=settings
+    )
+    rows = (points, triples.values, triples.left, triples.right)
+    first, second, gradient = map_points(_pull_back, rows, rest_key, parameters, static=(maps,))
+    return {r: _pulled_back_norms(r, triples, first, second[r], gradient) for r in maps.ranks}
+
+
+def _pull_back(maps, x, values, left, right, key, parameters):
+    """First term, second term by rank, and |grad E| at a point."""
+
+    def encode(x):
+        return maps.encode(x, *parameters)
+
+    gradient, hessian = jax.linearize(lambda x: maps.energy_grad(x, *parameters), x)
+    # The rows are J+ u_i.
+    inverse = right / jnp.maximum(values, jnp.finfo(values.dtype).tiny)[:, None]
+
+    def multiply_rows(product: Function, rows: Array) -> Array:
+        def multiply(v):
+            return product(v.reshape(x.shape)).ravel()
+
+        return jax.lax.map(multiply, rows, batch_size=vector_batch_size(x.size))
+
+    first = inverse @ multiply_rows(hessian, inverse).T
+    second = {}
     for r in maps.ranks:
-        value, bound = triples.values[:, r - 1], triples.bounds[:, r - 1]
-        parts = {"first": first[:, :r, :r], "second": second[r]}
-        parts["total"] = parts["first"] + parts["second"]
-        values = triples.values[:, :r]
-        parts["along"] = values[:, :, None] * parts["first"] * values[:, None]
-        norms = {
-            name: np.where(value > bound, _norms(matrices), np.nan)
-            for name, matrices in parts.items()
-        }
-        bend = norms["second"] / np.maximum(gradient, 1e-30)
-        found[r] = norms | {"bend": bend, "smallest_value": value, "smallest_bound": bound}
-    return found
+        # J+^T grad E is fixed: phi alone is differentiated.
+        cotangent = (inverse[:r] @ gradient.ravel()) @ left[:r]
+
+        def project(x, cotangent=cotangent):
+            return encode(x).ravel() @ cotangent
+
+        _, bend = jax.linearize(jax.grad(project), x)
+        second[r] = -(inverse[:r] @ multiply_rows(bend, inverse[:r]).T)
+    return first, second, jnp.linalg.norm(gradient)
 
 
-def _norms(matrices: Float[np.ndarray, "n r r"]) -> Float[np.ndarray, " n"]:
+def _pulled_back_norms(
+    rank: int,
+    triples: SingularTriples,
+    first: Float[np.ndarray, "n r r"],
+    second: Float[np.ndarray, "n rank rank"],
+    gradient: PerPoint,
+) -> PulledBackNorms:
+    values = triples.values[:, :rank]
+    first = first[:, :rank, :rank]
+    last_value = triples.values[:, rank - 1]
+    last_bound = triples.bounds[:, rank - 1]
+
+    def norms(matrices):
+        return np.where(last_value > last_bound, _symmetric_norms(matrices), np.nan)
+
+    second_norms = norms(second)
+    return PulledBackNorms(
+        total=norms(first + second),
+        first=norms(first),
+        second=second_norms,
+        along=norms(values[:, :, None] * first * values[:, None]),
+        bend=second_norms / np.maximum(gradient, MIN_GRADIENT),
+        smallest_value=last_value,
+        smallest_bound=last_bound,
+    )
+
+
+def _symmetric_norms(matrices: Float[np.ndarray, "n r r"]) -> PerPoint:
     """Spectral norms of the symmetric parts; what is not finite is 0."""
-    whole = np.nan_to_num(matrices.astype(np.float64), posinf=0.0, neginf=0.0)
-    return np.abs(np.linalg.eigvalsh(0.5 * (whole + whole.swapaxes(1, 2)))).max(axis=1)
+    finite = np.nan_to_num(matrices.astype(np.float64), posinf=0.0, neginf=0.0)
+    symmetric = 0.5 * (finite + finite.swapaxes(1, 2))
+    return np.abs(np.linalg.eigvalsh(symmetric)).max(axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """E o decode in the place of E o phi^-1. encode: (x, *with x, *parameters) -> z and what is held (skips, embedding, step);
-    decode: (z, held, *parameters) -> image; field: (image, *parameters) -> grad E; real: parameters -> which entries of z
-    there are, where it is padded."""
+    """E o decode in the place of E o phi^-1."""
 
+    # (x, *with_points, *parameters) -> z and the context that stays fixed (skips, embedding).
     encode: Callable[..., tuple[Array, Any]]
-    decode: Function
-    field: Function
-    real: Function | None = None
+    decode: Function  # (z, context, *parameters) -> image
+    energy_grad: Function  # (image, *parameters) -> grad E
+    # (*parameters) -> which entries of z exist, where it is padded.
+    valid_mask: Function | None = None
 
 
-TERMS = {
-    "total": (1.0, 1.0),
-    "gauss_newton": (1.0, 0.0),
-    "remainder": (0.0, 1.0),
-}  # of the two in Eq. 22
+class DecoderCurvature(NamedTuple):
+    """Curvature of E o decode at each point's activation, by the terms of Eq. 22."""
+
+    # Each as `curvature` returns it.
+    total: dict[str, Measured]
+    gauss_newton: dict[str, Measured]  # of J^T H J
+    remainder: dict[str, Measured]  # of grad E . D^2 decode
+    # |decode(z) - x| / |x|, which an inverse would have as 0.
+    gap: PerPoint
+    # |(H - J^T H J - remainder) v| / |H v| for a random v and the composition's own H: rounding.
+    sum_error: PerPoint
 
 
-def _decoded(maps, options, x, *rest):
-    """The maps are linearized once, and the three Hessians met together: what is compiled is one body of products."""
-    *with_x, key, parameters = rest
-    z, held = maps.encode(x, *with_x, *parameters)
+# Factors of J^T H J and of the remainder in each term.
+TERM_FACTORS = {"total": (1.0, 1.0), "gauss_newton": (1.0, 0.0), "remainder": (0.0, 1.0)}
+
+
+def decoder_curvature(
+    maps: Decoder,
+    points: Float[Array, "n ..."],
+    key: Key[Array, ""],
+    *parameters: Any,
+    with_points: tuple[Array | np.ndarray, ...] = (),
+    **options: int,
+) -> DecoderCurvature:
+    """Curvature of the energy composed with a decoder, at each point's activation.
+
+    ``with_points`` are arrays [n, ...]: ``encode`` takes a row of each beside its point. The
+    options are fields of `Options`.
+    """
+    settings = Options(**options)
+    rows = (points, *with_points)
+    raw, checks = map_points(_decode, rows, key, parameters, static=(maps, settings))
+    terms = {}
+    for i, term in enumerate(TERM_FACTORS):
+        arrays = {name: array[:, i] for name, array in raw.items()}
+        terms[term] = summarize(arrays, settings)
+    return DecoderCurvature(
+        terms["total"],
+        terms["gauss_newton"],
+        terms["remainder"],
+        checks["gap"],
+        checks["sum_error"],
+    )
+
+
+def _decode(maps, options, x, *arguments):
+    # The maps are linearized once, and the three Hessians measured together: what is compiled
+    # is one body of products.
+    *with_point, key, parameters = arguments
+    z, context = maps.encode(x, *with_point, *parameters)
 
     def decode(z):
-        return maps.decode(z, held, *parameters)
+        return maps.decode(z, context, *parameters)
 
-    def field(x):
-        return maps.field(x, *parameters)
+    def energy_grad(x):
+        return maps.energy_grad(x, *parameters)
 
     image, j = jax.linearize(decode, z)
-    gradient, hessian = jax.linearize(field, image)
-    j_transposed, hessian_transposed = (
-        jax.linear_transpose(j, z),
-        jax.linear_transpose(hessian, image),
-    )
+    gradient, hessian = jax.linearize(energy_grad, image)
+    j_transposed = jax.linear_transpose(j, z)
+    hessian_transposed = jax.linear_transpose(hessian, image)
     _, bend = jax.linearize(jax.grad(lambda z: jnp.vdot(gradient, decode(z))), z)
 
-    def of_term(shares: Array) -> dict[str, Array]:
-        def parts(v: Array) -> tuple[Array, Array]:
+    def measure_term(factors: Array) -> dict[str, Array]:
+        def products(v: Array) -> tuple[Array, Array]:
             along = j(v)
-            forward, (backward,) = hessian(along), hessian_transposed(along)
-            (symmetric,), (skew,) = (
-                j_transposed(0.5 * each) for each in (forward + backward, forward - backward)
-            )
-            return shares[0] * symmetric + shares[1] * bend(v), shares[0] * skew
+            forward = hessian(along)
+            (backward,) = hessian_transposed(along)
+            (symmetric,) = j_transposed(0.5 * (forward + backward))
+            (skew,) = j_transposed(0.5 * (forward - backward))
+            return factors[0] * symmetric + factors[1] * bend(v), factors[0] * skew
 
-        return of_operator(
-            parts, z, key, options, None if maps.real is None else maps.real(*parameters)
-        )
+        mask = None if maps.valid_mask is None else maps.valid_mask(*parameters)
+        return measure_operator(products, z, key, options, mask)
 
-    found = jax.vmap(of_term)(jnp.array(list(TERMS.values()), z.dtype))
+    raw = jax.vmap(measure_term)(jnp.array(list(TERM_FACTORS.values()), z.dtype))
+
+    def composed_grad(z):
+        return jax.vjp(decode, z)[1](energy_grad(decode(z)))[0]
+
+    # The composition's own Hessian against the sum of the two terms.
     v = jax.random.normal(key, z.shape, z.dtype)
-
-    def pulled(z):
-        return jax.vjp(decode, z)[1](field(decode(z)))[0]
-
-    whole, summed = jax.jvp(pulled, (z,), (v,))[1], j_transposed(hessian(j(v)))[0] + bend(v)
-
-    def ratio(a, b):
-        return jnp.linalg.norm(a) / jnp.linalg.norm(b)
-
-    return found, {"gap": ratio(image - x, x), "sum_error": ratio(whole - summed, whole)}
+    _, hessian_product = jax.jvp(composed_grad, (z,), (v,))
+    sum_of_terms = j_transposed(hessian(j(v)))[0] + bend(v)
+    checks = {
+        "gap": _relative_norm(image - x, x),
+        "sum_error": _relative_norm(hessian_product - sum_of_terms, hessian_product),
+    }
+    return raw, checks
 
 
-def decoded(
-    maps: Decoder, points: Float[Array, "n ..."], key: Key[Array, ""], *parameters: Any,
-    with_points: tuple[Array | np.ndarray, ...] = (), **options: int,
-) -> dict[str, Any]:  # fmt: skip
-    """At each point, the curvature of E o decode at its activation: total, gauss_newton (J^T H J) and remainder
-    (grad E . D^2 decode), each as `curvature` gives it; gap: |decode(z) - x| / |x|, which an inverse would have as 0;
-    sum_error: |(H - J^T H J - remainder) v| / |H v| for a random v and the composition's own H, which is rounding.
-
-    with_points: arrays [n, ...] that `encode` takes a row of beside each point."""
-    chosen = Options(**options)
-    raw, checks = over_points(_decoded, (maps, chosen), (points, *with_points), key, parameters)
-    each = {name: {key: value[:, i] for key, value in raw.items()} for i, name in enumerate(TERMS)}
-    return {name: finish(part, chosen) for name, part in each.items()} | checks
+def _relative_norm(difference: Array, reference: Array) -> Array:
+    return jnp.linalg.norm(difference) / jnp.linalg.norm(reference)
 
 
 def total_variance(z: Float[np.ndarray, "n ..."]) -> float:
-    """tr Cov(z) over the points: the scale of a level, by which norms of Hessians are made comparable."""
-    return float(np.asarray(z, np.float64).reshape(len(z), -1).var(axis=0, ddof=1).sum())
+    """tr Cov(z) over the points, by which norms of Hessians are made comparable across levels."""
+    flat = np.asarray(z, np.float64).reshape(len(z), -1)
+    return float(flat.var(axis=0, ddof=1).sum())

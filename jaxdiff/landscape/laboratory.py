@@ -1,324 +1,319 @@
-"""The paper's theorems without a trained model: Theorem 1's laboratory, Theorem 2's laws, retrieval from real images."""
+"""Both theorems without a trained model: what is computed, as rows of numbers.
+
+Theorem 1's cases, Theorem 2's two laws and Figure 3's grids, and retrieval from labeled points:
+the smoothed sampler, hard votes, and the free energy's minima.
+"""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
+from jaxtyping import Array, Float, Int, Key
 from scipy import stats
-from scipy.spatial import distance
 from scipy.special import expit, logit
 
-from jaxdiff import files, results
-from jaxdiff.datasets import registry as sources
-from jaxdiff.datasets.images import to_uint8
 from jaxdiff.diffusion import Schedule
 from jaxdiff.estimates import wilson
-from jaxdiff.landscape import retrieval, theorem1, theorem2
-from jaxdiff.progress import Progress
-from jaxdiff.study import stages
+from jaxdiff.landscape import memory, minima, retrieval, theorem1, theorem2
+from jaxdiff.landscape.energies import Points
 
-Row = dict[str, Any]
-FIGURE_3 = (0.5, 0.6, 0.7, 0.8, 0.9)  # the paper's proportions of the majority
-PICTURES = 8  # end points that are kept for the figure, of each temperature
+Labels = Int[np.ndarray, " n"]  # 0 for the majority, 1 for the minority
+
+LAW_SHARES = np.arange(0.55, 0.96, 0.05)
+LAW_FEATURES = (1.0, 1.5, 2.0, 3.0)  # S of Eq. 15
+VOTE_STEPS = (200, 400, 600)  # noise steps t of the queries of Eq. 1
+MAX_PURE = 0.1  # weight of the other class above which a sample is a mixture
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaseLevel(theorem1.Level):
+    """One level of a case of Theorem 1."""
+
+    case: str
+    shows: str  # the step of the proof that the case is about
+    premise: bool  # whether it holds for the case, as the next two
+    stepwise: bool
+    conclusion: bool
+    level: int
+    exact: float  # |Hess E^(a)| in closed form, beside `hessian` by autodiff
+
+
+def theorem1_levels() -> list[CaseLevel]:
+    """Every level of every case of Theorem 1."""
+    rows = []
+    for case in theorem1.build_cases():
+        levels = theorem1.compute_levels(case)
+        premise = theorem1.premise_holds(levels)
+        stepwise = theorem1.stepwise_premise_holds(levels)
+        conclusion = theorem1.conclusion_holds(levels)
+        for i, level in enumerate(levels):
+            row = CaseLevel(
+                case=case.name,
+                shows=case.shows,
+                premise=premise,
+                stepwise=stepwise,
+                conclusion=conclusion,
+                level=i,
+                exact=case.exact[i],
+                **dataclasses.asdict(level),
+            )
+            rows.append(row)
+    return rows
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """grids: how many behind each simulated share, of side x side cells, one of which is drawn.
+class GridShare:
+    """The majority's share at one level of Figure 3's grids."""
 
-    Retrieval: classes and n images of `source` at each proportion of the majority, `samples` of the smoothed sampler at each
-    rho, the hard vote of each k, minima at tau = each of `taus` times the median squared distance to the nearest image.
+    p: float  # the share that the grids were drawn with
+    level: int  # number of votes so far
+    simulated: float  # mean over the grids
+    standard_error: float
+    closed_form: float  # the iterate of theorem2.majority_map
+    exponent: float | None  # S of the closed form
+
+
+def simulate_grids(
+    p: float, *, side: int, count: int, rng: np.random.Generator
+) -> tuple[list[theorem2.Grid], list[GridShare]]:
+    """Figure 3 for one share of the majority.
+
+    Returns one grid of side x side cells with exact counts and its coarser ones, to draw; and the
+    majority's share at each level over `count` grids of independent cells.
     """
+    proportions = [p, 1 - p]
+    grid = theorem2.sample_grids(proportions, side, 1, rng, exact=True)
+    drawn = theorem2.coarsen_fully(grid, 2, rng)
 
-    grids: int = 2000
-    side: int = 32
-    source: str = "digits"
-    data_dir: str | None = None
-    size: int = 16
-    classes: tuple[int, int] = (6, 9)
-    n: int = 200
-    majorities: tuple[float, ...] = (0.9, 0.8, 0.6, 0.5)
-    rhos: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-    samples: int = 1000
-    steps: int = 50
-    ks: tuple[int, ...] = (1, 3, 5, 11, 25, 51, 101)
-    taus: tuple[float, ...] = (0.05, 0.25, 0.5, 1.0)
-    seed: int = 0
-
-
-def run(
-    options: Options, workdir: epath.Path, cache: epath.Path, progress: Progress
-) -> dict[str, Any]:
-    """Everything as `theorems.json`, and the pictures' arrays as grids.npz and retrieval.npz; what is done is kept.
-
-    Raises ValueError where the dataset has too few images, or the workdir holds another run.
-    """
-    settings = {
-        k: list(v) if isinstance(v, tuple) else v
-        for k, v in dataclasses.asdict(options).items()
-        if k != "data_dir"
-    }
-    dataset = sources.describe(
-        options.source,
-        size=options.size,
-        channels=sources.default_channels(options.source),
-        data_dir=options.data_dir,
-    )
-    memories(options, dataset)  # too few images end here
-    stages.claim(workdir / "config.json", settings)
-    made: dict[str, Any] = {}
-    parts: dict[str, tuple[Callable[[], dict[str, list[Row]]], tuple[str, ...]]] = {
-        "laboratory": (laboratory, ()),
-        "grids": (functools.partial(grids, options, workdir, progress), ("grids.npz",)),
-        "retrieval": (
-            functools.partial(recall, options, dataset, cache, workdir, progress),
-            ("retrieval.npz",),
-        ),
-    }
-    for name, (make, arrays) in parts.items():
-        path = f"parts/{name}.json"
-        write = functools.partial(_write, workdir / path, make)
-        stages.stage(
-            workdir,
-            name,
-            {"settings": settings, "data": dataset.source.identity},
-            (path, *arrays),
-            write,
-        )
-        made |= files.read_json(workdir / path)
-    found = {"about": dataset.source.about, "settings": settings, **made}
-    files.write_json(workdir / "theorems.json", found)
-    return found
-
-
-def _write(path: epath.Path, make: Callable[[], dict[str, list[Row]]]) -> None:
-    files.write_json(path, make())
-
-
-def laboratory() -> dict[str, list[Row]]:
-    """Theorem 1's cases, a row a level: what the proof speaks of, computed; and the Hessian's norm in closed form."""
+    grids = theorem2.sample_grids(proportions, side, count, rng)
+    levels = theorem2.coarsen_fully(grids, 2, rng)
+    means, errors = theorem2.shares_by_level(levels)
+    closed_forms = theorem2.iterates(p, len(levels) - 1)
     rows = []
-    for case in theorem1.laboratory():
-        levels = theorem1.levels(case)
-        whole = {
-            name: getattr(theorem1, name)(levels) for name in ("premise", "stepwise", "conclusion")
-        }
-        rows += [
-            {
-                "case": case.name,
-                "shows": case.shows,
-                **whole,
-                "level": a,
-                **dataclasses.asdict(level),
-                "exact": exact,
-            }
-            for a, (level, exact) in enumerate(zip(levels, case.exact, strict=True))
-        ]
-    return {"laboratory": rows}
-
-
-def grids(options: Options, workdir: epath.Path, progress: Progress) -> dict[str, list[Row]]:
-    """Figure 3: a grid of each proportion and its coarser ones to draw; many of them against the closed form; both laws."""
-    rows: list[Row] = []
-    arrays: dict[str, np.ndarray] = {}
-    for i, p in enumerate(FIGURE_3):
-        progress("grids", i, len(FIGURE_3), f"{p:.0%}")
-        rng = np.random.default_rng([options.seed, i])
-        one = theorem2.hierarchy(
-            theorem2.grids([p, 1 - p], options.side, 1, rng, exact=True), 2, rng
+    for i, closed_form in enumerate(closed_forms):
+        # Odds of 1 cannot be raised, and a share of 1 has none.
+        is_defined = p != 0.5 and closed_form != 1
+        row = GridShare(
+            p=p,
+            level=i,
+            simulated=float(means[i]),
+            standard_error=float(errors[i]),
+            closed_form=float(closed_form),
+            exponent=float(theorem2.exponent(p, closed_form)) if is_defined else None,
         )
-        arrays |= {f"{i}-{a}": grid[0].astype(np.int8) for a, grid in enumerate(one)}
-        many = theorem2.hierarchy(
-            theorem2.grids([p, 1 - p], options.side, options.grids, rng), 2, rng
-        )
-        means, errors = theorem2.shares_by_level(many)
-        for a, (mean, error, exact) in enumerate(
-            zip(means, errors, theorem2.iterates(p, len(many) - 1), strict=True)
-        ):
-            rows.append({"p": p, "level": a, "simulated": mean, "standard_error": error, "closed_form": float(exact),
-                         "exponent": None if p == 0.5 or exact == 1 else float(theorem2.exponent(p, exact))})  # fmt: skip
-    results.write_npz(workdir / "grids.npz", **arrays)
-    progress("grids", len(FIGURE_3), len(FIGURE_3), "")
-    laws = [
-        {"p": float(p), "window": float(theorem2.majority_map(p)), "window_exponent": float(theorem2.exponent(p, theorem2.majority_map(p))),
-         **{f"S = {s:g}": (o := theorem2.odds(float(p), 1 - float(p), s)) / (1 + o) for s in (1, 1.5, 2, 3)}}
-        for p in np.arange(0.55, 0.96, 0.05)
-    ]  # fmt: skip
-    return {"grids": rows, "laws": laws}
+        rows.append(row)
+    return [level[0] for level in drawn], rows
 
 
-def memories(options: Options, dataset: sources.Dataset) -> list[tuple[float, int, np.ndarray]]:
-    """The share of the majority, its class and the images' indices of each memory: every proportion, either way round."""
-    found: list[tuple[float, int, np.ndarray]] = []
-    for share in options.majorities:
-        for majority, minority in (options.classes, options.classes[::-1]):
-            few = round(options.n * (1 - share))
-            counts = {majority: options.n - few, minority: few}
-            # Images of its own for each memory, as far as the dataset has them.
-            seed = options.seed + len(found)
-            found.append(
-                (share, majority, sources.training_set(dataset, counts, part=0, parts=1, seed=seed))
-            )
-    return found
+@dataclasses.dataclass(frozen=True)
+class LawShares:
+    """Both of Theorem 2's laws at one share."""
+
+    p: float  # the majority's share
+    window: float  # its share after the vote of 2 x 2 cells
+    window_exponent: float  # the S that this amounts to
+    by_features: dict[float, float]  # its share by Eq. 15, for each S
 
 
-def recall(
-    options: Options,
-    dataset: sources.Dataset,
-    cache: epath.Path,
-    workdir: epath.Path,
-    progress: Progress,
-) -> dict[str, list[Row]]:
-    """The minority's share of what is retrieved: by the smoothed sampler against rho, by the hard vote against k; minima."""
-    schedule, pictures = Schedule.linear(), {}
-    found: dict[str, list[Row]] = {"smoothed": [], "votes": [], "minima": []}
-    chosen = memories(options, dataset)
-    for i, (share, majority, indices) in enumerate(chosen):
-        progress("retrieval", i, len(chosen), f"{share:.0%} of class {majority}")
-        split = sources.splits(dataset, cache, indices, progress)["train"]
-        points = jnp.asarray(2.0 * split.images.reshape(len(split), -1) / 255.0 - 1.0, jnp.float32)
-        labels = (split.labels != majority).astype(np.int64)
-        about = {"majority": majority, "trained": float(labels.mean())}
-        key = jax.random.fold_in(
-            jax.random.key(options.seed), i
-        )  # the same noise at every rho, another for every memory
-        for rho in options.rhos:
-            x0, weights = retrieval.smoothed_sampler(
-                points, schedule, rho, key, options.samples, options.steps
-            )
-            soft = retrieval.soft_labels(weights, labels, 2)[:, 1]
-            found["smoothed"].append(about | {"rho": rho} | _shares(soft > 0.5, soft))
-            pictures[f"{share:g}-{majority}-{rho:g}"] = to_uint8(
-                x0[:PICTURES].reshape(-1, *split.images.shape[1:])
-            )
-        found["votes"] += [about | row for row in _votes(options, points, labels)]
-        if majority == options.classes[0]:
-            found["minima"] += [about | row for row in _minima(options, points, labels)]
-    progress("retrieval", len(chosen), len(chosen), "")
-    results.write_npz(workdir / "retrieval.npz", **pictures)
-    return found | {"law": [_law(options, found["smoothed"], rho) for rho in options.rhos]}
+def law_shares() -> list[LawShares]:
+    """Theorem 2's two laws, which the paper takes for one, at shares of .55 to .95."""
+    rows = []
+    for p in LAW_SHARES:
+        window = theorem2.majority_map(p)
+        by_features = {}
+        for features in LAW_FEATURES:
+            odds = theorem2.odds(float(p), 1 - float(p), features)
+            by_features[features] = odds / (1 + odds)
+        exponent = float(theorem2.exponent(p, window))
+        rows.append(LawShares(float(p), float(window), exponent, by_features))
+    return rows
 
 
-def _law(options: Options, rows: Sequence[Row], rho: float) -> Row:
-    """logit(generated) = b + S logit(trained) for the first class over all memories: Theorem 2 predicts b = 0, one S.
+@dataclasses.dataclass(frozen=True)
+class RetrievedShare:
+    """The minority's share of what is retrieved."""
 
-    Least squares weighted by n p (1 - p), a count of 0 as half a sample; t intervals over the memories, which are draws from
-    one pool of images and hold for it alone. b is what the classes' own shapes do.
+    share: float  # by argmax
+    low: float  # ends of Wilson's 95 % interval
+    high: float
+    soft: float  # mean soft label (Eq. 2)
+    mixed: float  # share of mixtures: of neither class to 90 %
+    n: int  # number of retrieved points
+
+
+def retrieved_share(soft: Float[np.ndarray, " q"]) -> RetrievedShare:
+    """The minority's share, from its weight at each retrieved point; a tie is the majority's."""
+    is_minority = soft > 0.5
+    is_mixture = (soft > MAX_PURE) & (soft < 1 - MAX_PURE)
+    low, high = wilson(int(is_minority.sum()), len(soft))
+    return RetrievedShare(
+        share=float(is_minority.mean()),
+        low=low,
+        high=high,
+        soft=float(soft.mean()),
+        mixed=float(is_mixture.mean()),
+        n=len(soft),
+    )
+
+
+def retrieve_smoothed(
+    points: Points,
+    labels: Labels,
+    key: Key[Array, ""],
+    *,
+    rho: float,
+    count: int,
+    sampling_steps: int,
+) -> tuple[Float[np.ndarray, "q d"], RetrievedShare]:
+    """Samples of the smoothed sampler, as `retrieval.sample_smoothed`, and the minority's share."""
+    x0, weights = retrieval.sample_smoothed(
+        points, Schedule.linear(), rho, key, count=count, sampling_steps=sampling_steps
+    )
+    soft = retrieval.soft_labels(weights, labels, 2)
+    return x0, retrieved_share(soft[:, 1])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VoteShare(RetrievedShare):
+    """The minority's share by Eq. 1, for noised points at noise step t and k neighbors."""
+
+    t: int
+    k: int
+
+
+def vote_shares(
+    points: Points, labels: Labels, *, ks: Sequence[int], count: int, seed: int
+) -> list[VoteShare]:
+    """Eq. 1's hard vote for `count` noised points of the memory at each of a few noise levels.
+
+    By t, then k; a k above the number of points is left out. A tie counts for the majority.
     """
-    first = options.classes[0]
-    shares = [(row["trained"], row["share"]) if row["majority"] != first else (1 - row["trained"], 1 - row["share"])
-              for row in rows if row["rho"] == rho]  # fmt: skip
-    least = 0.5 / options.samples
-    x, y = (
-        logit(np.clip(np.array(column), least, 1 - least)) for column in zip(*shares, strict=True)
-    )
-    share = expit(y)
-    fit, covariance = np.polyfit(
-        x, y, 1, w=np.sqrt(options.samples * share * (1 - share)), cov=True
-    )
-    half = stats.t.ppf(0.975, len(x) - 2) * np.sqrt(np.diag(covariance))
-    found: Row = {"rho": rho, "n": len(x)}
-    for name, value, away in zip(("S", "b"), fit, half, strict=True):
-        found |= {
-            name: float(value),
-            f"{name}_low": float(value - away),
-            f"{name}_high": float(value + away),
-        }
-    return found
-
-
-def _shares(minority: np.ndarray, soft: np.ndarray) -> Row:
-    """The share by argmax with its Wilson interval, the mean soft label, and how many are mixtures: of neither class to 90 %."""
-    low, high = wilson(int(minority.sum()), len(minority))
-    return {"share": float(minority.mean()), "low": low, "high": high, "soft": float(soft.mean()),
-            "mixed": float(((soft > 0.1) & (soft < 0.9)).mean()), "n": len(minority)}  # fmt: skip
-
-
-def _votes(options: Options, points: jax.Array, labels: np.ndarray) -> list[Row]:
-    """Eq. 1 for noised training images at a few noise levels, a tie counted for the majority."""
-    rng, schedule, rows = np.random.default_rng(options.seed), Schedule.linear(), []
-    ks = tuple(k for k in options.ks if k <= len(points))
-    for t in (200, 400, 600):
+    rng = np.random.default_rng(seed)
+    schedule = Schedule.linear()
+    possible_ks = tuple(k for k in ks if k <= len(points))
+    rows = []
+    for t in VOTE_STEPS:
+        # In x_t / s, where the points are the clean ones and the noise is sigma / s.
         s_square = float(schedule.alpha_bar[t])
-        sources_of = rng.integers(0, len(points), options.samples)
-        noise = (
-            rng.normal(size=(options.samples, points.shape[1])) * ((1 - s_square) / s_square) ** 0.5
-        )
-        queries = points[sources_of] + jnp.asarray(noise, jnp.float32)
-        for k, vote in retrieval.hard_votes(queries, points, labels, 2, ks).items():
-            rows.append({"t": t, "k": k} | _shares(vote[:, 1] > 0.5, vote[:, 1]))
+        indices = rng.integers(0, len(points), count)
+        noise = rng.normal(size=(count, points.shape[1]))
+        noise = noise * ((1 - s_square) / s_square) ** 0.5
+        queries = points[indices] + jnp.asarray(noise, jnp.float32)
+        votes = retrieval.hard_votes(queries, points, labels, 2, possible_ks)
+        for k, shares in votes.items():
+            share = retrieved_share(shares[:, 1])
+            rows.append(VoteShare(t=t, k=k, **dataclasses.asdict(share)))
     return rows
 
 
-def _minima(options: Options, points: jax.Array, labels: np.ndarray) -> list[Row]:
-    """How many minima the free energy has as tau grows, and Definition 1 over those that merged."""
-    squares = distance.cdist(points, points, "sqeuclidean") + np.diag(np.full(len(points), np.inf))
-    unit, rng, rows = float(np.median(squares.min(axis=1))), np.random.default_rng(options.seed), []
-    if not unit:
-        raise ValueError(
-            f"most of the {len(points)} images have an equal among them; remove the copies"
+@dataclasses.dataclass(frozen=True)
+class MinimaCount:
+    """The free energy's minima at one tau."""
+
+    tau: float
+    times: float  # tau in units of the median squared distance to the nearest point
+    minima: int  # how many there are
+    merged: int  # how many of them hold several of the smallest tau's
+    points_in_merged: float  # share of the points that come to those
+    # Means over the merged ones, as in minima.MergedMinimum; None where none is defined.
+    purity: float | None
+    epsilon: float | None
+    depth_before: float | None
+    depth_after: float | None
+    smallest_before: float | None
+    smallest_after: float | None
+    gap: float | None
+
+
+MERGED_MEANS = (
+    "purity",
+    "epsilon",
+    "depth_before",
+    "depth_after",
+    "smallest_before",
+    "smallest_after",
+    "gap",
+)
+
+
+def count_minima(
+    points: Points, labels: Labels, *, tau_factors: Sequence[float], seed: int
+) -> list[MinimaCount]:
+    """Minima of the free energy as tau grows, and Definition 1 over those that merged.
+
+    ``tau_factors`` are in units of the median squared distance to the nearest point, ascending.
+    Raises ValueError where most points have a copy.
+    """
+    unit = memory.nearest_scale(points)
+    rng = np.random.default_rng(seed)
+    rows = []
+    for factor in tau_factors:
+        tau = factor * unit
+        merged = []
+        if factor > tau_factors[0]:
+            merged = minima.merged_minima(
+                points, labels, tau_before=tau_factors[0] * unit, tau_after=tau, rng=rng
+            )
+        means = {
+            name: _finite_mean([getattr(minimum, name) for minimum in merged])
+            for name in MERGED_MEANS
+        }
+        row = MinimaCount(
+            tau=tau,
+            times=factor,
+            minima=len(minima.find_minima(points, tau).centers),
+            merged=len(merged),
+            points_in_merged=sum(minimum.points for minimum in merged) / len(points),
+            **means,
         )
-    first = options.taus[0] * unit
-    for times in options.taus:
-        count = len(retrieval.minima(points, times * unit).centres)
-        merged = (
-            retrieval.merged(points, labels, first, times * unit, rng)
-            if times > options.taus[0]
-            else []
-        )
-        share = sum(row["points"] for row in merged) / len(points)
-        mean = {key: _mean([row[key] for row in merged])
-                for key in ("purity", "epsilon", "depth_before", "depth_after", "smallest_before", "smallest_after", "gap")}  # fmt: skip
-        rows.append(
-            {
-                "tau": times * unit,
-                "times": times,
-                "minima": count,
-                "merged": len(merged),
-                "points_in_merged": share,
-                **mean,
-            }
-        )
+        rows.append(row)
     return rows
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    """Of those that are defined."""
-    known = [value for value in values if np.isfinite(value)]
-    return float(np.mean(known)) if known else None
+def _finite_mean(values: Sequence[float]) -> float | None:
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else None
 
 
-def summary(found: dict[str, Any]) -> Sequence[str]:
-    """What was found, in sentences."""
-    cases = {row["case"]: row for row in found["laboratory"]}
-    refuted = [name for name, row in cases.items() if row["premise"] and not row["conclusion"]]
-    worst = max(abs(row["hessian"] - row["exact"]) / row["exact"] for row in found["laboratory"])
-    last = [row for row in found["grids"] if row["level"] == 1]
-    sigma = max(
-        abs(row["simulated"] - row["closed_form"]) / max(row["standard_error"], 1e-12)
-        for row in last
+@dataclasses.dataclass(frozen=True)
+class LawFit:
+    """logit(generated) = b + S logit(trained) with t intervals, over n memories."""
+
+    n: int
+    S: float
+    S_low: float
+    S_high: float
+    b: float
+    b_low: float
+    b_high: float
+
+
+def fit_law(
+    trained: Float[np.ndarray, " memories"], generated: Float[np.ndarray, " memories"], count: int
+) -> LawFit:
+    """Fit Theorem 2's law for one class, from its share of each memory and of what it retrieves.
+
+    Least squares weighted by n p (1 - p), with `count` samples behind each generated share.
+    Theorem 2 predicts b = 0 and one S; b is what the classes' own shapes do. The memories are
+    draws from one pool of images, and the intervals hold for it alone.
+    """
+    # A share of 0 counts as half a sample.
+    smallest = 0.5 / count
+    x = logit(np.clip(trained, smallest, 1 - smallest))
+    y = logit(np.clip(generated, smallest, 1 - smallest))
+    share = expit(y)
+    # polyfit's weights multiply residuals, and the variance of a logit is 1 / (n p (1 - p)).
+    weights = np.sqrt(count * share * (1 - share))
+    (slope, intercept), covariance = np.polyfit(x, y, 1, w=weights, cov=True)
+    quantile = stats.t.ppf(0.975, len(x) - 2)
+    slope_half, intercept_half = quantile * np.sqrt(np.diag(covariance))
+    return LawFit(
+        n=len(x),
+        S=float(slope),
+        S_low=float(slope - slope_half),
+        S_high=float(slope + slope_half),
+        b=float(intercept),
+        b_low=float(intercept - intercept_half),
+        b_high=float(intercept + intercept_half),
     )
-    exact = [row for row in found["smoothed"] if row["rho"] == 1.0]
-    kept = sum(row["low"] <= row["trained"] <= row["high"] for row in exact)
-    # A class that was not drawn at all has no odds: the largest rho at which all were says most.
-    known = [
-        law
-        for law in found["law"]
-        if all(0 < row["share"] < 1 for row in found["smoothed"] if row["rho"] == law["rho"])
-    ]
-    law, first = (known or found["law"])[-1], found["settings"]["classes"][0]
-    return [
-        f"Theorem 1: in {len(refuted)} of {len(cases)} cases every map is a contraction and the Hessian's norm does not fall "
-        f"({'; '.join(refuted)}); computed and closed forms differ by at most {worst:.1e}.",
-        f"Theorem 2: after one vote the simulated shares are within {sigma:.1f} standard errors of 3 p^2 - 2 p^3, whose "
-        f"exponent lies between 1.5 and 2.",
-        f"Retrieval from {found['about']}: at rho = 1 the trained share is within the 95 % interval in {kept} of "
-        f"{len(exact)} memories. At rho = {law['rho']:g}, logit(generated) = b + S logit(trained) for class {first} has S = {law['S']:.2f} "
-        f"[{law['S_low']:.2f}, {law['S_high']:.2f}] and b = {law['b']:.2f} [{law['b_low']:.2f}, {law['b_high']:.2f}]: smoothing amplifies "
-        f"where S is above 1, and b, which Theorem 2 has as 0, is what it does to equal shares.",
-    ]

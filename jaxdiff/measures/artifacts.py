@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -15,13 +15,20 @@ if TYPE_CHECKING:
     from jaxdiff.settings import MeasureSettings
 
 Images = UInt8[np.ndarray, "_n _height _width _channel"]
+Value = TypeVar("Value")
 
 
+@runtime_checkable
 class LabeledImages(Protocol):
-    """Images uint8 [n, height, width, channel] and the class of each."""
+    """Images and the class of each."""
 
-    images: Images
-    labels: Int[np.ndarray, " n"]
+    @property
+    def images(self) -> Images:
+        """uint8 [n, height, width, channel]."""
+
+    @property
+    def labels(self) -> Int[np.ndarray, " n"]:
+        """Index of each image's class."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,54 +79,73 @@ class MatchedSplits(NamedTuple):
     held_out: Images
 
 
+@runtime_checkable  # the test suite checks the types of arguments
 class Artifacts(Protocol):
     """The samples of one model, or of any origin, and what they are compared with.
 
-    An attribute that does not exist for a set of samples is None. A measure names the attributes
-    that it reads in ``needs`` and ``optional``; it runs where none of ``needs`` is None.
-
-    Attributes
-    ----------
-    settings
-        The settings of all measures.
-    seed
-        Names the noise bank of the samples.
-    samples, common_samples
-        Samples of the seed's own noise bank, and of the bank that all seeds share.
-    roles
-        The two classes of a share.
-    predictions
-        The classifiers' labels of `samples`.
-    confusion
-        Counts [true label, predicted label] of the first classifier on test images.
-    denoised_confusion
-        The same on held-out images that the model itself has noised and denoised.
-    train
-        The training images, or the reference of a set of foreign images.
-    held_out
-        Held-out images in the class mix of the training data.
-    matched
-        Training and held-out images in equal numbers.
-    sampler
-        Samples and predicts with the trained model.
-    checkpoints
-        Optimizer steps of the kept checkpoints, the last one that of `sampler`.
+    What does not exist for a set of samples is None. A measure names what it reads in ``needs``
+    and ``optional``; it runs where nothing of ``needs`` is None.
     """
 
-    settings: "MeasureSettings"
-    progress: Progress
-    seed: int
-    samples: Images
-    common_samples: Images | None
-    roles: Roles | None
-    predictions: Predictions | None
-    confusion: Int[np.ndarray, "t c"] | None
-    denoised_confusion: Int[np.ndarray, "t c"] | None
-    train: LabeledImages
-    held_out: Images | None
-    matched: MatchedSplits | None
-    sampler: "Sampler | None"
-    checkpoints: Sequence[int] | None
+    @property
+    def settings(self) -> "MeasureSettings":
+        """The settings of all measures."""
+
+    @property
+    def progress(self) -> Progress:
+        """Told of long work."""
+
+    @property
+    def seed(self) -> int:
+        """Names the noise bank of the samples."""
+
+    @property
+    def samples(self) -> Images:
+        """Samples of the seed's own noise bank."""
+
+    @property
+    def common_samples(self) -> Images | None:
+        """Samples of the noise bank that all seeds share."""
+
+    @property
+    def roles(self) -> Roles | None:
+        """The two classes of a share."""
+
+    @property
+    def predictions(self) -> Predictions | None:
+        """The classifiers' labels of `samples`."""
+
+    @property
+    def confusion(self) -> Int[np.ndarray, "t c"] | None:
+        """Counts [true label, predicted label] of the first classifier on test images."""
+
+    @property
+    def denoised_confusion(self) -> Int[np.ndarray, "t c"] | None:
+        """The same on held-out images that the model itself has noised and denoised."""
+
+    @property
+    def train(self) -> LabeledImages:
+        """The training images, or the reference of a set of foreign images."""
+
+    @property
+    def held_out(self) -> Images | None:
+        """Held-out images in the class mix of the training data."""
+
+    @property
+    def held_out_of_classes(self) -> Images | None:
+        """All held-out images of the two classes."""
+
+    @property
+    def matched(self) -> MatchedSplits | None:
+        """Training and held-out images in equal numbers."""
+
+    @property
+    def sampler(self) -> "Sampler | None":
+        """Samples and predicts with the trained model."""
+
+    @property
+    def checkpoints(self) -> Sequence[int] | None:
+        """Optimizer steps of the kept checkpoints, the last one that of `sampler`."""
 
     def classify(self, images: Images) -> Int[np.ndarray, " n"]:
         """Labels by the first classifier."""
@@ -138,3 +164,9 @@ class Artifacts(Protocol):
 
     def write_json(self, name: str, value: object) -> None:
         """Write a JSON file beside the results; the measure lists the name in ``outputs``."""
+
+
+def require(artifact: Value | None) -> Value:
+    """An artifact that the measure names in its ``needs``, which is never None."""
+    assert artifact is not None
+    return artifact

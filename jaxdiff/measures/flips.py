@@ -1,73 +1,137 @@
 """What changes when another model starts from the same noise (Figures 1, 5, A and B of the paper).
 
-The paper looks at noises from which the shallow model drew the minority and finds that the deep one often drew the
-majority. That selection by itself produces the effect (regression to the mean), so both selections are shown, and the
-test is of the counts each way.
+The paper looks at noises from which the shallow model drew the minority and finds that the deep
+one often drew the majority. That selection by itself produces the effect (regression to the mean),
+so both selections are shown, and the test is of the counts each way.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from jaxdiff.estimates import mcnemar
-from jaxdiff.measures.shares import proportion
+from jaxdiff.estimates import NORMAL_QUANTILE, Estimate, mcnemar
 
 ROLES = ("majority", "minority", "neither")
 
-
-def roles(called: Int[np.ndarray, " n"], majority: int, minority: int) -> Int[np.ndarray, " n"]:
-    """0 where the majority was called, 1 where the minority was, 2 elsewhere."""
-    return np.where(called == majority, 0, np.where(called == minority, 1, 2))
+RoleIndices = Int[np.ndarray, " n"]
+Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def flips(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " n"]) -> dict[str, Any]:
-    """From model a to model b on the same noise; a, b: `roles` of each noise.
+@dataclasses.dataclass(frozen=True)
+class Flips:
+    """How the roles of n samples change from a model a to a model b on the same noises.
 
-    table: counts [role in a, role in b]. b_count: minority to majority, c_count: majority to minority; p_value: McNemar's exact test
-    that both are equally likely. minority_in_a: of the noises whose sample in a is the minority, the fraction whose
-    sample in b is the majority (the paper's selection); minority_in_b: the same with a and b exchanged. Where both are
-    alike, selection made them.
+    Parameters
+    ----------
+    table
+        Counts [role in a, role in b], in the order of `ROLES`.
+    selections
+        ``minority_in_a``: of the noises whose sample in a is the minority, the fraction whose
+        sample in b is the majority (the paper's selection). ``minority_in_b``: the same with a and
+        b exchanged. Where the two agree, selection made them.
     """
+
+    table: Int[np.ndarray, "3 3"]
+    selections: list[Estimate]
+
+    @property
+    def to_majority(self) -> int:
+        """Noises with the minority in a and the majority in b."""
+        return int(self.table[1, 0])
+
+    @property
+    def to_minority(self) -> int:
+        """Noises with the majority in a and the minority in b."""
+        return int(self.table[0, 1])
+
+    @property
+    def p_value(self) -> float:
+        """Of McNemar's exact test that both changes are equally likely."""
+        return mcnemar(self.to_majority, self.to_minority)
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of comparisons.json."""
+        return {
+            "n": int(self.table.sum()),
+            "table": self.table.tolist(),
+            "b_count": self.to_majority,
+            "c_count": self.to_minority,
+            "p_value": self.p_value,
+            "selections": [selection.to_json() for selection in self.selections],
+        }
+
+
+def role_indices(labels: Int[np.ndarray, " n"], majority: int, minority: int) -> RoleIndices:
+    """Index in `ROLES` of each label."""
+    return np.where(labels == majority, 0, np.where(labels == minority, 1, 2))
+
+
+def count_flips(roles_a: RoleIndices, roles_b: RoleIndices) -> Flips:
+    """Count the changes from model a to model b; both draw from the same n noises."""
     table = np.zeros((3, 3), int)
-    np.add.at(table, (a, b), 1)
-    to_majority, to_minority = int(table[1, 0]), int(table[0, 1])
-    selections = {
-        "minority_in_a": (to_majority, int(table[1].sum())),
-        "minority_in_b": (to_minority, int(table[:, 1].sum())),
+    np.add.at(table, (roles_a, roles_b), 1)
+    changes = {
+        "minority_in_a": (int(table[1, 0]), int(table[1].sum())),
+        "minority_in_b": (int(table[0, 1]), int(table[:, 1].sum())),
     }
-    found = [proportion(name, k, n) for name, (k, n) in selections.items() if n]
-    return {"n": len(a), "table": table.tolist(), "b_count": to_majority, "c_count": to_minority,
-            "p_value": mcnemar(to_majority, to_minority), "selections": found}  # fmt: skip
+    # A selection without a noise has no fraction.
+    selections = [
+        Estimate.proportion(count, total, name) for name, (count, total) in changes.items() if total
+    ]
+    return Flips(table, selections)
 
 
-def similarity(
-    a: np.ndarray,
-    b: np.ndarray,
-    distance: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    shifts: int = 2,
-) -> list[dict[str, Any]]:
-    """How alike two models' samples of the same noise are, beside samples of different noises (cyclic shifts).
+def similarity(a: np.ndarray, b: np.ndarray, distance: Distance, shifts: int = 2) -> list[Estimate]:
+    """How similar two models' samples of the same noises are, beside those of different noises.
 
-    a, b: images [n, ...] of the same noises. Entries lpips (smaller is more alike) and correlation of the pixels (-1..1,
-    larger is more alike), each `paired` and `shuffled`, as mean with a normal 95 % interval over noises.
+    Parameters
+    ----------
+    a, b
+        Images [n, ...] of the same noises.
+    distance
+        LPIPS of each pair of images.
+    shifts
+        Number of cyclic shifts that pair different noises.
+
+    Returns
+    -------
+    estimates
+        ``lpips`` (smaller is more similar) and ``correlation`` of the pixels (-1..1, larger is
+        more similar), with the label ``pairing`` of ``paired`` and ``shuffled``: means with normal
+        95 % intervals over noises.
     """
     n = len(a)
-    moved = [np.roll(b, 1 + i * max(1, n // shifts), axis=0) for i in range(shifts if n > 2 else 1)]
-    rows = []
-    for name, measure in (("lpips", distance), ("correlation", correlation)):
-        shuffled = np.mean([measure(a, other) for other in moved], axis=0)
-        for pairing, values in (("paired", measure(a, b)), ("shuffled", shuffled)):
-            mean, half = float(np.mean(values)), 1.96 * float(np.std(values, ddof=1)) / n**0.5
-            rows.append({"name": name, "pairing": pairing, "value": mean, "low": mean - half, "high": mean + half,
-                         "n": n, "interval": "normal 95 % over noises"})  # fmt: skip
-    return rows
+    num_shifts = shifts if n > 2 else 1
+    # A cyclic shift pairs each image with one of another noise.
+    shifted = [np.roll(b, 1 + i * max(1, n // shifts), axis=0) for i in range(num_shifts)]
+    estimates = []
+    for name, compare in (("lpips", distance), ("correlation", correlation)):
+        shuffled = np.mean([compare(a, images) for images in shifted], axis=0)
+        estimates += [
+            _mean_over_noises(compare(a, b)).named(name, pairing="paired"),
+            _mean_over_noises(shuffled).named(name, pairing="shuffled"),
+        ]
+    return estimates
 
 
-def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _mean_over_noises(values: Float[np.ndarray, " n"]) -> Estimate:
+    n = len(values)
+    mean = float(np.mean(values))
+    half = NORMAL_QUANTILE * float(np.std(values, ddof=1)) / n**0.5
+    return Estimate(mean, mean - half, mean + half, n, "normal 95 % over noises")
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " n"]:
     """Pearson's correlation over the pixels of each pair; 0 where an image is flat."""
-    x, y = (v.reshape(len(v), -1).astype(float) for v in (a, b))
-    x, y = (v - v.mean(axis=1, keepdims=True) for v in (x, y))
+    x = _center(a)
+    y = _center(b)
     length = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
     return (x * y).sum(axis=1) / np.where(length > 0, length, np.inf)
+
+
+def _center(images: np.ndarray) -> Float[np.ndarray, "n d"]:
+    rows = images.reshape(len(images), -1).astype(float)
+    return rows - rows.mean(axis=1, keepdims=True)

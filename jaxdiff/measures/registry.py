@@ -6,14 +6,9 @@ report, in a study, in experiments.evaluate and in experiments.bypass alike.
 """
 
 import dataclasses
-import functools
-import hashlib
 import importlib
-import inspect
 import pkgutil
-import sys
 from collections.abc import Callable, Iterable
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from jaxdiff.estimates import Estimate
@@ -26,11 +21,6 @@ Topic = Literal[
     "shares", "diversity", "samples", "memorization", "mechanism", "quality", "training"
 ]
 Compute = Callable[[Artifacts], list[Estimate]]
-
-# A measure's code is its module and those that it imports from these packages; other modules
-# (the networks, the samplers) are bound by what they make, not by their text.
-CODE_PACKAGES = ("jaxdiff.measures", "jaxdiff.landscape", "jaxdiff.features", "jaxdiff.probe")
-NOT_CODE = ("jaxdiff.measures.registry", "jaxdiff.measures.artifacts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,47 +153,14 @@ def in_order(measures: Iterable[Measure]) -> dict[str, Measure]:
     names = set(waiting)
     ordered: dict[str, Measure] = {}
     while waiting:
-        ready = [m for m in waiting.values() if not (set(m.needs) & names) - ordered.keys()]
+        # A measure may have the name of an artifact that it needs, as "checkpoints" does.
+        ready = [
+            item
+            for item in waiting.values()
+            if not (set(item.needs) & names) - ordered.keys() - {item.name}
+        ]
         if not ready:
             raise ValueError(f"the measures {', '.join(sorted(waiting))} need each other")
         for item in ready:
             ordered[item.name] = waiting.pop(item.name)
     return ordered
-
-
-def code_digest(function: Callable[..., Any]) -> str:
-    """SHA-256 of the code behind a function: its module and the measuring code that it imports."""
-    digest = hashlib.sha256()
-    for name in sorted(_code_modules(function.__module__)):
-        digest.update(_source(name))
-    return digest.hexdigest()
-
-
-def _code_modules(name: str) -> set[str]:
-    """The module and every module of CODE_PACKAGES that it imports, directly or not."""
-    names = {name}
-    waiting = [name]
-    while waiting:
-        module = sys.modules[waiting.pop()]
-        for imported in _imported_modules(module) - names:
-            if imported.startswith(CODE_PACKAGES) and imported not in NOT_CODE:
-                names.add(imported)
-                waiting.append(imported)
-    return names
-
-
-def _imported_modules(module: ModuleType) -> set[str]:
-    """Names of the modules behind a module's attributes."""
-    names = set()
-    for value in vars(module).values():
-        owner = (
-            value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", "")
-        )
-        if isinstance(owner, str) and owner in sys.modules:
-            names.add(owner)
-    return names
-
-
-@functools.cache
-def _source(name: str) -> bytes:
-    return inspect.getsource(sys.modules[name]).encode()

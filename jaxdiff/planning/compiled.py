@@ -1,4 +1,4 @@
-"""A study's train step and its sampling step, compiled for devices that need not be here, and what the compiler says of them.
+"""A study's train step and sampling step, compiled for devices that need not be here.
 
 Times are those of a roofline (Williams et al. 2009): the least that the chip's rates allow.
 """
@@ -7,230 +7,308 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import PyTree
 
-from jaxdiff import models, parallel, training
-from jaxdiff import sampling as draw
+from jaxdiff import models, parallel
+from jaxdiff.cells import train_step as cell_steps
 from jaxdiff.cells.cell import Cell
+from jaxdiff.denoiser import abstract_network, get_params
 from jaxdiff.planning.chips import Chip
-from jaxdiff.study import train
-from jaxdiff.unet import abstract, parameters
+from jaxdiff.samplers import SamplerSpec
+from jaxdiff.sampling_programs import compile_step
+from jaxdiff.settings import to_json
+from jaxdiff.training_step import TrainState, state_shapes
 
 COLLECTIVE = re.compile(
     r"= (?P<shapes>.*?) (?P<op>all-reduce|all-gather|reduce-scatter)(-start)?\("
 )
 ARRAY = re.compile(r"[a-z]+(?P<bits>\d+)\[(?P<shape>[\d,]*)\]")
-RESERVED = (
-    2**28
-)  # bytes of a chip's memory that libtpu keeps for itself: 15.75 GiB of a v5e's 16 are left
-# libtpu's words, of what a program needs beside its arguments (newer ones, older ones), and of what there is.
-FULL = re.compile(
-    r"(?:\(|Used )([\d.]+)([KMGT]?)\)? (?:exceeds available HBM \(|of )([\d.]+)([KMGT]?)(?:\)| hbm)"
+# Bytes of a chip's memory that libtpu keeps for itself: 15.75 GiB of a v5e's 16 are left.
+RESERVED = 2**28
+# libtpu's words for what a program needs beside its arguments and what there is (new, old form).
+OUT_OF_MEMORY = re.compile(
+    r"(?:\(|Used )([\d.]+)([KMGT]?)\)? (?:exceeds available HBM \(|of )([\d.]+)([KMGT]?)"
+    r"(?:\)| hbm)"
 )
-# Twice as fast; takes the same memory and FLOP within a hundredth, and counts a quarter fewer bytes (docs/scaling.md).
-QUICKLY: Any = {"optimization_level": 9}  # O0
+# Twice as fast; takes the same memory and FLOP within a hundredth, and counts a quarter fewer
+# bytes (docs/scaling.md).
+QUICK_OPTIONS: Any = {"optimization_level": 9}  # O0
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled step; the numbers of one device.
+    """A compiled step; the numbers are of one device.
 
-    memory: bytes that it takes while it runs, the state included; limit: bytes that there are. flops; moved: bytes read and
-    written; traffic: bytes of the whole arrays that each kind of collective makes. These three are 0 where it does not fit and
-    the compiler gives up.
+    Parameters
+    ----------
+    batch
+        Images of a step, over all devices.
+    memory
+        Bytes that it takes while it runs, the state included.
+    limit
+        Bytes that there are.
+    flops, bytes_accessed
+        Floating-point operations, and bytes read and written.
+    traffic
+        Bytes of the full arrays that each kind of collective makes.
+
+    The last three are 0 where the step does not fit and the compiler gives up.
     """
 
     batch: int
     memory: float | int
     limit: float | int
     flops: float = 0.0
-    moved: float = 0.0
-    traffic: dict[str, float] = dataclasses.field(default_factory=dict)
+    bytes_accessed: float = 0.0
+    traffic: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def fits(self) -> bool:
+        """Whether the memory is enough."""
         return self.memory <= self.limit
 
 
 @dataclasses.dataclass(frozen=True)
-class Time:
-    """Least seconds of a step: its arithmetic, its memory traffic, and what it sends, after one of these has ended."""
+class StepTime:
+    """Least seconds of a step: of its arithmetic, its memory traffic, its communication."""
 
     compute: float
     memory: float
-    sending: float
+    communication: float
 
     @property
     def step(self) -> float:
-        return max(self.compute, self.memory) + self.sending
+        """Arithmetic and memory overlap; communication follows."""
+        return max(self.compute, self.memory) + self.communication
 
 
 class Devices:
-    """The devices that are planned for, in so many slices, and their chip where it is known. quick: TPU programs are compiled
-    QUICKLY."""
+    """The devices that are planned for.
+
+    Parameters
+    ----------
+    devices
+        All of them.
+    chip
+        What one chip can do, where that is known.
+    slices
+        Number of slices that they are in.
+    quick
+        Whether TPU programs are compiled with QUICK_OPTIONS.
+    """
 
     def __init__(
         self, devices: Sequence[jax.Device], chip: Chip | None, slices: int = 1, quick: bool = True
     ):
-        self.all, self.chip, self.slices, self.quick = devices, chip, slices, quick
-        self.mesh = parallel.mesh_of(devices)
+        self.all = devices
+        self.chip = chip
+        self.slices = slices
+        self.quick = quick
+        self.mesh = parallel.make_mesh(devices)
+
+    @property
+    def platform(self) -> str:
+        """cpu, gpu or tpu."""
+        return self.all[0].platform
 
     @property
     def chips(self) -> int:
+        """Number of chips."""
         return len(self.all) // (self.chip.devices if self.chip else 1)
 
     @property
     def limit(self) -> float | int:
-        """Bytes of memory of one device: as the device says, if it is here; of a CPU, its part of the machine's."""
-        one = self.all[0]
-        stats = one.memory_stats() if one.platform != "cpu" and one in jax.local_devices() else None
+        """Bytes of memory of one device.
+
+        As the device says, if it is here; of a CPU, its part of the machine's.
+        """
+        device = self.all[0]
+        is_here = device.platform != "cpu" and device in jax.local_devices()
+        stats = device.memory_stats() if is_here else None
         if stats and "bytes_limit" in stats:
             return stats["bytes_limit"]
         if self.chip:
             return self.chip.memory / self.chip.devices - RESERVED
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(self.all)
 
-    def divided(self, batch: int, parts: int = 1) -> int:
-        """The batch nearest to this one whose `parts` the devices divide."""
-        unit = len(self.all) * parts
+    def nearest_batch(self, batch: int, accumulate: int = 1) -> int:
+        """The batch nearest to this one whose parts the devices divide."""
+        unit = len(self.all) * accumulate
         return max(1, round(batch / unit)) * unit
 
-    def time(self, program: Program) -> Time | None:
-        """None where the chip is not known."""
+    def time(self, program: Program) -> StepTime | None:
+        """The roofline's time of a step; None where the chip is not known."""
         if self.chip is None:
             return None
-        parts = self.chip.devices
-        flops, moved = (
-            program.flops * parts / self.chip.flops,
-            program.moved * parts / self.chip.bandwidth,
-        )
-        return Time(
-            flops,
-            moved,
-            sum((self._sending(op, size) for op, size in program.traffic.items()), 0.0),
+        per_chip = self.chip.devices
+        communication = [self._ring_time(op, size) for op, size in program.traffic.items()]
+        return StepTime(
+            program.flops * per_chip / self.chip.flops,
+            program.bytes_accessed * per_chip / self.chip.bandwidth,
+            sum(communication, 0.0),
         )
 
-    def _sending(self, op: str, size: float) -> float:
-        """Rings: within a slice each chip sends on all parts but one, twice where the sum goes back to all; then its own
-        part of the sum to the other slices."""
+    def _ring_time(self, op: str, size: float) -> float:
+        """Seconds of a collective on rings.
+
+        Within a slice each chip sends all parts but one, twice where the sum goes back to all;
+        then it sends its own part of the sum to the other slices.
+        """
         assert self.chip is not None
-        chips, rounds = self.chips // self.slices, 2 if op == "all-reduce" else 1
+        chips = self.chips // self.slices
+        rounds = 2 if op == "all-reduce" else 1
         within = rounds * size * (chips - 1) / chips / self.chip.links
-        return within + rounds * size / chips * (self.slices - 1) / self.slices / self.chip.network
+        part = rounds * size / chips
+        between = part * (self.slices - 1) / self.slices / self.chip.network
+        return within + between
 
 
-def changed(cell: Cell, **settings: Any) -> Cell:
+def change_training(cell: Cell, **settings: Any) -> Cell:
     """The cell with other settings of its training."""
-    return dataclasses.replace(
-        cell, settings=cell.settings | {"train": cell.settings["train"] | settings}
+    return dataclasses.replace(cell, train=dataclasses.replace(cell.train, **settings))
+
+
+@dataclasses.dataclass(frozen=True)
+class StateBytes:
+    """Bytes on one device of what stays from step to step."""
+
+    weights: int
+    optimizer: int
+    images: int
+
+    @property
+    def total(self) -> int:
+        """Of all three."""
+        return self.weights + self.optimizer + self.images
+
+
+def count_state_bytes(cell: Cell, devices: Devices) -> StateBytes:
+    """Weights with their average, the optimizer's state, and resident training images."""
+    state = abstract_state(cell, devices)
+    image_bytes = cell.n * math.prod(cell.image_shape)
+    is_resident = image_bytes <= cell.train.resident_mb * 1e6
+    return StateBytes(
+        _bytes_on_one_device((state.params, state.ema)),
+        _bytes_on_one_device(state.opt_state),
+        image_bytes if is_resident else 0,
     )
 
 
-def state_bytes(cell: Cell, devices: Devices) -> dict[str, int]:
-    """Bytes on one device of what stays from step to step."""
-    kept, data = state(cell, devices), cell.settings["data"]
-    images = cell.n * data["size"] ** 2 * data["channels"]
-    resident = images <= cell.settings["train"]["resident_mb"] * 1e6
-    return {
-        "weights": _on_one((kept.params, kept.ema)),
-        "optimizer": _on_one(kept.opt_state),
-        "images": images * resident,
-    }
-
-
-def _on_one(shapes: PyTree) -> int:
+def _bytes_on_one_device(shapes: PyTree) -> int:
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
         for x in jax.tree.leaves(shapes)
     )
 
 
-def state(cell: Cell, devices: Devices) -> training.TrainState:
-    """The shapes of its state, and where they lie."""
-    s, shapes = cell.settings["train"], parameters(abstract(cell.unet))
-    return training.state_shapes(shapes, train.optimizer(s), devices.mesh, s["shard_params"])
+def abstract_state(cell: Cell, devices: Devices) -> TrainState:
+    """Shapes of the train state, and where they lie."""
+    params = get_params(abstract_network(cell.network))
+    optimizer = cell_steps.build_optimizer(cell)
+    return state_shapes(params, optimizer, devices.mesh, cell.train.shard_params)
 
 
-def train_step(cell: Cell, devices: Devices) -> Program:
-    """Of one step in a call; calls of several take the memory of their batches, bytes an image, besides."""
-    s = cell.settings["train"]
-    lowered = train.lower(cell, train.optimizer(s), devices.mesh, state(cell, devices), 1)
-    program = _compiled(lowered, s["batch"], devices, state_bytes(cell, devices))
-    # XLA counts a loop once, and the parts of a batch are one; the optimizer, counted with them, is little beside them.
-    parts = 1 if devices.all[0].platform == "cpu" else s["accumulate"]
-    return dataclasses.replace(program, flops=program.flops * parts, moved=program.moved * parts)
-
-
-def sampling_step(cell: Cell, devices: Devices) -> Program:
-    """Of one step of the sampler."""
-    s, data, mesh = cell.settings["sample"], cell.settings["data"], devices.mesh
-    batch = devices.divided(s["batch"])
-    whole, over = parallel.replicated(mesh), NamedSharding(mesh, parallel.DATA)
-
-    def shape(shape, dtype, where):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
-
-    diffusion = cell.settings["diffusion"]
-    step = draw.sampling_step(
-        abstract(cell.unet),
-        models.schedule(diffusion),
-        s | {"prediction": diffusion["prediction"]},
-        mesh,
-    )
-    params = {
-        name: shape(p.shape, p.dtype, whole) for name, p in parameters(abstract(cell.unet)).items()
-    }
-    images = shape((batch, data["size"], data["size"], data["channels"]), jnp.float32, over)
-    columns: Any = [shape((1,), kind, whole) for kind in (np.int32, np.float32, np.float32)]
-    keys = shape((batch,), jax.random.key(0).dtype, over)
-    return _compiled(
-        step.lower(params, images, draw.samplers.Step(*columns), keys, None), batch, devices, {}
+def compile_train_step(cell: Cell, devices: Devices) -> Program:
+    """One step in a call; calls of several take the memory of their batches besides."""
+    state = abstract_state(cell, devices)
+    lowered = cell_steps.lower_train_steps(cell, devices.mesh, state, 1)
+    images = count_state_bytes(cell, devices)
+    program = _compile(lowered, cell.train.batch, devices, images)
+    # XLA counts a loop once, and the parts of a batch are one loop; the optimizer, counted with
+    # them, is little beside them.
+    parts = 1 if devices.platform == "cpu" else cell.train.accumulate
+    return dataclasses.replace(
+        program,
+        flops=program.flops * parts,
+        bytes_accessed=program.bytes_accessed * parts,
     )
 
 
-def _compiled(
-    lowered: jax.stages.Lowered, batch: int, devices: Devices, held: dict[str, int]
+def compile_sampling_step(cell: Cell, devices: Devices) -> Program:
+    """One step of the sampler."""
+    mesh = devices.mesh
+    batch = devices.nearest_batch(cell.sample.batch)
+    replicated = parallel.replicated(mesh)
+    split = NamedSharding(mesh, parallel.DATA)
+    network = abstract_network(cell.network)
+    schedule = models.build_schedule(to_json(cell.diffusion))
+    spec = SamplerSpec.from_settings(to_json(cell.sample))
+    method = spec.build(cell.diffusion.prediction)  # type: ignore[arg-type]
+
+    def place(shapes: PyTree, sharding: NamedSharding) -> PyTree:
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
+        )
+
+    x_T = jax.ShapeDtypeStruct((batch, *cell.image_shape), jnp.float32)
+    first_step = jax.tree.map(lambda column: column[:1], method.chain(schedule, spec.steps))
+    keys = jax.ShapeDtypeStruct((batch,), jax.random.key(0).dtype)
+    lowered = compile_step(network, schedule, method, mesh).lower(
+        place(get_params(network), replicated),
+        place(jax.eval_shape(method.init, x_T), split),
+        place(first_step, replicated),
+        place(keys, split),
+        None,
+    )
+    return _compile(lowered, batch, devices, StateBytes(0, 0, 0))
+
+
+def _compile(
+    lowered: jax.stages.Lowered, batch: int, devices: Devices, state: StateBytes
 ) -> Program:
-    """held: bytes that lie on the device, of which the images are no argument of the step."""
-    platform = devices.all[0].platform
+    """What the compiler says of a program; the resident images are no argument of it."""
+    is_quick = devices.platform == "tpu" and devices.quick
     try:
-        program = lowered.compile(QUICKLY if platform == "tpu" and devices.quick else None)
+        program = lowered.compile(QUICK_OPTIONS if is_quick else None)
     except jax.errors.JaxRuntimeError as error:
-        full = FULL.search(str(error))
-        if full is None:
-            raise ValueError(
-                f"a step at batch {batch} cannot be compiled: {str(error).splitlines()[0]}"
-            ) from None
-        used, limit = (float(full[i]) * UNITS[full[i + 1]] for i in (1, 3))
-        return Program(batch, used + sum(held.values()), limit)
+        return _read_refusal(str(error), batch, state)
     memory: Any = program.memory_analysis()
     costs: Any = program.cost_analysis()
     taken = (
-        memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
-    )  # fmt: skip
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
     return Program(
-        batch, taken + held.get("images", 0), devices.limit, costs.get("flops", 0.0), costs.get("bytes accessed", 0.0),
-        traffic(program.as_text() or "", len(devices.all)),
-    )  # fmt: skip
+        batch,
+        taken + state.images,
+        devices.limit,
+        costs.get("flops", 0.0),
+        costs.get("bytes accessed", 0.0),
+        count_traffic(program.as_text() or "", len(devices.all)),
+    )
 
 
-def traffic(text: str, devices: int) -> dict[str, float]:
-    """Bytes of the whole arrays of each kind of collective in a compiled program's text: reduce-scatter gives a part of it."""
+def _read_refusal(message: str, batch: int, state: StateBytes) -> Program:
+    """The memory that libtpu says a program would need. Raises ValueError for other errors."""
+    match = OUT_OF_MEMORY.search(message)
+    if match is None:
+        reason = message.splitlines()[0]
+        raise ValueError(f"a step at batch {batch} cannot be compiled: {reason}") from None
+    used = float(match[1]) * UNITS[match[2]]
+    limit = float(match[3]) * UNITS[match[4]]
+    return Program(batch, used + state.total, limit)
+
+
+def count_traffic(text: str, devices: int) -> dict[str, float]:
+    """Bytes of the full arrays of each kind of collective in a compiled program's text.
+
+    A reduce-scatter's result is one device's part of the array.
+    """
     total: dict[str, float] = {}
-    for found in COLLECTIVE.finditer(text):
-        for array in ARRAY.finditer(found["shapes"]):
-            size = (
-                int(array["bits"]) / 8 * math.prod(int(n) for n in array["shape"].split(",") if n)
-            )
-            size *= devices if found["op"] == "reduce-scatter" else 1
-            total[found["op"]] = total.get(found["op"], 0.0) + size
+    for collective in COLLECTIVE.finditer(text):
+        op = collective["op"]
+        for array in ARRAY.finditer(collective["shapes"]):
+            elements = math.prod(int(n) for n in array["shape"].split(",") if n)
+            parts = devices if op == "reduce-scatter" else 1
+            total[op] = total.get(op, 0.0) + int(array["bits"]) / 8 * elements * parts
     return total

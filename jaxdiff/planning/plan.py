@@ -1,10 +1,10 @@
-"""What a study takes on devices that need not be here: memory, time, the largest batch, and what should be changed."""
+"""What a study takes on devices that need not be here: memory, time, and what to change."""
 
 import dataclasses
 import math
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -12,213 +12,311 @@ from typing import Any, TypeVar
 import jax
 
 from jaxdiff.cells.cell import Cell
-from jaxdiff.planning import chips as hardware
+from jaxdiff.denoiser import count_parameters
+from jaxdiff.planning import chips
 from jaxdiff.planning.compiled import (
     Devices,
     Program,
-    Time,
-    changed,
-    sampling_step,
-    state_bytes,
-    train_step,
+    StateBytes,
+    StepTime,
+    change_training,
+    compile_sampling_step,
+    compile_train_step,
+    count_state_bytes,
 )
-from jaxdiff.unet import parameter_count
 
 T = TypeVar("T")
-CLOSE = (
-    0.1  # of a device's memory: nearer than this to its end a step is compiled, and not foretold
-)
 
 
-def remedy(cell: Cell, devices: Devices) -> tuple[dict[str, Any], Program] | None:
-    """The first settings of training whose step fits, None where none does.
+def fit_settings(cell: Cell, devices: Devices) -> tuple[dict[str, Any], Program] | None:
+    """The first settings of training with which the step fits; None where none does.
 
-    They leave a study's result as it is: weights split over the devices, activations computed again, both, and then the batch
-    in ever smaller parts.
+    They leave a study's result as it is: weights split over the devices, activations computed
+    again, both, and then the batch in ever smaller parts.
     """
-    s, n = cell.settings["train"], len(devices.all)
-    both = {"shard_params": True, "remat": True} if n > 1 else {"remat": True}
-    parts = [s["accumulate"] * 2**i for i in range(1, s["batch"].bit_length())]
-    accumulated = [both | {"accumulate": p} for p in parts if s["batch"] % (n * p) == 0]
-    tried = [s]
-    for settings in (*({key: value} for key, value in both.items()), both, *accumulated):
-        if s | settings not in tried:
-            tried.append(s | settings)
-            program = train_step(changed(cell, **settings), devices)
-            if program.fits:
-                return settings, program
+    for changes in _candidate_settings(cell, len(devices.all)):
+        program = compile_train_step(change_training(cell, **changes), devices)
+        if program.fits:
+            return changes, program
     return None
 
 
+def _candidate_settings(cell: Cell, num_devices: int) -> list[dict[str, Any]]:
+    train = cell.train
+    both: dict[str, Any] = {"remat": True}
+    if num_devices > 1:
+        both = {"shard_params": True, "remat": True}
+    candidates = [{key: value} for key, value in both.items()]
+    candidates.append(both)
+    accumulate = 2 * train.accumulate
+    while accumulate <= train.batch:
+        if train.batch % (num_devices * accumulate) == 0:
+            candidates.append(both | {"accumulate": accumulate})
+        accumulate *= 2
+    distinct: list[dict[str, Any]] = []
+    seen = [train]
+    for changes in candidates:
+        settings = dataclasses.replace(train, **changes)
+        if settings not in seen:
+            seen.append(settings)
+            distinct.append(changes)
+    return distinct
+
+
 def largest_batch(cell: Cell, devices: Devices, program: Program) -> int:
-    """The largest batch of a power of two a device (and part) whose step fits; that of `program`, which fits, where it is larger.
+    """The largest batch of a power of two a device (and part) whose step fits.
 
-    Memory grows in proportion to the batch where this is large: the two largest programs known foretell the next, which is
-    compiled unless they leave no doubt (CLOSE) that it fits and twice as much does not.
+    Memory is about linear in the batch where that is large, so the first guess comes from two
+    programs; from there the batch is halved or doubled until it fits and twice as much does not.
+
+    Parameters
+    ----------
+    cell
+        With its batch.
+    devices
+        The devices.
+    program
+        Its compiled step, which fits.
     """
-    unit, state = (
-        len(devices.all) * cell.settings["train"]["accumulate"],
-        sum(state_bytes(cell, devices).values()),
-    )
+    unit = len(devices.all) * cell.train.accumulate
 
-    def power(batch):
+    def compile_at(batch: int) -> Program:
+        return compile_train_step(change_training(cell, batch=batch), devices)
+
+    def power_of_two(batch: float | int) -> int:
         return unit * 2 ** math.floor(math.log2(max(1.0, batch / unit)))
 
-    below: tuple[int, float | int] = (0, state)
-    best, refused = (program.batch, program.memory), math.inf
-    while True:
-        slope = max(best[1] - below[1], 1.0) / (best[0] - below[0])
-        batch = power(best[0] + (program.limit - best[1]) / slope)
-        if not below[
-            0
-        ]:  # the slope is too steep: not all that the step takes beside the state grows
-            batch = max(batch, 2 * power(best[0]))
-        batch = min(batch, power(refused / 2)) if refused < math.inf else batch
-        if batch <= best[0]:
-            return best[0]
-        foretold = [(best[1] + slope * (n - best[0])) / program.limit for n in (batch, 2 * batch)]
-        if below[0] and foretold[0] < 1 - CLOSE and foretold[1] > 1 + CLOSE:
-            return batch
-        there = train_step(changed(cell, batch=batch), devices)
-        if there.fits:
-            below, best = best, (batch, there.memory)
+    best = compile_at(2 * power_of_two(program.batch))
+    if not best.fits:
+        return program.batch
+    slope = max((best.memory - program.memory) / (best.batch - program.batch), 1.0)
+    batch = power_of_two(best.batch + (best.limit - best.memory) / slope)
+    refused = 2**62  # no batch is as large
+    while 2 * best.batch < refused:
+        batch = max(2 * best.batch, min(batch, refused // 2))
+        candidate = compile_at(batch)
+        if candidate.fits:
+            best = candidate
+            batch = 2 * batch
         else:
             refused = batch
+            batch = batch // 2
+    return best.batch
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Of one model of a study, with the settings of training that `remedy` gives where those of the study do not fit.
+    """What one model of a study takes.
 
-    refused: the step that does not fit. state: bytes a device (`state_bytes`). times: of a train step and of a sampling step.
-    hours: of all its cells' training and sampling, at these times; None where the chip is not known. largest: the largest
-    batch that fits; None where it was not looked for.
+    Parameters
+    ----------
+    model, parameters, cells
+        Its name, its number of parameters, and of cells.
+    state
+        Bytes on a device that stay from step to step.
+    train, sample
+        The compiled steps, with the settings that `changes` gives.
+    times
+        Of a train step and of a sampling step; None where the chip is not known.
+    hours
+        Of all its cells' training and sampling, at these times.
+    refused
+        The train step with the study's own settings, where it does not fit.
+    changes
+        Settings of training with which it does.
+    largest
+        The largest batch that fits; None where it was not looked for.
     """
 
     model: str
     parameters: int
     cells: int
-    state: dict[str, int]
+    state: StateBytes
     train: Program
     sample: Program
-    times: tuple[Time, Time] | None
+    times: tuple[StepTime, StepTime] | None
     hours: tuple[float, float] | None
     refused: Program | None
-    remedy: dict[str, Any]
+    changes: Mapping[str, Any]
     largest: int | None
 
 
-def plan(cells: Sequence[Cell], devices: Devices, search: bool = False) -> Plan:
-    """The cells are those of one model. search: for the largest batch, which compiles a few train steps more."""
+def plan_model(cells: Sequence[Cell], devices: Devices, search: bool = False) -> Plan:
+    """Plan the cells of one model.
+
+    Parameters
+    ----------
+    cells
+        Cells of one model.
+    devices
+        The devices.
+    search
+        Whether to look for the largest batch, which compiles a few train steps more.
+    """
     cell = max(cells, key=lambda cell: cell.n)
-    s = cell.settings["train"]
-    cell = changed(cell, batch=devices.divided(s["batch"], s["accumulate"]))
-    step, refused = train_step(cell, devices), None
-    settings: dict[str, Any] = {}
-    if not step.fits:
-        refused, (settings, step) = step, remedy(cell, devices) or ({}, step)
-        cell = changed(cell, **settings)
-    sample = sampling_step(cell, devices)
-    times = devices.time(step), devices.time(sample)
-    known = None if times[0] is None or times[1] is None else (times[0], times[1])
+    batch = devices.nearest_batch(cell.train.batch, cell.train.accumulate)
+    cell = change_training(cell, batch=batch)
+    train = compile_train_step(cell, devices)
+    refused = None
+    changes: dict[str, Any] = {}
+    if not train.fits:
+        refused = train
+        fitting = fit_settings(cell, devices)
+        if fitting is not None:
+            changes, train = fitting
+            cell = change_training(cell, **changes)
+    sample = compile_sampling_step(cell, devices)
+    times = _step_times(devices, train, sample)
+    fits = train.fits and sample.fits
     return Plan(
-        cell.model, parameter_count(cell.unet), len(cells), state_bytes(cell, devices), step, sample, known,
-        None if known is None or not (step.fits and sample.fits) else hours(cells, step.batch, sample.batch, known), refused, settings,
-        largest_batch(cell, devices, step) if search and step.fits else None,
-    )  # fmt: skip
+        model=cell.model,
+        parameters=count_parameters(cell.network),
+        cells=len(cells),
+        state=count_state_bytes(cell, devices),
+        train=train,
+        sample=sample,
+        times=times,
+        hours=count_hours(cells, train.batch, sample.batch, times) if times and fits else None,
+        refused=refused,
+        changes=changes,
+        largest=largest_batch(cell, devices, train) if search and train.fits else None,
+    )
 
 
-def for_slices(cells: Sequence[Cell], topology: str, slices: int, search: bool = False) -> Plan:
-    """`plan` for slices of TPUs, in a process of its own, since libtpu's compiler may end the one that it runs in.
+def _step_times(
+    devices: Devices, train: Program, sample: Program
+) -> tuple[StepTime, StepTime] | None:
+    train_time = devices.time(train)
+    sample_time = devices.time(sample)
+    if train_time is None or sample_time is None:
+        return None
+    return train_time, sample_time
 
-    (It did for "6" on v4:2x2x2 at the quick level, not at its own: that is tried then.) Raises ValueError where neither ends well.
+
+def plan_for_slices(
+    cells: Sequence[Cell], topology: str, slices: int, search: bool = False
+) -> Plan:
+    """`plan_model` for slices of TPUs, in a process of its own.
+
+    libtpu's compiler may end the process that it runs in: it did for "6" on v4:2x2x2 at the
+    quick level, not at its own, which is tried then.
+
+    Raises
+    ------
+    ValueError
+        Where neither level ends well.
     """
     for quick in (True, False):
-        made = in_own_process(_for_slices, cells, topology, slices, search, quick)
-        if made is not None:
-            return made
+        plan = run_in_process(_plan_for_slices, cells, topology, slices, search, quick)
+        if plan is not None:
+            return plan
     raise ValueError(
-        f"libtpu's compiler ended without a word on {cells[0].model} for {topology}; try another slice or another libtpu"
+        f"libtpu crashed compiling {cells[0].model} for {topology}; try another slice or another "
+        "libtpu"
     )
 
 
-def _for_slices(
+def _plan_for_slices(
     cells: Sequence[Cell], topology: str, slices: int, search: bool, quick: bool
 ) -> Plan:
-    jax.config.update("jax_platforms", "cpu")  # what is here is not asked for
-    there = hardware.topology(topology, slices)
-    return plan(
-        cells, Devices(there, hardware.CHIPS.get(there[0].device_kind), slices, quick), search
-    )
+    jax.config.update("jax_platforms", "cpu")  # the accelerators here are not needed
+    devices = chips.open_topology(topology, slices)
+    chip = chips.CHIPS.get(devices[0].device_kind)
+    return plan_model(cells, Devices(devices, chip, slices, quick), search)
 
 
-def in_own_process(function: Callable[..., T], *arguments: Any) -> T | None:
-    """What the function returns, or raises, there; None where the process died. What it prints to stderr is not shown."""
+def run_in_process(function: Callable[..., T], *arguments: Any) -> T | None:
+    """What a function returns, or raises, in another process; None where that process dies.
+
+    What it prints to stderr is not shown.
+    """
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_quiet) as pool:
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_silence_stderr) as pool:
         try:
             return pool.submit(function, *arguments).result()
         except BrokenProcessPool:
             return None
 
 
-def _quiet() -> None:
+def _silence_stderr() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def hours(
-    cells: Sequence[Cell], batch: int, chunk: int, times: tuple[Time, Time]
+def count_hours(
+    cells: Sequence[Cell],
+    train_batch: int,
+    sample_batch: int,
+    times: tuple[StepTime, StepTime],
 ) -> tuple[float, float]:
-    """Of training, and of sampling in chunks. A batch that had to be another than the study's sees as many images."""
-    training = sum(
-        cell.settings["train"]["steps"] * cell.settings["train"]["batch"] / batch for cell in cells
-    )
-    s = [cell.settings["sample"] for cell in cells]
-    sampling = sum(
-        x["steps"] * (math.ceil(x["num"] / chunk) + math.ceil(x["common"] / chunk)) for x in s
-    )
-    return training * times[0].step / 3600, sampling * times[1].step / 3600
+    """Hours of training and of sampling; another batch than the study's sees as many images."""
+    train_steps = sum(cell.train.steps * cell.train.batch / train_batch for cell in cells)
+    sampling_steps = 0
+    for cell in cells:
+        batches = math.ceil(cell.sample.num / sample_batch)
+        batches += math.ceil(cell.sample.common / sample_batch)
+        sampling_steps += cell.sample.steps * batches
+    return train_steps * times[0].step / 3600, sampling_steps * times[1].step / 3600
 
 
-def warnings(cells: Sequence[Cell], made: Plan, devices: Devices) -> Iterator[str]:
-    """What should be known before such a machine is asked for."""
-    s, n = cells[0].settings, len(devices.all)
-    wanted, parts = s["train"]["batch"], s["train"]["accumulate"]
-    if wanted % (n * parts):
-        each = f" in {parts} parts" if parts > 1 else ""
-        yield f"train.batch {wanted}{each} cannot be divided by {n} devices; --config.train.batch={made.train.batch} can, and is planned here"
-    if s["sample"]["batch"] % n:
+def list_warnings(cells: Sequence[Cell], plan: Plan, devices: Devices) -> Iterator[str]:
+    """What to know before such a machine is asked for."""
+    yield from _batch_warnings(cells[0], plan, len(devices.all))
+    yield from _memory_warnings(plan)
+    if plan.times is not None and plan.train.fits:
+        yield from _time_warnings(cells[0], plan, len(devices.all))
+
+
+def _batch_warnings(cell: Cell, plan: Plan, num_devices: int) -> Iterator[str]:
+    batch = cell.train.batch
+    parts = cell.train.accumulate
+    if batch % (num_devices * parts):
+        in_parts = f" in {parts} parts" if parts > 1 else ""
         yield (
-            f"sample.batch {s['sample']['batch']} cannot be divided by {n} devices; --config.sample.batch={made.sample.batch} can, "
-            "and is planned here"
+            f"train.batch {batch}{in_parts} cannot be divided by {num_devices} devices; "
+            f"--config.train.batch={plan.train.batch} can, and is planned here"
         )
-    if made.refused is not None:
-        needed = f"a train step does not fit: {_gigabytes(made.refused)}"
-        flags = " ".join(f"--config.train.{key}={value}" for key, value in made.remedy.items())
+    if cell.sample.batch % num_devices:
         yield (
-            f"{needed}; with {flags} it does, and is planned here"
-            if flags
-            else f"{needed}, whatever is changed; take more devices"
+            f"sample.batch {cell.sample.batch} cannot be divided by {num_devices} devices; "
+            f"--config.sample.batch={plan.sample.batch} can, and is planned here"
         )
-    if not made.sample.fits:
-        yield f"a sampling step does not fit: {_gigabytes(made.sample)}; choose a smaller --config.sample.batch"
-    if made.times is None or not made.train.fits:
-        return
-    time = made.times[0]
+
+
+def _memory_warnings(plan: Plan) -> Iterator[str]:
+    if plan.refused is not None:
+        sentence = f"a train step does not fit: {_format_memory(plan.refused)}"
+        flags = " ".join(f"--config.train.{key}={value}" for key, value in plan.changes.items())
+        if flags:
+            yield f"{sentence}; with {flags} it does, and is planned here"
+        else:
+            yield f"{sentence}, whatever is changed; take more devices"
+    if not plan.sample.fits:
+        yield (
+            f"a sampling step does not fit: {_format_memory(plan.sample)}; choose a smaller "
+            "--config.sample.batch"
+        )
+
+
+def _time_warnings(cell: Cell, plan: Plan, num_devices: int) -> Iterator[str]:
+    assert plan.times is not None
+    time = plan.times[0]
     if time.memory > time.compute:
-        half = (
-            ""
-            if cells[0].settings["train"]["dtype"] == "bfloat16"
-            else "; --config.train.dtype=bfloat16 needs less of it"
-        )
-        yield f"a train step is bound by memory: {1e3 * time.memory:.2f} ms of it for {1e3 * time.compute:.2f} ms of arithmetic{half}"
-    working = max(time.compute, time.memory)
-    if time.sending > working:
+        hint = ""
+        if cell.train.dtype != "bfloat16":
+            hint = "; --config.train.dtype=bfloat16 needs less of it"
         yield (
-            f"a train step sends for {1e3 * time.sending:.2f} ms and works for {1e3 * working:.2f} ms: at batch {made.train.batch} "
-            f"more than about {max(1, round(n * working / time.sending))} devices do not pay"
+            f"a train step is bound by memory: {1e3 * time.memory:.2f} ms of it for "
+            f"{1e3 * time.compute:.2f} ms of arithmetic{hint}"
+        )
+    working = max(time.compute, time.memory)
+    if time.communication > working:
+        useful = max(1, round(num_devices * working / time.communication))
+        yield (
+            f"a train step communicates for {1e3 * time.communication:.2f} ms and works for "
+            f"{1e3 * working:.2f} ms: at batch {plan.train.batch} more than about {useful} "
+            "devices do not pay"
         )
 
 
-def _gigabytes(program: Program) -> str:
+def _format_memory(program: Program) -> str:
     return f"{program.memory / 1e9:,.1f} GB a device of {program.limit / 1e9:,.1f}"

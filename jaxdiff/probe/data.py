@@ -1,101 +1,166 @@
-"""The images that the probe takes, of a cell, of a dataset or as they are brought; and a study's own small probe."""
+"""The images that the probe takes: those that are probed, the queries and the memory."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from etils import epath
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
-from jaxdiff import files, models, results
-from jaxdiff.cells.cell import Cell
-from jaxdiff.cells.data import Splits
-from jaxdiff.datasets.registry import Split
-from jaxdiff.probe import readings as probe
-from jaxdiff.probe.readings import Options, Points
-from jaxdiff.progress import Progress
-from jaxdiff.study.memorization import unseen
+from jaxdiff.datasets.dataset import Split
 
-Images = UInt8[np.ndarray, "_n _h _w _c"]
-QUERIES, MEMORY = (
-    64,
-    256,
-)  # images that ask the memory, and images in it, at most: their activations are held at once
-# In a study: at the pixels, which compiles in seconds; above 256 dimensions by a few products.
-SMALL = Options(levels=(0,), noise=(0.3,), readings=("hessian",), steps=16, probes=16, dense=256)
+Images = UInt8[np.ndarray, "_n _height _width _channel"]
+
+# At most; the activations of all queries and of the memory are held at once.
+QUERIES = 64
+MEMORY = 256
 
 
-def of_cell(cell: Cell, splits: Splits, count: int, memory: int = MEMORY) -> Points:
-    """Images that the cell never saw, in its class mix, and its training images as the memory, the minority as class 1."""
-    train = splits()["train"]
-    chosen = _evenly(np.argsort(train.labels, kind="stable"), memory)
-    fresh = unseen(cell, splits()["classifier_test"], max(count, QUERIES))
-    labels = (train.labels[chosen] == cell.minority).astype(np.int64)
-    return Points(
-        _pixels(_mixed(fresh)), min(count, len(fresh)), _pixels(train.images[chosen]), labels
-    )
+@runtime_checkable
+class LabeledImages(Protocol):
+    """Images uint8 [n, height, width, channel] and the class of each."""
+
+    @property
+    def images(self) -> Images: ...
+
+    @property
+    def labels(self) -> Int[np.ndarray, " n"]: ...
 
 
-def of_splits(
-    splits: Mapping[str, Split], classes: Sequence[int], count: int, memory: int
-) -> Points:
-    """Held-out images of a dataset and others of its training pool, of two classes or of all."""
-    held, train = (
-        _some(splits[name], classes, most)
-        for name, most in (("held_out", max(count, QUERIES)), ("train", memory))
-    )
-    labels = (train.labels == classes[1]).astype(np.int64) if classes else None
-    return Points(
-        _pixels(_mixed(held.images)), min(count, len(held)), _pixels(train.images), labels
-    )
+@dataclasses.dataclass(frozen=True)
+class ProbeData:
+    """Clean images in [-1, 1].
+
+    Parameters
+    ----------
+    images
+        The first `num_probe` are probed; all of them are queries of the memory.
+    num_probe
+        Number of images that are probed.
+    memory
+        Images of the memory; empty where there is none.
+    memory_labels
+        Class of each memory image, 0 or 1; None where the classes are not known.
+    """
+
+    images: Float[np.ndarray, "q h w c"]
+    num_probe: int
+    memory: Float[np.ndarray, "m h w c"]
+    memory_labels: Int[np.ndarray, " m"] | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        _, height, width, channels = self.images.shape
+        return height, width, channels
+
+    @property
+    def probed(self) -> Float[np.ndarray, "n h w c"]:
+        """The images that are probed."""
+        return self.images[: self.num_probe]
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether there is a memory: a nearest neighbor needs two images."""
+        return len(self.memory) > 1
+
+    def digest(self) -> str:
+        """SHA-256 of all arrays."""
+        # The same bytes whatever the arrays' layout in memory.
+        labels = np.array([]) if self.memory_labels is None else self.memory_labels
+        arrays = (self.images, np.array(self.num_probe), self.memory, labels)
+        parts = [np.ascontiguousarray(array).tobytes() for array in arrays]
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+    @classmethod
+    def from_unseen(
+        cls,
+        unseen: Images,
+        train: LabeledImages,
+        minority: int,
+        num_probe: int,
+        max_memory: int = MEMORY,
+    ) -> "ProbeData":
+        """Probe images that a model never saw; its training images are the memory.
+
+        Parameters
+        ----------
+        unseen
+            Images in the class mix of the training data, in any order.
+        train
+            The training images.
+        minority
+            The label that counts as class 1 of the memory.
+        num_probe, max_memory
+            Numbers of probed images and of memory images, at most.
+        """
+        # Equal steps through the classes keep their mix.
+        by_class = np.argsort(train.labels, kind="stable")
+        indices = _space_evenly(by_class, max_memory)
+        labels = (train.labels[indices] == minority).astype(np.int64)
+        num_probe = min(num_probe, len(unseen))
+        return cls(_scale(_shuffle(unseen)), num_probe, _scale(train.images[indices]), labels)
+
+    @classmethod
+    def from_splits(
+        cls,
+        held_out: Split,
+        train: Split,
+        classes: Sequence[int],
+        num_probe: int,
+        max_memory: int = MEMORY,
+    ) -> "ProbeData":
+        """Probe held-out images of a dataset; images of its training pool are the memory.
+
+        Parameters
+        ----------
+        held_out, train
+            Splits of the dataset.
+        classes
+            The two classes that are taken; all of them where empty.
+        num_probe, max_memory
+            Numbers of probed images and of memory images, at most.
+        """
+        queries = _select(held_out, classes, max(num_probe, QUERIES))
+        memory = _select(train, classes, max_memory)
+        labels = (memory.labels == classes[1]).astype(np.int64) if classes else None
+        num_probe = min(num_probe, len(queries))
+        return cls(_scale(_shuffle(queries.images)), num_probe, _scale(memory.images), labels)
+
+    @classmethod
+    def from_images(cls, images: Images, num_probe: int, max_memory: int = MEMORY) -> "ProbeData":
+        """Probe some images of one set; the rest is the memory, which needs two images or more."""
+        order = np.arange(len(images))
+        probed = _space_evenly(order, num_probe)
+        rest = np.setdiff1d(order, probed)
+        memory = _space_evenly(rest, max_memory) if len(rest) > 1 else rest[:0]
+        return cls(_scale(images[probed]), len(probed), _scale(images[memory]))
 
 
-def of_images(images: Images, count: int, memory: int = MEMORY) -> Points:
-    """Of one set of images, some that are probed and others as the memory; none where there are no two others."""
-    order = np.arange(len(images))
-    probed = _evenly(order, count)
-    others = np.setdiff1d(order, probed)
-    kept = _evenly(others, memory) if len(others) > 1 else others[:0]
-    return Points(_pixels(images[probed]), len(probed), _pixels(images[kept]))
+def _select(split: Split, classes: Sequence[int], count: int) -> Split:
+    """At most `count` images of these classes, in equal steps through the classes."""
+    candidates = np.arange(len(split))
+    if classes:
+        candidates = np.flatnonzero(np.isin(split.labels, classes))
+    by_class = candidates[np.argsort(split.labels[candidates], kind="stable")]
+    indices = _space_evenly(by_class, count)
+    return Split(split.source, split.indices[indices], split.labels[indices])
 
 
-def measure(
-    cell: Cell, folder: epath.Path, splits: Splits, model: models.Model, progress: Progress
-) -> None:
-    """probe.json: the curvature at a few points, which the report compares in pairs; measures/curvature.json: over the points."""
-    points = of_cell(cell, splits, cell.settings["measures"]["probe"])
-    state, rows = probe.states(model, points, SMALL), []
-    todo = probe.work(cell.unet, model.schedule, SMALL)
-    for i, (weights, t, level) in enumerate(todo):
-        progress("curvature", i, len(todo), f"{weights} weights, level {level}")
-        here = probe.at_level(state(weights, t), points, level, (), SMALL)
-        rows += [{"weights": weights, "t": t, "level": level, **row} for row in here]
-    progress("curvature", len(todo), len(todo), "")
-    files.write_json(folder / "probe.json", {"rows": rows})
-    files.write_json(
-        folder / "measures" / "curvature.json",
-        {"curvature": [results.of_points(row) for row in rows]},
-    )
+def _space_evenly(order: Int[np.ndarray, " n"], count: int) -> Int[np.ndarray, " m"]:
+    """At most `count` entries in equal steps."""
+    if not len(order):
+        return order
+    steps = np.linspace(0, len(order) - 1, min(count, len(order)))
+    return order[steps.round().astype(int)]
 
 
-def _some(split: Split, classes: Sequence[int], count: int) -> Split:
-    kept = np.flatnonzero(np.isin(split.labels, classes)) if classes else np.arange(len(split))
-    chosen = _evenly(kept[np.argsort(split.labels[kept], kind="stable")], count)
-    return Split(split.source, split.indices[chosen], split.labels[chosen])
-
-
-def _evenly(order: np.ndarray, count: int) -> np.ndarray:
-    return (
-        order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
-        if len(order)
-        else order
-    )
-
-
-def _mixed(images: Images) -> Images:
-    """In an order of no class, since the first are probed."""
+def _shuffle(images: Images) -> Images:
+    """Without the order of the classes, since the first images are probed."""
     return images[np.random.default_rng(0).permutation(len(images))]
 
 
-def _pixels(images: Images) -> Float[np.ndarray, "_n _h _w _c"]:
-    """In [-1, 1]."""
+def _scale(images: Images) -> Float[np.ndarray, "_n _h _w _c"]:
+    """From 0..255 to float32 in [-1, 1]."""
     return images.astype(np.float32) / 127.5 - 1.0

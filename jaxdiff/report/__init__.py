@@ -1,4 +1,4 @@
-"""The report of a study, drawn from its results alone: figures (SVG), tables (CSV) and one self-contained page."""
+"""The report, drawn from results alone: figures (SVG), tables (CSV) and one self-contained page."""
 
 from jaxdiff.report.page import write
 

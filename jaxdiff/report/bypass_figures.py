@@ -1,10 +1,10 @@
-"""Figures of the bypassed mid-block: what it does to trained cells, and to pictures, in the form of the paper's Figures 6 and C."""
+"""Figures of the bypassed mid-block: of trained cells, and as the paper's Figures 6 and C."""
 
 import functools
 import io
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -14,210 +14,225 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from jaxdiff import results
-from jaxdiff.analysis import bypass
-from jaxdiff.analysis import similarity as likeness
-from jaxdiff.analysis.queries import interval
-from jaxdiff.report.style import COLOURS, INK, MARKS, mark, ruled
+from jaxdiff.analysis.bypass import (
+    PLAIN,
+    QUANTITIES,
+    CellPoints,
+    Point,
+    estimate_at,
+    group_cells,
+)
+from jaxdiff.analysis.similarity import TITLES, DrawnModel
+from jaxdiff.estimates import Estimate
+from jaxdiff.report.style import COLORS, INK, MARKERS, style_axes
 
-Row = dict[str, Any]
-SHOWN = 4  # noises of a cell
-THUMBNAIL = 160  # pixels on a side of a picture in a figure; the whole is the PNG
+NUM_SHOWN = 4  # noises of a cell
+THUMBNAIL = 160  # pixels on a side of an image in a figure; the full image is the PNG
+Curve = Sequence[tuple[float, Estimate]]
 
 
-def measures(found: dict[str, Row]) -> Figure | None:
-    """Each measure against the fraction: a colour a form, a mark a group of cells, bands of the intervals."""
-    grouped = bypass.groups(found)
-    keys = [
-        key
-        for key in bypass.QUANTITIES
-        if any(bypass.at(own, key, "", 0.0) for own in found.values())
-    ]
+def draw_measures(cells: Sequence[CellPoints]) -> Figure | None:
+    """Each quantity against the fraction: a color a form, a marker a group of cells."""
+    keys = [key for key in QUANTITIES if any(cell.defined(key, PLAIN) for cell in cells)]
     if not keys:
         return None
-    forms = list(
-        dict.fromkeys(form for own in found.values() for form, p in bypass.places(own) if p)
-    )
-    columns = min(4, len(keys))
-    figure, axes = _grid(len(keys), columns)
+    groups = group_cells(cells)
+    forms = list(dict.fromkeys(p.form for cell in cells for p in cell.points if p.form))
+    figure, axes = _panels(len(keys), columns=min(4, len(keys)))
     for ax, key in zip(axes, keys, strict=True):
-        ax.set_title(bypass.QUANTITIES[key].title, fontsize=9)
+        ax.set_title(QUANTITIES[key].title, fontsize=9)
         ax.set_xlabel("fraction bypassed")
         for i, form in enumerate(forms):
-            for j, cells in enumerate(grouped.values()):
-                ps = [p for f, p in bypass.places(cells[0]) if f == form or not p]
-                drawn = [(p, here) for p in ps if (here := bypass.value(cells, key, form, p))]
-                _band(ax, drawn, COLOURS[i], MARKS[j % len(MARKS)], 0.12 / len(grouped))
-    handles = [Line2D([], [], color=COLOURS[i], label=form) for i, form in enumerate(forms)]
-    handles += [
-        Line2D([], [], color=INK, marker=MARKS[j % len(MARKS)], linestyle="none", label=str(group))
-        for j, group in enumerate(grouped)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+            for j, members in enumerate(groups.values()):
+                curve = _curve(members, key, form)
+                _draw_band(ax, curve, COLORS[i], MARKERS[j % len(MARKERS)], 0.12 / len(groups))
+    _add_legend(figure, forms, [str(group) for group in groups])
     return figure
 
 
-def _band(
-    ax: Axes,
-    drawn: Sequence[tuple[float, tuple[float, float, float]]],
-    colour: str,
-    marker: str,
-    alpha: float = 0.12,
-) -> None:
-    if drawn:
-        x, (middle, low, high) = [x for x, _ in drawn], np.array([y for _, y in drawn]).T
-        ax.plot(x, middle, marker=marker, color=colour, markersize=4, linewidth=1.2)
-        ax.fill_between(x, low, high, color=colour, alpha=alpha, linewidth=0)
+def _curve(cells: Sequence[CellPoints], key: str, form: str) -> Curve:
+    points = [point for point in cells[0].points if point.form in ("", form)]
+    estimates = [(point.fraction, estimate_at(cells, key, point)) for point in points]
+    return [(fraction, estimate) for fraction, estimate in estimates if estimate is not None]
 
 
-def _grid(count: int, columns: int) -> tuple[Figure, list[Axes]]:
+def _draw_band(ax: Axes, curve: Curve, color: str, marker: str, alpha: float = 0.12) -> None:
+    """The values with a band of their intervals."""
+    if not curve:
+        return
+    x = [position for position, _ in curve]
+    values = [float(estimate) for _, estimate in curve]
+    low = [np.nan if e.low is None else e.low for _, e in curve]
+    high = [np.nan if e.high is None else e.high for _, e in curve]
+    ax.plot(x, values, marker=marker, color=color, markersize=4, linewidth=1.2)
+    ax.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)
+
+
+def _add_legend(figure: Figure, forms: Sequence[str], names: Sequence[str]) -> None:
+    handles = [Line2D([], [], color=COLORS[i], label=form) for i, form in enumerate(forms)]
+    for j, name in enumerate(names):
+        marker = MARKERS[j % len(MARKERS)]
+        handles.append(Line2D([], [], color=INK, marker=marker, linestyle="none", label=name))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+
+
+def _panels(count: int, columns: int) -> tuple[Figure, list[Axes]]:
     rows = -(-count // columns)
     figure = Figure(figsize=(2.9 * columns, 2.4 * rows + 0.5), layout="constrained")
-    return figure, [ruled(figure.add_subplot(rows, columns, i + 1)) for i in range(count)]
-
-
-def samples(name: str, own: Row, workdir: epath.Path) -> Figure | None:
-    """Of one cell: a block a form, in it a row a noise and a column a fraction."""
-    forms: dict[str, list[float]] = {}
-    for form, p in bypass.places(own):
-        if p:
-            forms.setdefault(form, [0.0]).append(p)
-    blocks = []
-    for form, ps in forms.items():
-        parts = [f"{name}-{form}-{p:g}" if p else f"{name}-0" for p in ps]
-        images = [
-            results.read_npz(workdir / "samples" / f"{part}.npz")["arr_0"][:SHOWN] for part in parts
-        ]
-        blocks.append(Block(form, _percent(ps), np.stack(images, axis=1)))
-    return _blocks(blocks, [f"noise {i}" for i in range(SHOWN)], 0.55) if blocks else None
+    return figure, [style_axes(figure.add_subplot(rows, columns, i + 1)) for i in range(count)]
 
 
 class Block(NamedTuple):
-    """Images uint8 [row, column, height, width, channel], with a title and the columns' names."""
+    """Images uint8 [row, column, height, width, channel], a title and the columns' names."""
 
     title: str
     columns: Sequence[str]
     images: np.ndarray
 
 
-def _percent(fractions: Sequence[float]) -> list[str]:
-    return [f"{100 * p:g} %" for p in fractions]
+def draw_samples(cell: CellPoints, workdir: epath.Path) -> Figure | None:
+    """A cell's samples: a block a form, in it a row a noise and a column a fraction."""
+    fractions: dict[str, list[float]] = {}
+    for point in cell.points:
+        if point.form:
+            fractions.setdefault(point.form, [0.0]).append(point.fraction)
+    blocks = []
+    for form, columns in fractions.items():
+        parts = [f"{cell.name}-{form}-{p:g}" if p else f"{cell.name}-0" for p in columns]
+        paths = [workdir / "samples" / f"{part}.npz" for part in parts]
+        images = [results.read_npz(path)["arr_0"][:NUM_SHOWN] for path in paths]
+        blocks.append(Block(form, _percentages(columns), np.stack(images, axis=1)))
+    row_names = [f"noise {i}" for i in range(NUM_SHOWN)]
+    return _draw_blocks(blocks, row_names, image_inches=0.55) if blocks else None
 
 
-def _blocks(blocks: Sequence[Block], row_names: Sequence[str], size: float) -> Figure:
-    """The blocks beside each other, an image `size` inches wide."""
-    rows, widths = blocks[0].images.shape[0], [len(block.columns) for block in blocks]
-    figure = Figure(
-        figsize=(size * (sum(widths) + 1) + 0.8, size * rows + 0.8), layout="constrained"
-    )
+def _percentages(fractions: Sequence[float]) -> list[str]:
+    return [f"{100 * fraction:g} %" for fraction in fractions]
+
+
+def _draw_blocks(blocks: Sequence[Block], row_names: Sequence[str], image_inches: float) -> Figure:
+    """The blocks side by side."""
+    rows = len(blocks[0].images)
+    widths = [len(block.columns) for block in blocks]
+    size = (image_inches * (sum(widths) + 1) + 0.8, image_inches * rows + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.add_gridspec(1, len(blocks), width_ratios=widths)
     for i, block in enumerate(blocks):
-        ax, height, gap = (
-            figure.add_subplot(grid[i]),
-            block.images.shape[2],
-            max(1, block.images.shape[2] // 16),
-        )
-        padded = np.pad(
-            block.images, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255
-        )
-        padded = np.repeat(padded, 3 // padded.shape[-1], axis=-1)
-        sheet = padded.transpose(0, 2, 1, 3, 4).reshape(rows * (height + gap), -1, 3)[:-gap, :-gap]
-        ax.imshow(sheet, interpolation="none")
-
-        def middle(count, step=height + gap, half=height / 2):
-            return [j * step + half for j in range(count)]
-
-        ax.set_xticks(middle(len(block.columns)), block.columns, fontsize=7)
-        ax.set_yticks(middle(rows), row_names[:rows] if i == 0 else [""] * rows, fontsize=7)
-        ax.tick_params(length=0)
-        ax.spines[:].set_visible(False)
-        ax.set_title(block.title, fontsize=9)
+        ax = figure.add_subplot(grid[i])
+        _draw_block(ax, block, row_names[:rows] if i == 0 else [""] * rows)
     return figure
 
 
-def pictures(
-    name: str, own: Row, workdir: epath.Path
+def _draw_block(ax: Axes, block: Block, row_names: Sequence[str]) -> None:
+    """All images of a block as one picture with white gaps."""
+    rows = len(block.images)
+    height = block.images.shape[2]
+    gap = max(1, height // 16)
+    step = height + gap
+    padding = ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0))
+    padded = np.pad(block.images, padding, constant_values=255)
+    rgb = np.repeat(padded, 3 // padded.shape[-1], axis=-1)
+    sheet = rgb.transpose(0, 2, 1, 3, 4).reshape(rows * step, -1, 3)[:-gap, :-gap]
+    ax.imshow(sheet, interpolation="none")
+    column_centers = [i * step + height / 2 for i in range(len(block.columns))]
+    row_centers = [i * step + height / 2 for i in range(rows)]
+    ax.set_xticks(column_centers, block.columns, fontsize=7)
+    ax.set_yticks(row_centers, row_names, fontsize=7)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_title(block.title, fontsize=9)
+
+
+def list_image_sheets(
+    model: DrawnModel, workdir: epath.Path
 ) -> Iterator[tuple[str, Callable[[], Figure | None]]]:
-    """A figure a form, and one of the control: a row a prompt, a column a fraction (a guidance scale), of the first seed."""
-    for form in dict.fromkeys(point["form"] for point in own["points"] if point["form"]):
-        ps = sorted({point["p"] for point in own["points"] if point["form"] in ("", form)})
-        folders = [
-            f"{name}-{form}-{p:g}" if p else f"{name}-guidance-{own['guidance']:g}" for p in ps
-        ]
-        yield (
-            f"{name}-{form}",
-            functools.partial(_sheet, own, f"bypassed: {form}", _percent(ps), folders, workdir),
+    """Name and drawing of a figure for each form, and of one for the control.
+
+    A row is a prompt and a column a fraction, or a guidance scale; of the first seed.
+    """
+    drawn = [point for point, _ in model.points]
+    for form in dict.fromkeys(point.form for point in drawn if point.form):
+        fractions = sorted({p.fraction for p in drawn if p.form in ("", form)})
+        plain_folder = f"{model.name}-guidance-{model.guidance:g}"
+        folders = [f"{model.name}-{form}-{p:g}" if p else plain_folder for p in fractions]
+        sheet = functools.partial(
+            _draw_sheet, model, f"bypassed: {form}", _percentages(fractions), folders, workdir
         )
-    scales = sorted(
-        {point["guidance"] for point in own["points"] if not point["form"]}, reverse=True
-    )
-    columns, folders = (
-        [f"{scale:g}" for scale in scales],
-        [f"{name}-guidance-{scale:g}" for scale in scales],
-    )
+        yield f"{model.name}-{form}", sheet
+    scales = sorted({scale for point, scale in model.points if not point.form}, reverse=True)
+    columns = [f"{scale:g}" for scale in scales]
+    folders = [f"{model.name}-guidance-{scale:g}" for scale in scales]
     title = "the control: guidance scale, nothing bypassed"
-    yield f"{name}-guidance", functools.partial(_sheet, own, title, columns, folders, workdir)
-
-
-def _sheet(
-    own: Row, title: str, columns: Sequence[str], folders: Sequence[str], workdir: epath.Path
-) -> Figure:
-    firsts = own["files"][:: len(own["seeds"])]  # prompts first, seeds after
-    images = [
-        [_thumbnail(workdir / "pictures" / folder / name) for folder in folders] for name in firsts
-    ]
-    return _blocks(
-        [Block(title, columns, np.array(images))],
-        [_label(prompt) for prompt in own["prompts"]],
-        1.3,
+    yield (
+        f"{model.name}-guidance",
+        functools.partial(_draw_sheet, model, title, columns, folders, workdir),
     )
 
 
-def _label(prompt: str) -> str:
-    """A prompt in short lines, its dollars no mathematics."""
-    return textwrap.fill(textwrap.shorten(prompt, 80, placeholder=" ..."), 16).replace("$", r"\$")
+def _draw_sheet(
+    model: DrawnModel,
+    title: str,
+    columns: Sequence[str],
+    folders: Sequence[str],
+    workdir: epath.Path,
+) -> Figure:
+    first_seed = model.image_files[:: len(model.seeds)]  # prompts first, seeds within
+    images = [
+        [_thumbnail(workdir / "pictures" / folder / name) for folder in folders]
+        for name in first_seed
+    ]
+    labels = [_wrap(prompt) for prompt in model.prompts]
+    return _draw_blocks([Block(title, columns, np.array(images))], labels, image_inches=1.3)
+
+
+def _wrap(prompt: str) -> str:
+    """A prompt in short lines; its dollar signs start no formula."""
+    short = textwrap.shorten(prompt, 80, placeholder=" ...")
+    return textwrap.fill(short, 16).replace("$", r"\$")
 
 
 def _thumbnail(path: epath.Path) -> np.ndarray:
-    """At most THUMBNAIL pixels on a side."""
     with Image.open(io.BytesIO(path.read_bytes())) as image:
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         return np.asarray(image.convert("RGB"))
 
 
-def curves(found: dict[str, Row]) -> Figure | None:
-    """Likeness between prompts and between seeds, against the fraction, and beside it against the guidance scale: the control."""
-    panels = [(between, name) for between in ("prompts", "seeds") for name in ("lpips", "cosine")
-              if any(likeness.at(own, between, name, "", 0.0) for own in found.values())]  # fmt: skip
+def draw_similarities(models: Sequence[DrawnModel]) -> Figure | None:
+    """Similarity between prompts and between seeds, beside the control.
+
+    Against the fraction on the left, against the guidance scale on the right.
+    """
+    panels = [
+        (between, name)
+        for between in ("prompts", "seeds")
+        for name in TITLES
+        if any(model.find(between, name, PLAIN) for model in models)
+    ]
     if not panels:
         return None
-    figure, axes = _grid(2 * len(panels), 2)
-    forms = list(
-        dict.fromkeys(row["form"] for own in found.values() for row in own["rows"] if row["form"])
-    )
+    figure, axes = _panels(2 * len(panels), columns=2)
+    forms = list(dict.fromkeys(form for model in models for form in model.forms))
     for i, (between, name) in enumerate(panels):
-        left, right = axes[2 * i], axes[2 * i + 1]
+        left = axes[2 * i]
+        right = axes[2 * i + 1]
         right.sharey(left)
-        for ax, what in ((left, "fraction bypassed"), (right, "guidance scale, p = 0")):
-            ax.set_title(f"{likeness.TITLES[name]} between {between}", fontsize=9)
-            ax.set_xlabel(what)
-        for j, own in enumerate(found.values()):
+        for ax, label in ((left, "fraction bypassed"), (right, "guidance scale, p = 0")):
+            ax.set_title(f"{TITLES[name]} between {between}", fontsize=9)
+            ax.set_xlabel(label)
+        for j, model in enumerate(models):
+            marker = MARKERS[j % len(MARKERS)]
             for k, form in enumerate(forms):
-                ps = sorted({row["p"] for row in own["rows"] if row["form"] in ("", form)})
-                drawn = [
-                    (p, interval(row))
-                    for p in ps
-                    if (row := likeness.at(own, between, name, form, p))
-                ]
-                _band(left, drawn, COLOURS[k], MARKS[j % len(MARKS)])
-            control = [
-                (row["guidance"], interval(row)) for row in likeness.control(own, between, name)
-            ]
-            _band(right, sorted(control), INK, MARKS[j % len(MARKS)])
+                _draw_band(left, _similarity_curve(model, between, name, form), COLORS[k], marker)
+            control = sorted(model.control(between, name), key=lambda row: row[0])
+            _draw_band(right, control, INK, marker)
         right.invert_xaxis()
-    handles = [Line2D([], [], color=COLOURS[k], label=form) for k, form in enumerate(forms)]
-    handles += [
-        Line2D([], [], color=INK, marker=mark(j)[1], linestyle="none", label=name)
-        for j, name in enumerate(found)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    _add_legend(figure, forms, [model.name for model in models])
     return figure
+
+
+def _similarity_curve(model: DrawnModel, between: str, name: str, form: str) -> Curve:
+    estimates = [
+        (fraction, model.find(between, name, Point(form, fraction)))
+        for fraction in model.fractions(form)
+    ]
+    return [(fraction, estimate) for fraction, estimate in estimates if estimate is not None]

@@ -1,6 +1,6 @@
-"""The report's figures, each a matplotlib Figure made from finished cells, with its title and caption."""
+"""The figures of a study: any measure against depth, grids of samples, the gate and the loss."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,248 +8,317 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxdiff.analysis.queries import Mix, entry, in_words, mixes, models
-from jaxdiff.report import memorization_figures as mechanism
+from jaxdiff.analysis.queries import (
+    Mix,
+    format_mix,
+    group_by_mix,
+    group_key,
+    model_name,
+    model_names,
+    seed_of,
+)
 from jaxdiff.report import probe_figures
-from jaxdiff.report.style import COLOURS, INK, axes, mark
-from jaxdiff.results import CellResult
+from jaxdiff.report.registry import figure
+from jaxdiff.report.style import COLORS, INK, color_of, new_axes, series_style
+from jaxdiff.results import CellInfo, Result, Section, StudyResults
 
-Cells = Sequence[CellResult]
-COLUMNS = 16
-GATE = 0.7  # of a cell's samples that should be one of the two classes
+MAX_COLUMNS = 16
+MAX_NEAREST_MODELS = 8
+MIN_GATE = 0.7  # of a model's samples that should be one of the two classes
+
+# Between models of different seeds or training data, as a fraction of the distance of two depths.
+SEED_OFFSET = 0.12
+MIX_OFFSET = 0.04
 
 
-def _against_depth(
-    cells: Cells, section: str, name: str, scale: float, label: str
-) -> tuple[Figure, Axes]:
-    """A value of every cell with its interval, by model; a colour and a marker a mix, side by side."""
-    figure, ax = axes()
-    names = models(cells)
-    for i, mix in enumerate(mixes(cells)):
-        colour, marker = mark(i)
-        mine = [(c, e) for c in cells if Mix.of(c) == mix and (e := entry(c, section, name))]
-        seeds = sorted({c.own["seed"] for c, _ in mine})
-        spread = {seed: 0.12 * (j - (len(seeds) - 1) / 2) for j, seed in enumerate(seeds)}
-        x = [names.index(c.own["model"]) + spread[c.own["seed"]] + 0.04 * i for c, _ in mine]
-        value = np.array([scale * e["value"] for _, e in mine])
-        low, high = (
-            np.array([scale * (e["value"] if e[key] is None else e[key]) for _, e in mine])
-            for key in ("low", "high")
-        )
-        if mine:
-            ax.errorbar(
-                x,
-                value,
-                [value - low, high - value],
-                fmt=marker,
-                color=colour,
-                capsize=3,
-                label=in_words(mix),
-            )
+class _Interval(NamedTuple):
+    """A model's place on the axis, and an estimate with its interval."""
+
+    x: float
+    low: float
+    value: float
+    high: float
+
+
+def against_depth(results: Sequence[Result], section: Section) -> Figure | None:
+    """One estimate of every result with its interval, by model; None where none has a value.
+
+    Each mix of the training data has a color and a marker, and models of several seeds stand side
+    by side.
+    """
+    drawing = section.figure
+    if drawing is None:
+        return None
+    plot, ax = new_axes()
+    names = model_names(results)
+    groups = group_by_mix(results)
+    for i, (mix, group) in enumerate(groups.items()):
+        intervals = _intervals(group, section.name, drawing.estimate, names)
+        if intervals:
+            _draw_intervals(ax, intervals, i, scale=drawing.scale, label=format_mix(mix))
+    if not ax.containers:  # no result has a value
+        return None
+    for i, (mix, group) in enumerate(groups.items()):
+        reference = _reference_value(group, mix, section.name, drawing.reference)
+        if reference is not None:
+            height = drawing.scale * reference
+            ax.axhline(height, color=color_of(i), linestyle="--", linewidth=1)
+    if drawing.reference == "trained":  # a share starts at 0
+        ax.set_ylim(bottom=0)
     ax.set_xticks(range(len(names)), names)
-    ax.set_xlabel("model (depth)")
-    ax.set_ylabel(label)
-    if ax.containers:  # no sample may be either class
-        ax.legend(frameon=False, fontsize=8)
-    return figure, ax
+    ax.set_xlabel("model (depth)" if isinstance(results[0].info, CellInfo) else "set")
+    ax.set_ylabel(drawing.label)
+    ax.legend(frameon=False, fontsize=8)
+    return plot
 
 
-def share_against_depth(cells: Cells) -> Figure:
-    """Figure 4's upper half: the minority's share of each cell with its interval; a dashed line for the training data."""
-    figure, ax = _against_depth(cells, "share", "classified", 100.0, "minority among samples, %")
-    for i, mix in enumerate(mixes(cells)):
-        ax.axhline(100 * mix.proportions[1], color=mark(i)[0], linestyle="--", linewidth=1)
-    ax.set_ylim(bottom=0)
-    return figure
+def _intervals(
+    results: Sequence[Result], section: str, name: str, names: Sequence[str]
+) -> list[_Interval]:
+    estimates = [(result, result.find(section, name)) for result in results]
+    defined = [(r, e) for r, e in estimates if e is not None and e.value is not None]
+    # Centered on the model, so that one seed stands exactly above its name.
+    seeds = sorted({seed_of(result) for result, _ in defined})
+    intervals = []
+    for result, estimate in defined:
+        offset = SEED_OFFSET * (seeds.index(seed_of(result)) - (len(seeds) - 1) / 2)
+        value = float(estimate)
+        # Without an interval the bar has no length.
+        low = value if estimate.low is None else estimate.low
+        high = value if estimate.high is None else estimate.high
+        x = names.index(model_name(result)) + offset
+        intervals.append(_Interval(x, low, value, high))
+    return intervals
 
 
-def lpips_against_depth(cells: Cells) -> Figure:
-    """Figure 4's lower half: mean pairwise LPIPS of each cell; a dashed line for its training images."""
-    figure, ax = _against_depth(cells, "lpips", "all_pairs", 100.0, "mean pairwise LPIPS x 100")
-    for i, mix in enumerate(mixes(cells)):
-        found = [
-            e["value"]
-            for c in cells
-            if Mix.of(c) == mix and (e := entry(c, "lpips", "training_data"))
-        ]
-        if found:
-            ax.axhline(100 * float(np.mean(found)), color=mark(i)[0], linestyle="--", linewidth=1)
-    return figure
+def _draw_intervals(
+    ax: Axes, intervals: Sequence[_Interval], series: int, *, scale: float, label: str
+) -> None:
+    table = np.array(intervals)
+    x = table[:, 0] + MIX_OFFSET * series
+    low, value, high = scale * table[:, 1:].T
+    color, marker = series_style(series)
+    bars = [value - low, high - value]
+    ax.errorbar(x, value, bars, fmt=marker, color=color, capsize=3, label=label)
 
 
-def quality_gate(cells: Cells) -> Figure:
-    """What the classifier makes of each cell's samples: a study's class, another class, none."""
-    figure, ax = axes(height=0.35 * len(cells) + 1.2)
-    left = np.zeros(len(cells))
-    parts = {"gate": "one of the two classes", "other_class": "another class", "no_class": "none"}
-    for (part, label), colour in zip(
-        parts.items(), (COLOURS[0], COLOURS[4], COLOURS[3]), strict=True
+def _reference_value(
+    results: Sequence[Result], mix: Mix, section: str, reference: str
+) -> float | None:
+    """The height of the dashed line; None where there is none."""
+    if not reference:
+        return None
+    if reference == "trained":
+        return mix.proportions[1] if mix.proportions else None
+    estimates = [result.find(section, reference) for result in results]
+    values = [e.value for e in estimates if e is not None and e.value is not None]
+    return float(np.mean(values)) if values else None
+
+
+@figure(
+    "samples",
+    title="The same noise in every model",
+    caption="A row for each model, a column for each noise, which all models share. A frame "
+    "marks a sample whose class differs from that of the shallowest model of the seed: orange "
+    "where it is the majority, blue the minority, dotted pink neither. Look for columns that "
+    "change as depth grows, and count the frames of either color.",
+    topic="samples",
+    needs=("common",),
+    is_grid=True,
+)
+def common_samples(study: StudyResults) -> Figure | None:
+    """Samples of the noise bank that all seeds share."""
+    results = _in_grid_order([result for result in study.results if len(result.common)])
+    columns = min([MAX_COLUMNS, *(len(result.common) for result in results)])
+    plot, panels = _new_grid(len(results), columns)
+    for row, result in zip(panels, results, strict=True):
+        _name_row(row[0], _grid_label(result))
+        shallowest = _first_of_seed(results, result)
+        for i, ax in enumerate(row):
+            _draw_image(ax, result.common[i])
+            if result.common_labels[i] != shallowest.common_labels[i]:
+                _draw_frame(ax, int(result.common_labels[i]), result)
+    return plot
+
+
+@figure(
+    "sets",
+    title="Samples",
+    caption="A row for each model or set, with its first images. Look for what the rows have in "
+    "common, and for images that are wrong.",
+    topic="samples",
+    needs=("samples",),
+    is_grid=True,
+)
+def first_samples(study: StudyResults) -> Figure | None:
+    """The first samples of whatever has none of a common noise bank."""
+    results = _in_grid_order([result for result in study.results if not len(result.common)])
+    if not results:
+        return None
+    columns = min([MAX_COLUMNS, *(len(result.samples) for result in results)])
+    plot, panels = _new_grid(len(results), columns)
+    for row, result in zip(panels, results, strict=True):
+        _name_row(row[0], _grid_label(result))
+        for i, ax in enumerate(row):
+            _draw_image(ax, result.samples[i])
+    return plot
+
+
+@figure(
+    "nearest",
+    title="Samples and their nearest training images",
+    caption="Under each sample, the training image that is nearest in pixels. A pair that shows "
+    "the same image is memorization. Being near is not: held-out images have near neighbors as "
+    "well.",
+    topic="memorization",
+    needs=("nearest",),
+    is_grid=True,
+)
+def nearest_training_images(study: StudyResults) -> Figure:
+    """Two rows for each model of the first seed."""
+    # Other seeds would repeat the picture; the table has all of them.
+    seed = seed_of(study.results[0])
+    same_seed = [r for r in study.results if seed_of(r) == seed and len(r.nearest)]
+    results = same_seed[:MAX_NEAREST_MODELS]
+    columns = min([MAX_COLUMNS, *(len(result.nearest) for result in results)])
+    plot, panels = _new_grid(2 * len(results), columns)
+    for i, result in enumerate(results):
+        for column in range(columns):
+            _draw_image(panels[2 * i, column], result.samples[column])
+            _draw_image(panels[2 * i + 1, column], result.nearest[column, 0])
+        _name_row(panels[2 * i, 0], model_name(result))
+        _name_row(panels[2 * i + 1, 0], "nearest")
+    return plot
+
+
+@figure(
+    "curvature",
+    title="Curvature of the energy against depth",
+    caption="Models of the first seed at the same few noised images; bars hold 80 % of the "
+    "images, open marks are the same networks with random weights. M = I - H / 2 says how much "
+    "of a step the denoiser keeps in each direction. If deeper models had a smoother energy, as "
+    "the paper argues from Theorem 1, the values would fall from left to right.",
+    topic="mechanism",
+    needs=("probe",),
+)
+def curvature(study: StudyResults) -> Figure:
+    """The probe's values at single points."""
+    return probe_figures.plot_study(study.cells)
+
+
+@figure(
+    "gate",
+    title="Quality gate",
+    caption="What the classifier takes the samples for: one of the two classes (the gate), "
+    "another class of the dataset, or nothing. Left of the dotted line at 70 %, shares describe "
+    "only the part of the samples that is readable.",
+    topic="quality",
+    needs=("quality",),
+)
+def quality_gate(study: StudyResults) -> Figure:
+    """A bar for each result in three parts."""
+    results = [r for r in study.results if r.find("quality", "gate") is not None]
+    plot, ax = new_axes(height=0.35 * len(results) + 1.2)
+    left = np.zeros(len(results))
+    names = [result.name for result in results]
+    for estimate, label, color in (
+        ("gate", "one of the two classes", COLORS[0]),
+        ("other_class", "another class", COLORS[4]),
+        ("no_class", "none", COLORS[3]),
     ):
-        values = np.array([100 * e["value"] for c in cells if (e := entry(c, "quality", part))])
-        ax.barh([c.name for c in cells], values, left=left, color=colour, label=label, height=0.6)
-        left += values
+        shares = [result.find("quality", estimate) for result in results]
+        widths = np.array([0.0 if share is None else 100 * float(share) for share in shares])
+        ax.barh(names, widths, left=left, color=color, label=label, height=0.6)
+        left += widths
     ax.invert_yaxis()
     ax.grid(visible=False)
-    ax.axvline(100 * GATE, color="white", linestyle=":", linewidth=1.5)
+    ax.axvline(100 * MIN_GATE, color="white", linestyle=":", linewidth=1.5)
     ax.set_xlabel("samples, %")
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
-    return figure
+    plot.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    return plot
 
 
-def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(0.5 * columns + 1, 0.5 * rows + 0.3))
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for ax in panels.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.spines[:].set_visible(False)
-    figure.subplots_adjust(0.09, 0.01, 0.99, 0.99, wspace=0.08, hspace=0.08)
-    return figure, panels
-
-
-def _show(ax: Axes, image: np.ndarray) -> None:
-    ax.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-
-
-def _name(ax: Axes, text: str) -> None:
-    ax.text(
-        -0.25, 0.5, text, transform=ax.transAxes, ha="right", va="center", fontsize=9, color=INK
-    )
-
-
-def sample_grid(cells: Cells) -> Figure:
-    """A row a model, a column a noise that all share; frames where the class is not the shallowest model's."""
-    shown = [c for c in cells if len(c.common)] or list(cells)
-    order = models(shown)
-    shown.sort(key=lambda c: (*Mix.of(c), c.own["seed"], order.index(c.own["model"])))
-    common = all(len(c.common) for c in shown)
-    columns = min([COLUMNS, *(len(c.common if common else c.samples) for c in shown)])
-    figure, panels = _grid(len(shown), columns)
-    for row, cell in zip(panels, shown, strict=True):
-        images, labels = (
-            (cell.common, cell.common_labels) if common else (cell.samples, cell.labels)
-        )
-        base = next(
-            c for c in shown if Mix.of(c) == Mix.of(cell) and c.own["seed"] == cell.own["seed"]
-        )
-        first = base.common_labels if common else base.labels
-        for i, ax in enumerate(row):
-            _show(ax, images[i])
-            if common and labels[i] != first[i]:
-                colour, style = _flip(int(labels[i]), cell)
-                ax.spines[:].set(visible=True, color=colour, linewidth=2, linestyle=style)
-        _name(row[0], f"{cell.own['model']}, s{cell.own['seed']}")
-    return figure
-
-
-def _flip(label: int, cell: CellResult) -> tuple[str, str]:
-    """Colour and line of a flip: to the majority, to the minority, to neither."""
-    return {cell.own["majority"]: (COLOURS[1], "-"), cell.own["minority"]: (COLOURS[0], "-")}.get(
-        label, (COLOURS[3], ":")
-    )
-
-
-def nearest_grid(cells: Cells) -> Figure:
-    """For each cell, a row of samples and under it each one's nearest training image in pixels."""
-    seed = cells[0].own["seed"]
-    shown = [c for c in cells if c.own["seed"] == seed][:8]
-    columns = min([COLUMNS, *(len(c.nearest) for c in shown)])
-    figure, panels = _grid(2 * len(shown), columns)
-    for i, cell in enumerate(shown):
-        for column in range(columns):
-            _show(panels[2 * i, column], cell.samples[column])
-            _show(panels[2 * i + 1, column], cell.nearest[column, 0])
-        _name(panels[2 * i, 0], cell.own["model"])
-        _name(panels[2 * i + 1, 0], "train")
-    return figure
-
-
-def loss_curves(cells: Cells) -> Figure:
-    """Training loss against the step, smoothed by a moving average of a thirtieth of the run."""
-    figure, ax = axes()
-    for i, cell in enumerate(cells):
+@figure(
+    "loss",
+    title="Training loss",
+    caption="Mean squared error of the network's output, a moving average over a thirtieth of "
+    "the run. It compares models that predict the same thing, and does not show how errors add "
+    "up in sampling.",
+    topic="training",
+    needs=("metrics",),
+)
+def loss_curves(study: StudyResults) -> Figure:
+    """The loss of each cell against the step."""
+    plot, ax = new_axes()
+    for i, cell in enumerate(study.cells):
         if not cell.metrics:
             continue
-        steps = np.array([m["step"] for m in cell.metrics])
-        loss = np.array([m["loss"] for m in cell.metrics])
+        steps = np.array([line["step"] for line in cell.metrics])
+        loss = np.array([line["loss"] for line in cell.metrics])
+        # Only windows that lie wholly in the run, so the curve begins a window later.
         width = max(1, len(loss) // 30)
         smooth = np.convolve(loss, np.ones(width) / width, mode="valid")
-        ax.plot(steps[width - 1 :], smooth, color=mark(i)[0], label=cell.name, linewidth=1.2)
+        ax.plot(steps[width - 1 :], smooth, color=color_of(i), label=cell.name, linewidth=1.2)
     ax.set_yscale("log")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("step")
     ax.set_ylabel("loss")
-    if ax.lines:
-        ax.legend(frameon=False, fontsize=8)
-    return figure
+    ax.legend(frameon=False, fontsize=8)
+    return plot
 
 
-class Plot(NamedTuple):
-    """How a figure is drawn, what of a cell it needs, its heading, and a caption that may name {n}, the samples of a cell."""
-
-    draw: Callable[[Cells], Figure]
-    needs: Callable[[CellResult], object]
-    title: str
-    caption: str
+class _Frame(NamedTuple):
+    color: str
+    linestyle: str
 
 
-FIGURES = {
-    "central": Plot(
-        mechanism.central,
-        lambda cell: cell.result.get("memorization") and cell.result.get("amplification"),
-        "Memorization against amplification",
-        "The paper's Figure 2C with numbers: it says that models go from the upper left (high variance: copies of training "
-        "images) to the lower right (high bias: the majority grows) as they get deeper. A large mark is a model, small ones "
-        "its earlier checkpoints; a colour a depth. Dotted: the fraction of held-out images that would count as memorized.",
-    ),
-    "effective_k": Plot(
-        mechanism.effective_k, lambda cell: cell.result.get("effective_k"), "How many training images a step attends to",
-        "Left: exp(entropy of the weights) of the soft k-NN denoiser that is most like the model, on noised images that it "
-        "never saw; missing where undefined (the table says why). Right: how well that denoiser, the same of some training "
-        "images and of as many held-out ones, and a Gaussian predict the model. Where the Gaussian or the held-out images do "
-        "as well, the model recalls no training images at that noise level, and no k is to be had.",
-    ),
-    "share": Plot(
-        share_against_depth, lambda cell: cell.result.get("share"), "Minority share against depth",
-        "Figure 4's upper half. Each mark is one model; bars are 95 % Wilson intervals over those "
-        "of its {n} samples that are either class and hold for that model alone: they say nothing of another seed. Dashed: the share in the training "
-        "data. A model below its line drew fewer of the minority than it was shown.",
-    ),
-    "lpips": Plot(
-        lpips_against_depth, lambda cell: cell.result.get("lpips"), "Diversity against depth",
-        "Figure 4's lower half: LPIPS averaged over all pairs of a model's {n} samples; bars are 95 % jackknife intervals "
-        "over samples. Dashed: the training images. Above the line is not better: noise left in samples raises LPIPS, and a "
-        "change of the classes' shares moves it too (the table has it within each class and at the training mix).",
-    ),
-    "samples": Plot(
-        sample_grid, lambda cell: len(cell.common), "The same noise, other models",
-        "A row a model, a column a noise that all models share. Frames mark samples whose class is not that of the "
-        "shallowest model of the seed: orange to the majority, blue to the minority, dotted pink to neither. Look for "
-        "columns that change as depth grows, and count the frames each way: the table of flips does.",
-    ),
-    "sets": Plot(
-        sample_grid, lambda cell: not len(cell.common), "Samples",
-        "A row a set, its first images. Look for what the sets have in common and for images that are wrong.",
-    ),
-    "nearest": Plot(
-        nearest_grid, lambda cell: len(cell.nearest), "Samples and their nearest training images",
-        "Under each sample of the first seed, the training image that is nearest in pixels. Look for pairs that are the same "
-        "image: that is memorization. Nearness alone is not, since held-out images have near neighbors too (Table 3).",
-    ),
-    "curvature": Plot(
-        probe_figures.of_study, lambda cell: cell.probe, "Curvature of the energy against depth",
-        "Of the models of the first seed, at the same few noised images; bars hold 80 % of them, open marks are the same networks with "
-        "random weights. M = I - H / 2 is how much of a step the denoiser keeps in each direction. Theorem 1 is used to say that deeper "
-        "models have a smoother energy: then these fall from left to right. python -m experiments.probe measures every level.",
-    ),
-    "gate": Plot(
-        quality_gate, lambda cell: cell.result.get("quality"), "Quality gate",
-        "How a classifier with all classes of the dataset, and one for what is none of them, reads the {n} samples of a cell. The first part "
-        "is the gate; where it is under 70 % (dotted), the share above describes only the samples that are left.",
-    ),
-    "loss": Plot(
-        loss_curves, lambda cell: cell.metrics, "Training loss",
-        "Mean squared error of the network's output, a moving average. It compares models that predict the same thing; "
-        "it does not show what sampling makes of the error.",
-    ),
-}  # fmt: skip
+def _new_grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    plot = Figure(figsize=(0.5 * columns + 1, 0.5 * rows + 0.3))
+    panels = plot.subplots(rows, columns, squeeze=False)
+    for ax in panels.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(False)
+    plot.subplots_adjust(0.09, 0.01, 0.99, 0.99, wspace=0.08, hspace=0.08)
+    return plot, panels
+
+
+def _in_grid_order(results: Sequence[Result]) -> list[Result]:
+    """By training data, seed and model."""
+    order = model_names(results)
+
+    def sort_key(result: Result) -> tuple[Mix, int, int]:
+        return group_key(result), seed_of(result), order.index(model_name(result))
+
+    return sorted(results, key=sort_key)
+
+
+def _first_of_seed(results: Sequence[Result], result: Result) -> Result:
+    """The shallowest model of the same training data and seed, of results in grid order."""
+    key = group_key(result), seed_of(result)
+    return next(r for r in results if (group_key(r), seed_of(r)) == key)
+
+
+def _grid_label(result: Result) -> str:
+    if isinstance(result.info, CellInfo):
+        return f"{result.info.model}, s{result.info.seed}"
+    return result.name
+
+
+def _draw_image(ax: Axes, image: np.ndarray) -> None:
+    ax.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+
+
+def _name_row(ax: Axes, text: str) -> None:
+    label = ax.text(-0.25, 0.5, text, transform=ax.transAxes, fontsize=9, color=INK)
+    label.set(ha="right", va="center")
+
+
+def _draw_frame(ax: Axes, label: int, result: Result) -> None:
+    """Frame a flip: to the majority, to the minority, or to neither."""
+    frames: Mapping[int | None, _Frame] = {
+        result.info.majority: _Frame(COLORS[1], "-"),
+        result.info.minority: _Frame(COLORS[0], "-"),
+    }
+    frame = frames.get(label, _Frame(COLORS[3], ":"))
+    ax.spines[:].set(visible=True, color=frame.color, linewidth=2, linestyle=frame.linestyle)

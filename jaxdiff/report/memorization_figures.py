@@ -1,129 +1,204 @@
-"""Figures of what the paper argues by analogy: memorization against amplification (its Figure 2C), and the effective k."""
+"""Figures of the paper's argument: memorization against amplification, and the effective k."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from jaxdiff.analysis.queries import Mix, entry, in_words, mixes, models
-from jaxdiff.report.style import COLOURS, INK, MARKS, axes
-from jaxdiff.results import CellResult
+from jaxdiff.analysis.queries import format_mix, group_by_mix, group_key, model_name, model_names
+from jaxdiff.estimates import Estimate
+from jaxdiff.report.registry import figure
+from jaxdiff.report.style import INK, color_of, marker_of, new_axes
+from jaxdiff.results import CellInfo, Result, StudyResults
 
-Cells = Sequence[CellResult]
+
+class Point(NamedTuple):
+    """A checkpoint: logit of the majority, generated minus trained, and memorized samples in %."""
+
+    amplification: float
+    memorized: float
 
 
-def central(cells: Cells) -> Figure:
-    """Memorized fraction against logit amplification: a large mark a cell, small ones its earlier checkpoints."""
-    figure, ax = axes(height=3.8)
-    names, kinds = models(cells), mixes(cells)
-    for cell in cells:
-        colour, marker = (
-            COLOURS[names.index(cell.own["model"]) % 6],
-            MARKS[kinds.index(Mix.of(cell)) % 6],
-        )
-        points = _track(cell)
+class Curve(NamedTuple):
+    """How a curve of R^2 is chosen among the estimates, and drawn."""
+
+    label: str
+    linestyle: Literal["-", "-.", ":", "--"]
+    denoiser: str
+    memory: str
+
+
+TRAINING_MEMORY = Curve("soft k-NN of the training images", "-", "soft_knn", "train")
+R2_CURVES = (
+    TRAINING_MEMORY,
+    Curve("of fewer of them", "-.", "soft_knn", "as many of train"),
+    Curve("of as many held-out images", ":", "soft_knn", "held_out"),
+    Curve("Gaussian", "--", "gaussian", ""),
+)
+
+
+@figure(
+    "central",
+    title="Memorization against amplification",
+    caption="The paper's Figure 2C with numbers. It says that models move from the upper left "
+    "(high variance: copies of training images) to the lower right (high bias: the majority "
+    "grows) as they get deeper. A large mark is a model, small ones its earlier checkpoints, a "
+    "color a model. Dotted: the fraction of held-out images that would count as memorized.",
+    topic="memorization",
+    needs=("memorization", "amplification"),
+)
+def central(study: StudyResults) -> Figure | None:
+    """Memorized fraction against the logit amplification of each result."""
+    plot, ax = new_axes(height=3.8)
+    style_of = _styles(study.results)
+    for result in study.results:
+        points = _training_path(result)
         if points:
-            x, y = zip(*points, strict=True)
-            ax.plot(x, y, color=colour, linewidth=0.7, alpha=0.5)
-            ax.plot(
-                x[:-1],
-                y[:-1],
-                marker,
-                color=colour,
-                markersize=4,
-                fillstyle="none",
-                linestyle="none",
-            )
-            ax.plot(x[-1:], y[-1:], marker, color=colour, markersize=7)
-    held_out = [
-        e["value"] for c in cells if (e := entry(c, "memorization", "memorized", images="held_out"))
-    ]
-    if held_out:
-        ax.axhline(100 * float(np.mean(held_out)), color=INK, linestyle=":", linewidth=1)
+            color, marker = style_of(result)
+            _draw_path(ax, points, color, marker)
+    if not ax.lines:
+        return None
+    held_out = [r.find("memorization", "memorized", images="held_out") for r in study.results]
+    rates = [e.value for e in held_out if e is not None and e.value is not None]
+    if rates:
+        ax.axhline(100 * float(np.mean(rates)), color=INK, linestyle=":", linewidth=1)
     ax.axvline(0, color=INK, linewidth=0.6)
+    # At least 10 %, so that a few memorized samples do not fill the axis; room below 0 for marks.
     top = max(10.0, 1.1 * ax.get_ylim()[1])
     ax.set_ylim(-0.04 * top, top)
     ax.set_xlabel("amplification: logit of the majority, generated - trained")
     ax.set_ylabel("memorized samples, %")
-    figure.legend(handles=_handles(cells), loc="outside right upper", frameon=False, fontsize=8)
-    return figure
+    handles = _legend_handles(study.results)
+    plot.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
+    return plot
 
 
-def _handles(cells: Cells) -> list[Line2D]:
-    """A colour a model, a mark a mix of the data."""
-    found = [
-        Line2D([], [], color=COLOURS[i % 6], label=f"model {name}")
-        for i, name in enumerate(models(cells))
-    ]
-    return found + [Line2D([], [], color=INK, marker=MARKS[i % 6], linestyle="none", label=in_words(mix))
-                    for i, mix in enumerate(mixes(cells))]  # fmt: skip
-
-
-def _track(cell: CellResult) -> list[tuple[float, float]]:
-    """(log odds ratio, memorized %) of a cell's checkpoints in order, the cell itself last."""
-    by_step: dict[int, dict[str, Any]] = {}
-    for e in cell.result.get("checkpoints", []):
-        by_step.setdefault(e["step"], {})[e["name"]] = e["value"]
-    found = [
-        (early.get("odds_ratio"), early.get("memorized")) for _, early in sorted(by_step.items())
-    ]
-    last = [
-        entry(cell, "amplification", "odds_ratio"),
-        entry(cell, "memorization", "memorized", images="samples"),
-    ]
-    found.append((last[0]["value"] if last[0] else None, last[1]["value"] if last[1] else None))
-    return [(math.log(odds), 100 * share) for odds, share in found if odds and share is not None]
-
-
-def effective_k(cells: Cells) -> Figure:
-    """k_eff against the noise level, where it is defined; and the R^2 by memory of each cell."""
-    figure = Figure(figsize=(8.6, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2, sharex=True)
-    names, kinds = models(cells), mixes(cells)
-    for cell in cells:
-        colour, marker = (
-            COLOURS[names.index(cell.own["model"]) % 6],
-            MARKS[kinds.index(Mix.of(cell)) % 6],
-        )
-        rows = [e for e in cell.result.get("effective_k", []) if e["queries"] == "unseen"]
-        for ax, name, memory, line in ((left, "k_eff", "train", f"{marker}-"), (right, "r2", "train", f"{marker}-"),
-                                       (right, "r2", "as many of train", "-."), (right, "r2", "held_out", ":")):  # fmt: skip
-            mine = [e for e in rows if e["name"] == name and e["memory"] == memory
-                    and e.get("denoiser", "soft_knn") == "soft_knn" and e["value"] is not None]  # fmt: skip
-            ax.plot(
-                [e["t"] for e in mine],
-                [e["value"] for e in mine],
-                line,
-                color=colour,
-                markersize=4,
-                linewidth=1.2,
-            )
-        gaussian = [e for e in rows if e.get("denoiser") == "gaussian"]
-        right.plot(
-            [e["t"] for e in gaussian],
-            [e["value"] for e in gaussian],
-            "--",
-            color=colour,
-            linewidth=0.8,
-        )
-    for ax, label in ((left, "effective k"), (right, "R² as a prediction of the model")):
-        _plain(ax, label)
-    left.set(yscale="log", ylim=(0.9, 1.1 * max(cell.own["n"] for cell in cells)))
+@figure(
+    "effective_k",
+    title="How many training images a denoising step attends to",
+    caption="Left: the effective k of the soft k-NN denoiser that is most like the model, on "
+    "noised images that the model never saw; it is missing where undefined, and the table says "
+    "why. Right: how well that denoiser predicts the model, beside one of as many held-out "
+    "images and a Gaussian. Where these do as well, the model recalls no training images at that "
+    "noise level.",
+    topic="mechanism",
+    needs=("effective_k",),
+)
+def effective_k(study: StudyResults) -> Figure:
+    """The effective k, and R^2 by denoiser and memory, against the noise level."""
+    plot = Figure(figsize=(8.6, 3.4), layout="constrained")
+    left, right = plot.subplots(1, 2, sharex=True)
+    style_of = _styles(study.results)
+    for result in study.results:
+        estimates = result.estimates("effective_k", queries="unseen")
+        color, marker = style_of(result)
+        k = _select(estimates, "k_eff", TRAINING_MEMORY)
+        _draw_over_noise(left, k, color, f"{marker}-")
+        for curve in R2_CURVES:
+            r2 = _select(estimates, "r2", curve)
+            linestyle = f"{marker}-" if curve is TRAINING_MEMORY else curve.linestyle
+            linewidth = 0.8 if curve.denoiser == "gaussian" else 1.2
+            _draw_over_noise(right, r2, color, linestyle, linewidth=linewidth)
+    _label_axes(left, "effective k")
+    _label_axes(right, "R² as a prediction of the model")
+    # k lies between one training image and all of them.
+    largest = max(result.info.n for result in study.results)
+    left.set(yscale="log", ylim=(0.9, 1.1 * largest))
     right.set_ylim(0, 1.02)
-    lines: dict[str, Any] = {"soft k-NN of the training images": "-", "of fewer of them": "-.",
-                             "of as many held-out images": ":", "Gaussian": "--"}  # fmt: skip
-    handles = _handles(cells) + [
-        Line2D([], [], color=INK, linestyle=line, label=label) for label, line in lines.items()
+    handles = _legend_handles(study.results)
+    for curve in R2_CURVES:
+        handles.append(Line2D([], [], color=INK, linestyle=curve.linestyle, label=curve.label))
+    plot.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return plot
+
+
+def _styles(results: Sequence[Result]) -> Callable[[Result], tuple[str, str]]:
+    """A function from a result to the color of its model and the marker of its training data."""
+    names = model_names(results)
+    mixes = list(group_by_mix(results))
+
+    def style_of(result: Result) -> tuple[str, str]:
+        color = color_of(names.index(model_name(result)))
+        return color, marker_of(mixes.index(group_key(result)))
+
+    return style_of
+
+
+def _legend_handles(results: Sequence[Result]) -> list[Line2D]:
+    """A color for each model, a marker for each training data."""
+    handles = []
+    kind = "model" if isinstance(results[0].info, CellInfo) else "set"
+    for i, name in enumerate(model_names(results)):
+        handles.append(Line2D([], [], color=color_of(i), label=f"{kind} {name}"))
+    for i, mix in enumerate(group_by_mix(results)):
+        marker = marker_of(i)
+        label = format_mix(mix)
+        handles.append(Line2D([], [], color=INK, marker=marker, linestyle="none", label=label))
+    return handles
+
+
+def _training_path(result: Result) -> list[Point]:
+    """A result's checkpoints in order, the result itself last; undefined ones are left out."""
+    steps = sorted({e.labels["step"] for e in result.estimates("checkpoints")})
+    pairs = [
+        (_last_at(result, "odds_ratio", step), _last_at(result, "memorized", step))
+        for step in steps
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return figure
+    odds_ratio = result.find("amplification", "odds_ratio")
+    memorized = result.find("memorization", "memorized", images="samples")
+    pairs.append((odds_ratio, memorized))
+    points = []
+    for odds, share in pairs:
+        # A ratio of 0, where the majority was never drawn, has no logarithm.
+        if odds is None or share is None or not odds.value or share.value is None:
+            continue
+        points.append(Point(math.log(odds.value), 100 * share.value))
+    return points
 
 
-def _plain(ax: Axes, label: str) -> None:
+def _last_at(result: Result, name: str, step: int) -> Estimate | None:
+    estimates = result.estimates("checkpoints", name, step=step)
+    return estimates[-1] if estimates else None
+
+
+def _draw_path(ax: Axes, points: Sequence[Point], color: str, marker: str) -> None:
+    x = [point.amplification for point in points]
+    y = [point.memorized for point in points]
+    ax.plot(x, y, color=color, linewidth=0.7, alpha=0.5)
+    ax.plot(x[:-1], y[:-1], marker, color=color, markersize=4, fillstyle="none")
+    ax.plot(x[-1:], y[-1:], marker, color=color, markersize=7)
+
+
+def _select(estimates: Sequence[Estimate], name: str, curve: Curve) -> list[Estimate]:
+    """The defined estimates of a curve; the fitted denoiser is the soft k-NN one."""
+    selected = []
+    for estimate in estimates:
+        # rho and k_eff exist for the soft k-NN denoiser alone and name none.
+        denoiser = estimate.labels.get("denoiser", "soft_knn")
+        has_memory = curve.memory in ("", estimate.labels.get("memory"))
+        if estimate.name == name and denoiser == curve.denoiser and has_memory:
+            selected.append(estimate)
+    return [estimate for estimate in selected if estimate.value is not None]
+
+
+def _draw_over_noise(
+    ax: Axes,
+    estimates: Sequence[Estimate],
+    color: str,
+    linestyle: str,
+    *,
+    linewidth: float = 1.2,
+) -> None:
+    t = [estimate.labels["t"] for estimate in estimates]
+    values = [float(estimate) for estimate in estimates]
+    ax.plot(t, values, linestyle, color=color, markersize=4, linewidth=linewidth)
+
+
+def _label_axes(ax: Axes, label: str) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_xlabel("noise level t")
     ax.set_ylabel(label)

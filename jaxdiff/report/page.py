@@ -1,103 +1,205 @@
-"""report.html: one file that opens offline, with the figures and tables that also lie beside it."""
+"""report.html: one file that opens offline; its figures and tables also lie beside it."""
 
+import dataclasses
 import functools
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jinja2
 from etils import epath
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from jaxdiff import files
-from jaxdiff.analysis import claims as verdicts
-from jaxdiff.analysis import smoothness as probe
-from jaxdiff.report import style, tables
-from jaxdiff.report.figures import FIGURES, GATE
-from jaxdiff.report.headings import TABLES
-from jaxdiff.results import CellResult, read_cells
 
-JUDGE = 0.95  # the classifier's own gate on held-out images
+# paper_tables, study_tables, figures and memorization_figures register what the page shows.
+from jaxdiff.analysis.queries import format_time_blind_levels
+from jaxdiff.report import figures, memorization_figures, paper_tables, study_tables, style, tables
+from jaxdiff.report.registry import FIGURES, MEASURE_TABLES, SECTIONS, TOPICS, TableRows
+from jaxdiff.results import Section, StudyResults, collect_sections, read_study
+
+REGISTERED_BY = (figures, memorization_figures, paper_tables, study_tables)
+MIN_CLASSIFIER_GATE = 0.95  # of held-out images that the classifier should recognize
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A part of the page under one heading: a figure, a table, or both.
+
+    Parameters
+    ----------
+    anchor
+        Target of the link in the contents.
+    svg
+        The drawing; None where there is none.
+    table
+        Name of the CSV file of `rows`.
+    """
+
+    anchor: str
+    title: str
+    caption: str
+    topic: str
+    svg: Markup | None = None
+    is_grid: bool = False
+    table: str = ""
+    rows: TableRows = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Topic:
+    """Blocks that belong together."""
+
+    title: str
+    blocks: Sequence[Block]
 
 
 def write(workdir: epath.PathLike) -> epath.Path:
-    """Draw the report of a study; the path of report.html. Raises ValueError where no cell is finished."""
+    """Draw the report of a folder from its results.
+
+    Returns
+    -------
+    path
+        Path of report.html; figures/ and tables/ are written beside it.
+
+    Raises
+    ------
+    ValueError
+        Where nothing is finished, a file is damaged, or older code made a result.
+    """
     workdir = epath.Path(workdir)
-    cells, study = read_cells(workdir), files.read_json(workdir / "study.json")
-    figures = _figures(cells, workdir / "figures")
-    shown = _tables(cells, study, workdir / "shared")
-    for name, (_, _, rows) in shown.items():
-        tables.write(workdir / "tables", name, rows)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("jaxdiff.report", "."), autoescape=True
-    )
-    environment.filters["number"] = lambda v: f"{v:.4g}" if isinstance(v, float) else v
-    page = environment.get_template("page.html").render(
-        study=study, cells=cells, figures=figures, tables=shown,
-        failed=[c.name for c in cells if c.result.get("quality") and c.result["quality"][0]["value"] < GATE],
-        judge=_judge(workdir / "shared"), JUDGE=JUDGE, GATE=GATE, seeds=len({cell.own["seed"] for cell in cells}),
-        blind={cell.own["model"]: tables.in_words_of_levels(cell.own) for cell in cells},
-        settings=json.dumps(study, indent=1), versions=json.dumps(cells[-1].run, indent=1),
-    )  # fmt: skip
-    files.write(workdir / "report.html", page)
-    return workdir / "report.html"
+    study = read_study(workdir)
+    sections = collect_sections(study.results)  # raises before anything is written
+    measures = _build_measures(study, sections, workdir)
+    # Figures come first in every topic, and long tables of a single measure last.
+    blocks = [
+        *_build_figures(study, workdir),
+        *(block for block in measures if block.svg),
+        *_build_tables(study),
+        *(block for block in measures if not block.svg),
+    ]
+    for block in blocks:
+        if block.rows:
+            tables.write(workdir / "tables", block.table, block.rows)
+    path = workdir / "report.html"
+    files.write(path, _render(study, _group_by_topic(blocks)))
+    return path
 
 
-def _judge(shared: epath.Path) -> float | None:
-    """The fraction of held-out images of the two classes that the classifier calls one of them."""
-    path = shared / "confusion.json"
-    return files.read_json(path)["gate"]["held_out"] if path.exists() else None
-
-
-def _figures(cells: Sequence[CellResult], folder: epath.Path) -> dict[str, dict[str, Any]]:
-    """Each figure's title, caption and drawing, which is also written as a file of its own."""
-    counts = sorted({len(cell.samples) for cell in cells})
-    n, found = " or ".join(f"{c:,}" for c in counts), {}
-    for name, plot in FIGURES.items():
-        if not any(plot.needs(cell) for cell in cells):
+def _build_figures(study: StudyResults, workdir: epath.Path) -> Iterator[Block]:
+    """The registered figures of which the results have what they need."""
+    for figure in FIGURES.values():
+        if not figure.is_available(study.results):
             continue
-        svg = style.write(folder, name, functools.partial(plot.draw, cells))
-        assert svg is not None
-        drawing = Markup(svg[svg.index("<svg") :])
-        found[name] = {"title": plot.title, "caption": plot.caption.format(n=n), "svg": drawing,
-                       "grid": name in ("samples", "sets", "nearest")}  # fmt: skip
-    return found
+        svg = _draw(workdir, figure.name, functools.partial(figure.draw, study))
+        if svg is not None:
+            yield Block(
+                anchor=f"figure-{figure.name}",
+                title=figure.title,
+                caption=figure.caption,
+                topic=figure.topic,
+                svg=svg,
+                is_grid=figure.is_grid,
+            )
 
 
-def _tables(
-    cells: Sequence[CellResult], study: dict[str, Any], shared: epath.Path
-) -> dict[str, tuple[str, str, list[tables.Row]]]:
-    """Each table's title, what to read it for, and rows; empty ones are left out."""
-    compared, confusion = (
-        files.read_json(shared / name) if (shared / name).exists() else {}
-        for name in ("comparisons.json", "confusion.json")
+def _build_measures(
+    study: StudyResults, sections: Sequence[Section], workdir: epath.Path
+) -> list[Block]:
+    """What the results say of themselves."""
+    # A user's measure may have the name of a registered figure or table.
+    figure_names = set(FIGURES)
+    table_names = set(SECTIONS)
+    blocks = []
+    for section in sections:
+        figure_name = _unused_name(section.name, figure_names)
+        table_name = _unused_name(section.table, table_names)
+        draw = functools.partial(figures.against_depth, study.results, section)
+        build_table = MEASURE_TABLES.get(section.name, tables.estimates_table)
+        svg = None if section.figure is None else _draw(workdir, figure_name, draw)
+        block = Block(
+            anchor=f"measure-{section.name}",
+            title=section.title,
+            caption=section.caption,
+            topic=section.topic,
+            svg=svg,
+            table=table_name,
+            rows=build_table(study, section),
+        )
+        blocks.append(block)
+    return blocks
+
+
+def _build_tables(study: StudyResults) -> Iterator[Block]:
+    """The registered tables that have rows."""
+    for section in SECTIONS.values():
+        rows = section.build(study)
+        if rows:
+            yield Block(
+                anchor=f"table-{section.name}",
+                title=section.title,
+                caption=section.caption,
+                topic=section.topic,
+                table=section.name,
+                rows=rows,
+            )
+
+
+def _unused_name(name: str, names: set[str]) -> str:
+    """A file name that no other section has; it is added to `names`."""
+    while name in names:
+        name = f"{name}_measure"
+    names.add(name)
+    return name
+
+
+def _draw(workdir: epath.Path, name: str, draw: Callable[[], Figure | None]) -> Markup | None:
+    svg = style.write(workdir / "figures", name, draw)
+    return None if svg is None else Markup(svg[svg.index("<svg") :])
+
+
+def _group_by_topic(blocks: Iterable[Block]) -> list[Topic]:
+    by_topic: dict[str, list[Block]] = {topic: [] for topic in TOPICS}
+    for block in blocks:
+        by_topic.setdefault(block.topic, []).append(block)
+    return [
+        Topic(TOPICS.get(name, name.capitalize() or "Other measures"), members)
+        for name, members in by_topic.items()
+        if members
+    ]
+
+
+def _render(study: StudyResults, topics: Sequence[Topic]) -> str:
+    loader = jinja2.PackageLoader("jaxdiff.report", ".")
+    environment = jinja2.Environment(loader=loader, autoescape=True)
+    environment.filters["format_value"] = _format_value
+    template = environment.get_template("page.html")
+    sample_counts = sorted({len(result.samples) for result in study.results})
+    return template.render(
+        study=study,
+        settings=study.settings,
+        topics=topics,
+        samples=" or ".join(f"{count:,}" for count in sample_counts),
+        seeds=len({cell.info.seed for cell in study.cells}),
+        failed=_names_below_gate(study),
+        min_gate=figures.MIN_GATE,
+        min_classifier_gate=MIN_CLASSIFIER_GATE,
+        time_blind={c.info.model: format_time_blind_levels(c.info) for c in study.cells},
+        settings_text=json.dumps(study.settings, indent=1),
+        versions_text=json.dumps(study.results[-1].run, indent=1),
     )
-    judged = confusion.get("matrix", {}).get("convolutional", [[0]])
-    tested = min((sum(row) for row in judged if sum(row)), default=0)
-    trained = [cell for cell in cells if cell.metrics]
-    pixels = {cell.name: cell.own.get("bottleneck", "") for cell in cells}
-    rows = {
-        "verdicts": verdicts.claims(trained, study, tested),
-        "table2": tables.table_2(trained),
-        "table3": tables.table_3(cells),
-        "table3_mean": tables.table_3(cells, "mean"),
-        "table3_paper": tables.table_3_paper() if trained else [],
-        "over_seeds": verdicts.over_seeds(trained),
-        "shares": tables.measures(cells, "share"),
-        "amplification": tables.measures(cells, "amplification"),
-        "flips": tables.flips(compared, pixels),
-        "similarity": tables.similarity(compared, pixels),
-        "lpips": tables.measures(cells, "lpips"),
-        "neighbors": tables.measures(cells, "neighbors"),
-        "memorization": tables.measures(cells, "memorization"),
-        "checkpoints": tables.measures(cells, "checkpoints"),
-        "fidelity": tables.measures(cells, "fidelity"),
-        "effective_k": tables.measures(cells, "effective_k"),
-        "predicted": tables.predicted(cells),
-        "smoothness": probe.between_models(cells),
-        "curvature": tables.measures(cells, "curvature"),
-        "bias_variance": tables.bias_variance(compared),
-        "quality": tables.measures(cells, "quality"),
-        "training": tables.training(trained),
-    }
-    return {name: (*TABLES[name], found) for name, found in rows.items() if found}
+
+
+def _names_below_gate(study: StudyResults) -> list[str]:
+    names = []
+    for result in study.results:
+        gate = result.find("quality", "gate")
+        if gate is not None and float(gate) < figures.MIN_GATE:
+            names.append(result.name)
+    return names
+
+
+def _format_value(value: object) -> object:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else value

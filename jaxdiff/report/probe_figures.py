@@ -1,6 +1,7 @@
-"""Figures of the Hessian-smoothness probe: against level, noise level and depth, and the verdicts at a glance."""
+"""Figures of the Hessian-smoothness probe: against level, noise level and depth, and verdicts."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,186 +9,134 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from jaxdiff.analysis.smoothness import Probed, in_short, of_cells
-from jaxdiff.report.style import COLOURS, INK, MARKS, mark, ruled
+from jaxdiff.analysis.probe_summary import Tally, tally_decreases
+from jaxdiff.analysis.probed_models import ProbedModel, Quantity, group_cells
+from jaxdiff.analysis.smoothness import WEIGHTS
+from jaxdiff.report.style import INK, series_style, style_axes
 from jaxdiff.results import CellResult
 
-Models = Sequence[Probed]
+Models = Sequence[ProbedModel]
+DrawPanel = Callable[[Axes, "Panel"], bool]  # whether anything was drawn
+
+LINE_STYLES = {"trained": "-", "random": "--"}
+FILL_STYLES = {"trained": "full", "random": "none"}
+RANDOM_SHIFT = 0.06  # of random weights beside trained ones, in steps between models
+TIME_SHIFT = 0.12  # of one noise level beside the next
+DARK = "#1a1a1a"  # text on colored cells, in light and dark mode
 
 
-class Panel(NamedTuple):
-    """A quantity: its title, the entries of its rows, and whether it is drawn on a logarithmic axis."""
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One quantity of a figure.
+
+    Parameters
+    ----------
+    title
+        What is drawn.
+    labels
+        The labels of its reading.
+    log
+        Whether the axis is logarithmic, where all values are positive.
+    """
 
     title: str
-    where: dict[str, Any]
+    labels: Mapping[str, Any]
     log: bool = True
 
+    def at(self, prefix: str = "", **labels: Any) -> "Panel":
+        """The panel with a prefix to its title and with more labels."""
+        return Panel(f"{prefix}{self.title}", {**self.labels, **labels}, self.log)
 
-PIXELS = (
-    Panel("|M|", {"reading": "denoiser", "name": "spectral_norm"}, False),
+
+class Quantiles(NamedTuple):
+    """The 10 % quantile, the median and the 90 % quantile over the points."""
+
+    low: float
+    median: float
+    high: float
+
+
+PIXEL_PANELS = (
+    Panel("|M|", {"reading": "denoiser", "name": "spectral_norm"}, log=False),
     Panel("tr M: dimensions kept", {"reading": "denoiser", "name": "trace"}),
     Panel("stable rank of M", {"reading": "denoiser", "name": "stable_rank"}),
-    Panel("smallest eigenvalue of H", {"reading": "hessian", "name": "smallest"}, False),
+    Panel("smallest eigenvalue of H", {"reading": "hessian", "name": "smallest"}, log=False),
+)
+MAP_PANELS = (
+    Panel("|J| of pixels to level", {"reading": "maps", "name": "from_pixels"}),
+    Panel("|J| of the step to it", {"reading": "maps", "name": "step"}),
+)
+DECODER_PANEL = Panel("|H| of the decoder", {"reading": "decoder", "name": "total"})
+MEMORY = {"reading": "memory", "name": "spectral_norm"}
+MEMORY_PANELS = (
+    Panel("|M| of the memory, raw tau", {**MEMORY, "tau": "raw"}),
+    Panel("|M| of the memory, scaled tau", {**MEMORY, "tau": "scaled"}),
 )
 
 
-def _level_panels(models: Models) -> list[Panel]:
-    ranks = sorted({r for model in models for r in model.entries("rank")})
-    return [
-        Panel("|J| of pixels to level", {"reading": "maps", "name": "from_pixels"}),
-        Panel("|J| of the step to it", {"reading": "maps", "name": "step"}),
-        *(
-            Panel(f"|H| pulled back, r = {r}", {"reading": "pull_back", "name": "total", "rank": r})
-            for r in ranks[-1:]
-        ),
-        Panel("|H| of the decoder", {"reading": "decoder", "name": "total"}),
-        Panel(
-            "|M| of the memory, raw tau",
-            {"reading": "memory", "name": "spectral_norm", "tau": "raw"},
-        ),
-        Panel(
-            "|M| of the memory, scaled tau",
-            {"reading": "memory", "name": "spectral_norm", "tau": "scaled"},
-        ),
-    ]
+def plot_against_level(models: Models) -> Figure | None:
+    """Every reading against the level, at the middle noise level.
 
-
-def _quantiles(model: Probed, **where: Any) -> tuple[float, float, float] | None:
-    """The 10 % quantile, the median and the 90 % quantile over the points."""
-    found = model.values(**where)
-    if found is None or not np.isfinite(found[0]).any():
-        return None
-    return tuple(np.nanquantile(found[0], [0.1, 0.5, 0.9]))
-
-
-def _lines(ax: Axes, models: Models, key: str, where: dict[str, Any]) -> bool:
-    """The median against level or t with its band, a colour a model, dashed with random weights; whether anything was drawn."""
-    drawn = False
-    for i, model in enumerate(models):
-        for weights, line in (("trained", "-"), ("random", "--")):
-            found = [
-                (x, q)
-                for x in model.entries(key)
-                if (q := _quantiles(model, **where, weights=weights, **{key: x}))
-            ]
-            if not found:
-                continue
-            x, (low, middle, high) = [x for x, _ in found], np.array([q for _, q in found]).T
-            colour, marker = mark(i)
-            drawn = True
-            ax.plot(x, middle, marker=marker, linestyle=line, color=colour, markersize=4, linewidth=1.2,
-                    fillstyle="full" if weights == "trained" else "none")  # fmt: skip
-            if weights == "trained":
-                ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    return drawn
-
-
-def _figure(
-    panels: Sequence[Panel],
-    draw: Callable[[Axes, Panel], bool],
-    handles: list[Line2D],
-    columns: int,
-) -> Figure | None:
-    """The panels of which there is something to draw; None where there is none."""
-    kept = [panel for panel in panels if draw(Figure().add_subplot(), panel)]
-    if not kept:
-        return None
-    rows = -(-len(kept) // columns)
-    figure = Figure(
-        figsize=(2.9 * min(columns, len(kept)) + 0.2, 2.5 * rows + 0.5), layout="constrained"
-    )
-    axs = figure.subplots(rows, min(columns, len(kept)), squeeze=False).ravel()
-    for ax, panel in zip(axs, kept, strict=False):
-        draw(ax, panel)
-        ax.set_title(panel.title, fontsize=9)
-        ax.set_yscale("log" if panel.log and _positive(ax) else "linear")
-        ruled(ax).tick_params(labelsize=8)
-    for ax in axs[len(kept) :]:
-        ax.set_visible(False)
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    return figure
-
-
-def _positive(ax: Axes) -> bool:
-    return all(np.all(np.asarray(line.get_ydata(), np.float64) > 0) for line in ax.lines)
-
-
-def _names(models: Models) -> list[Line2D]:
-    found = [
-        Line2D(
-            [],
-            [],
-            color=mark(i)[0],
-            marker=mark(i)[1],
-            label=f"{model.name} ({model.bottleneck} px)",
-        )
-        for i, model in enumerate(models)
-    ]
-    if any("random" in model.entries("weights") for model in models):
-        found.append(Line2D([], [], color=INK, linestyle="--", label="random weights"))
-    return found
-
-
-def against_level(models: Models) -> Figure | None:
-    """Every reading against the level, at the middle noise level: Theorem 1 wants |J| below 1 (dotted) and the other curves to fall."""
-    t = _middle(models)
+    Theorem 1 asks for |J| below 1 (dotted) and concludes that the other curves fall.
+    """
+    times = _label_values(models, "t")
+    t = times[len(times) // 2]
 
     def draw(ax: Axes, panel: Panel) -> bool:
-        drawn = _lines(ax, models, "level", panel.where | {"t": t})
+        is_drawn = _draw_lines(ax, models, "level", panel.at(t=t))
         ax.set_xlabel(f"level, t = {t}", fontsize=8)
-        ax.set_xticks(sorted({level for model in models for level in model.entries("level")}))
-        if panel.title.startswith("|J|"):
+        ax.set_xticks(_label_values(models, "level"))
+        if panel in MAP_PANELS:
             ax.axhline(1, color=INK, linewidth=0.8, linestyle=":")
-        return drawn
+        return is_drawn
 
-    return _figure(_level_panels(models), draw, _names(models), 3)
+    return _plot_panels(_level_panels(models), draw, _model_handles(models), columns=3)
 
 
-def against_noise(models: Models) -> Figure | None:
+def plot_against_noise(models: Models) -> Figure | None:
     """The curvature at the pixels against the noise level."""
 
     def draw(ax: Axes, panel: Panel) -> bool:
-        drawn = _lines(ax, models, "t", panel.where | {"level": 0})
+        is_drawn = _draw_lines(ax, models, "t", panel.at(level=0))
         ax.set_xlabel("noise level t", fontsize=8)
-        return drawn
+        return is_drawn
 
-    return _figure(PIXELS, draw, _names(models), 4)
+    return _plot_panels(PIXEL_PANELS, draw, _model_handles(models), columns=4)
 
 
-def against_depth(models: Models) -> Figure | None:
-    """At the pixels and at the bottleneck, a model a place, a colour a noise level."""
-    times = sorted({t for model in models for t in model.entries("t")})
+def plot_against_depth(models: Models) -> Figure | None:
+    """Every model at the pixels and at its bottleneck, a color for each noise level."""
+    times = _label_values(models, "t")
+    names = [model.name for model in models]
+    is_long = max(len(name) for name in names) > 8
 
     def draw(ax: Axes, panel: Panel) -> bool:
-        drawn = False
-        for i, (t, (weights, away)) in enumerate(
-            (t, w) for t in times for w in (("trained", 0.0), ("random", 0.06))
-        ):
-            for x, model in enumerate(models):
-                level = panel.where.get("level", model.depth)
-                q = _quantiles(model, **panel.where | {"level": level}, weights=weights, t=t)
-                if q:
-                    drawn = True
-                    ax.errorbar(x + away + 0.12 * (i // 2 - (len(times) - 1) / 2), q[1], [[q[1] - q[0]], [q[2] - q[1]]],
-                                fmt=MARKS[i // 2 % 6], color=COLOURS[i // 2 % 6], capsize=2, markersize=4,
-                                fillstyle="full" if weights == "trained" else "none")  # fmt: skip
-        long = max(len(model.name) for model in models) > 8
-        ax.set_xticks(range(len(models)), [model.name for model in models], fontsize=7, rotation=25 if long else 0,
-                      ha="right" if long else "center")  # fmt: skip
-        return drawn
-
-    pixels = [
-        panel._replace(title=f"pixels: {panel.title}", where=panel.where | {"level": 0})
-        for panel in PIXELS[:2]
-    ]
-    levels = [panel._replace(title=f"bottleneck: {panel.title}") for panel in _level_panels(models)]
-    handles = [
-        Line2D(
-            [], [], color=COLOURS[i % 6], marker=MARKS[i % 6], linestyle="none", label=f"t = {t}"
+        is_drawn = False
+        for i, t in enumerate(times):
+            for weights in WEIGHTS:
+                shift = TIME_SHIFT * (i - (len(times) - 1) / 2)
+                if weights == "random":
+                    shift += RANDOM_SHIFT
+                labels = {"weights": weights, "t": t}
+                is_drawn |= _draw_depths(ax, models, panel.at(**labels), i, shift)
+        ax.set_xticks(
+            range(len(models)),
+            names,
+            fontsize=7,
+            rotation=25 if is_long else 0,
+            ha="right" if is_long else "center",
         )
-        for i, t in enumerate(times)
-    ]
-    if any("random" in model.entries("weights") for model in models):
+        return is_drawn
+
+    pixels = [panel.at("pixels: ", level=0) for panel in PIXEL_PANELS[:2]]
+    levels = [panel.at("bottleneck: ") for panel in _level_panels(models)]
+    handles = []
+    for i, t in enumerate(times):
+        color, marker = series_style(i)
+        handles.append(
+            Line2D([], [], color=color, marker=marker, linestyle="none", label=f"t = {t}")
+        )
+    if _has_random(models):
         handles.append(
             Line2D(
                 [],
@@ -199,54 +148,183 @@ def against_depth(models: Models) -> Figure | None:
                 label="random weights",
             )
         )
-    return _figure([*pixels, *levels], draw, handles, 4)
+    return _plot_panels([*pixels, *levels], draw, handles, columns=4)
 
 
-def verdict_grid(models: Models) -> Figure | None:
-    """In how many decided comparisons from level to level the norm falls: a row a model, a column a reading and scale."""
-    rows = [row for row in in_short(models) if row["comparison"] == "level with level"]
-    columns = list(dict.fromkeys((row["reading"], row["form"], row["scale"]) for row in rows))
-    lines = [(model.name, weights) for model in models for weights in ("trained", "random")
-             if any((row["model"], row["weights"]) == (model.name, weights) for row in rows)]  # fmt: skip
-    grid, texts = np.full((len(lines), len(columns)), np.nan), {}
-    for row in rows:
-        at = (
-            lines.index((row["model"], row["weights"])),
-            columns.index((row["reading"], row["form"], row["scale"])),
-        )
-        if row["falls, %"] is not None:
-            grid[at] = row["falls, %"]
-            texts[at] = f"{row['falls, %']:.0f} %\nof {row['falls'] + row['does not fall']}"
-    if not texts:
+def plot_verdicts(models: Models) -> Figure | None:
+    """In how many decided comparisons from level to level the norm falls.
+
+    A row for each model and weights, a column for each reading and scale.
+    """
+    tallies = [tally for tally in tally_decreases(models) if tally.kind == "level with level"]
+    if all(tally.percent is None for tally in tallies):
         return None
-    figure = Figure(
-        figsize=(1.15 * len(columns) + 1.8, 0.5 * len(lines) + 1.5), layout="constrained"
-    )
+    columns = list(dict.fromkeys((tally.quantity, tally.scale) for tally in tallies))
+    probed = {(tally.model, tally.weights) for tally in tallies}
+    names = [model.name for model in models]
+    rows = [(name, w) for name in names for w in WEIGHTS if (name, w) in probed]
+
+    size = (1.15 * len(columns) + 1.8, 0.5 * len(rows) + 1.5)
+    figure = Figure(figsize=size, layout="constrained")
     ax = figure.add_subplot()
-    ax.imshow(grid, cmap="RdBu", vmin=0, vmax=100, aspect="auto", alpha=0.6)
-    for (i, j), text in texts.items():
-        ax.text(j, i, text, ha="center", va="center", fontsize=8, color="#1a1a1a")
-    ax.set_xticks(
-        range(len(columns)), ["\n".join(filter(None, column)) for column in columns], fontsize=7
-    )
-    ax.set_yticks(range(len(lines)), [f"{name}, {weights}" for name, weights in lines], fontsize=8)
+    _draw_tallies(ax, tallies, rows, columns)
+    column_names = ["\n".join(filter(None, (*quantity, scale))) for quantity, scale in columns]
+    ax.set_xticks(range(len(columns)), column_names, fontsize=7)
+    ax.set_yticks(range(len(rows)), [f"{name}, {weights}" for name, weights in rows], fontsize=8)
     ax.xaxis.tick_top()
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     return figure
 
 
-def of_study(cells: Sequence[CellResult]) -> Figure:
-    """The models of the first data and seed against depth."""
-    figure = against_depth(next(iter(of_cells(cells).values())))
-    return Figure() if figure is None else figure
-
-
-def _middle(models: Models) -> int:
-    times = sorted({t for model in models for t in model.entries("t")})
-    return times[len(times) // 2]
+def plot_study(cells: Sequence[CellResult]) -> Figure:
+    """The models of a study's first data and seed against depth."""
+    first_group = next(iter(group_cells(cells).values()))
+    return plot_against_depth(first_group) or Figure()
 
 
 FIGURES: dict[str, Callable[[Models], Figure | None]] = {
-    "against_level": against_level, "against_noise": against_noise, "against_depth": against_depth, "verdicts": verdict_grid,
-}  # fmt: skip
+    "against_level": plot_against_level,
+    "against_noise": plot_against_noise,
+    "against_depth": plot_against_depth,
+    "verdicts": plot_verdicts,
+}
+
+
+def _level_panels(models: Models) -> list[Panel]:
+    """The panels that exist at every level; the pull-back at its largest rank."""
+    panels = [*MAP_PANELS, DECODER_PANEL, *MEMORY_PANELS]
+    ranks = _label_values(models, "rank")
+    if ranks:
+        labels = {"reading": "pull_back", "name": "total", "rank": ranks[-1]}
+        panels.insert(len(MAP_PANELS), Panel(f"|H| pulled back, r = {ranks[-1]}", labels))
+    return panels
+
+
+def _plot_panels(
+    panels: Sequence[Panel], draw: DrawPanel, handles: Sequence[Line2D], columns: int
+) -> Figure | None:
+    """The panels that have something to draw; None where there is none."""
+    # Drawn once on trial, since the layout depends on how many panels have something to show.
+    filled = [panel for panel in panels if draw(Figure().add_subplot(), panel)]
+    if not filled:
+        return None
+    columns = min(columns, len(filled))
+    rows = -(-len(filled) // columns)
+    figure = Figure(figsize=(2.9 * columns + 0.2, 2.5 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, panel in zip(axes, filled, strict=False):
+        draw(ax, panel)
+        ax.set_title(panel.title, fontsize=9)
+        ax.set_yscale("log" if panel.log and _is_positive(ax) else "linear")
+        style_axes(ax).tick_params(labelsize=8)
+    for ax in axes[len(filled) :]:
+        ax.set_visible(False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def _draw_lines(ax: Axes, models: Models, x_label: str, panel: Panel) -> bool:
+    """The median against a label with its band, a color for each model; dashed if random."""
+    is_drawn = False
+    for i, model in enumerate(models):
+        color, marker = series_style(i)
+        for weights in WEIGHTS:
+            points = []
+            for x in model.label_values(x_label):
+                quantiles = _find_quantiles(model, panel.at(weights=weights, **{x_label: x}))
+                if quantiles is not None:
+                    points.append((x, *quantiles))
+            if not points:
+                continue
+            is_drawn = True
+            x, low, median, high = np.array(points).T
+            ax.plot(
+                x,
+                median,
+                marker=marker,
+                linestyle=LINE_STYLES[weights],
+                color=color,
+                markersize=4,
+                linewidth=1.2,
+                fillstyle=FILL_STYLES[weights],
+            )
+            if weights == "trained":
+                ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    return is_drawn
+
+
+def _draw_depths(ax: Axes, models: Models, panel: Panel, series: int, shift: float) -> bool:
+    """One reading of every model at its bottleneck, unless the panel names another level."""
+    is_drawn = False
+    color, marker = series_style(series)
+    for i, model in enumerate(models):
+        level = panel.labels.get("level", model.depth)
+        quantiles = _find_quantiles(model, panel.at(level=level))
+        if quantiles is None:
+            continue
+        is_drawn = True
+        low, median, high = quantiles
+        ax.errorbar(
+            i + shift,
+            median,
+            [[median - low], [high - median]],
+            fmt=marker,
+            color=color,
+            capsize=2,
+            markersize=4,
+            fillstyle=FILL_STYLES[panel.labels["weights"]],
+        )
+    return is_drawn
+
+
+def _draw_tallies(
+    ax: Axes,
+    tallies: Sequence[Tally],
+    rows: Sequence[tuple[str, str]],
+    columns: Sequence[tuple[Quantity, str]],
+) -> None:
+    """A colored grid of percentages; a cell without a decided point stays empty."""
+    grid = np.full((len(rows), len(columns)), np.nan)
+    for tally in tallies:
+        if tally.percent is None:
+            continue
+        row = rows.index((tally.model, tally.weights))
+        column = columns.index((tally.quantity, tally.scale))
+        grid[row, column] = tally.percent
+        text = f"{tally.percent:.0f} %\nof {tally.decided}"
+        ax.text(column, row, text, ha="center", va="center", fontsize=8, color=DARK)
+    ax.imshow(grid, cmap="RdBu", vmin=0, vmax=100, aspect="auto", alpha=0.6)
+
+
+def _find_quantiles(model: ProbedModel, panel: Panel) -> Quantiles | None:
+    norms = model.find(**panel.labels)
+    if norms is None or not np.isfinite(norms.values).any():
+        return None
+    return Quantiles(*np.nanquantile(norms.values, [0.1, 0.5, 0.9]).tolist())
+
+
+def _model_handles(models: Models) -> list[Line2D]:
+    handles = []
+    for i, model in enumerate(models):
+        color, marker = series_style(i)
+        label = f"{model.name} ({model.bottleneck} px)"
+        handles.append(Line2D([], [], color=color, marker=marker, label=label))
+    if _has_random(models):
+        handles.append(Line2D([], [], color=INK, linestyle="--", label="random weights"))
+    return handles
+
+
+def _label_values(models: Models, label: str) -> list[Any]:
+    """The values of a label that occur in any model, in order."""
+    return sorted({value for model in models for value in model.label_values(label)})
+
+
+def _has_random(models: Models) -> bool:
+    return "random" in _label_values(models, "weights")
+
+
+def _is_positive(ax: Axes) -> bool:
+    """Whether all lines can stand on a logarithmic axis."""
+    values = [np.asarray(line.get_ydata(), np.float64) for line in ax.lines]
+    return all(np.all(y > 0) for y in values)

@@ -1,7 +1,8 @@
-"""One visual language for every figure: colours, marks, axes, and an SVG that follows the page's light or dark mode."""
+"""Colors, markers and axes of all figures, and SVG that follows the page's light or dark mode."""
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib as mpl
 from etils import epath
@@ -10,33 +11,47 @@ from matplotlib.figure import Figure
 
 from jaxdiff import files
 
-# Okabe & Ito's palette without its black: told apart with every kind of colour vision, on white and on black.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKS = ("o", "s", "^", "D", "v", "P")
-INK, RULE = "#010203", "#040506"  # stand-ins that svg() replaces by the page's own colours
+# Okabe & Ito's palette without its black: distinct with every kind of color vision, on white and
+# on black.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+# Stand-ins that to_svg() replaces by the page's own colors.
+INK = "#010203"
+RULE = "#040506"
 
 
-def axes(width: float = 5.2, height: float = 3.3) -> tuple[Figure, Axes]:
-    """A figure with one set of axes: no box, faint horizontal rules."""
+def new_axes(width: float = 5.2, height: float = 3.3) -> tuple[Figure, Axes]:
+    """A figure in inches with one set of styled axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, ruled(figure.add_subplot())
+    return figure, style_axes(figure.add_subplot())
 
 
-def ruled(ax: Axes) -> Axes:
-    """No box, faint horizontal rules behind what is drawn."""
+def style_axes(ax: Axes) -> Axes:
+    """Remove the box and draw faint horizontal rules behind the data."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color=RULE, linewidth=0.6)
     ax.set_axisbelow(True)
     return ax
 
 
-def mark(index: int) -> tuple[str, str]:
-    """Colour and marker of the index-th series; both change, so that neither alone has to tell."""
-    return COLOURS[index % len(COLOURS)], MARKS[index % len(MARKS)]
+def color_of(index: int) -> str:
+    """Color of the index-th series; they repeat after six."""
+    return COLORS[index % len(COLORS)]
 
 
-def context(name: str) -> dict:
-    """matplotlib's settings while a figure is drawn: ink by placeholder, ids fixed and apart from other figures'."""
+def marker_of(index: int) -> str:
+    """Marker of the index-th series; they repeat after six."""
+    return MARKERS[index % len(MARKERS)]
+
+
+def series_style(index: int) -> tuple[str, str]:
+    """Color and marker of the index-th series; both differ, so that color is not needed."""
+    return color_of(index), marker_of(index)
+
+
+def matplotlib_settings(name: str) -> dict[Any, Any]:
+    """matplotlib's settings while the figure `name` is drawn."""
     inked = (
         "text.color",
         "axes.edgecolor",
@@ -45,32 +60,40 @@ def context(name: str) -> dict:
         "ytick.color",
         "legend.labelcolor",
     )
+    # The salt makes ids the same in every run, and different from those of other figures.
     return dict.fromkeys(inked, INK) | {"svg.hashsalt": name, "font.size": 10}
 
 
-def svg(figure: Figure, name: str) -> str:
-    """The same text for the same figure, with a transparent ground; ink and rules take the page's colours."""
+def to_svg(figure: Figure, name: str) -> str:
+    """SVG on a transparent ground in the page's colors; equal figures give equal text."""
     buffer = io.StringIO()
-    with mpl.rc_context(context(name)):
-        figure.savefig(
-            buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True
-        )
-    return buffer.getvalue().replace(INK, "currentColor").replace(RULE, "var(--rule, #cccccc)")
+    metadata = {"Date": None, "Creator": None}
+    with mpl.rc_context(matplotlib_settings(name)):
+        figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)
+    svg = buffer.getvalue()
+    return svg.replace(INK, "currentColor").replace(RULE, "var(--rule, #cccccc)")
 
 
-def alone(svg: str) -> str:
-    """The figure as a file of its own: dark on white, whatever shows it."""
+def standalone_svg(svg: str) -> str:
+    """The figure as a file of its own: dark on white in every viewer."""
     return svg.replace("<svg ", '<svg style="color: #1a1a1a; background: #ffffff" ', 1)
 
 
 def write(folder: epath.Path, name: str, draw: Callable[[], Figure | None]) -> str | None:
-    """Draw a figure into folder/name.svg; its text, as svg() gives it. Where there is nothing to draw no older one stays."""
+    """Draw a figure into folder/NAME.svg.
+
+    Returns
+    -------
+    svg
+        The text of `to_svg`; None where there is nothing to draw, and then an older file of the
+        name is removed.
+    """
     path = folder / f"{name}.svg"
-    with mpl.rc_context(context(name)):
+    with mpl.rc_context(matplotlib_settings(name)):
         figure = draw()
         if figure is None:
             path.unlink(missing_ok=True)
             return None
-        drawn = svg(figure, name)
-    files.write(path, alone(drawn))
-    return drawn
+        svg = to_svg(figure, name)
+    files.write(path, standalone_svg(svg))
+    return svg

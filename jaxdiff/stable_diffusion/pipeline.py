@@ -1,12 +1,11 @@
-"""Pictures from prompts: a Stable Diffusion 1 pipeline whose mid-block may be bypassed.
+"""Text to images: a Stable Diffusion 1 pipeline whose mid-block may be bypassed.
 
-The safety checker of the published pipeline is left out: nothing is blacked out.
+The safety checker of the published pipeline is left out: no image is blacked out.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,32 +16,45 @@ from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxdiff import diffusers_scheduler, parallel, samplers
-from jaxdiff import rng as random
+from jaxdiff import diffusers_scheduler, parallel, rng
+from jaxdiff.denoiser import Params, as_function
 from jaxdiff.diffusion import Batch, Prediction, Schedule
-from jaxdiff.samplers import Predict
+from jaxdiff.samplers import Predict, SamplerSpec, run_sampler
 from jaxdiff.stable_diffusion import folder as folders
-from jaxdiff.stable_diffusion.pndm import pndm
 from jaxdiff.stable_diffusion.text_encoder import TextEncoder
 from jaxdiff.stable_diffusion.tokenizer import Tokenizer
 from jaxdiff.stable_diffusion.vae import VAE
-from jaxdiff.unet import Bypassed, Form, Params, UNet, check_fraction, functional
+from jaxdiff.unet import UNet
+from jaxdiff.unet_bypass import BypassedUNet, Form, check_fraction
 
 Window = tuple[float | int, float | int]
-Sampler = Callable[[Predict, Array], Array]
+
+DEFAULT_SAMPLE_SIZE = 64  # latents on a side, where the U-Net's config has no sample_size
 
 
 def compute_dtype() -> DTypeLike:
-    """bfloat16 on accelerators, float32 on a CPU, which has no fast products of the other."""
+    """bfloat16 on accelerators, float32 on a CPU, which has no fast products in bfloat16."""
     return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """The parts of a pipeline: networks without their arrays, and these by part's name.
+    """The parts of a Stable Diffusion pipeline.
 
-    sampling: the settings of the sampler that the folder's scheduler asks for (`diffusers_scheduler.sampling`). texts: those
-    that were embedded.
+    Parameters
+    ----------
+    tokenizer
+        Text to tokens.
+    text_encoder, unet, vae
+        The networks without their arrays.
+    params
+        The networks' parameters, by the part's name.
+    schedule, prediction
+        Of the U-Net.
+    sampler
+        The sampler that the folder's scheduler asks for.
+    embeddings
+        Texts that have been embedded.
     """
 
     tokenizer: Tokenizer
@@ -52,35 +64,53 @@ class Pipeline:
     params: dict[str, Params]
     schedule: Schedule
     prediction: Prediction
-    sampling: dict[str, Any]
-    texts: dict[str, Array] = dataclasses.field(default_factory=dict)
+    sampler: SamplerSpec
+    embeddings: dict[str, Array] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: epath.PathLike, dtype: DTypeLike | None = None) -> "Pipeline":
-        """From a diffusers folder of Stable Diffusion 1.x or of a fine-tune of it, .safetensors or .bin, fp32 or fp16.
+        """Load a diffusers folder of Stable Diffusion 1.x, or of a fine-tune of it.
 
-        dtype: of matrices and kernels, `compute_dtype()` by default. Raises ValueError where the folder is of another
-        model (2.x, XL), lacks a part, or asks for what is not known here.
+        Parameters
+        ----------
+        folder
+            Its weights are .safetensors or .bin files, in full or half precision.
+        dtype
+            Of matrices and kernels, `compute_dtype()` by default.
+
+        Raises
+        ------
+        ValueError
+            For another model (2.x, XL), a missing part, and a setting that is not supported.
         """
-        place, dtype = epath.Path(folder), dtype or compute_dtype()
-        folders.check(place)
-        text_encoder, unet, vae = folders.abstract(place)
-        scheduler = folders.scheduler(place)
-        tokenizer = Tokenizer.load(place / "tokenizer", text_encoder.config.max_position_embeddings)
-        words, rows = tokenizer.pieces.get_vocab_size(), text_encoder.config.vocab_size
-        if words > rows:
+        folder = epath.Path(folder)
+        folders.check(folder)
+        text_encoder, unet, vae = folders.abstract(folder)
+        scheduler = folders.scheduler(folder)
+        length = text_encoder.config.max_position_embeddings
+        tokenizer = Tokenizer.load(folder / "tokenizer", length)
+        num_tokens = tokenizer.num_tokens
+        num_embeddings = text_encoder.config.vocab_size
+        if num_tokens > num_embeddings:
             raise ValueError(
-                f"{place}: its tokenizer has {words} tokens and its text encoder {rows}; get the whole folder again"
+                f"{folder}: its tokenizer must have at most as many tokens as its text encoder, "
+                f"got {num_tokens} and {num_embeddings}; get the whole folder again"
             )
         modules = {"text_encoder": text_encoder, "unet": unet, "vae": vae}
-        params = {
-            name: folders.read_weights(place, name, module, dtype)
-            for name, module in modules.items()
-        }
+        dtype = dtype or compute_dtype()
         return cls(
-            tokenizer, text_encoder, unet, vae, params, diffusers_scheduler.schedule(scheduler),
-            diffusers_scheduler.prediction(scheduler), diffusers_scheduler.sampling(scheduler),
-        )  # fmt: skip
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            unet=unet,
+            vae=vae,
+            params={
+                part: folders.read_weights(folder, part, module, dtype)
+                for part, module in modules.items()
+            },
+            schedule=diffusers_scheduler.build_schedule(scheduler),
+            prediction=diffusers_scheduler.get_prediction(scheduler),
+            sampler=SamplerSpec.from_settings(diffusers_scheduler.sampler_settings(scheduler)),
+        )
 
     @property
     def dtype(self) -> DTypeLike:
@@ -88,52 +118,45 @@ class Pipeline:
         return self.params["unet"]["conv_in.weight"].dtype
 
     def embed(self, texts: Sequence[str]) -> Float[Array, "text token feature"]:
-        """What the U-Net attends to, of each text; one at a time, so that its bits do not depend on the others."""
-        encode = _text(self.text_encoder)
+        """What the U-Net attends to, for each text."""
+        encode = _compile_text_encoder(self.text_encoder)
+        # One text at a time, so that its bits do not depend on the others.
         for text in texts:
-            if text not in self.texts:
-                self.texts[text] = encode(
-                    self.params["text_encoder"], jnp.asarray(self.tokenizer([text]))
-                )
-        return jnp.concatenate([self.texts[text] for text in texts])
+            if text not in self.embeddings:
+                tokens = jnp.asarray(self.tokenizer([text]))
+                self.embeddings[text] = encode(self.params["text_encoder"], tokens)
+        return jnp.concatenate([self.embeddings[text] for text in texts])
 
 
-def picture_size(unet: UNet, vae: VAE) -> tuple[int, int]:
-    """Height and width of the pictures that the U-Net was trained for."""
-    size = unet.config.sample_size or 64
+# Compiled once for all prompts of a pipeline.
+@functools.lru_cache(maxsize=2)
+def _compile_text_encoder(encoder: TextEncoder) -> Callable[..., Array]:
+    return jax.jit(as_function(encoder))
+
+
+def image_size(unet: UNet, vae: VAE) -> tuple[int, int]:
+    """Height and width in pixels of the images that the U-Net was trained for."""
+    size = unet.config.sample_size or DEFAULT_SAMPLE_SIZE
     height, width = (size, size) if isinstance(size, int) else size
     return height * vae.config.factor, width * vae.config.factor
 
 
 def check_size(unet: UNet, vae: VAE, size: tuple[int, int]) -> None:
-    """Raise ValueError for a height or a width that the networks cannot halve as often as they do."""
+    """Check a height and a width in pixels.
+
+    Raises
+    ------
+    ValueError
+        Where the networks cannot halve them as often as they do.
+    """
+    factor = vae.config.factor
     for side in size:
-        if side % vae.config.factor:
+        if side % factor:
             raise ValueError(
-                f"a picture of {side} px on a side has no latents; choose a multiple of {vae.config.factor}"
+                f"the sides of an image must be multiples of {factor} px, got {side}; choose a "
+                "multiple"
             )
-        unet.config.check_image_size(side // vae.config.factor)
-
-
-@functools.lru_cache(maxsize=2)
-def _text(encoder: TextEncoder) -> Callable[..., Array]:
-    return jax.jit(functional(encoder))
-
-
-def sampler(schedule: Schedule, prediction: Prediction, settings: dict[str, Any]) -> Sampler:
-    """(predict, x_T) -> x0 of a scheduler's settings: PNDM, or DDIM without noise; the whole loop."""
-    keys = ("steps", "spacing", "offset", "to_one")
-    common: dict[str, Any] = {"prediction": prediction} | {key: settings[key] for key in keys}
-    if settings["method"] == "pndm":
-        return lambda predict, x_T: pndm(predict, schedule, x_T, **common)
-    more = {key: settings[key] for key in ("clip", "rederive", "stride")}
-
-    def nothing(x):
-        return jax.random.split(jax.random.key(0), len(x))
-
-    return lambda predict, x_T: samplers.ddim(
-        predict, schedule, x_T, nothing(x_T), **common, **more
-    )
+        unet.config.check_image_size(side // factor)
 
 
 def guided(
@@ -144,113 +167,189 @@ def guided(
     guidance: Array,
     dtype: DTypeLike,
 ) -> Predict:
-    """eps (or v) by classifier-free guidance (Ho & Salimans 2022): without + guidance (with - without the text).
+    """Prediction by classifier-free guidance: without + guidance (with - without the text).
 
-    One call of the network for both; guidance 1 is the conditional model alone.
+    Guidance 1 is the conditional model alone.
+
+    References
+    ----------
+    Ho & Salimans 2022, "Classifier-Free Diffusion Guidance".
     """
     context = jnp.concatenate([empty, text]).astype(dtype)
 
-    def predict(xt: Batch, t: Array) -> Array:
-        twice = jnp.concatenate([xt, xt]).astype(dtype), jnp.concatenate([t, t])
-        without, given = jnp.split(apply(params, *twice, None, None, context).astype(xt.dtype), 2)
-        return without + guidance * (given - without)
+    def predict(xt: Batch, t: Array) -> Batch:
+        # One call of the network predicts both.
+        xt_twice = jnp.concatenate([xt, xt]).astype(dtype)
+        t_twice = jnp.concatenate([t, t])
+        output = apply(params, xt_twice, t_twice, None, None, context)
+        unconditional, conditional = jnp.split(output.astype(xt.dtype), 2)
+        return unconditional + guidance * (conditional - unconditional)
 
     return predict
 
 
-class Painter:
-    """Draws pictures of a pipeline, chunk by chunk over all devices, the whole denoising loop in one compiled call.
+class TextToImagePipeline:
+    """Draws images from prompts, in batches over all devices.
 
-    One program serves all prompts, seeds, guidance scales and fractions. form: how the mid-block is bypassed, in a window
-    of the steps (`unet.Bypassed`); None never bypasses it. size: height and width in pixels, by default the U-Net's own.
-    Raises ValueError for a size that the networks cannot halve as often as they do.
+    The whole denoising loop is one compiled call, and one program serves all prompts, seeds,
+    guidance scales and fractions.
+
+    Parameters
+    ----------
+    pipeline
+        Its parameters are moved to the devices.
+    steps
+        Sampling steps, by default the folder's.
+    form
+        How the mid-block is bypassed (`unet.Bypassed`); None never bypasses it.
+    window, ramp
+        The part of the chain in which it is bypassed.
+    size
+        Height and width in pixels, by default the U-Net's.
+    batch
+        Images drawn at once.
+
+    Raises
+    ------
+    ValueError
+        For a size that the networks cannot halve as often as they do.
     """
 
     def __init__(
-        self, pipeline: Pipeline, *, steps: int | None = None, form: Form | None = None, window: Window = (0.0, 1.0),
-        ramp: float | int = 0.0, size: tuple[int, int] | None = None, batch: int = 4,
-    ):  # fmt: skip
-        self.pipeline, self.size, self.chunk = (
-            pipeline,
-            size or picture_size(pipeline.unet, pipeline.vae),
-            batch,
-        )
+        self,
+        pipeline: Pipeline,
+        *,
+        steps: int | None = None,
+        form: Form | None = None,
+        window: Window = (0.0, 1.0),
+        ramp: float | int = 0.0,
+        size: tuple[int, int] | None = None,
+        batch: int = 4,
+    ):
+        self.pipeline = pipeline
+        self.form = form
+        self.size = size or image_size(pipeline.unet, pipeline.vae)
         check_size(pipeline.unet, pipeline.vae, self.size)
-        self.mesh = parallel.data_mesh(batch)
-        self.over, self.whole = (
-            NamedSharding(self.mesh, parallel.DATA),
-            parallel.replicated(self.mesh),
-        )
-        for part in (
-            "unet",
-            "vae",
-        ):  # where they are needed, in place of where they were read: once in memory
-            pipeline.params[part] = jax.device_put(pipeline.params[part], self.whole)
-        self.params, self._vae = pipeline.params["unet"], pipeline.params["vae"]
-        unet: nnx.Module = pipeline.unet
+        self._batch = batch
+        self._mesh = parallel.data_mesh(batch)
+        self._sharding = NamedSharding(self._mesh, parallel.DATA)
+        # The pipeline's own arrays are replaced, so that they are in memory once.
+        for part in ("unet", "vae"):
+            replicated = parallel.replicated(self._mesh)
+            pipeline.params[part] = jax.device_put(pipeline.params[part], replicated)
+        self._params = pipeline.params["unet"]
+        self._vae_params = pipeline.params["vae"]
+        unet: UNet | BypassedUNet = pipeline.unet
         if form is not None:
-            unet = Bypassed(
-                pipeline.unet, 0.0, pipeline.schedule.steps, form=form, window=window, ramp=ramp
+            train_steps = pipeline.schedule.steps
+            unet = BypassedUNet(
+                pipeline.unet, 0.0, train_steps, form=form, window=window, ramp=ramp
             )
-            self.params = {f"unet.{name}": p for name, p in self.params.items()}
-        self.form, settings = form, pipeline.sampling | ({} if steps is None else {"steps": steps})
-        self._denoise = self._compile(
-            unet, sampler(pipeline.schedule, pipeline.prediction, settings)
-        )
-        self._decode = jax.jit(self._shared(functional(pipeline.vae), 1))
+            self._params = {f"unet.{name}": array for name, array in self._params.items()}
+        spec = pipeline.sampler
+        if steps is not None:
+            spec = dataclasses.replace(spec, steps=steps)
+        self._denoise = self._compile_denoising(unet, spec)
+        self._decode = self._compile(as_function(pipeline.vae), num_split=1)
 
-    def latents(self, seeds: Sequence[int]) -> Float[np.ndarray, "picture h w c"]:
-        """x_T of each seed, the same for every prompt. (PyTorch's generators give other numbers for a seed.)"""
-        factor, channels = self.pipeline.vae.config.factor, self.pipeline.unet.config.in_channels
-        shape = (self.size[0] // factor, self.size[1] // factor, channels)
-        return np.stack(
-            [np.asarray(random.normal(jax.random.key(seed), shape, jnp.float32)) for seed in seeds]
-        )
+    def latents(self, seeds: Sequence[int]) -> Float[np.ndarray, "image h w c"]:
+        """x_T of each seed, the same for every prompt.
 
-    def draw(
-        self, prompts: Sequence[str], latents: Float[np.ndarray, "picture h w c"], *, guidance: float | int = 7.5,
-        fraction: float | int = 0.0, negative: str = "",
-    ) -> Float[np.ndarray, "picture height width channel"]:  # fmt: skip
-        """A picture of each prompt from the latents beside it, in [-1, 1] but for what goes beyond. negative: what it
-        shall not show.
-
-        Raises ValueError for a fraction outside 0..1, and for one above 0 where no form of bypassing was chosen.
+        PyTorch's generators give other numbers for a seed.
         """
+        factor = self.pipeline.vae.config.factor
+        channels = self.pipeline.unet.config.in_channels
+        shape = (self.size[0] // factor, self.size[1] // factor, channels)
+        noise = [rng.normal(jax.random.key(seed), shape, jnp.float32) for seed in seeds]
+        return np.stack([np.asarray(array) for array in noise])
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        latents: Float[np.ndarray, "image h w c"],
+        *,
+        guidance: float | int = 7.5,
+        fraction: float | int = 0.0,
+        negative: str = "",
+    ) -> Float[np.ndarray, "image height width channel"]:
+        """Draw an image of each prompt.
+
+        Parameters
+        ----------
+        prompts
+            One text an image.
+        latents
+            x_T of each image, as `latents` gives them.
+        guidance
+            Scale of classifier-free guidance.
+        fraction
+            Of the mid-block that is bypassed, 0 to 1.
+        negative
+            What the images shall not show.
+
+        Returns
+        -------
+        numpy.ndarray
+            Images in [-1, 1], not clipped.
+
+        Raises
+        ------
+        ValueError
+            For a fraction outside 0 to 1, and for one above 0 where `form` is None.
+        """
+        params = self._bypassed_params(fraction)
+        # Each text is embedded once; the negative prompt is the first.
+        texts = list(dict.fromkeys([negative, *prompts]))
+        embeddings = np.asarray(self.pipeline.embed(texts))
+        prompt_embeddings = embeddings[[texts.index(prompt) for prompt in prompts]]
+        negatives = np.repeat(embeddings[:1], self._batch, axis=0)
+        images = []
+        for first in range(0, len(prompts), self._batch):
+            end = min(first + self._batch, len(prompts))
+            # The last batch is filled up by its own images, so that one program serves all.
+            rows = np.resize(np.arange(first, end), self._batch)
+            inputs = [
+                parallel.to_global_array(array, self._sharding)
+                for array in (latents[rows], prompt_embeddings[rows], negatives)
+            ]
+            x0 = self._denoise(params, *inputs, jnp.float32(guidance))
+            decoded = self._decode(self._vae_params, x0.astype(self.pipeline.dtype))
+            images.append(np.asarray(decoded, np.float32)[: end - first])
+        return np.concatenate(images)
+
+    def _bypassed_params(self, fraction: float | int) -> Params:
+        """The U-Net's parameters, with the fraction that is bypassed."""
         check_fraction(fraction)
-        if fraction and self.form is None:
+        if self.form is not None:
+            return self._params | {"fraction": jnp.float32(fraction)}
+        if fraction:
             raise ValueError(
-                "a fraction was to be bypassed by a Painter without a form; give it one of blend, channels, elements"
+                "a TextToImagePipeline needs a form to bypass a fraction of the mid-block, got "
+                "none; give it one of blend, channels, elements"
             )
-        params = (
-            self.params if self.form is None else self.params | {"fraction": jnp.float32(fraction)}
-        )
-        known = {text: i for i, text in enumerate(dict.fromkeys([negative, *prompts]))}
-        features = np.asarray(self.pipeline.embed(list(known)))
-        texts, pictures = features[[known[prompt] for prompt in prompts]], []
-        for first in range(0, len(prompts), self.chunk):
-            rows = np.resize(np.arange(first, min(first + self.chunk, len(prompts))), self.chunk)
-            x, text, empty = (
-                parallel.place(a, self.over)
-                for a in (latents[rows], texts[rows], np.repeat(features[:1], self.chunk, axis=0))
-            )
-            x0 = self._denoise(params, x, text, empty, jnp.float32(guidance))
-            images = self._decode(self._vae, x0.astype(self.pipeline.dtype))
-            pictures.append(np.asarray(images, np.float32)[: len(prompts) - first])
-        return np.concatenate(pictures)
+        return self._params
 
-    def _compile(self, unet: nnx.Module, run: Sampler) -> Callable[..., Array]:
-        apply, dtype = functional(unet), self.pipeline.dtype
+    def _compile_denoising(self, unet: nnx.Module, spec: SamplerSpec) -> Callable[..., Array]:
+        apply = as_function(unet)
+        dtype = self.pipeline.dtype
+        schedule = self.pipeline.schedule
+        method = spec.build(self.pipeline.prediction)
 
-        def local(params: Params, x: Array, text: Array, empty: Array, guidance: Array) -> Array:
-            return run(guided(apply, params, text, empty, guidance, dtype), x)
+        def denoise(params: Params, x: Array, text: Array, empty: Array, guidance: Array) -> Array:
+            predict = guided(apply, params, text, empty, guidance, dtype)
+            # The schedulers that are read draw no noise.
+            unused_keys = jax.random.split(jax.random.key(0), len(x))
+            return run_sampler(method, predict, schedule, x, keys=unused_keys, steps=spec.steps)
 
-        return jax.jit(self._shared(local, 3, 1))
+        return self._compile(denoise, num_split=3, num_replicated=1)
 
-    def _shared(
-        self, local: Callable[..., Array], split: int, whole: int = 0
+    def _compile(
+        self, function: Callable[..., Array], num_split: int, num_replicated: int = 0
     ) -> Callable[..., Array]:
-        """Over all devices: the first argument on each of them, then `split` whose rows they share, and `whole` more."""
-        specs = (parallel.REPLICATED, *(parallel.DATA,) * split, *(parallel.REPLICATED,) * whole)
-        return jax.shard_map(
-            local, mesh=self.mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False
+        """Compile over the mesh: replicated parameters, then arguments that are split by rows."""
+        split = (parallel.DATA,) * num_split
+        specs = (parallel.REPLICATED, *split, *(parallel.REPLICATED,) * num_replicated)
+        sharded = jax.shard_map(
+            function, mesh=self._mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False
         )
+        return jax.jit(sharded)

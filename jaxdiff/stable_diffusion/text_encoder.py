@@ -1,7 +1,7 @@
-"""CLIP's text encoder, with the mathematics and the names of transformers' CLIPTextModel (Radford et al. 2021)."""
+"""CLIP's text encoder (Radford et al. 2021), with transformers' mathematics and names."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,15 +12,24 @@ from jaxtyping import Array, Float, Int
 from jaxdiff.layers import Embedding, Linear
 from jaxdiff.transformer import LayerNorm, Tokens, exact_gelu
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "gelu": exact_gelu,
-}
+
+def quick_gelu(x: Array) -> Array:
+    """CLIP's approximation of GELU."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"quick_gelu": quick_gelu, "gelu": exact_gelu}
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """transformers' CLIPTextConfig, with its defaults and its names. Raises ValueError for a value that is not known here."""
+    """The fields of transformers' CLIPTextConfig that matter here, with its names and defaults.
+
+    Raises
+    ------
+    ValueError
+        For an activation that is not supported, and heads that do not divide the features.
+    """
 
     vocab_size: int = 49408
     hidden_size: int = 512
@@ -34,78 +43,77 @@ class TextConfig:
     def __post_init__(self) -> None:
         if self.hidden_act not in ACTIVATIONS:
             raise ValueError(
-                f"hidden_act is {self.hidden_act!r}; {', '.join(ACTIVATIONS)} are known here"
+                f"hidden_act must be one of {', '.join(ACTIVATIONS)}, got {self.hidden_act!r}; "
+                "choose another model"
             )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"{self.num_attention_heads} attention heads do not divide {self.hidden_size} features"
+                f"num_attention_heads must divide the {self.hidden_size} features, got "
+                f"{self.num_attention_heads}; get config.json again"
             )
 
     @classmethod
-    def read(cls, raw: dict[str, Any]) -> "TextConfig":
-        """From config.json; what else is in it changes nothing in the text's features."""
-        return cls(
-            **{
-                field.name: raw[field.name]
-                for field in dataclasses.fields(cls)
-                if field.name in raw
-            }
-        )
+    def read(cls, raw: Mapping[str, Any]) -> "TextConfig":
+        """From config.json; its other fields change nothing in the text's features."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: raw[name] for name in names if name in raw})
 
 
 class TextEmbeddings(nnx.Module):
-    """A row for each token and one for its place."""
+    """The sum of an embedding of each token and one of its position."""
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs):
-        self.token_embedding = Embedding(config.vocab_size, config.hidden_size, rngs)
-        self.position_embedding = Embedding(
-            config.max_position_embeddings, config.hidden_size, rngs
-        )
+        features = config.hidden_size
+        self.token_embedding = Embedding(config.vocab_size, features, rngs)
+        self.position_embedding = Embedding(config.max_position_embeddings, features, rngs)
 
     def __call__(self, tokens: Int[Array, "batch token"]) -> Tokens:
-        return (
-            self.token_embedding(tokens)
-            + self.position_embedding(jnp.arange(tokens.shape[1]))[None]
-        )
+        # Texts are padded to one length, so that every position has its embedding.
+        positions = jnp.arange(tokens.shape[1])
+        return self.token_embedding(tokens) + self.position_embedding(positions)[None]
 
 
 class CausalAttention(nnx.Module):
     """Multi-head attention of every token to itself and to those before it."""
 
     def __init__(self, features: int, heads: int, rngs: nnx.Rngs):
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
-            Linear(features, features, rngs) for _ in range(4)
-        )
+        self.q_proj = Linear(features, features, rngs)
+        self.k_proj = Linear(features, features, rngs)
+        self.v_proj = Linear(features, features, rngs)
+        self.out_proj = Linear(features, features, rngs)
         self.heads = heads
 
     def __call__(self, x: Tokens) -> Tokens:
-        q, k, v = (
-            p(x).reshape(*x.shape[:2], self.heads, -1)
-            for p in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        return self.out_proj(jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape))
+        q = self._split_heads(self.q_proj(x))
+        k = self._split_heads(self.k_proj(x))
+        v = self._split_heads(self.v_proj(x))
+        attended = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        return self.out_proj(attended.reshape(x.shape))
+
+    def _split_heads(self, x: Tokens) -> Float[Array, "batch token head _feature"]:
+        return x.reshape(*x.shape[:2], self.heads, -1)
 
 
 class MLP(nnx.Module):
-    """Two linear layers."""
+    """Two linear layers with an activation between them."""
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs):
         self.fc1 = Linear(config.hidden_size, config.intermediate_size, rngs)
         self.fc2 = Linear(config.intermediate_size, config.hidden_size, rngs)
-        self.act = config.hidden_act
+        self.activation = config.hidden_act
 
     def __call__(self, x: Tokens) -> Tokens:
-        return self.fc2(ACTIVATIONS[self.act](self.fc1(x)))
+        return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
 
 
 class EncoderLayer(nnx.Module):
-    """Attention and MLP, each normed before and added to its input."""
+    """Pre-norm residual blocks: attention, then the MLP."""
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs):
-        self.layer_norm1, self.layer_norm2 = (
-            LayerNorm(config.hidden_size, config.layer_norm_eps) for _ in range(2)
-        )
-        self.self_attn = CausalAttention(config.hidden_size, config.num_attention_heads, rngs)
+        features = config.hidden_size
+        self.layer_norm1 = LayerNorm(features, config.layer_norm_eps)
+        self.self_attn = CausalAttention(features, config.num_attention_heads, rngs)
+        self.layer_norm2 = LayerNorm(features, config.layer_norm_eps)
         self.mlp = MLP(config, rngs)
 
     def __call__(self, x: Tokens) -> Tokens:
@@ -114,7 +122,9 @@ class EncoderLayer(nnx.Module):
 
 
 class Layers(nnx.Module):
-    """The layers, one after the other."""
+    """The layers in sequence."""
+
+    # The weights' files call them encoder.layers.N.
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs):
         self.layers = nnx.List(
@@ -123,14 +133,19 @@ class Layers(nnx.Module):
 
 
 class TextEncoder(nnx.Module):
-    """Tokens int [batch, token] to what the U-Net attends to, float [batch, token, feature]: the last layer, normed."""
+    """Tokens to the features that the U-Net attends to: the last layer's output, normed.
+
+    Maps int [batch, token] to float [batch, token, feature].
+    """
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs):
         self.config = config
-        self.embeddings, self.encoder = TextEmbeddings(config, rngs), Layers(config, rngs)
+        self.embeddings = TextEmbeddings(config, rngs)
+        self.encoder = Layers(config, rngs)
         self.final_layer_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def __call__(self, tokens: Int[Array, "batch token"]) -> Float[Array, "batch token _feature"]:
+        # The features of every token are used, not CLIP's pooled feature of the last one.
         x = self.embeddings(tokens)
         for layer in self.encoder.layers:
             x = layer(x)

@@ -1,14 +1,16 @@
-"""The autoencoder between images and latents, with the mathematics and the names of diffusers' AutoencoderKL
-(Rombach et al. 2022)."""
+"""The autoencoder between images and latents (Rombach et al. 2022).
+
+The mathematics and the names are those of diffusers' AutoencoderKL.
+"""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Key
 
-from jaxdiff import rng as random
+from jaxdiff import rng
 from jaxdiff.blocks import DownBlock, MidBlock
 from jaxdiff.layers import Conv, GroupNorm, Images, Keys, ResnetBlock, Upsample
 from jaxdiff.unet_config import UNetConfig
@@ -18,8 +20,12 @@ from jaxdiff.unet_config import UNetConfig
 class VAEConfig(UNetConfig):
     """The shape of an autoencoder: its blocks are a U-Net's without time and skips.
 
-    Latents are `latent_channels`, an image's sides divided by `factor`, and multiplied by scaling_factor, which makes their
-    variance about 1.
+    Parameters
+    ----------
+    latent_channels
+        Channels of the latents.
+    scaling_factor
+        Latents are multiplied by it, which makes their variance about 1.
     """
 
     latent_channels: int = 4
@@ -27,16 +33,16 @@ class VAEConfig(UNetConfig):
 
     @property
     def time_channels(self) -> None:  # type: ignore[override]
-        """There is no time."""
+        """None: the blocks have no time embedding."""
 
     @property
     def factor(self) -> int:
-        """Pixels of an image to one of its latents, along each side."""
+        """Ratio of an image's side to its latents'."""
         return 2 ** (self.depth - 1)
 
 
 class Encoder(nnx.Module):
-    """An image to the mean and the log variance of its latents."""
+    """Images to the mean and the log variance of their latents."""
 
     def __init__(self, config: VAEConfig, rngs: nnx.Rngs):
         widths = config.block_out_channels
@@ -52,19 +58,23 @@ class Encoder(nnx.Module):
     def __call__(self, x: Images) -> Images:
         z = self.conv_in(x)
         for block in self.down_blocks:
+            # A block returns its skips too, of which the last is its output.
             z = block(z, None)[-1]
-        return self.conv_out(nnx.silu(self.conv_norm_out(self.mid_block(z, None))))
+        z = self.mid_block(z, None)
+        return self.conv_out(nnx.silu(self.conv_norm_out(z)))
 
 
 class UpBlock(nnx.Module):
     """ResNet blocks, then an up-sampling except at level 1."""
 
     def __init__(self, level: int, config: VAEConfig, rngs: nnx.Rngs):
-        widths, count = config.block_out_channels, config.layers_per_block + 1
-        inputs = [widths[min(level, config.depth - 1)]] + [widths[level - 1]] * (count - 1)
-        shape = widths[level - 1], None, config.norm_num_groups, config.norm_eps, rngs
-        self.resnets = nnx.List([ResnetBlock(c, *shape, act_fn=config.act_fn) for c in inputs])
-        self.upsamplers = nnx.List([Upsample(widths[level - 1], rngs)] if level > 1 else [])
+        widths = config.block_out_channels
+        channels = widths[level - 1]
+        # The first block takes the level below, or the mid-block at the innermost level.
+        in_channels = [widths[min(level, config.depth - 1)]]
+        in_channels += [channels] * config.layers_per_block
+        self.resnets = nnx.List([_build_resnet(c, channels, config, rngs) for c in in_channels])
+        self.upsamplers = nnx.List([Upsample(channels, rngs)] if level > 1 else [])
 
     def __call__(self, z: Images) -> Images:
         for resnet in self.resnets:
@@ -74,8 +84,22 @@ class UpBlock(nnx.Module):
         return z
 
 
+def _build_resnet(
+    in_channels: int, out_channels: int, config: VAEConfig, rngs: nnx.Rngs
+) -> ResnetBlock:
+    return ResnetBlock(
+        in_channels,
+        out_channels,
+        rngs,
+        time_channels=None,
+        groups=config.norm_num_groups,
+        eps=config.norm_eps,
+        act_fn=config.act_fn,
+    )
+
+
 class Decoder(nnx.Module):
-    """Latents to an image."""
+    """Latents to images."""
 
     def __init__(self, config: VAEConfig, rngs: nnx.Rngs):
         widths = config.block_out_channels
@@ -93,27 +117,37 @@ class Decoder(nnx.Module):
 
 
 class VAE(nnx.Module):
-    """Images float [batch, height, width, 3] in [-1, 1] to latents, scaled as the U-Net takes them, and back."""
+    """Images float [batch, height, width, 3] in [-1, 1] to latents, and back.
+
+    Latents are scaled as the U-Net takes them.
+    """
 
     def __init__(self, config: VAEConfig, rngs: nnx.Rngs):
-        self.config, latents = config, config.latent_channels
-        self.encoder, self.decoder = Encoder(config, rngs), Decoder(config, rngs)
+        latents = config.latent_channels
+        self.config = config
+        self.encoder = Encoder(config, rngs)
+        self.decoder = Decoder(config, rngs)
         self.quant_conv = Conv(2 * latents, 2 * latents, rngs, size=1)
         self.post_quant_conv = Conv(latents, latents, rngs, size=1)
 
     def encode(self, images: Float[ArrayLike, "batch h w c"], keys: Keys = None) -> Images:
         """The means of the latents; or, with one typed key an image, one draw of each."""
-        mean, log_variance = jnp.split(
-            self.quant_conv(self.encoder(jnp.asarray(images))), 2, axis=-1
-        )
-        if keys is not None:
-            noise = jax.vmap(lambda key: random.normal(key, mean.shape[1:], mean.dtype))(keys)
-            mean = mean + jnp.exp(0.5 * jnp.clip(log_variance, -30.0, 20.0)) * noise
-        return mean * self.config.scaling_factor
+        moments = self.quant_conv(self.encoder(jnp.asarray(images)))
+        mean, log_variance = jnp.split(moments, 2, axis=-1)
+        if keys is None:
+            return mean * self.config.scaling_factor
+
+        def draw(key: Key[Array, ""]) -> Array:
+            return rng.normal(key, mean.shape[1:], mean.dtype)
+
+        # The bounds are AutoencoderKL's.
+        std = jnp.exp(0.5 * jnp.clip(log_variance, -30.0, 20.0))
+        return (mean + std * jax.vmap(draw)(keys)) * self.config.scaling_factor
 
     def decode(self, latents: Float[ArrayLike, "batch h w c"]) -> Images:
         """The images, not clipped."""
-        return self.decoder(self.post_quant_conv(jnp.asarray(latents) / self.config.scaling_factor))
+        unscaled = jnp.asarray(latents) / self.config.scaling_factor
+        return self.decoder(self.post_quant_conv(unscaled))
 
     def __call__(self, latents: Float[Array, "batch h w c"]) -> Images:
         return self.decode(latents)

@@ -1,150 +1,215 @@
-"""The log of a training: metrics.jsonl always, TensorBoard's event file when asked for."""
+"""The metrics of a training: metrics.jsonl always, TensorBoard's event file on request."""
 
 import json
 import math
 import time
-from typing import Any
+from collections.abc import Sequence
 
 from etils import epath
 
-from jaxdiff import files, training
+from jaxdiff import files
 from jaxdiff.parallel import is_leader
 from jaxdiff.planning.chips import peak_flops
+from jaxdiff.training import Metrics
 
-FLUSH = 30.0  # seconds between writes to a bucket
+BUCKET_WRITE_SECONDS = 30.0  # between writes to a bucket
+FINITE = ("loss", "gradient_norm")
 
 
-class MetricsLog:
-    """One line each `log_every` steps; lines past the step from which a run goes on are dropped.
+class MetricsWriter:
+    """Writes one line of metrics every `log_every` steps, and stops a training that diverges.
 
-    A line holds the step, loss and gradient norm (before clipping), images a second in all and a device, and, of the
-    model's own arithmetic, FLOP a second and its share of the devices' peak where that is known. In a bucket, whose objects
-    cannot grow, the file is written whole: every half minute, and by `flush`.
+    A line holds the step, loss and gradient norm (before clipping), images a second in all and a
+    device, and the FLOP a second of the model's own arithmetic and its share of the devices'
+    peak, where that is known.
+
+    Parameters
+    ----------
+    folder
+        The cell's folder.
+    start_step
+        Step that the run starts from; lines of later steps are dropped from the file.
+    log_every
+        Steps between lines.
+    batch
+        Images of one step.
+    step_flops
+        Floating-point operations of one step; 0 where unknown.
+    num_devices
+        Number of devices.
+    tensorboard
+        Whether to write TensorBoard's event file too.
+
+    Attributes
+    ----------
+    last_step
+        The last step whose metrics have arrived.
+    note
+        Loss and speed in words, for the progress line.
+    saved_step
+        The last checkpoint, which the error of a diverged training names; the caller sets it.
     """
 
     def __init__(
         self,
         folder: epath.Path,
-        start: int,
-        settings: dict[str, Any],
-        step_flops: float,
-        devices: int,
+        start_step: int,
+        *,
+        log_every: int,
+        batch: int,
+        step_flops: float | int,
+        num_devices: int,
+        tensorboard: bool = False,
     ):
-        self.path, self.every, self.batch = (
-            folder / "metrics.jsonl",
-            settings["log_every"],
-            settings["batch"],
-        )
-        self.step_flops, self.devices, self.peak = step_flops, devices, peak_flops()
-        self.last, self.note, self.marked, self.saved = (
-            start,
-            "compiling",
-            (start, time.time()),
-            start,
-        )
-        self.board = (
-            _Board(folder / "tensorboard") if settings["tensorboard"] and is_leader() else None
-        )
-        self.remote, self.flushed = files.is_in_bucket(self.path), time.monotonic()
-        if is_leader():
-            lines = self.path.read_text().splitlines() if self.path.exists() else []
-            self.lines = [
-                line + "\n"
-                for line in lines
-                if line.endswith("}") and json.loads(line)["step"] <= start
-            ]
-            files.write(self.path, "".join(self.lines))
+        self.last_step = start_step
+        self.saved_step = start_step
+        self.note = "compiling"
+        self.log_every = log_every
+        self.speed = SpeedMeter(start_step, batch, step_flops, num_devices)
+        # The other processes have the same metrics.
+        self.lines = LineFile(folder / "metrics.jsonl", start_step) if is_leader() else None
+        self.events = None
+        if tensorboard and is_leader():
+            self.events = EventFile(folder / "tensorboard")
 
-    def write(self, metrics: list[training.Metrics]) -> None:
-        """Append the lines that are due. Raises ValueError at the first step that is not finite."""
-        due = []
+    def write(self, metrics: Sequence[Metrics]) -> None:
+        """Write the records that are due.
+
+        Raises
+        ------
+        ValueError
+            At the first step whose loss or gradient norm is not finite.
+        """
         for record in metrics:
-            self.last = int(record["step"])
-            for name in ("loss", "gradient_norm"):
-                if not math.isfinite(record[name]):
-                    self._stop(name, record)
-            if self.last % self.every == 0:
-                due.append(record)
+            self.last_step = int(record["step"])
+            self._check_finite(record)
+        # Every record is checked, and one in `log_every` is written.
+        due = [record for record in metrics if record["step"] % self.log_every == 0]
         if not due:
             return
-        speed = self._speed()
+        speed = self.speed.measure(self.last_step)
         self.note = f"loss {due[-1]['loss']:.4f}, {speed['images_per_second']:,.0f} images/s"
-        if is_leader():
-            self._append([json.dumps(record | speed) + "\n" for record in due])
-        if self.board is not None:
-            self.board.write([record | speed for record in due])
+        records = [record | speed for record in due]
+        if self.lines is not None:
+            self.lines.append(records)
+        if self.events is not None:
+            self.events.append(records)
 
-    def _append(self, lines: list[str]) -> None:
-        if not self.remote:
+    def flush(self) -> None:
+        """Write what waits to be written to a bucket."""
+        if self.lines is not None:
+            self.lines.flush()
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self.flush()
+        if self.events is not None:
+            self.events.close()
+
+    def _check_finite(self, record: Metrics) -> None:
+        for name in FINITE:
+            if math.isfinite(record[name]):
+                continue
+            # The lines before the divergence are what explains it.
+            self.flush()
+            saved = "no checkpoint was saved before it"
+            if self.saved_step:
+                saved = f"the checkpoint of step {self.saved_step} is valid"
+            raise ValueError(
+                f"the {name.replace('_', ' ')} is {record[name]} at step {self.last_step} "
+                f"(loss {record['loss']:.4g}); {saved}; choose a lower train.learning_rate or "
+                "train.clip, and another --workdir"
+            )
+
+
+class SpeedMeter:
+    """The speed of a training between two calls of `measure`."""
+
+    def __init__(self, start_step: int, batch: int, step_flops: float | int, num_devices: int):
+        self.batch = batch
+        self.step_flops = step_flops
+        self.num_devices = num_devices
+        self.peak_flops = peak_flops()
+        self.previous_step = start_step
+        self.previous_time = time.time()
+
+    def measure(self, step: int) -> dict[str, float]:
+        """Images and FLOP a second since the previous call."""
+        time_now = time.time()
+        seconds = max(time_now - self.previous_time, 1e-9)
+        steps_per_second = (step - self.previous_step) / seconds
+        self.previous_step = step
+        self.previous_time = time_now
+        images = steps_per_second * self.batch
+        speed = {
+            "images_per_second": round(images, 1),
+            "images_per_second_per_device": round(images / self.num_devices, 1),
+        }
+        flops = steps_per_second * self.step_flops
+        if self.step_flops:
+            speed["flops_per_second"] = _round_digits(flops)
+        if self.step_flops and self.peak_flops:
+            speed["share_of_peak"] = _round_digits(flops / (self.peak_flops * self.num_devices))
+        return speed
+
+
+def _round_digits(value: float) -> float:
+    """A number to four significant digits."""
+    return float(f"{value:.4g}")
+
+
+class LineFile:
+    """A file of JSON lines, cut off after the step that a run resumes from.
+
+    An object in a bucket cannot grow: it is written as one, every half minute and by `flush`.
+    """
+
+    def __init__(self, path: epath.Path, start_step: int):
+        self.path = path
+        self.in_bucket = files.is_in_bucket(path)
+        self.flush_time = time.monotonic()
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.lines = [f"{line}\n" for line in lines if _is_line_until(line, start_step)]
+        files.write(path, "".join(self.lines))
+
+    def append(self, records: Sequence[Metrics]) -> None:
+        """Add a line a record."""
+        lines = [json.dumps(record) + "\n" for record in records]
+        if not self.in_bucket:
             with self.path.open("a") as file:
                 file.writelines(lines)
             return
         self.lines += lines
-        if time.monotonic() - self.flushed > FLUSH:
+        if time.monotonic() - self.flush_time > BUCKET_WRITE_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Write what waits to be written to a bucket."""
-        if self.remote and is_leader():
+        if self.in_bucket:
             files.write(self.path, "".join(self.lines))
-            self.flushed = time.monotonic()
-
-    def close(self) -> None:
-        """Write what is still to be written."""
-        self.flush()
-        if self.board is not None:
-            self.board.close()
-
-    def _speed(self) -> dict[str, float]:
-        """Since the last lines."""
-        (step, then), now = self.marked, time.time()
-        self.marked = (self.last, now)
-        steps = (self.last - step) / max(now - then, 1e-9)
-        images, flops = steps * self.batch, steps * self.step_flops
-        speed = {
-            "images_per_second": round(images, 1),
-            "images_per_second_per_device": round(images / self.devices, 1),
-        }
-        if self.step_flops:
-            speed["flops_per_second"] = float(f"{flops:.4g}")
-        if self.step_flops and self.peak:
-            speed["share_of_peak"] = float(f"{flops / (self.peak * self.devices):.4g}")
-        return speed
-
-    def _stop(self, name: str, record: training.Metrics) -> None:
-        self.flush()
-        saved = (
-            f"the checkpoint of step {self.saved} is whole"
-            if self.saved
-            else "no checkpoint was saved before it"
-        )
-        raise ValueError(
-            f"the {name.replace('_', ' ')} is {record[name]} at step {self.last} (loss {record['loss']:.4g}); {saved}; choose a lower "
-            "train.learning_rate or train.clip, and another --workdir"
-        )
+            self.flush_time = time.monotonic()
 
 
-class _Board:
-    """TensorBoard's event file. The package is an extra, so it is imported where it is used."""
+def _is_line_until(line: str, step: int) -> bool:
+    # A process that was killed may have left half a line.
+    return line.endswith("}") and json.loads(line)["step"] <= step
+
+
+class EventFile:
+    """TensorBoard's event file of scalars."""
 
     def __init__(self, folder: epath.Path):
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        # TensorBoard is an extra; its own writer needs no TensorFlow.
+        from tensorboard.summary import Writer
 
-        self.writer = EventFileWriter(str(folder))
+        self.writer = Writer(str(folder))
 
-    def write(self, records: list[dict[str, float]]) -> None:
-        """One event a record."""
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-
+    def append(self, records: Sequence[Metrics]) -> None:
+        """Add a point a record to each scalar."""
         for record in records:
-            values = [
-                summary_pb2.Summary.Value(tag=k, simple_value=v)
-                for k, v in record.items()
-                if k != "step"
-            ]
-            event = event_pb2.Event(wall_time=time.time(), step=int(record["step"]))
-            event.summary.CopyFrom(summary_pb2.Summary(value=values))
-            self.writer.add_event(event)
+            for name, value in record.items():
+                if name != "step":
+                    self.writer.add_scalar(name, value, int(record["step"]))
 
     def close(self) -> None:
         self.writer.close()

@@ -3,192 +3,166 @@
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from etils import epath
-from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from orbax.checkpoint import multihost
 
-from jaxdiff import checkpoints, models, optimizers, parallel, training
+from jaxdiff import checkpoints, parallel, training
+from jaxdiff.cells import train_step
 from jaxdiff.cells.cell import Cell
-from jaxdiff.datasets import batches as pipeline
-from jaxdiff.datasets.registry import Split
-from jaxdiff.progress import Progress
-from jaxdiff.study.metrics_writer import MetricsLog
-from jaxdiff.unet import Params, UNet, UNetConfig, abstract, functional, parameters
+from jaxdiff.datasets.dataset import Split
+from jaxdiff.progress import Progress, no_progress
+from jaxdiff.study.metrics_writer import MetricsWriter
+from jaxdiff.training import StepOutput
+from jaxdiff.training_step import TrainState, init_state
 
-warn = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
+# The calls that --profile records: the first three hold compilation and warm-up.
+FIRST_PROFILED_CALL = 3
+LAST_PROFILED_CALL = 8
 
 
 def train(
     cell: Cell,
     folder: epath.Path,
     split: Split,
-    progress: Progress,
+    progress: Progress = no_progress,
     profile: epath.Path | None = None,
 ) -> None:
-    """Train to the end from the newest whole checkpoint; writes checkpoints and metrics.jsonl.
+    """Train a cell to its end from its latest valid checkpoint.
 
-    On SIGTERM it is saved first. Raises ValueError at a step that is not finite, and leaves the checkpoints before it whole.
+    On SIGTERM the state is saved before the process ends.
+
+    Parameters
+    ----------
+    cell
+        The cell.
+    folder
+        The cell's folder, which gets checkpoints/ and metrics.jsonl.
+    split
+        Its training images.
+    progress
+        Is told how far the training is.
+    profile
+        Folder for a trace of a few calls; None records none.
+
+    Raises
+    ------
+    ValueError
+        At a step whose loss or gradient is not finite. The checkpoints before it stay.
     """
-    s, saved = cell.settings["train"], folder / "checkpoints"
-    mesh, rule = parallel.global_mesh(s["batch"] // s["accumulate"]), optimizer(s)
-    state = training.init_state(initial(cell), rule, mesh, s["shard_params"])
-    start = int(
-        parallel.leaders(np.int32((checkpoints.newest(saved) or 0) if parallel.is_leader() else 0))
-    )
-    if start:
-        state = checkpoints.restore(saved, start, state)
-    calls, k = batches(cell, split, mesh)
-    progress("train", start, s["steps"], "compiling")
-    step, flops = _compile(cell, rule, mesh, state, k)
-    run = training.fit(step, state, calls, steps=s["steps"])
+    settings = cell.train
+    # Devices share a micro-batch, so it is what they must divide.
+    mesh = parallel.global_mesh(settings.batch // settings.accumulate)
+    state = _load_state(cell, folder, mesh)
+    start_step = int(state.step)
+    progress("train", start_step, settings.steps, "compiling")
+    calls = train_step.build_batches(cell, split, mesh)
+    k = train_step.choose_steps_per_call(cell)
+    # Compiled ahead of time, so that a step that does not compile fails before metrics.jsonl.
+    compiled = train_step.lower_train_steps(cell, mesh, state, k).compile()
+    outputs = training.fit(compiled, state, calls)
     if profile is not None:
-        run = profiled(run, profile)
-    log = MetricsLog(folder, start, s, flops, mesh.size)
-    with Preemption() as preemption:
-        for call in run:
-            log.write(call.metrics)
-            progress("train", log.last, s["steps"], log.note)
-            stop = preemption.reached(call.step) and call.step < s["steps"]
-            if stop or call.step % s["checkpoint_every"] == 0 or call.step == s["steps"]:
-                log.write(call.rest())  # a state whose loss is not finite is not saved
-                log.flush()
-                checkpoints.save(saved, call.step, call.state, keep(s))
-                log.saved = call.step
-            if stop:
-                warn.warning("training is saved at step %d of %d", call.step, s["steps"])
-                break
-    log.close()
-
-
-def _compile(
-    cell: Cell, rule: optax.GradientTransformation, mesh: Mesh, state: training.TrainState, k: int
-) -> tuple[Callable, float]:
-    """The compiled train step, and the FLOP of one step of the model (by XLA's cost analysis)."""
-    s, data = cell.settings["train"], cell.settings["data"]
-    shapes = {
-        name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in state.params.items()
-    }
-    image = data["size"], data["size"], data["channels"]
-    flops = s["batch"] * training.image_flops(training_apply(cell.unet), shapes, image)
-    return lower(cell, rule, mesh, state, k).compile(), flops
-
-
-def lower(
-    cell: Cell, rule: optax.GradientTransformation, mesh: Mesh, state: training.TrainState, k: int
-) -> jax.stages.Lowered:
-    """The cell's call of K train steps, for the mesh's devices; of the state the shapes are enough (`training.state_shapes`)."""
-    s, data = cell.settings["train"], cell.settings["data"]
-    step = training.make_train_step(
-        training_apply(cell.unet, s["dtype"], s["remat"]), rule, models.schedule(cell.settings["diffusion"]), mesh,
-        prediction=cell.settings["diffusion"]["prediction"], ema=s["ema"], seed=cell.seed,
-        accumulate=s["accumulate"], shard_params=s["shard_params"], flip=s["flip"],
-    )  # fmt: skip
-    shape = (k, s["batch"], data["size"], data["size"], data["channels"])
-    images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=NamedSharding(mesh, pipeline.STEPS))
-    return step.lower(state, images)
-
-
-def batches(cell: Cell, split: Split, mesh: Mesh) -> tuple[pipeline.Calls, int]:
-    """The cell's calls of K steps, and K: on a CPU 1 unless it is set, elsewhere up to 32."""
-    s = cell.settings["train"]
-    wanted = s["steps_per_call"] or (1 if jax.default_backend() == "cpu" else 32)
-    k = training.steps_per_call(wanted, s["steps"], s["checkpoint_every"])
-    options = {"seed": cell.seed, "steps": s["steps"], "batch": s["batch"], "k": k}
-    if len(split) * split[0].nbytes <= s["resident_mb"] * 1e6:
-        return pipeline.resident(split.images, mesh, **options), k
-    return pipeline.streamed(split, mesh, **options), k
-
-
-def initial(cell: Cell) -> Params:
-    """The parameters before the first step, made on the host: by the cell's seed, or those of train.init."""
-    init = cell.settings["train"]["init"]
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return parameters(
-            models.load(init).unet if init else UNet(cell.unet, rngs=nnx.Rngs(cell.seed))
-        )
-
-
-def optimizer(settings: dict[str, Any]) -> optax.GradientTransformation:
-    """The optimizer that a cell's `train` section asks for."""
-    options = {
-        k: settings[k] for k in ("learning_rate", "schedule", "warmup", "weight_decay", "clip")
-    }
-    rule = optimizers.make(settings["optimizer"], settings["steps"], **options)
-    return (
-        rule if settings["shard_params"] else optax.flatten(rule)
-    )  # one long vector compiles and runs faster
-
-
-def keep(settings: dict[str, Any]) -> checkpoints.Keep:
-    """Which checkpoints stay, as a cell's `train` section asks."""
-    spaced = settings["checkpoint_every"] if settings["keep_log_spaced"] else 0
-    return checkpoints.Keep(settings["keep_last"], settings["keep_every"], spaced)
-
-
-def training_apply(
-    config: UNetConfig, dtype: str = "float32", remat: bool = False
-) -> training.Apply:
-    """The U-Net as training calls it; the keys are used where it has dropout.
-
-    dtype bfloat16: activations and products are, while parameters, statistics and softmax stay float32. remat: the
-    backward pass computes each block again from its input.
-    """
-    unet = abstract(config)
-    unet.remat = remat
-    net = functional(unet)
-    cast = (lambda x: x.astype(dtype)) if dtype != "float32" else (lambda x: x)
-    return lambda params, xt, t, keys: net(
-        params, cast(xt), t, None, keys if config.dropout else None
+        outputs = record_profile(outputs, profile)
+    writer = MetricsWriter(
+        folder,
+        start_step,
+        log_every=settings.log_every,
+        batch=settings.batch,
+        step_flops=train_step.train_step_flops(cell),
+        num_devices=mesh.size,
+        tensorboard=settings.tensorboard,
     )
+    with Preemption() as preemption:
+        _run(cell, folder, outputs, writer=writer, preemption=preemption, progress=progress)
+    writer.close()
+
+
+def _load_state(cell: Cell, folder: epath.Path, mesh: Mesh) -> TrainState:
+    """The latest valid checkpoint, or the state before the first step."""
+    path = folder / "checkpoints"
+    optimizer = train_step.build_optimizer(cell)
+    shard_params = cell.train.shard_params
+    state = init_state(train_step.init_params(cell), optimizer, mesh, shard_params)
+    # Only the leader reads the folder, so that all processes agree on the step.
+    step = (checkpoints.latest_valid_step(path) or 0) if parallel.is_leader() else 0
+    step = int(parallel.broadcast(np.int32(step)))
+    return checkpoints.restore(path, step, state) if step else state
+
+
+def _run(
+    cell: Cell,
+    folder: epath.Path,
+    outputs: Iterator[StepOutput],
+    *,
+    writer: MetricsWriter,
+    preemption: "Preemption",
+    progress: Progress,
+) -> None:
+    """Run the steps: write metrics and checkpoints, until the end or a preemption."""
+    settings = cell.train
+    policy = train_step.retention_policy(cell)
+    for output in outputs:
+        writer.write(output.metrics)
+        finished = output.step == settings.steps
+        preempted = preemption.should_stop(output.step) and not finished
+        if preempted or finished or output.step % settings.checkpoint_every == 0:
+            # Before saving, so that a state whose loss is not finite is not saved.
+            writer.write(output.flush_metrics())
+            writer.flush()
+            checkpoints.save(folder / "checkpoints", output.step, output.state, policy)
+            writer.saved_step = output.step
+        progress("train", writer.last_step, settings.steps, writer.note)
+        if preempted:
+            log.warning("training is saved at step %d of %d", output.step, settings.steps)
+            return
 
 
 class Preemption:
-    """Holds SIGTERM back, which clusters send before they take a machine away, until training is saved.
+    """Delays SIGTERM, which clusters send before they take a machine, until training is saved.
 
-    Several processes agree on the step by JAX's own service, which then has the signal.
+    Several processes agree on the step through JAX's own service, which then handles the signal.
     """
 
     def __enter__(self) -> "Preemption":
-        self.noticed = False
-        self.mine = threading.current_thread() is threading.main_thread()
-        self.before = signal.getsignal(signal.SIGTERM)
-        if self.mine and jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._notice)
+        self.requested = False
+        # Python allows signal handlers in the main thread alone.
+        self.in_main_thread = threading.current_thread() is threading.main_thread()
+        self.previous_handler = signal.getsignal(signal.SIGTERM)
+        if self.in_main_thread and jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._request)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.mine:
-            signal.signal(signal.SIGTERM, self.before)
-            if self.noticed:
-                signal.raise_signal(signal.SIGTERM)
+        if not self.in_main_thread:
+            return
+        signal.signal(signal.SIGTERM, self.previous_handler)
+        if self.requested:
+            signal.raise_signal(signal.SIGTERM)
 
-    def _notice(self, *_: object) -> None:
-        self.noticed = True
+    def _request(self, *_: object) -> None:
+        self.requested = True
 
-    def reached(self, step: int) -> bool:
-        """Whether to save and leave at this step; the same answer in every process."""
+    def should_stop(self, step: int) -> bool:
+        """Whether to save and stop at this step; the same answer in every process."""
         if jax.process_count() > 1:
-            self.noticed = multihost.reached_preemption(step)
-        return self.noticed
+            self.requested = multihost.reached_preemption(step)
+        return self.requested
 
 
-def profiled(run: Iterator[training.Call], folder: epath.Path) -> Iterator[training.Call]:
-    """The same iterator, with calls 3 to 8 recorded for TensorBoard or Perfetto (after compilation)."""
-    i = 0
-    for i, call in enumerate(run):
-        if i == 3:
+def record_profile(outputs: Iterator[StepOutput], folder: epath.Path) -> Iterator[StepOutput]:
+    """The same outputs, with a few calls traced for TensorBoard or Perfetto."""
+    call = 0
+    for call, output in enumerate(outputs):
+        if call == FIRST_PROFILED_CALL:
             jax.profiler.start_trace(str(folder))
-        yield call
-        if i == 8:
+        yield output
+        if call == LAST_PROFILED_CALL:
             break
-    if i >= 3:  # a run of fewer calls is recorded to its end
+    if call >= FIRST_PROFILED_CALL:  # a shorter run is recorded to its end
         jax.profiler.stop_trace()
-    yield from run
+    yield from outputs

@@ -1,180 +1,212 @@
-"""Verdicts on the bypassed mid-block, from rows whose truth is known."""
+"""Verdicts on the bypassed mid-block, from estimates whose truth is known."""
 
 import numpy as np
 import pytest
 
-from jaxdiff.analysis import bypass
-from jaxdiff.analysis import similarity as likeness
+from jaxdiff.analysis import bypass, similarity
+from jaxdiff.analysis.bypass import PLAIN, QUANTITIES, CellPoints, Group, Point, change_at
+from jaxdiff.analysis.similarity import DrawnModel, Similarity
+from jaxdiff.estimates import Estimate
+
+FULL = Point("blend", 1.0)
+HIGH_VARIANCE = "moves toward high variance"
+REALISTIC = "more realistic"
 
 
-def row(key, form, p, value, half=0.01, values=None):
-    found = bypass.QUANTITIES[key].where | {
-        "form": form,
-        "p": p,
-        "value": value,
-        "low": value - half,
-        "high": value + half,
-    }
-    return found | ({} if values is None else {"values": list(values)})
+def entry(key, value, half=0.01, values=None):
+    """A section's name and an estimate of a quantity."""
+    quantity = QUANTITIES[key]
+    numbers = None if values is None else list(values)
+    estimate = Estimate(
+        value, value - half, value + half, name=quantity.name, labels={}, values=numbers
+    )
+    return quantity.section, estimate
 
 
-def cell(seed=0, kin="a", **values):
-    """A cell's rows from {quantity: (at 0, at 1)}."""
-    rows = [
-        row(key, form, p, v)
-        for key, ends in values.items()
-        for form, p, v in zip(("", "blend"), (0.0, 1.0), ends, strict=True)
-    ]
-    return {
-        "model": "2",
-        "depth": 2,
-        "seed": seed,
-        "n": 300,
-        "proportions": [0.8, 0.2],
-        "prediction": "eps",
-        "size": 16,
-        "kin": kin,
-        "rows": rows,
-    }
+def build_cell(seed=0, kin="a", entries=None, **values):
+    """A cell whose quantities are given as (without bypassing, all bypassed)."""
+    if entries is None:
+        entries = {
+            point: [entry(key, pair[i]) for key, pair in values.items()]
+            for i, point in enumerate((PLAIN, FULL))
+        }
+    group = Group("2", "80-20", 300, "eps", 16, kin)
+    return CellPoints(f"cell-{kin}-{seed}", group, 2, seed, entries)
 
 
-def told(*cells):
-    return {r["claim"]: r for r in bypass.verdicts({str(i): c for i, c in enumerate(cells)})}
+def verdicts_of(*cells):
+    return {verdict.claim: verdict for verdict in bypass.judge(cells)}
 
 
 def test_signs_that_agree_support_a_claim_and_those_that_disagree_leave_it_open():
-    found = told(cell(nearest=(0.2, 0.1), k_eff=(9.0, 2.0), gate=(0.8, 0.9), kid=(0.3, 0.1)))
-    assert {claim: r["verdict"] for claim, r in found.items()} == {
-        "moves toward high variance": "supported", "more realistic": "supported"}  # fmt: skip
-    assert "given this one model" in found["more realistic"]["why"]
-    found = told(cell(nearest=(0.2, 0.1), k_eff=(2.0, 9.0), gate=(0.9, 0.9), kid=(0.1, 0.3)))
-    assert {claim: r["verdict"] for claim, r in found.items()} == {
-        "moves toward high variance": "undecided", "more realistic": "contradicted"}  # fmt: skip
-    assert "against it: effective k" in found["moves toward high variance"]["why"]
+    cell = build_cell(nearest=(0.2, 0.1), k_eff=(9.0, 2.0), gate=(0.8, 0.9), kid=(0.3, 0.1))
+    verdicts = verdicts_of(cell)
+    assert verdicts[HIGH_VARIANCE].verdict == "supported"
+    assert verdicts[REALISTIC].verdict == "supported"
+    assert "given this one model" in verdicts[REALISTIC].why
+    cell = build_cell(nearest=(0.2, 0.1), k_eff=(2.0, 9.0), gate=(0.9, 0.9), kid=(0.1, 0.3))
+    verdicts = verdicts_of(cell)
+    assert verdicts[HIGH_VARIANCE].verdict == "undecided"
+    assert verdicts[REALISTIC].verdict == "contradicted"
+    assert "against it: effective k" in verdicts[HIGH_VARIANCE].why
 
 
 def test_where_the_gate_falls_nearness_is_no_support():
-    """Samples that are no digits may be near to everything; a larger distance still speaks against the claim."""
-    found = told(cell(nearest=(0.2, 0.1), gate=(0.9, 0.2)))["moves toward high variance"]
-    assert found["verdict"] == "undecided"
-    assert "the gate falls" in found["why"]
-    assert (
-        told(cell(nearest=(0.1, 0.2), gate=(0.9, 0.2)))["moves toward high variance"]["verdict"]
-        == "contradicted"
-    )
+    """Samples that are no digits may be near to everything; a larger distance still counts."""
+    nearer = verdicts_of(build_cell(nearest=(0.2, 0.1), gate=(0.9, 0.2)))[HIGH_VARIANCE]
+    assert nearer.verdict == "undecided"
+    assert "the gate falls" in nearer.why
+    farther = verdicts_of(build_cell(nearest=(0.1, 0.2), gate=(0.9, 0.2)))[HIGH_VARIANCE]
+    assert farther.verdict == "contradicted"
 
 
 def test_over_seeds_the_interval_is_of_their_changes():
-    """Levels that differ by ten times the change do not widen it; one seed that goes the other way does."""
-    same = [
-        cell(seed, nearest=(level, level - 0.1 - 0.001 * seed), gate=(0.9, 0.9))
+    """Levels that differ by ten times the change do not widen it; an opposite seed does."""
+    agreeing = [
+        build_cell(seed, nearest=(level, level - 0.1 - 0.001 * seed), gate=(0.9, 0.9))
         for seed, level in enumerate((1.0, 2.0, 3.0))
     ]
-    assert told(*same)["moves toward high variance"]["verdict"] == "supported"
-    moved = bypass.change(same, "nearest", "blend", 1.0)
-    assert moved[0] == pytest.approx(-0.101)
-    assert moved[2] < 0
-    other = [*same[:2], cell(2, nearest=(3.0, 3.2), gate=(0.9, 0.9))]
-    assert told(*other)["moves toward high variance"]["verdict"] == "undecided"
-    assert len(bypass.groups({str(i): c for i, c in enumerate(other)})) == 1
+    assert verdicts_of(*agreeing)[HIGH_VARIANCE].verdict == "supported"
+    change = change_at(agreeing, "nearest", FULL)
+    assert change.value == pytest.approx(-0.101)
+    assert change.high < 0
+    opposite = [*agreeing[:2], build_cell(2, nearest=(3.0, 3.2), gate=(0.9, 0.9))]
+    assert verdicts_of(*opposite)[HIGH_VARIANCE].verdict == "undecided"
+    assert len(bypass.group_cells(opposite)) == 1
 
 
 def test_cells_of_other_settings_are_no_seeds_of_each_other():
-    a, b = cell(0, nearest=(0.2, 0.1)), cell(1, kin="b", nearest=(0.2, 0.1))
-    assert len(bypass.groups({"a": a, "b": b})) == 2
+    cells = [build_cell(0, nearest=(0.2, 0.1)), build_cell(1, kin="b", nearest=(0.2, 0.1))]
+    assert len(bypass.group_cells(cells)) == 2
 
 
-def test_a_quantity_that_one_seed_lacks_is_not_told_from_the_other():
-    both = [cell(0, nearest=(0.2, 0.1), k_eff=(9.0, 2.0)), cell(1, nearest=(0.2, 0.12))]
-    assert bypass.change(both, "k_eff", "blend", 1.0) is None
-    assert bypass.change(both, "nearest", "blend", 1.0) is not None
+def test_a_quantity_that_one_seed_lacks_is_not_taken_from_the_other():
+    cells = [
+        build_cell(0, nearest=(0.2, 0.1), k_eff=(9.0, 2.0)),
+        build_cell(1, nearest=(0.2, 0.12)),
+    ]
+    assert change_at(cells, "k_eff", FULL) is None
+    assert change_at(cells, "nearest", FULL) is not None
 
 
 def test_seeds_that_agree_to_the_last_digit_decide_nothing():
     """Counts can: their t interval has no width."""
-    same = [cell(seed, nearest=(0.2, 0.1), gate=(0.5, 0.5)) for seed in (0, 1)]
-    assert told(*same)["moves toward high variance"]["verdict"] == "undecided"
+    cells = [build_cell(seed, nearest=(0.2, 0.1), gate=(0.5, 0.5)) for seed in (0, 1)]
+    assert verdicts_of(*cells)[HIGH_VARIANCE].verdict == "undecided"
 
 
-def test_counts_of_one_cell_are_told_apart_by_mcnemar():
-    """Of 12 samples 4 become digits and none ceases to be one: p = .125; of 24, 8: p = .008."""
-    for count, verdict in ((12, "undecided"), (24, "supported")):
-        before = np.zeros(count)
-        after = (np.arange(count) < count // 3).astype(float)
-        rows = [
-            row("gate", form, p, v.mean(), 0.01, v)
-            for form, p, v in (("", 0.0, before), ("blend", 1.0, after))
-        ]
-        assert told(cell() | {"rows": rows})["more realistic"]["verdict"] == verdict
+@pytest.mark.parametrize(("count", "verdict"), [(12, "undecided"), (24, "supported")])
+def test_counts_of_one_cell_are_decided_by_mcnemar(count, verdict):
+    """A third of the samples become digits, none ceases to be one: p = .125, and .008."""
+    before = np.zeros(count)
+    after = (np.arange(count) < count // 3).astype(float)
+    entries = {
+        PLAIN: [entry("gate", before.mean(), values=before)],
+        FULL: [entry("gate", after.mean(), values=after)],
+    }
+    assert verdicts_of(build_cell(entries=entries))[REALISTIC].verdict == verdict
 
 
 def test_one_cells_samples_are_compared_in_pairs():
-    """Values that vary widely and all fall by .1: decided in pairs, and not from the two intervals."""
+    """Values that vary widely and all fall by .1 are decided in pairs alone."""
     before = np.random.default_rng(0).normal(size=50)
     after = before - 0.1 + 0.01 * np.random.default_rng(1).normal(size=50)
-    own = cell() | {
-        "rows": [
-            row("nearest", "", 0.0, before.mean(), 0.3, before),
-            row("nearest", "blend", 1.0, after.mean(), 0.3, after),
-        ]
+    paired = {
+        PLAIN: [entry("nearest", before.mean(), 0.3, before)],
+        FULL: [entry("nearest", after.mean(), 0.3, after)],
     }
-    assert bypass.change([own], "nearest", "blend", 1.0)[2] < 0
-    alone = cell() | {"rows": [{k: v for k, v in r.items() if k != "values"} for r in own["rows"]]}
-    assert bypass.change([alone], "nearest", "blend", 1.0)[2] > 0
+    unpaired = {
+        PLAIN: [entry("nearest", before.mean(), 0.3)],
+        FULL: [entry("nearest", after.mean(), 0.3)],
+    }
+    assert change_at([build_cell(entries=paired)], "nearest", FULL).high < 0
+    assert change_at([build_cell(entries=unpaired)], "nearest", FULL).high > 0
 
 
-def test_a_change_that_no_one_could_see_does_not_count():
+@pytest.mark.parametrize(("fall", "verdict"), [(0.0015, "undecided"), (0.003, "supported")])
+def test_a_change_that_no_one_could_see_does_not_count(fall, verdict):
     """A fall of .002 of .2 in every sample is one part in a hundred; .0015 is less."""
     before = np.random.default_rng(0).normal(0.2, 0.01, 50)
-    for fall, verdict in ((0.0015, "undecided"), (0.003, "supported")):
-        after = before - fall
-        rows = [
-            row("nearest", "", 0.0, 0.2, 0.01, before),
-            row("nearest", "blend", 1.0, 0.2, 0.01, after),
-        ]
-        assert told(cell() | {"rows": rows})["moves toward high variance"]["verdict"] == verdict
+    entries = {
+        PLAIN: [entry("nearest", 0.2, values=before)],
+        FULL: [entry("nearest", 0.2, values=before - fall)],
+    }
+    assert verdicts_of(build_cell(entries=entries))[HIGH_VARIANCE].verdict == verdict
 
 
-def test_an_undefined_quantity_is_passed_over():
-    own = cell(nearest=(0.2, 0.1), gate=(0.9, 0.9))
-    own["rows"] += [
-        row("k_eff", "", 0.0, 5.0),
-        row("k_eff", "blend", 1.0, 5.0) | {"value": None, "low": None, "high": None},
-    ]
-    assert bypass.change([own], "k_eff", "blend", 1.0) is None
-    assert told(own)["moves toward high variance"]["verdict"] == "supported"
-    assert next(iter(bypass.summary({"a": own}))).startswith(
-        "2 (80-20, n = 300, eps, 16 px), blend, p = 0 to 1: quality gate 0.9 -> 0.9"
+def test_an_undefined_quantity_is_left_out():
+    cell = build_cell(nearest=(0.2, 0.1), gate=(0.9, 0.9))
+    cell.estimates[PLAIN].append(entry("k_eff", 5.0))
+    cell.estimates[FULL].append(("effective_k", Estimate.undefined("k_eff", why="no fit")))
+    assert change_at([cell], "k_eff", FULL) is None
+    assert verdicts_of(cell)[HIGH_VARIANCE].verdict == "supported"
+    (row,) = bypass.summarize([cell])
+    assert row["cells"] == "2 (80-20, n = 300, eps, 16 px)"
+    assert row["quality gate"] == "0.9 -> 0.9"
+    assert row[HIGH_VARIANCE] == "supported at 1"
+
+
+def build_model(bypassed):
+    """LPIPS between the prompts of two seeds, and `bypassed` with all of it bypassed.
+
+    .5 at the study's guidance of 7.5, .3 at 3, .1 at 1; .9 at 12, which is stronger than the
+    study's own and no control.
+    """
+
+    def measured(value, point=PLAIN, guidance=7.5):
+        values = [value - 0.01, value + 0.01]
+        labels = {"between": "prompts", "space": "lpips vgg 0.1"}
+        estimate = Estimate(value, value, value, 2, name="lpips", labels=labels, values=values)
+        return Similarity("lpips", "prompts", point, guidance, estimate)
+
+    similarities = (
+        measured(0.9, guidance=12.0),
+        measured(0.5),
+        measured(0.3, guidance=3.0),
+        measured(0.1, guidance=1.0),
+        measured(bypassed, FULL),
     )
-
-
-def pictures(at_1):
-    """LPIPS between prompts of two seeds: .5 at guidance 7.5, .3 at 3, .1 at 1; and `at_1` with all bypassed. And .9 at 12, which
-    is stronger than the study's own and no control."""
-
-    def entry(value, form="", p=0.0, guidance=7.5):  # fmt: skip
-        return {"form": form, "p": p, "guidance": guidance, "between": "prompts", "name": "lpips", "space": "lpips-vgg", "n": 2,
-                "value": value, "low": value, "high": value, "values": [value - 0.01, value + 0.01], "interval": ""}  # fmt: skip
-
-    rows = [
-        entry(0.9, guidance=12.0),
-        entry(0.5),
-        entry(0.3, guidance=3.0),
-        entry(0.1, guidance=1.0),
-        entry(at_1, "blend", 1.0),
-    ]
-    return {"sd": {"guidance": 7.5, "prompts": ["a", "b"], "seeds": [0, 1], "rows": rows}}
+    return DrawnModel("sd", 7.5, ("a", "b"), (0, 1), (), (), similarities)
 
 
 @pytest.mark.parametrize(
-    ("at_1", "sentence"),
+    ("bypassed", "control"),
     [
-        (0.2, "A guidance scale of about 2.0, nothing bypassed, makes prompts as alike"),
-        (0.6, "Prompts are no more alike than with nothing bypassed."),
-        (0.05, "No guidance scale down to 1 makes prompts as alike (0.1 at the least)."),
+        (0.2, "a guidance scale of about 2.0"),
+        (0.6, "prompts are no more alike"),
+        (0.05, "no guidance scale down to 1"),
     ],
 )
-def test_what_bypassing_does_is_told_as_a_guidance_scale(at_1, sentence):
-    (found,) = likeness.summary(pictures(at_1))
-    assert sentence in found
-    assert ("alike more" in found) == (at_1 < 0.5)
+def test_what_bypassing_does_is_given_as_a_guidance_scale(bypassed, control):
+    (row,) = similarity.summarize([build_model(bypassed)])
+    assert row["as alike without bypassing"] == control
+    assert ("more alike" in row["LPIPS between prompts"]) == (bypassed < 0.5)
+
+
+def test_a_cell_of_bypass_json_is_read_with_its_labels():
+    row = {
+        "form": "",
+        "p": 0.0,
+        "measure": "fidelity",
+        "name": "kid",
+        "value": 0.1,
+        "low": 0.0,
+        "high": 0.2,
+        "n": 5,
+        "interval": "jackknife 95 %",
+    }
+    content = {
+        "proportions": [0.8, 0.2],
+        "model": "2",
+        "n": 300,
+        "prediction": "v",
+        "size": 16,
+        "kin": "abcdefghij",
+        "depth": 2,
+        "seed": 1,
+        "rows": [row | {"against": "train"}, row | {"against": "held_out", "value": 0.3}],
+    }
+    cell = CellPoints.from_json("cell", content)
+    assert cell.group.kin == "abcdefgh"
+    assert cell.find("kid", PLAIN).value == 0.3
+    assert cell.find("gate", PLAIN) is None

@@ -1,201 +1,255 @@
-"""Verdicts from made-up norms, whose answer is known."""
+"""Verdicts on Theorem 1 from invented norms with a known answer."""
+
+import math
 
 import numpy as np
 import pytest
 
-from jaxdiff import results
-from jaxdiff.analysis import probe_summary as probe_words
-from jaxdiff.analysis import smoothness as probe
+from jaxdiff.analysis import smoothness
+from jaxdiff.analysis.probe_summary import summarize, tally_decreases
+from jaxdiff.analysis.probed_models import Norms, ProbedModel, Quantity
+from jaxdiff.reading import Reading
 from jaxdiff.report import probe_figures, style
 
-
-def row(weights, level, reading, name, values, **more):
-    return {
-        "weights": weights,
-        "t": 100,
-        "level": level,
-        "reading": reading,
-        "name": name,
-        "values": values,
-        **more,
-    }
+RAW = smoothness.RAW
+TIMES_VARIANCE = smoothness.TIMES_VARIANCE
+DECODER = Quantity("decoder")
+PULL_BACK = Quantity("pull-back")
 
 
-def made(name, depth, scale=1.0):
-    """Levels 0 to 2: |J| falls below 1 at two of four points; the decoder's norm halves from level to level, the total variance
-    grows by 3; pulled back, the norm falls at r = 2 and rises at r = 4. With random weights everything rises."""
-    rows = []
-    for weights, factor in (("trained", 0.5), ("random", 2.0)):
-        for a in range(3):
-            rows.append(row(weights, a, "scale", "total_variance", [3.0**a]))
-            norms = (scale * factor**a * np.array([1.0, 2.0, 3.0, 4.0])).tolist()
-            rows.append(row(weights, a, "decoder", "total", norms, errors=[0.01] * 4))
-            rows.append(row(weights, a, "memory", "spectral_norm", norms, tau="scaled"))
-            if not a:
-                rows.append(row(weights, a, "hessian", "spectral_norm", [2.0] * 4))
-                rows.append(row(weights, a, "denoiser", "spectral_norm", norms))
-                continue
-            rows.append(
-                row(weights, a, "maps", "from_pixels", [0.5, 0.9, 1.0, 2.0], errors=[0.05] * 4)
+def make_reading(weights, level, reading, name, values, errors=None, **labels):
+    return Reading.measured(
+        reading, name, values, errors, weights=weights, t=100, level=level, **labels
+    )
+
+
+def make_levels(weights, scale, factor):
+    """Readings of levels 0 to 2; the decoder's norm changes by a factor from level to level."""
+    readings = []
+    for level in range(3):
+        norms = scale * factor**level * np.array([1.0, 2.0, 3.0, 4.0])
+        readings += [
+            make_reading(weights, level, "scale", "total_variance", [3.0**level]),
+            make_reading(weights, level, "decoder", "total", norms, 0.01),
+            make_reading(weights, level, "memory", "spectral_norm", norms, tau="scaled"),
+        ]
+        if level == 0:
+            readings += [
+                make_reading(weights, 0, "hessian", "spectral_norm", [2.0] * 4),
+                make_reading(weights, 0, "denoiser", "spectral_norm", norms),
+            ]
+            continue
+        readings += [
+            make_reading(weights, level, "maps", "from_pixels", [0.5, 0.9, 1.0, 2.0], 0.05),
+            make_reading(weights, level, "maps", "step", [0.5] * 4, 0.0),
+        ]
+        for rank, sign in ((2, -1), (4, 1)):
+            total = [2.0 ** (sign * level)] * 3 + [math.nan]
+            readings += [
+                make_reading(weights, level, "pull_back", "total", total, rank=rank),
+                make_reading(weights, level, "pull_back", "along", [1.0] * 4, rank=rank),
+            ]
+    return readings
+
+
+def make_model(name, depth, scale=1.0):
+    """A model whose norms fall where its weights are trained and rise where they are random.
+
+    |J| < 1 at two of four points; the decoder's norm halves from level to level while the total
+    variance grows by 3; pulled back, the norm falls at rank 2 and rises at rank 4.
+    """
+    trained = make_levels("trained", scale, 0.5)
+    random = make_levels("random", scale, 2.0)
+    return ProbedModel(name, depth, 1000 * depth, 4, [*trained, *random])
+
+
+MODELS = [make_model("shallow", 1), make_model("deep", 2, scale=3.0)]
+
+
+def keep_readings(model, condition):
+    readings = [reading for reading in model.readings if condition(reading)]
+    return ProbedModel(model.name, model.depth, model.parameters, model.bottleneck, readings)
+
+
+def change_readings(group, **fields):
+    """The shallow model with other values or errors in one group of readings."""
+    readings = []
+    for reading in MODELS[0].readings:
+        if reading.reading == group:
+            values = fields.get("values", reading.values)
+            reading = Reading.measured(
+                reading.reading, reading.name, values, fields.get("errors"), **reading.labels
             )
-            rows.append(row(weights, a, "maps", "step", [0.5] * 4, errors=[0.0] * 4))
-            for r, sign in ((2, -1), (4, 1)):
-                rows.append(
-                    row(weights, a, "pull_back", "total", [2.0 ** (sign * a)] * 3 + [None], rank=r)
-                )
-                rows.append(row(weights, a, "pull_back", "along", [1.0] * 4, rank=r))
-    return probe.Probed(name, depth, 1000 * depth, 4, rows)
+        readings.append(reading)
+    return ProbedModel("changed", 1, 1, 4, readings)
 
 
-MODELS = [made("shallow", 1), made("deep", 2, scale=3.0)]
+def find_tally(models, kind="level with level", weights="trained", **fields):
+    (tally,) = [
+        tally
+        for tally in tally_decreases(models)
+        if (tally.kind, tally.weights) == (kind, weights)
+        and all(getattr(tally, name) == value for name, value in fields.items())
+    ]
+    return tally
 
 
-def short(**where):
-    (found,) = [r for r in probe.in_short(MODELS) if where.items() <= r.items()]
-    return found
+def select_rows(rows, **entries):
+    return [row for row in rows if entries.items() <= row.items()]
 
 
-LEVELS = {"comparison": "level with level", "model": "deep"}
+def test_a_decrease_at_every_point():
+    before = np.array([1.0, 2.0, 4.0, 8.0])
+    test = smoothness.test_decrease(exact(before), exact(before / 2))
+    assert not test.refuted
+    assert test.share.value == 1.0
+    assert test.log_ratio.value == pytest.approx(-np.log(2))
+    assert test.log_ratio.low == pytest.approx(test.log_ratio.high)
+
+
+def test_one_increase_refutes():
+    before = exact(np.array([1.0, 2.0, 4.0, 8.0]))
+    test = smoothness.test_decrease(before, exact(np.array([0.5, 1.0, 2.0, 9.0])))
+    assert test.refuted
+    assert test.share.value == 0.75
+    assert test.share.low < 0.75 < test.share.high
+
+
+def test_errors_leave_points_undecided():
+    before = Norms(np.full(3, 2.0), np.full(3, 1e-5))
+    after = Norms(np.array([1.0, 2.0 - 1e-7, 2.0 + 1e-7]), np.full(3, 1e-5))
+    np.testing.assert_array_equal(smoothness.compare_pointwise(before, after), [1, 0, 0])
+    test = smoothness.test_decrease(before, after)
+    assert (test.refuted, test.undecided, test.share.value) == (False, 2, 1.0)
+
+    one_point = Norms(np.array([2.0]), np.array([1e-5]))
+    test = smoothness.test_decrease(one_point, exact(np.array([2.0])))
+    assert (test.share, test.undecided) == (None, 1)
+    row = test.to_row()
+    assert (row["share"], row["n"]) == (None, 1)
+    assert math.isnan(row["log_low"])
+
+
+def test_norms_that_are_not_positive_are_refused():
+    with pytest.raises(ValueError, match="must be positive to be compared, got 0 to 2"):
+        smoothness.test_decrease(exact(np.array([2.0])), exact(np.array([0.0])))
+
+
+def exact(values):
+    return Norms(values, np.zeros_like(values))
 
 
 def test_the_norm_falls_raw_and_rises_scaled():
     """Half as large at three times the variance; with random weights it rises on both scales."""
-    raw = short(**LEVELS, reading="decoder", scale="raw", weights="trained")
-    assert (raw["falls"], raw["does not fall"], raw["undecided"]) == (8, 0, 0)
-    assert raw["log ratio"] == pytest.approx(np.log(0.5))
-    scaled = short(**LEVELS, reading="decoder", scale="x total variance", weights="trained")
-    assert (scaled["falls"], scaled["does not fall"]) == (0, 8)
-    assert scaled["log ratio"] == pytest.approx(np.log(1.5))
-    assert short(**LEVELS, reading="decoder", scale="raw", weights="random")["falls"] == 0
+    raw = find_tally(MODELS, model="deep", quantity=DECODER, scale=RAW)
+    assert (raw.decreases, raw.increases, raw.undecided) == (8, 0, 0)
+    assert raw.log_ratio == pytest.approx(np.log(0.5))
+    scaled = find_tally(MODELS, model="deep", quantity=DECODER, scale=TIMES_VARIANCE)
+    assert (scaled.decreases, scaled.increases) == (0, 8)
+    assert scaled.log_ratio == pytest.approx(np.log(1.5))
+    random = find_tally(MODELS, model="deep", quantity=DECODER, scale=RAW, weights="random")
+    assert random.decreases == 0
 
 
 def test_only_points_whose_premise_holds_refute():
-    """|J| + error < 1 at two of four points, and of those three whose directions are there two: pulled back along 4 directions alone,
-    the norm rises everywhere, at 2 x 2 of them against the theorem."""
-    rising = [
-        probe.Probed(m.name, m.depth, m.parameters, 4, [r for r in m.rows if r.get("rank", 4) == 4])
-        for m in MODELS
-    ]
-    (found,) = [
-        r
-        for r in probe.in_short(rising)
-        if (LEVELS | {"reading": "pull-back", "scale": "raw", "weights": "trained"}).items()
-        <= r.items()
-    ]
-    assert (found["falls"], found["does not fall"], found["undecided"]) == (0, 6, 2)
-    assert [
-        found[k]
-        for k in ("premise holds", "of", "premise holds, decided", "premise holds, does not fall")
-    ] == [
-        4,
-        8,
-        4,
-        4,
-    ]
-    rows = [
-        r
-        for r in probe.verdicts(rising)
-        if LEVELS.items() <= r.items() and r["weights"] == "trained"
-    ]
-    assert {r["refuted"] for r in rows if (r["reading"], r["scale"]) == ("pull-back", "raw")} == {
-        True
-    }
-    others = [r for r in rows if (r["reading"], r["scale"]) != ("pull-back", "raw")]
-    assert others, "a decoder, a memory and a scaled norm are not what the theorem speaks of"
-    assert {r["refuted"] for r in others} == {None}
-    assert (
-        "(8 of 16 points) it does not fall at 8 of 8 that are decided: the theorem is refuted"
-        in " ".join(probe_words.summary(rising))
+    """Along 4 directions alone the norm rises; |J| + error < 1 at two of the four points.
+
+    At the fourth point the directions are undefined, so the theorem is refuted at 2 x 2 points.
+    """
+    rising = [keep_readings(model, lambda r: r.labels.get("rank", 4) == 4) for model in MODELS]
+    tally = find_tally(rising, model="deep", quantity=PULL_BACK, scale=RAW)
+    assert (tally.decreases, tally.increases, tally.undecided) == (0, 6, 2)
+    theorem = tally.theorem
+    assert (theorem.premise_holds, theorem.points) == (4, 8)
+    assert (theorem.decided, theorem.counterexamples) == (4, 4)
+    assert theorem.verdict == "refuted"
+
+    rows = select_rows(
+        smoothness.verdict_rows(rising),
+        comparison="level with level",
+        model="deep",
+        weights="trained",
     )
+    of_theorem = select_rows(rows, reading="pull-back", scale=RAW)
+    assert {row["refuted"] for row in of_theorem} == {True}
+    not_of_theorem = [row for row in rows if row not in of_theorem]
+    assert not_of_theorem, "the theorem does not speak of a decoder, a memory or a scaled norm"
+    assert {row["refuted"] for row in not_of_theorem} == {None}
 
 
 def test_levels_that_do_not_follow_each_other():
     """From 0 to 2 no map was measured: nothing is said of the premise, and all the rest is."""
-    far = [
-        probe.Probed(m.name, m.depth, m.parameters, 4, [r for r in m.rows if r["level"] != 1])
-        for m in MODELS
-    ]
-    (found,) = [
-        r
-        for r in probe.in_short(far)
-        if (LEVELS | {"reading": "decoder", "scale": "raw", "weights": "trained"}).items()
-        <= r.items()
-    ]
-    assert (found["falls"], found["of"]) == (4, None)
-    assert found["log ratio"] == pytest.approx(np.log(0.25))
+    models = [keep_readings(model, lambda r: r.labels["level"] != 1) for model in MODELS]
+    tally = find_tally(models, model="deep", quantity=DECODER, scale=RAW)
+    assert (tally.decreases, tally.theorem) == (4, None)
+    assert tally.log_ratio == pytest.approx(np.log(0.25))
 
 
 def test_memories_of_one_image_are_not_compared():
-    """Norms below 1e-6 are of roundings: neither falls nor rises."""
-    cold = [
-        {**r, "values": [1e-30 * v for v in r["values"]]} if r["reading"] == "memory" else r
-        for r in MODELS[0].rows
-    ]
-    found = [
-        r for r in probe.in_short([probe.Probed("cold", 1, 1, 4, cold)]) if r["reading"] == "memory"
-    ]
-    assert found
-    assert all((r["falls"], r["does not fall"]) == (0, 0) for r in found)
+    """Norms below 1e-6 are rounding errors: they neither fall nor rise."""
+    cold = change_readings("memory", values=[1e-30, 2e-30, 3e-30, 4e-30])
+    tallies = [tally for tally in tally_decreases([cold]) if tally.quantity.reading == "memory"]
+    assert tallies
+    assert all(tally.decided == 0 for tally in tallies)
 
 
 def test_ranks_must_agree():
-    found = short(**LEVELS, reading="pull-back", scale="raw", weights="trained")
-    assert (found["falls"], found["does not fall"], found["undecided"]) == (0, 0, 8)
-    each = [r for r in probe.verdicts(MODELS) if LEVELS.items() <= r.items() and r["reading"] == "pull-back"
-            and (r["weights"], r["scale"]) == ("trained", "raw")]  # fmt: skip
-    assert {(r["form"], r["share"]) for r in each} == {("r = 2", 1.0), ("r = 4", 0.0)}
-    assert all(r["n"] == 3 for r in each), "a direction that is not there is left out"
+    tally = find_tally(MODELS, model="deep", quantity=PULL_BACK, scale=RAW)
+    assert (tally.decreases, tally.increases, tally.undecided) == (0, 0, 8)
+    assert tally.theorem.verdict == "undecided"
+    rows = select_rows(
+        smoothness.verdict_rows(MODELS),
+        comparison="level with level",
+        model="deep",
+        reading="pull-back",
+        weights="trained",
+        scale=RAW,
+    )
+    assert {(row["form"], row["share"]) for row in rows} == {("r = 2", 1.0), ("r = 4", 0.0)}
+    assert all(row["n"] == 3 for row in rows), "an undefined direction is left out"
 
 
-def test_errors_leave_points_undecided():
-    near = [{**r, "errors": [10.0] * 4} if r["reading"] == "decoder" else r for r in MODELS[0].rows]
-    found = probe.in_short([probe.Probed("near", 1, 1, 4, near)])
-    (only,) = [
-        r
-        for r in found
-        if (r["reading"], r["scale"], r["weights"]) == ("decoder", "raw", "trained")
-    ]
-    assert (only["falls"], only["undecided"], only["falls, %"]) == (0, 8, None)
+def test_large_errors_leave_all_points_undecided():
+    doubtful = change_readings("decoder", errors=10.0)
+    tally = find_tally([doubtful], quantity=DECODER, scale=RAW)
+    assert (tally.decreases, tally.undecided, tally.percent) == (0, 8, None)
 
 
-def test_models_are_compared_at_their_own_bottlenecks_and_at_the_pixels():
-    """deep is 3 times shallow: at level 1 of the one and level 2 of the other 3 / 2, and 3 at the pixels."""
-    bottleneck = short(
-        comparison="bottleneck with bottleneck", reading="decoder", scale="raw", weights="trained"
-    )
-    assert bottleneck["log ratio"] == pytest.approx(np.log(1.5))
-    assert bottleneck["premise holds"] is None
-    pixels = short(comparison="level 0 with level 0", form="|M|", scale="raw", weights="trained")
-    assert pixels["log ratio"] == pytest.approx(np.log(3))
-    assert pixels["does not fall"] == 4
+def test_models_are_compared_at_bottlenecks_and_pixels():
+    """deep is 3 times shallow: 3 / 2 at level 2 against level 1, and 3 at the pixels."""
+    bottleneck = find_tally(MODELS, "bottleneck with bottleneck", quantity=DECODER, scale=RAW)
+    assert bottleneck.log_ratio == pytest.approx(np.log(1.5))
+    assert bottleneck.theorem is None
+    pixels = find_tally(MODELS, "level 0 with level 0", quantity=Quantity("pixels", "|M|"))
+    assert pixels.log_ratio == pytest.approx(np.log(3))
+    assert pixels.increases == 4
 
 
-def test_what_is_said():
-    text = "\n".join(probe_words.summary(MODELS))
-    print(text)
-    assert (
-        "x -> z is a contraction (|J| < 1) with trained weights at 50 % of points and levels"
-        in text
-    )
-    assert (
-        "decoder: the norm falls in 100 % (trained, raw), 0 % (random, raw), 0 % (trained, x total variance)"
-        in text
-    )
-    assert (
-        "pull-back: the norm falls in 0 % (trained, x total variance), 0 % (random, x total variance) of decided steps; the premise "
-        in text
-    )
-    assert "holds at 8 of 16 points, at none of which it is decided" in text
-    assert (
-        "memory scaled tau: the norm falls in 100 % (trained, raw), 0 % (random, raw) of decided"
-        in text
-    )
-    assert (
-        "At the pixels, the same x_t, shallow -> deep: |M| x 3 (trained) and x 3 (random)" in text
-    )
-    assert "2 - smallest eigenvalue" not in text, "it was not measured"
-    assert "the middle and the 90 % quantile: shallow 2, 2; deep 2, 2." in text
-    assert "whose L is larger is not decidable" in text
+def test_the_summary_has_every_result_on_a_line():
+    lines = {
+        (line.comparison, line.model, line.quantity, line.scale, line.statistic): line
+        for line in summarize(MODELS)
+    }
+
+    def numbers(*key):
+        line = lines[key]
+        return line.trained, line.random, line.theorem
+
+    jacobian = ("premise", "deep", "|J|", "")
+    assert numbers(*jacobian, "below 1, %") == (50.0, 50.0, "")
+    assert numbers(*jacobian, "largest") == (2.0, 2.0, "")
+    levels = ("level with level", "deep")
+    falls = "falls, %"
+    assert numbers(*levels, "decoder", RAW, falls) == (100.0, 0.0, "")
+    assert numbers(*levels, "decoder", TIMES_VARIANCE, falls) == (0.0, 0.0, "")
+    assert numbers(*levels, "memory scaled tau", RAW, falls) == (100.0, 0.0, "")
+    assert numbers(*levels, "pull-back", RAW, falls) == (None, None, "undecided")
+    assert numbers(*levels, "pull-back", TIMES_VARIANCE, falls) == (0.0, 0.0, "")
+    ratio = ("level 0 with level 0", "shallow -> deep", "pixels |M|", RAW, "ratio")
+    assert numbers(*ratio) == (pytest.approx(3), pytest.approx(3), "")
+    assert not any("smallest eigenvalue" in quantity for _, _, quantity, _, _ in lines)
+    assert numbers("pixels", "shallow", "|H|", "", "median") == (2.0, 2.0, "")
+    assert numbers("pixels", "shallow", "|H|", "", "90 % quantile") == (2.0, 2.0, "")
 
 
 @pytest.mark.parametrize(
@@ -204,24 +258,43 @@ def test_what_is_said():
 )
 def test_the_figures_draw_what_was_measured(name, panels):
     figure = probe_figures.FIGURES[name](MODELS)
-    shown = [ax for ax in figure.axes if ax.get_visible()]
-    assert len(shown) == panels
-    assert all(ax.lines or ax.texts for ax in shown)
-    assert "<svg" in style.svg(figure, name)
+    visible = [ax for ax in figure.axes if ax.get_visible()]
+    assert len(visible) == panels
+    assert all(ax.lines or ax.texts for ax in visible)
+    assert "<svg" in style.to_svg(figure, name)
 
 
 def test_what_was_not_measured_is_not_drawn():
-    alone = [probe.Probed("alone", 1, 1, 4, [row("trained", 0, "scale", "total_variance", [1.0])])]
-    assert [plot(alone) for plot in probe_figures.FIGURES.values()] == [None] * len(
-        probe_figures.FIGURES
-    )
-    assert probe.verdicts(alone) == probe_words.summary(alone) == []
+    readings = [make_reading("trained", 0, "scale", "total_variance", [1.0])]
+    models = [ProbedModel("alone", 1, 1, 4, readings)]
+    for plot in probe_figures.FIGURES.values():
+        assert plot(models) is None
+    assert smoothness.verdict_rows(models) == []
+    assert summarize(models) == []
 
 
-def test_a_row_of_points_as_result_json_has_it():
-    found = results.of_points(
-        row("trained", 0, "hessian", "smallest", [1.0, None, 3.0], errors=[0.0, None, 0.1])
-    )
-    assert (found["value"], found["n"]) == (2.0, 2)
-    assert found["low"] == pytest.approx(1.2)
-    assert found["interval"] == "10 to 90 % of points, error at most 1.0e-01"
+def test_a_reading_survives_json():
+    reading = make_reading("trained", 0, "hessian", "smallest", [1 / 3, math.inf], 0.5, rank=2)
+    row = reading.to_json()
+    assert row["values"] == [0.3333333, None], "7 digits, and null where undefined"
+    assert row["errors"] == [0.5, 0.5]
+    assert Reading.from_json(row).to_json() == row
+
+
+def test_quantiles_over_points_as_an_estimate():
+    values = [1.0, math.nan, 3.0]
+    reading = make_reading("trained", 0, "hessian", "smallest", values, [0.0, math.nan, 0.1])
+    estimate = reading.summarize()
+    assert (estimate.value, estimate.n) == (2.0, 2)
+    assert estimate.low == pytest.approx(1.2)
+    assert estimate.method == "10 to 90 % of points, error at most 1.0e-01"
+    row = estimate.to_json()
+    assert (row["weights"], row["t"], row["level"], row["rank"]) == ("trained", 100, 0, "")
+
+
+def test_a_proportion_keeps_its_own_interval():
+    reading = Reading.measured("retrieval", "soft", [0.5], low=0.2, high=0.8, n=8)
+    estimate = reading.summarize()
+    assert (estimate.value, estimate.low, estimate.high, estimate.n) == (0.5, 0.2, 0.8, 8)
+    assert estimate.method == "Wilson 95 %"
+    assert Reading.measured("retrieval", "minima", [3]).summarize().method == "none"

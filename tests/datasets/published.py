@@ -2,7 +2,9 @@
 
 import csv
 import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -10,72 +12,100 @@ from etils import epath
 from PIL import Image
 
 NAMES = ("5_o_Clock_Shadow", "Blond_Hair", "Male", "Smiling")
+BLOND = 1
+MALE = 2
 
 
 def celeba(folder: Path, n: int = 24, *, archive: bool = False, table: bool = False) -> np.ndarray:
-    """n images of 178 x 218, the lists as .txt or (`table`) .csv; the attributes, bool [n, 4]."""
+    """Write n images of 178 x 218 px and the lists, as .txt or (`table`) .csv.
+
+    Half of the images are for training, the rest for validation and test. Returns the attributes,
+    bool [n, 4].
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    has = rng.random((n, len(NAMES))) < 0.4
+    attributes = rng.random((n, len(NAMES))) < 0.4
     names = [f"{i + 1:06d}.jpg" for i in range(n)]
     images = folder / "img_align_celeba"
     images.mkdir()
-    for name, (_, blond, male, _) in zip(names, has, strict=True):
+    for name, values in zip(names, attributes, strict=True):
         coarse = rng.integers(0, 256, (6, 5, 3)).astype(np.uint8)
-        coarse[..., 0], coarse[..., 1] = 255 * male, 255 * blond
-        Image.fromarray(coarse).resize((178, 218), Image.Resampling.BILINEAR).save(
-            images / name, quality=90
-        )
-    signs = [[1 if value else -1 for value in row] for row in has]
-    parts = [min(2, 4 * i // n // 2 + (i >= n * 3 // 4)) for i in range(n)]
+        coarse[..., 0] = 255 * values[MALE]
+        coarse[..., 1] = 255 * values[BLOND]
+        face = Image.fromarray(coarse).resize((178, 218), Image.Resampling.BILINEAR)
+        face.save(images / name, quality=90)
+    signs = np.where(attributes, 1, -1).tolist()
+    parts = [[min(2, 4 * i // n // 2 + (i >= n * 3 // 4))] for i in range(n)]
     if table:
-        _table(folder / "list_attr_celeba.csv", ("image_id", *NAMES), names, signs)
-        _table(
-            folder / "list_eval_partition.csv",
-            ("image_id", "partition"),
-            names,
-            [[p] for p in parts],
-        )
+        _write_csv(folder / "list_attr_celeba.csv", ("image_id", *NAMES), names, signs)
+        header = ("image_id", "partition")
+        _write_csv(folder / "list_eval_partition.csv", header, names, parts)
     else:
-        lines = [
-            f"{name}  {'  '.join(map(str, row))}" for name, row in zip(names, signs, strict=True)
-        ]
-        (folder / "list_attr_celeba.txt").write_text(
-            "\n".join([str(n), " ".join(NAMES), *lines]) + "\n"
-        )
-        rows = [f"{name} {part}" for name, part in zip(names, parts, strict=True)]
-        (folder / "list_eval_partition.txt").write_text("\n".join(rows) + "\n")
+        header = [str(n), " ".join(NAMES)]
+        _write_txt(folder / "list_attr_celeba.txt", header, names, signs, separator="  ")
+        _write_txt(folder / "list_eval_partition.txt", [], names, parts, separator=" ")
     if archive:
-        with zipfile.ZipFile(folder / "img_align_celeba.zip", "w") as file:
-            for path in sorted(images.iterdir()):
-                file.write(path, f"img_align_celeba/{path.name}")
-                path.unlink()
-        images.rmdir()
-    return has
+        _archive(images)
+    return attributes
 
 
-def _table(path: Path, header: tuple[str, ...], names: list[str], rows: list[list[int]]) -> None:
+def _write_txt(
+    path: Path,
+    header: list[str],
+    names: Sequence[str],
+    rows: Iterable[Sequence[int]],
+    separator: str,
+) -> None:
+    lines = list(header)
+    for name, row in zip(names, rows, strict=True):
+        lines.append(separator.join([name, *map(str, row)]))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _write_csv(
+    path: Path, header: tuple[str, ...], names: Sequence[str], rows: Iterable[Sequence[int]]
+) -> None:
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows(
-            [header, *([name, *row] for name, row in zip(names, rows, strict=True))]
-        )
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for name, row in zip(names, rows, strict=True):
+            writer.writerow([name, *row])
 
 
-def tfds_folder(place: Path, name: str, features: dict, parts: dict[str, list[dict]]) -> None:
-    """A folder as TFDS itself leaves it: array_record files of these examples a split, with its metadata."""
-    folder, kinds, infos = epath.Path(place), tfds.features.FeaturesDict(features), []
+def _archive(images: Path) -> None:
+    """Put a folder of images into a zip file beside it."""
+    with zipfile.ZipFile(images.with_suffix(".zip"), "w") as file:
+        for path in sorted(images.iterdir()):
+            file.write(path, f"{images.name}/{path.name}")
+            path.unlink()
+    images.rmdir()
+
+
+def tfds_folder(
+    path: Path,
+    name: str,
+    features: Mapping[str, Any],
+    splits: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> None:
+    """Write a folder as TFDS leaves it: an array_record file a split, and its metadata."""
+    folder = epath.Path(path)
     folder.mkdir(parents=True)
-    for split, rows in parts.items():
+    feature_dict = tfds.features.FeaturesDict(dict(features))
+    infos = []
+    for split, examples in splits.items():
         template = tfds.core.ShardedFileTemplate(
             folder, split=split, dataset_name=name, filetype_suffix="array_record"
         )
-        path, encoded = (
-            template.sharded_filepath(shard_index=0, num_shards=1),
-            map(kinds.serialize_example, rows),
+        file = template.sharded_filepath(shard_index=0, num_shards=1)
+        encoded = [feature_dict.serialize_example(example) for example in examples]
+        tfds.core.file_adapters.ArrayRecordFileAdapter.write_examples(file, enumerate(encoded))
+        info = tfds.core.SplitInfo(
+            name=split,
+            filename_template=template,
+            shard_lengths=[len(examples)],
+            num_bytes=file.stat().length,
         )
-        tfds.core.file_adapters.ArrayRecordFileAdapter.write_examples(path, enumerate(encoded))
-        size = {"shard_lengths": [len(rows)], "num_bytes": path.stat().length}
-        infos.append(tfds.core.SplitInfo(name=split, filename_template=template, **size))
+        infos.append(info)
     tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=kinds, split_infos=infos, check_data=False
+        data_dir=folder, features=feature_dict, split_infos=infos, check_data=False
     )

@@ -5,7 +5,7 @@ from PIL import Image
 from jaxdiff.datasets.image_io import read_images
 
 
-def save(path, size=(8, 8), mode="RGB", seed=0):
+def save_image(path, size=(8, 8), mode="RGB", seed=0):
     path.parent.mkdir(exist_ok=True, parents=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
     Image.fromarray(pixels).convert(mode).save(path)
@@ -13,22 +13,21 @@ def save(path, size=(8, 8), mode="RGB", seed=0):
 
 
 def test_a_folder_in_the_order_of_its_paths(tmp_path):
-    wanted = [
-        save(tmp_path / name, seed=i) for i, name in enumerate(("a.png", "b/1.bmp", "b/2.png"))
-    ]
+    names = ("a.png", "b/1.bmp", "b/2.png")
+    pixels = [save_image(tmp_path / name, seed=i) for i, name in enumerate(names)]
     (tmp_path / "notes.txt").write_text("no image")
-    np.testing.assert_array_equal(read_images(tmp_path), wanted)
+    np.testing.assert_array_equal(read_images(tmp_path), pixels)
 
 
-def test_grey_stays_grey_unless_one_is_not(tmp_path):
-    save(tmp_path / "a.png", mode="L")
-    save(tmp_path / "b.png", mode="L")
+def test_gray_stays_gray_unless_an_image_has_color(tmp_path):
+    save_image(tmp_path / "a.png", mode="L")
+    save_image(tmp_path / "b.png", mode="L")
     assert read_images(tmp_path).shape == (2, 8, 8, 1)
-    save(tmp_path / "c.png", mode="P")
+    save_image(tmp_path / "c.png", mode="P")
     assert read_images(tmp_path).shape == (3, 8, 8, 3)
 
 
-def test_sixteen_bits_are_scaled_and_palettes_converted_before_resizing(tmp_path):
+def test_sixteen_bits_are_scaled(tmp_path):
     ramp = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
     for name in "ab":
         Image.fromarray(ramp).save(tmp_path / f"{name}.png")
@@ -39,8 +38,8 @@ def test_sixteen_bits_are_scaled_and_palettes_converted_before_resizing(tmp_path
 
 
 def test_a_folder_and_an_npz_are_resized_alike(tmp_path):
-    image = save(tmp_path / "pngs" / "a.png", size=(28, 20))
-    save(tmp_path / "pngs" / "b.png", size=(28, 20))
+    image = save_image(tmp_path / "pngs" / "a.png", size=(28, 20))
+    save_image(tmp_path / "pngs" / "b.png", size=(28, 20))
     np.savez(tmp_path / "a.npz", arr_0=np.stack([image, image]))
     np.testing.assert_array_equal(
         read_images(tmp_path / "pngs", 16), read_images(tmp_path / "a.npz", 16)
@@ -48,11 +47,19 @@ def test_a_folder_and_an_npz_are_resized_alike(tmp_path):
 
 
 def test_sizes_must_agree_or_be_given(tmp_path):
-    save(tmp_path / "a.png")
-    save(tmp_path / "b.png", size=(12, 10))
+    save_image(tmp_path / "a.png")
+    save_image(tmp_path / "b.png", size=(12, 10))
     with pytest.raises(ValueError, match=r"a.png is 8 x 8 and .*b.png is 12 x 10; give --size"):
         read_images(tmp_path)
     assert read_images(tmp_path, size=6).shape == (2, 6, 6, 3)
+
+
+def test_palettes_are_converted_before_resizing(tmp_path):
+    for name in "ab":
+        save_image(tmp_path / f"{name}.png", mode="P")
+    with Image.open(tmp_path / "a.png") as picture:
+        resized = picture.convert("RGB").resize((4, 4), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(read_images(tmp_path, size=4)[0], np.asarray(resized))
 
 
 def test_an_npz_under_the_evaluators_key(tmp_path):
@@ -66,7 +73,7 @@ def test_an_npz_under_the_evaluators_key(tmp_path):
 
 
 def test_bad_images_are_named(tmp_path):
-    save(tmp_path / "a.png")
+    save_image(tmp_path / "a.png")
     with pytest.raises(ValueError, match="holds 1 image; at least two"):
         read_images(tmp_path)
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])

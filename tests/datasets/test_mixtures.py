@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.datasets.images import to_size
-from jaxdiff.datasets.mixtures import exact_counts, group_counts, mixture, most_images
+from jaxdiff.datasets.image_io import to_size
+from jaxdiff.datasets.mixtures import exact_counts, group_counts, max_mixture_size, mixture
 
 
 def test_mixtures_nest_and_parts_are_disjoint():
     labels = np.repeat([6, 9], 100)
-    small, large = mixture(labels, {6: 8, 9: 2}), mixture(labels, {6: 40, 9: 10})
+    small = mixture(labels, {6: 8, 9: 2})
+    large = mixture(labels, {6: 40, 9: 10})
     assert set(small) < set(large)
     parts = [mixture(labels, {6: 20, 9: 20}, part=i, parts=5) for i in range(5)]
     assert len(np.unique(np.concatenate(parts))) == 200
@@ -19,8 +20,8 @@ def test_mixtures_nest_and_parts_are_disjoint():
 
 def test_proportions():
     assert exact_counts(300, (0.8, 0.2)) == [240, 60]
-    assert most_images([240, 240], (0.8, 0.2)) == 300
-    assert most_images([240, 240], (0.9, 0.1)) == 260
+    assert max_mixture_size([240, 240], (0.8, 0.2)) == 300
+    assert max_mixture_size([240, 240], (0.9, 0.1)) == 260
     with pytest.raises(ValueError, match=r"sum to 1.1"):
         exact_counts(300, (0.8, 0.3))
     with pytest.raises(ValueError, match="cannot be split"):
@@ -31,7 +32,7 @@ def test_groups_have_whole_images():
     assert group_counts(400, (0.4438, 0.1394, 0.4082, 0.0086)) == [178, 56, 163, 3]
     assert sum(group_counts(7, (0.4, 0.3, 0.2, 0.1))) == 7
     with pytest.raises(
-        ValueError, match=r"40 images split as .* leave a group without one; choose a larger n"
+        ValueError, match=r"40 images split as .* leave a group without an image; choose a larger n"
     ):
         group_counts(40, (0.4438, 0.1394, 0.4082, 0.0086))
 

@@ -7,87 +7,89 @@ import numpy as np
 import pytest
 
 from jaxdiff import files
-from jaxdiff.datasets.base import Columns, Source
+from jaxdiff.datasets.base import Annotations, Source
 from jaxdiff.datasets.prepare import MANIFEST, open_prepared, prepare, verify
-from jaxdiff.datasets.registry import raw
+from jaxdiff.datasets.registry import open_source
 from tests.datasets import published
 
+# Prepares a folder of faces until it first reports how many are written, then waits.
 PREPARE = """
 import sys, time
-from jaxdiff.datasets.prepared import prepare
-from jaxdiff.datasets.sources import raw
+from jaxdiff.datasets import record_writer
+from jaxdiff.datasets.prepare import prepare
+from jaxdiff.datasets.registry import open_source
+record_writer.MIN_PARALLEL_SECONDS = float(sys.argv[3])
 print("ready", flush=True)
-def progress(what, done, of, note):
-    print(done, flush=True)
-    time.sleep(60)
-prepare(raw("celeba", size=64, channels=3, data_dir=sys.argv[1]), sys.argv[2], "celeba", progress)
+def progress(task, done, total, note):
+    if done:
+        print(done, flush=True)
+        time.sleep(60)
+source = open_source("celeba", size=64, channels=3, data_dir=sys.argv[1])
+prepare(source, sys.argv[2], "celeba", progress)
 """
 
 
+def open_celeba(folder, size=64):
+    return open_source("celeba", size=size, channels=3, data_dir=str(folder))
+
+
+def open_squares(size=3):
+    annotations = Annotations(np.arange(5) % 2, ("even", "odd"))
+
+    def decode(index):
+        return np.full((size, size, 1), index, np.uint8)
+
+    return Source("five squares", {"size": size}, 5, lambda: annotations, decode)
+
+
 @pytest.mark.parametrize(
-    "num",
+    ("num", "min_parallel_seconds"),
     [
-        pytest.param(600, id="by one process"),
-        pytest.param(4200, id="by several", marks=pytest.mark.slow),
+        pytest.param(600, 1e9, id="by one process"),
+        pytest.param(4200, 0.0, id="by several", marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_preparation_is_begun_again_and_equal(tmp_path, num):
+def test_a_killed_preparation_is_repeated(tmp_path, num, min_parallel_seconds):
     published.celeba(tmp_path / "raw", num)
-    command = [sys.executable, "-c", PREPARE, str(tmp_path / "raw"), str(tmp_path / "cache")]
+    arguments = [str(tmp_path / "raw"), str(tmp_path / "cache"), str(min_parallel_seconds)]
+    command = [sys.executable, "-c", PREPARE, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
-        assert process.stdout.readline() == "256\n"
+        assert 0 < int(process.stdout.readline()) < num
         process.send_signal(signal.SIGKILL)
-    (left,) = (tmp_path / "cache" / "celeba").iterdir()
-    assert left.name.startswith(".")
-    source = raw("celeba", size=64, channels=3, data_dir=str(tmp_path / "raw"))
-    again, whole = (prepare(source, tmp_path / name, "celeba") for name in ("cache", "other"))
-    assert [path.name for path in (tmp_path / "cache" / "celeba").iterdir()] == [again.folder.name]
-    assert files.read_json(again.folder / MANIFEST) == files.read_json(whole.folder / MANIFEST)
-    verify(again)
+    (unfinished,) = (tmp_path / "cache" / "celeba").iterdir()
+    assert unfinished.name.startswith(".")
+    repeated = prepare(open_celeba(tmp_path / "raw"), tmp_path / "cache", "celeba")
+    folders = list((tmp_path / "cache" / "celeba").iterdir())
+    assert [folder.name for folder in folders] == [repeated.folder.name]
+    unbroken = prepare(open_celeba(tmp_path / "raw"), tmp_path / "other", "celeba")
+    assert files.read_json(repeated.folder / MANIFEST) == files.read_json(
+        unbroken.folder / MANIFEST
+    )
+    verify(repeated)
 
 
 def test_it_is_prepared_once(tmp_path):
-    first = prepare(toy(), tmp_path, "toy")
-    made = (first.folder / MANIFEST).stat().mtime
+    first = prepare(open_squares(), tmp_path, "squares")
+    written = (first.folder / MANIFEST).stat().mtime
     time.sleep(0.01)
-    second = prepare(toy(), tmp_path, "toy")
-    assert (second.folder / MANIFEST).stat().mtime == made
+    second = prepare(open_squares(), tmp_path, "squares")
+    assert (second.folder / MANIFEST).stat().mtime == written
     np.testing.assert_array_equal(second.read(np.array([2, 0])), [first[2], first[0]])
     assert second.about == "five squares"
-    assert prepare(toy(size=4), tmp_path, "toy").folder != first.folder
+    assert prepare(open_squares(size=4), tmp_path, "squares").folder != first.folder
 
 
 def test_damage_is_named(tmp_path):
-    made = prepare(toy(), tmp_path, "toy")
-    records = next(made.folder.glob("*.array_record-*"))
+    prepared = prepare(open_squares(), tmp_path, "squares")
+    records = next(prepared.folder.glob("*.array_record-*"))
     data = bytearray(records.read_bytes())
     data[len(data) // 2] ^= 1
     records.write_bytes(bytes(data))
-    with pytest.raises(
-        ValueError, match=r"array_record-00000-of-00001 is damaged \(SHA-256 differs\); remove"
-    ):
-        verify(made)
+    message = r"array_record-00000-of-00001 is damaged \(SHA-256 differs\); remove"
+    with pytest.raises(ValueError, match=message):
+        verify(prepared)
     records.write_bytes(bytes(data[:-1]))
-    with pytest.raises(
-        ValueError, match="array_record-00000-of-00001 is missing or cut short; remove"
-    ):
-        open_prepared(made.folder)
-
-
-def test_a_broken_image_in_another_process_is_named(tmp_path):
-    published.celeba(tmp_path / "raw", 4200)
-    (tmp_path / "raw" / "img_align_celeba" / "003000.jpg").write_bytes(b"no image")
-    source = raw("celeba", size=16, channels=3, data_dir=str(tmp_path / "raw"))
-    with pytest.raises(ValueError, match=r"img_align_celeba/003000.jpg cannot be read as an image"):
-        prepare(source, tmp_path / "cache", "celeba")
-    assert not any((tmp_path / "cache" / "celeba").iterdir())
-
-
-def toy(size=3):
-    columns = Columns(np.arange(5) % 2, ("even", "odd"))
-
-    def decode(i):
-        return np.full((size, size, 1), i, np.uint8)
-
-    return Source("five squares", {"size": size}, 5, lambda: columns, decode)
+    message = "array_record-00000-of-00001 is missing or cut short; remove"
+    with pytest.raises(ValueError, match=message):
+        open_prepared(prepared.folder)

@@ -1,7 +1,7 @@
-"""`python -m tests.experiments.bucket FOLDER COMMAND ...`: a command for which gs:// is a folder of this machine.
+"""Run a command for which gs:// is a folder: python -m tests.experiments.bucket FOLDER COMMAND ...
 
-As in Google's buckets objects need no folders, and a file that is opened to be appended to is begun anew. Orbax, which reaches
-buckets by itself, is given the folder.
+As in Google's buckets, objects need no folders, and opening a file for appending truncates it.
+Orbax, which reaches buckets without fsspec, uses the folder directly.
 """
 
 import os
@@ -15,16 +15,18 @@ from fsspec.implementations.local import LocalFileSystem
 
 from jaxdiff import checkpoints
 
-FOLDER, COMMAND = sys.argv[1:3]
+FOLDER = sys.argv[1]
+COMMAND = sys.argv[2]
 
 
 class Bucket(DirFileSystem):
+    """A folder that behaves as a bucket."""
+
     protocol = ("gs", "gcs")
 
     def __init__(self, **options):
-        assert options.get("use_listings_cache") is False, (
-            "what other machines write would not be seen"
-        )
+        # A cached listing would hide the files that other machines write.
+        assert options.get("use_listings_cache") is False
         super().__init__(path=FOLDER, fs=LocalFileSystem(auto_mkdir=True))
 
     def mkdir(self, path, **options):
@@ -37,11 +39,15 @@ class Bucket(DirFileSystem):
         return super().open(path, mode.replace("a", "w"), **options)
 
 
+def checkpoint_path(folder, step):
+    """Replaces `checkpoints._path`: a step's folder on disk."""
+    local_folder = os.fspath(folder).replace("gs://", f"{FOLDER}/")
+    return epath.Path(local_folder) / str(step)
+
+
 if __name__ == "__main__":
-    for name in Bucket.protocol:
-        fsspec.register_implementation(name, Bucket, clobber=True)
-    checkpoints._path = lambda folder, step: (
-        epath.Path(os.fspath(folder).replace("gs://", f"{FOLDER}/")) / str(step)
-    )
+    for protocol in Bucket.protocol:
+        fsspec.register_implementation(protocol, Bucket, clobber=True)
+    checkpoints._path = checkpoint_path
     sys.argv = [COMMAND, *sys.argv[3:]]
     runpy.run_module(f"experiments.{COMMAND}", run_name="__main__", alter_sys=True)

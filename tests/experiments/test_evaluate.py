@@ -1,4 +1,4 @@
-"""experiments.evaluate on what people bring: folders, .npz files, and broken ones."""
+"""experiments.evaluate on images that people bring: folders, .npz files, and broken ones."""
 
 import json
 
@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.experiments.test_sweep import command, finished
+from tests.experiments.commands import fail_command, run_command
 
 
 @pytest.fixture
-def brought(tmp_path):
-    """A folder of PNGs and an .npz of the same size, and a reference."""
+def images_dir(tmp_path):
+    """A folder of PNGs, an .npz of the same size, and a reference."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (30, 16, 16, 1)).astype(np.uint8)
     (tmp_path / "pngs").mkdir()
@@ -22,42 +22,46 @@ def brought(tmp_path):
     return tmp_path
 
 
-def test_sets_against_a_reference(brought):
-    finished(command("evaluate", "--samples", brought / "pngs", "--samples", brought / "copies.npz", "--k=1,3",
-                     "--spaces=pixels", "--reference", brought / "reference.npz", "--workdir", brought / "out"))  # fmt: skip
-    found = {
-        name: json.loads((brought / "out/cells" / name / "result.json").read_text())
+def test_sets_against_a_reference(images_dir):
+    workdir = images_dir / "out"
+    run_command(
+        "evaluate",
+        "--samples",
+        images_dir / "pngs",
+        "--samples",
+        images_dir / "copies.npz",
+        "--reference",
+        images_dir / "reference.npz",
+        "--k=1,3",
+        "--spaces=pixels",
+        "--workdir",
+        workdir,
+    )
+    results = {
+        name: json.loads((workdir / "sets" / name / "result.json").read_text())
         for name in ("pngs", "copies")
     }
-    nearest = {name: r["neighbors"][0] for name, r in found.items()}
-    assert nearest["copies"]["value"] == 0
-    assert nearest["pngs"]["value"] > 0.1
-    assert {e["name"] for e in found["pngs"]["lpips"]} == {"all_pairs", "training_data"}
-    page = (brought / "out/report.html").read_text()
+    assert results["copies"]["neighbors"][0]["value"] == 0
+    assert results["pngs"]["neighbors"][0]["value"] > 0.1
+    names = {estimate["name"] for estimate in results["pngs"]["lpips"]}
+    assert names == {"all_pairs", "training_data"}
+    page = (workdir / "report.html").read_text()
     assert "2 sets of images of 16 x 16 px against" in page
     assert "Training loss" not in page
 
 
-def test_a_bad_flag_gets_a_sentence(brought):
-    process = command("evaluate", "--samples", brought / "pngs", "--reference", brought / "reference.npz", "--k=0",
-                      "--workdir", brought / "out")  # fmt: skip
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert err == "error: --k is 0; at least one number of neighbors, from 1 on, is expected\n"
-    assert not (brought / "out").exists(), "nothing is half-written"
+def test_a_bad_flag_gets_a_sentence(images_dir):
+    workdir = images_dir / "out"
+    flags = ("--samples", images_dir / "pngs", "--reference", images_dir / "reference.npz")
+    error = fail_command("evaluate", *flags, "--k=0", "--workdir", workdir)
+    assert error == "error: --k is 0; at least one number of neighbors, from 1 on, is needed"
+    assert not workdir.exists(), "nothing is half-written"
 
 
-def test_a_broken_image_is_named(brought):
-    (brought / "pngs" / "05.png").write_bytes(b"\x89PNG\r\n")
-    process = command(
-        "evaluate",
-        "--samples",
-        brought / "pngs",
-        "--reference=digits",
-        "--workdir",
-        brought / "out",
-    )
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "05.png cannot be read as an image" in err
-    assert not (brought / "out").exists()
+def test_a_broken_image_is_named(images_dir):
+    (images_dir / "pngs" / "05.png").write_bytes(b"\x89PNG\r\n")
+    workdir = images_dir / "out"
+    flags = ("--samples", images_dir / "pngs", "--reference=digits")
+    error = fail_command("evaluate", *flags, "--workdir", workdir)
+    assert "05.png cannot be read as an image" in error
+    assert not workdir.exists()

@@ -9,99 +9,116 @@ from flax import nnx
 
 from jaxdiff import diffusers_io
 from jaxdiff.unet import UNet, UNetConfig
-from tests.experiments.test_sweep import command, finished
+from tests.experiments.commands import start_command, wait_for_output
 
+CONFIG = UNetConfig(
+    (8,),
+    norm_num_groups=4,
+    layers_per_block=1,
+    add_attention=False,
+    in_channels=1,
+    out_channels=1,
+    sample_size=8,
+)
 SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 100}
-FEW = ("--num=3", "--noise=0.3", "--ranks=2,4", "--decoder_steps=4", "--steps=8")
+FLAGS = ("--num=3", "--noise=0.3", "--ranks=2,4", "--decoder_steps=4", "--steps=8")
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory):
-    """Two folders and the images."""
-    root = tmp_path_factory.mktemp("given")
-    for seed, name in enumerate(("first", "second")):  # of one configuration, which compiles once
-        config = UNetConfig((8,), norm_num_groups=4, layers_per_block=1, add_attention=False, in_channels=1,
-                            out_channels=1, sample_size=8)  # fmt: skip
-        diffusers_io.save_pipeline(UNet(config, rngs=nnx.Rngs(seed)), SCHEDULER, root / name)
-    np.savez(
-        root / "images.npz",
-        np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8),
-    )
+def folder(tmp_path_factory):
+    """Two models of one configuration, which compiles once, and images.npz."""
+    root = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("first", "second")):
+        network = UNet(CONFIG, rngs=nnx.Rngs(seed))
+        diffusers_io.save_pipeline(network, SCHEDULER, root / name)
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
+    np.savez(root / "images.npz", images)
     return root
 
 
-def run(given, workdir, *more):
-    models = (f"--model={given / 'first'}", f"--model={given / 'second'}")
-    return command(
-        "probe", *models, f"--reference={given / 'images.npz'}", f"--workdir={workdir}", *FEW, *more
-    )
+def start_probe(folder, workdir, *arguments):
+    models = (f"--model={folder / 'first'}", f"--model={folder / 'second'}")
+    reference = f"--reference={folder / 'images.npz'}"
+    return start_command("probe", *models, reference, f"--workdir={workdir}", *FLAGS, *arguments)
 
 
-def test_two_models_their_verdicts_and_again(given, tmp_path):
-    out = finished(run(given, tmp_path))
-    print(out)
-    found = json.loads((tmp_path / "probe.json").read_text())
-    assert found["ranks"] == [2, 4]
-    assert {name: each["depth"] for name, each in found["models"].items()} == {
-        "first": 1,
-        "second": 1,
-    }
-    rows = found["models"]["second"]["rows"]
-    assert {(row["weights"], row["level"]) for row in rows} == {
-        (w, a) for w in ("trained", "random") for a in range(3)
-    }
+def read_table(workdir, name):
+    with (workdir / "tables" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def modification_times(workdir):
+    return {path: path.stat().st_mtime_ns for path in (workdir / "parts").iterdir()}
+
+
+def test_two_models_their_verdicts_and_resuming(folder, tmp_path):
+    output = wait_for_output(start_probe(folder, tmp_path))
+    print(output)
+    result = json.loads((tmp_path / "probe.json").read_text())
+    assert result["ranks"] == [2, 4]
+    depths = {name: entry["depth"] for name, entry in result["models"].items()}
+    assert depths == {"first": 1, "second": 1}
+    networks = {(row["weights"], row["level"]) for row in result["models"]["second"]["rows"]}
+    assert networks == {(w, level) for w in ("trained", "random") for level in range(3)}
     for name in ("against_level", "against_noise", "against_depth", "verdicts"):
         assert "<svg" in (tmp_path / "figures" / f"{name}.svg").read_text()
-    with (tmp_path / "tables" / "verdicts.csv").open() as file:
-        kinds = {row["comparison"] for row in csv.DictReader(file)}
-    assert kinds == {"level with level", "bottleneck with bottleneck", "level 0 with level 0"}
-    for words in (
-        "Premise: x -> z is a contraction",
-        "At the bottleneck, first -> second",
-        "At the pixels, the same x_t",
-    ):
-        assert words in out
-    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()}
-    assert len(parts) == 2 * 2 * 3
-    finished(run(given, tmp_path))
-    assert {path: path.stat().st_mtime_ns for path in parts} == parts, "nothing is done twice"
-    assert json.loads((tmp_path / "probe.json").read_text()) == found
+
+    kinds = {"level with level", "bottleneck with bottleneck", "level 0 with level 0"}
+    assert {row["comparison"] for row in read_table(tmp_path, "verdicts")} == kinds
+    summary = read_table(tmp_path, "summary")
+    assert {row["comparison"] for row in summary} == kinds | {"premise", "pixels"}
+    for comparison in ("premise", *kinds):
+        assert comparison in output
+    assert "first -> second" in output
+
+    times = modification_times(tmp_path)
+    assert len(times) == 2 * 2 * 3
+    wait_for_output(start_probe(folder, tmp_path))
+    assert modification_times(tmp_path) == times, "nothing is done twice"
+    assert json.loads((tmp_path / "probe.json").read_text()) == result
+
+    redone = "first-trained-t30-level0"
+    wait_for_output(start_probe(folder, tmp_path, f"--redo={redone}"))
+    changed = [path for path, time in modification_times(tmp_path).items() if time != times[path]]
+    assert [path.stem for path in changed] == [redone]
+    assert json.loads((tmp_path / "probe.json").read_text()) == result
 
 
 @pytest.mark.parametrize(
-    ("more", "sentence"),
+    ("arguments", "sentence"),
     [
         (["--levels=0,9"], "level 9 does not exist; this U-Net has 0, 1, 2: 0 is the pixels"),
         (["--model=configs"], "configs is no model: it has no config.json"),
         (["--reference=docs"], "docs holds 0 images"),
-        (["--readings=norms"], "--readings is norms; choose among hessian, maps"),
-        (["--noise=high"], "--noise is high; numbers from 0 to 1 are expected"),
+        (["--readings=norms"], "--readings must be of hessian, maps, pull_back"),
+        (["--noise=high"], "--noise must be numbers from 0 to 1, as 0.1,0.3, got 'high'"),
         (
             ["--c=1e-9", "--readings=memory"],
             "the memory at level 0 with the scaled tau (--c): tau is",
         ),
-        (["--noise="], "--noise is empty"),
-        (["--classes=6,9"], "--classes is for a dataset by name"),
+        (["--noise="], "--noise must be numbers from 0 to 1, as 0.1,0.3, got ''"),
+        (["--classes=6,9"], "--classes needs a dataset by name"),
+        (["--redo=*-level9"], '--redo must be "all" or match a part'),
         (["--reference=digits", "--readings=hessian"], None),
     ],
 )
-def test_bad_input_gets_a_sentence(given, tmp_path, more, sentence):
-    process = run(given, tmp_path / "out", *more)
-    out, err = process.communicate(timeout=200)
+def test_bad_input_gets_a_sentence(folder, tmp_path, arguments, sentence):
+    process = start_probe(folder, tmp_path / "out", *arguments)
+    output, error = process.communicate(timeout=200)
     if sentence is None:  # a dataset by name is prepared at the model's size
-        assert process.returncode == 0, err
+        assert process.returncode == 0, error
         return
-    assert process.returncode == 1, out
-    assert len(err.splitlines()) == 1
-    assert sentence in err
+    assert process.returncode == 1, output
+    assert len(error.splitlines()) == 1
+    assert sentence in error
 
 
-def test_images_of_another_size(given, tmp_path):
-    np.savez(tmp_path / "large.npz", np.zeros((4, 16, 16, 1), np.uint8))
-    out, err = run(given, tmp_path / "out", f"--reference={tmp_path / 'large.npz'}").communicate(
-        timeout=200
-    )
-    assert "first takes images of 8 x 8 x 1 and the points are of 16 x 16 x 1" in err
-    assert len(err.splitlines()) == 1, out
+def test_images_of_another_size(folder, tmp_path):
+    large = tmp_path / "large.npz"
+    np.savez(large, np.zeros((4, 16, 16, 1), np.uint8))
+    process = start_probe(folder, tmp_path / "out", f"--reference={large}")
+    output, error = process.communicate(timeout=200)
+    assert "first takes images of 8 x 8 x 1 (height x width x channels), got images of 16" in error
+    assert len(error.splitlines()) == 1, output
     assert not (tmp_path / "out").exists()

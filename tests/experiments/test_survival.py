@@ -1,4 +1,4 @@
-"""Runs that are killed, told to end, starved of disk or led astray, and the same command again."""
+"""Runs that are killed, sent SIGTERM, starved of disk or diverge, and the same command again."""
 
 import os
 import random
@@ -7,95 +7,127 @@ import signal
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from jaxdiff import checkpoints
-from tests.experiments.test_sweep import CELL, SHORT, SMALL
+from tests.experiments.commands import CELL, SHORT, SMALL
 
 KILLS = int(os.environ.get("JAXDIFF_KILLS", "3"))  # that hit a run, of each kind
+RESUME_SENTENCE = "run the same command again to resume"
+SIGTERM_ERROR = f"error: received SIGTERM; {RESUME_SENTENCE}"
+# On one CPU device equal runs are equal bit for bit.
+XLA_FLAGS = (
+    "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0 "
+    "--xla_force_host_platform_device_count=1"
+)
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 pytestmark = pytest.mark.slow
 
 
 def start(workdir, *arguments):
-    """The tiny study without its longer measures on one CPU device, where equal runs are equal bit for bit."""
-    flags = "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0 --xla_force_host_platform_device_count=1"
-    run = [sys.executable, "-W", "ignore", "-m", "experiments.sweep", *SMALL, *SHORT, f"--workdir={workdir}",
-           *arguments]  # fmt: skip
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(run, env=os.environ | {"XLA_FLAGS": flags}, **pipes)
+    """Start the tiny study without its longer measures."""
+    command = [sys.executable, "-W", "ignore", "-m", "experiments.sweep", *SMALL, *SHORT]
+    command += [f"--workdir={workdir}", *arguments]
+    return subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": XLA_FLAGS}, **PIPES)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert "report:" in out, out + err
+
+
+def checkpoint_folder(workdir):
+    return workdir / "cells" / CELL / "checkpoints"
+
+
+class Unbroken(NamedTuple):
+    """A run without interruption, and how long it took."""
+
+    workdir: os.PathLike
+    seconds: float
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    workdir, then = tmp_path_factory.mktemp("unbroken") / "study", time.time()
-    process = start(workdir)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err
-    return workdir, time.time() - then
+    workdir = tmp_path_factory.mktemp("unbroken") / "study"
+    start_time = time.time()
+    finish(start(workdir))
+    return Unbroken(workdir, time.time() - start_time)
 
 
-def same(ours, theirs):
+def assert_equal_studies(workdir, expected_workdir):
     """The weights and their average bit for bit, the samples and the result byte for byte."""
-    ours, theirs = ours / "cells" / CELL, theirs / "cells" / CELL
-    step = checkpoints.newest(theirs / "checkpoints")
-    assert checkpoints.newest(ours / "checkpoints") == step
+    folder = checkpoint_folder(workdir)
+    expected_folder = checkpoint_folder(expected_workdir)
+    step = checkpoints.latest_valid_step(expected_folder)
+    assert checkpoints.latest_valid_step(folder) == step
     for part in ("params", "ema"):
-        wanted = checkpoints.restore_part(theirs / "checkpoints", step, part)
-        for name, value in checkpoints.restore_part(ours / "checkpoints", step, part).items():
-            np.testing.assert_array_equal(value, wanted[name])
+        expected = checkpoints.restore_part(expected_folder, step, part)
+        for name, value in checkpoints.restore_part(folder, step, part).items():
+            np.testing.assert_array_equal(value, expected[name])
     for name in ("samples.npz", "classes.npz", "result.json"):
-        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+        path = workdir / "cells" / CELL / name
+        expected_path = expected_workdir / "cells" / CELL / name
+        assert path.read_bytes() == expected_path.read_bytes(), name
+
+
+def assert_sigterm_was_handled(process, err):
+    # A process that ended by itself before the signal has 0, one whose Python had not started
+    # yet the signal.
+    assert process.returncode in (0, 143, -signal.SIGTERM), err
+    if process.returncode == 143:
+        assert RESUME_SENTENCE in err
 
 
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
-def test_ended_at_random_moments_and_run_again(kind, unbroken, tmp_path):
-    (whole, seconds), study, hit = unbroken, tmp_path / "study", 0
+def test_interrupted_at_random_moments_and_run_again(kind, unbroken, tmp_path):
+    workdir = tmp_path / "study"
     moments = random.Random(int(kind))
-    while hit < KILLS:
-        process, moment = start(study), moments.uniform(0.1, 0.95) * seconds
+    hits = 0
+    while hits < KILLS:
+        process = start(workdir)
+        moment = moments.uniform(0.1, 0.95) * unbroken.seconds
         try:
             out, err = process.communicate(timeout=moment)
         except subprocess.TimeoutExpired:
             process.send_signal(kind)
             out, err = process.communicate(timeout=120)
-            hit += 1
-            print(
-                f"{kind.name} after {moment:.1f} s of {seconds:.1f}: {' '.join((out.splitlines() or ['-'])[-1:])}"
-            )
-            if kind == signal.SIGTERM and process.returncode != 0:
-                assert process.returncode in (143, -signal.SIGTERM), (
-                    err
-                )  # the latter while Python itself still starts
-                assert process.returncode < 0 or "the same command goes on from here" in err
-        else:  # it came to its end before: another one is begun
+            hits += 1
+            last_line = (out.splitlines() or ["-"])[-1]
+            print(f"{kind.name} after {moment:.1f} s of {unbroken.seconds:.1f}: {last_line}")
+            if kind == signal.SIGTERM:
+                assert_sigterm_was_handled(process, err)
+        else:  # it finished before: another one is started
             assert "report:" in out, out + err
-            same(study, whole)
-            shutil.rmtree(study)
-    out, err = start(study).communicate(timeout=300)
-    assert "report:" in out, out + err
-    same(study, whole)
+            assert_equal_studies(workdir, unbroken.workdir)
+            shutil.rmtree(workdir)
+    finish(start(workdir))
+    assert_equal_studies(workdir, unbroken.workdir)
 
 
-def test_told_to_end_in_training_it_is_saved_where_it_was(tmp_path):
+def test_sigterm_in_training_saves_the_step(tmp_path):
+    workdir = tmp_path / "study"
     process = start(
-        tmp_path / "study", "--config.train.steps=200000", "--config.train.checkpoint_every=100000"
+        workdir, "--config.train.steps=200000", "--config.train.checkpoint_every=100000"
     )
-    metrics = tmp_path / "study" / "cells" / CELL / "metrics.jsonl"
+    metrics = workdir / "cells" / CELL / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text()):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 143, err
-    assert err.splitlines() == ["error: told to end (SIGTERM); the same command goes on from here"]
-    (step,) = checkpoints.steps(metrics.parent / "checkpoints")
+    assert err.splitlines() == [SIGTERM_ERROR]
+    (step,) = checkpoints.list_steps(checkpoint_folder(workdir))
     assert 0 < step < 100000
     assert f"training is saved at step {step} of 200000" in out
 
 
-READING = """
+READ_FOREVER = """
 from experiments import _cli
 from jaxdiff import models
 def main():
@@ -106,72 +138,82 @@ _cli.run(main, "")
 """
 
 
-def test_told_to_end_while_a_checkpoint_is_read(unbroken):
-    """Wherever the signal lands: what is raised in Orbax's event loop or in a callback of the garbage collector is swallowed."""
-    program = READING.format(path=str(unbroken[0] / "cells" / CELL))
+def test_sigterm_while_a_checkpoint_is_read(unbroken):
+    """Wherever the signal lands.
+
+    What is raised in Orbax's event loop or in a callback of the garbage collector is swallowed.
+    """
+    program = READ_FOREVER.format(path=str(unbroken.workdir / "cells" / CELL))
+    command = [sys.executable, "-W", "ignore", "-c", program]
     for i in range(6):
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program], **pipes)
+        process = subprocess.Popen(command, **PIPES)
         assert process.stdout.readline() == "reading\n"
         time.sleep(0.5 + 0.13 * i)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 143, err
-        assert err.splitlines() == [
-            "error: told to end (SIGTERM); the same command goes on from here"
-        ]
+        assert err.splitlines() == [SIGTERM_ERROR]
 
 
 def test_a_step_that_is_not_finite_stops_the_run(tmp_path):
-    process = start(
-        tmp_path / "study", "--config.train.learning_rate=1e6", "--config.train.clip=1e30"
-    )
+    workdir = tmp_path / "study"
+    process = start(workdir, "--config.train.learning_rate=1e6", "--config.train.clip=1e30")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 1, out
     assert len(err.splitlines()) == 1
     for words in ("error: the ", " at step ", "train.learning_rate"):
         assert words in err
-    print(err)
-    saved = tmp_path / "study" / "cells" / CELL / "checkpoints"
-    for step in checkpoints.steps(saved):
-        assert checkpoints.damage(saved, step) is None
+    folder = checkpoint_folder(workdir)
+    for step in checkpoints.list_steps(folder):
+        assert checkpoints.find_corruption(folder, step) is None
 
 
-def pages(folder):
-    """Bytes that the files of a folder take on a tmpfs."""
-    return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*"))
+def tmpfs_size(folder):
+    """Bytes that the files of a folder take on a tmpfs, which stores pages."""
+    sizes = [path.stat().st_size for path in folder.rglob("*")]
+    return sum(-(-size // 4096) * 4096 for size in sizes)
 
 
-def test_a_full_disk_keeps_the_last_step_and_the_run_goes_on(unbroken, tmp_path):
-    disk, one = tmp_path / "disk", pages(unbroken[0] / "cells" / CELL / "checkpoints" / "40")
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(disk)]
-    if (
-        shutil.which("mount") is None
-        or subprocess.run(mount, capture_output=True, check=False).returncode
-    ):
-        pytest.skip("no tmpfs can be mounted here")
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 100 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None:
+        pytest.skip("there is no mount")
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no tmpfs can be mounted")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill_before_training(process, disk, leave):
+    """Wait until training begins, then fill the disk but for some bytes."""
+    while not (disk / "study/shared/stages/classifiers.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - leave))
+
+
+def test_a_full_disk_keeps_the_last_step_and_the_run_resumes(unbroken, small_disk):
+    one_checkpoint = tmpfs_size(checkpoint_folder(unbroken.workdir) / "40")
+    workdir = small_disk / "study"
+    process = start(workdir)
     try:
-        process = start(disk / "study")
-        while not (disk / "study/shared/stages/classifiers.json").exists():  # training comes next
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
-        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - one * 7 // 4))
+        fill_before_training(process, small_disk, leave=one_checkpoint * 7 // 4)
         out, err = process.communicate(timeout=300)
-        print(err)
-        assert process.returncode == 1, out + err
-        assert len(err.splitlines()) == 1, err
-        assert "No space left on device" in err
-        saved = disk / "study/cells" / CELL / "checkpoints"
-        kept = checkpoints.steps(saved)
-        assert kept
-        assert all(checkpoints.damage(saved, step) is None for step in kept)
-        assert f"step {kept[-1]} is whole" in err
-        (disk / "ballast").unlink()
-        out, err = start(disk / "study").communicate(timeout=300)
-        assert "report:" in out, out + err
-        same(disk / "study", unbroken[0])
     finally:
         process.kill()
         process.communicate()
-        subprocess.run(["umount", str(disk)], check=True)
+    assert process.returncode == 1, out + err
+    assert len(err.splitlines()) == 1, err
+    assert "No space left on device" in err
+    folder = checkpoint_folder(workdir)
+    steps = checkpoints.list_steps(folder)
+    assert steps
+    assert all(checkpoints.find_corruption(folder, step) is None for step in steps)
+    assert f"step {steps[-1]} is valid" in err
+    (small_disk / "ballast").unlink()
+    finish(start(workdir))
+    assert_equal_studies(workdir, unbroken.workdir)

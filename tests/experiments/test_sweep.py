@@ -1,4 +1,4 @@
-"""The commands as users call them, in processes of their own."""
+"""experiments.sweep and what follows it: the tiny study, resumed, reported, converted."""
 
 import json
 import os
@@ -9,43 +9,53 @@ import numpy as np
 import pytest
 
 from jaxdiff.study.lock import lock
+from tests.experiments.commands import (
+    CELL,
+    SHORT,
+    SMALL,
+    fail_command,
+    run_command,
+    start_module,
+    wait_for_output,
+)
 
-SMALL = ("--config", "tests/experiments/tiny_study.py")
-SHORT = ("--config.measures.lpips=none", "--config.measures.queries=0", "--config.measures.checkpoints=0",
-         "--config.measures.probe=0")  # fmt: skip
-CELL = "1-80_20-n50-s0"
-FLAGS = "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
-
-
-def command(module, *arguments, **options):
-    return python(f"experiments.{module}", *arguments, **options)
-
-
-def python(module, *arguments, **options):
-    environment = os.environ | {
-        "XLA_FLAGS": FLAGS,
-        "GLIBC_TUNABLES": "",
-    }  # nor does the process begin again
-    run = [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
-    return subprocess.Popen(
-        run, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
-
-
-def finished(process):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err
-    return out
+SECTIONS = {
+    "quality",
+    "share",
+    "amplification",
+    "lpips",
+    "neighbors",
+    "memorization",
+    "fidelity",
+    "checkpoints",
+    "effective_k",
+    "predicted_share",
+    "curvature",
+}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("whole")
-    return workdir, finished(command("sweep", *SMALL, "--workdir", workdir))
+def tiny_run(tmp_path_factory):
+    """The tiny study's folder, and what the command printed."""
+    workdir = tmp_path_factory.mktemp("tiny_run")
+    return workdir, run_command("sweep", *SMALL, "--workdir", workdir)
 
 
-def test_a_run_leaves_the_layout_and_says_what_it_found(whole):
-    workdir, out = whole
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def read_steps(cell):
+    """The steps of metrics.jsonl."""
+    return [json.loads(line)["step"] for line in (cell / "metrics.jsonl").read_text().splitlines()]
+
+
+def modified(path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def test_a_run_leaves_the_layout_and_prints_its_results(tiny_run):
+    workdir, out = tiny_run
     cell = workdir / "cells" / CELL
     for name in (
         "config.json",
@@ -65,271 +75,261 @@ def test_a_run_leaves_the_layout_and_says_what_it_found(whole):
         "figures/samples.svg",
         "tables/table3.csv",
         "shared/confusion.json",
+        "shared/comparisons.json",
     ):
         assert (workdir / name).exists(), name
     assert f"{CELL}: gate" in out
-    sections = json.loads((cell / "result.json").read_text()).keys()
-    assert sections >= {
-        "quality",
-        "share",
-        "lpips",
-        "neighbors",
-        "memorization",
-        "fidelity",
-        "checkpoints",
-        "effective_k",
-        "predicted_share",
-        "curvature",
-    }
     samples = np.load(cell / "samples.npz")
     assert samples["arr_0"].shape == (20, 16, 16, 1)
     assert samples["arr_0"].dtype == np.uint8
-    result = json.loads((cell / "result.json").read_text())
+    assert read_steps(cell) == [10, 20, 30, 40]
+
+
+def test_each_step_is_printed_once_when_it_is_done(tiny_run):
+    _, out = tiny_run
+    lines = out.splitlines()
+    finished = [line for line in lines if "sample: 20/20" in line]
+    assert len(finished) == 1
+    assert len(set(lines)) == len(lines)
+
+
+def test_the_result_holds_every_section(tiny_run):
+    result = read_json(tiny_run[0] / "cells" / CELL / "result.json")
+    assert result.keys() == SECTIONS | {"schema", "cell"}
     assert result["quality"][0]["name"] == "gate"
     assert 0 <= result["quality"][0]["value"] <= 1
-    assert {e["name"] for e in result["lpips"]} >= {"all_pairs", "training_data"}
-    assert {(e["images"], e["k"]) for e in result["neighbors"]} == {
-        (i, k) for i in ("samples", "held_out") for k in (1, 2, 5, 10)
+    assert {entry["name"] for entry in result["lpips"]} >= {"all_pairs", "training_data"}
+    assert {(entry["images"], entry["k"]) for entry in result["neighbors"]} == {
+        (images, k) for images in ("samples", "held_out") for k in (1, 2, 5, 10)
     }
-    assert [
-        json.loads(line)["step"] for line in (cell / "metrics.jsonl").read_text().splitlines()
-    ] == [
-        10,
-        20,
-        30,
-        40,
-    ]
+    assert all("values" not in entry for section in SECTIONS for entry in result[section])
 
 
-def test_done_stages_are_skipped_and_lost_ones_made_again(whole):
-    workdir, _ = whole
+def test_done_stages_are_skipped_and_lost_ones_made_again(tiny_run):
+    workdir, _ = tiny_run
     cell = workdir / "cells" / CELL
     before = {name: (cell / name).read_bytes() for name in ("samples.npz", "result.json")}
-    trained = (cell / "checkpoints" / "40.json").stat().st_mtime_ns
+    trained = modified(cell / "checkpoints" / "40.json")
     (cell / "samples.npz").unlink()
-    out = finished(command("sweep", *SMALL, "--workdir", workdir))
+    out = run_command("sweep", *SMALL, "--workdir", workdir)
     assert "sample: 20/20" in out
     assert "train" not in out
-    assert (cell / "checkpoints" / "40.json").stat().st_mtime_ns == trained
+    assert modified(cell / "checkpoints" / "40.json") == trained
     assert {name: (cell / name).read_bytes() for name in before} == before
 
 
-def test_a_task_of_an_array_leaves_to_others_what_they_work_on(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_redo_makes_one_measure_again_and_nothing_else(tiny_run):
+    workdir, _ = tiny_run
+    cell = workdir / "cells" / CELL
+    records = {path.stem: modified(path) for path in (cell / "stages").iterdir()}
+    result = (cell / "result.json").read_bytes()
+    run_command("sweep", *SMALL, "--workdir", workdir, "--redo=neighbors")
+    remade = {
+        path.stem for path in (cell / "stages").iterdir() if modified(path) != records[path.stem]
+    }
+    assert remade == {"neighbors"}
+    assert (cell / "result.json").read_bytes() == result
+
+
+def test_redo_of_an_unknown_stage_is_refused(tiny_run):
+    sentence = fail_command("sweep", *SMALL, "--workdir", tiny_run[0], "--redo=lpisp")
+    assert "--redo lpisp matches no stage; the stages are" in sentence
+
+
+def test_an_array_task_leaves_to_others_what_they_work_on(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
     with lock(tmp_path / "cells" / CELL):
-        out = finished(command("sweep", *SMALL, "--workdir", tmp_path))
-    assert out.startswith(f"left to others: {CELL} (")
-    assert not (tmp_path / "report.html").exists(), "it is drawn by the one that works"
+        out = run_command("sweep", *SMALL, "--workdir", tmp_path)
+    assert f"skipped, locked by others: {CELL} (" in out
+    assert not (tmp_path / "report.html").exists(), "it is drawn by the process that works"
 
 
-def test_another_study_in_the_workdir_is_refused(whole):
-    process = command("sweep", *SMALL, "--config.train.batch=16", "--workdir", whole[0])
-    _, err = process.communicate()
-    assert process.returncode == 1
-    assert "was made with other settings (config.train.batch is 32 there and 16 here)" in err
+def test_another_study_in_the_workdir_is_refused(tiny_run):
+    sentence = fail_command("sweep", *SMALL, "--config.train.batch=16", "--workdir", tiny_run[0])
+    assert "was made with other settings (config.train.batch is 32 there and 16 here)" in sentence
 
 
-def test_sample_gives_the_same_images_for_any_number_of_them(whole, tmp_path):
-    model = whole[0] / "cells" / CELL
-    drawn = {}
+def test_sample_gives_the_same_images_for_any_number_of_them(tiny_run, tmp_path):
+    model = tiny_run[0] / "cells" / CELL
+    images = {}
     for name, options in {
         "few": ("--num=5",),
         "more": ("--num=11",),
-        "chunk": ("--num=5", "--batch=4"),
+        "other_batch": ("--num=5", "--batch=4"),
     }.items():
-        finished(
-            command(
-                "sample", "--model", model, "--seed=0", "--out", tmp_path / f"{name}.npz", *options
-            )
-        )
-        drawn[name] = np.load(tmp_path / f"{name}.npz")["arr_0"].astype(int)
-    np.testing.assert_array_equal(drawn["few"], drawn["more"][:5])
-    assert np.abs(drawn["few"] - drawn["chunk"]).max() <= 1, (
-        "1e-3 of the range rounds to one grey level at most"
-    )
-    np.testing.assert_array_equal(drawn["few"], np.load(model / "samples.npz")["arr_0"][:5])
+        path = tmp_path / f"{name}.npz"
+        run_command("sample", "--model", model, "--seed=0", "--out", path, *options)
+        images[name] = np.load(path)["arr_0"].astype(int)
+    np.testing.assert_array_equal(images["few"], images["more"][:5])
+    np.testing.assert_array_equal(images["few"], np.load(model / "samples.npz")["arr_0"][:5])
+    difference = np.abs(images["few"] - images["other_batch"])
+    assert difference.max() <= 1, "1e-3 of the range rounds to one gray level at most"
     assert (tmp_path / "few.png").exists()
 
 
 @pytest.fixture(scope="module")
-def folder(whole, tmp_path_factory):
+def diffusers_folder(tiny_run, tmp_path_factory):
     """The cell as a diffusers pipeline folder."""
     out = tmp_path_factory.mktemp("converted") / "pipeline"
-    said = finished(command("convert", "--model", whole[0] / "cells" / CELL, "--out", out))
-    assert "a diffusers pipeline of" in said
+    printed = run_command("convert", "--model", tiny_run[0] / "cells" / CELL, "--out", out)
+    assert "a diffusers pipeline of" in printed
     return out
 
 
 @pytest.mark.slow
-def test_a_converted_cell_is_sampled_as_a_diffusers_folder(folder, tmp_path):
-    """Its DDIM keeps eps where x0 is clipped, as diffusers does: other images than the cell's, of the same size."""
-    out = finished(
-        command("sample", "--model", folder, "--num=3", "--steps=3", "--out", tmp_path / "s.npz")
-    )
-    assert "3 samples" in out
-    assert np.load(tmp_path / "s.npz")["arr_0"].shape == (3, 16, 16, 1)
-    again = ("--invert", tmp_path / "s.npz", "--steps=4", "--out", tmp_path / "again.npz")
-    assert "round trip: RMS difference a pixel" in finished(
-        command("sample", "--model", folder, *again)
-    )
-    assert np.load(tmp_path / "again.npz")["x_T"].shape == (3, 16, 16, 1)
-    process = command("convert", "--model", folder, "--out", folder)
-    assert "exists; choose another --out" in process.communicate()[1]
-    assert process.returncode == 1
+def test_a_converted_cell_is_sampled_as_a_diffusers_folder(diffusers_folder, tmp_path):
+    """Its DDIM keeps eps where x0 is clipped, as diffusers does: other images than the cell's."""
+    samples = tmp_path / "samples.npz"
+    options = ("--num=3", "--steps=3", "--out", samples)
+    assert "3 samples" in run_command("sample", "--model", diffusers_folder, *options)
+    assert np.load(samples)["arr_0"].shape == (3, 16, 16, 1)
+    options = ("--invert", samples, "--steps=4", "--out", tmp_path / "decoded.npz")
+    out = run_command("sample", "--model", diffusers_folder, *options)
+    assert "round trip: RMS difference a pixel" in out
+    assert np.load(tmp_path / "decoded.npz")["x_T"].shape == (3, 16, 16, 1)
+    sentence = fail_command("convert", "--model", diffusers_folder, "--out", diffusers_folder)
+    assert "exists; choose another --out" in sentence
 
 
 @pytest.mark.slow
-def test_a_workdir_in_a_bucket_is_as_one_on_disk(whole, tmp_path):
-    """gs:// is a folder here that behaves as a bucket does; what Orbax itself reads and writes is left out."""
-    study = ("tests.experiments.bucket", tmp_path, "sweep", *SMALL, "--workdir=gs://mine/study", f"--config.data.cache={tmp_path}/cache")  # fmt: skip
-    assert f"{CELL} train: 40/40" in finished(python(*study))
-    disk, bucket = whole[0] / "cells" / CELL, tmp_path / "mine/study/cells" / CELL
+def test_a_workdir_in_a_bucket_is_as_one_on_disk(tiny_run, tmp_path):
+    """gs:// is a folder here that behaves as a bucket; Orbax's own files are left out."""
+    command = (
+        "tests.experiments.bucket",
+        tmp_path,
+        "sweep",
+        *SMALL,
+        "--workdir=gs://mine/study",
+        f"--config.data.cache={tmp_path}/cache",
+    )
+    assert f"{CELL} train: 40/40" in wait_for_output(start_module(*command))
+    disk = tiny_run[0] / "cells" / CELL
+    study = tmp_path / "mine/study"
+    bucket = study / "cells" / CELL
     for name in ("config.json", "result.json", "samples.npz", "neighbors.npz"):
         assert (bucket / name).read_bytes() == (disk / name).read_bytes(), name
-    steps = [
-        [json.loads(line)["step"] for line in (cell / "metrics.jsonl").read_text().splitlines()]
-        for cell in (bucket, disk)
-    ]
-    assert steps[0] == steps[1]
-    assert (tmp_path / "mine/study/report.html").exists()
+    assert read_steps(bucket) == read_steps(disk)
     (bucket / "samples.npz").unlink()
-    again = finished(python(*study))
-    assert "sample: 20/20" in again
-    assert "train" not in again
-    drawn = (tmp_path / "mine/study/report.html").read_bytes()
-    finished(python("tests.experiments.bucket", tmp_path, "report", "--workdir=gs://mine/study"))
-    assert (tmp_path / "mine/study/report.html").read_bytes() == drawn
+    out = wait_for_output(start_module(*command))
+    assert "sample: 20/20" in out
+    assert "train" not in out
+    page = (study / "report.html").read_bytes()
+    report = ("tests.experiments.bucket", tmp_path, "report", "--workdir=gs://mine/study")
+    wait_for_output(start_module(*report))
+    assert (study / "report.html").read_bytes() == page
 
 
 @pytest.mark.slow
 def test_seeds_encode_and_decode_each_others_images(tmp_path):
-    """Three seeds of one majority with disjoint training images: the first two decode what the third encodes."""
-    study = ("--config.seeds=(0,2,4)", "--config.data.parts=5", "--config.data.n=(20,)", "--config.measures.k=(1,2)",
-             "--config.measures.inverted=12", "--config.measures.queries=0", "--config.measures.checkpoints=0",
-             "--config.measures.lpips=none")  # fmt: skip
-    finished(command("sweep", *SMALL, "--workdir", tmp_path, *study))
-    compared = json.loads((tmp_path / "shared/comparisons.json").read_text())
-    (zero,) = (
-        row for row in compared["bias_variance"] if row["name"] == "bias of the encoder itself"
+    """Three seeds of one majority with disjoint data: two decode what the third encodes."""
+    options = (
+        *SHORT,
+        "--config.seeds=(0,2,4)",
+        "--config.data.parts=5",
+        "--config.data.n=(20,)",
+        "--config.measures.k=(1,2)",
+        "--config.measures.inverted=12",
     )
+    run_command("sweep", *SMALL, "--workdir", tmp_path, *options)
+    rows = read_json(tmp_path / "shared/comparisons.json")["bias_variance"]
+    (zero,) = (row for row in rows if row["name"] == "bias of the encoder itself")
     assert zero["encoder"] == "1-80_20-n20-s4"
     assert zero["n"] + zero["neither"] == 12
     assert 0.5 < zero["|x_T|^2/d"] < 2
 
 
 @pytest.mark.slow
-def test_a_study_starts_from_a_diffusers_folder(folder, whole, tmp_path):
-    options = (
-        f"--config.train.init={folder}",
-        "--config.train.steps=10",
-        "--workdir",
-        tmp_path / "run",
-    )
-    finished(command("sweep", *SMALL, *SHORT, *options))
-    first, cold = (
-        json.loads((d / "cells" / CELL / "metrics.jsonl").read_text().splitlines()[0])["loss"]
-        for d in (tmp_path / "run", whole[0])
-    )
-    assert first < 0.9 * cold, (
-        "ten steps from trained weights have a smaller loss than ten from random ones"
-    )
-    process = command(
-        "sweep",
-        *SMALL,
-        *options[:1],
-        "--config.diffusion.prediction=v",
-        "--workdir",
-        tmp_path / "other",
-    )
-    assert (
-        "config.diffusion.prediction is v and config.train.init predicts eps"
-        in process.communicate()[1]
-    )
+def test_a_study_starts_from_a_diffusers_folder(diffusers_folder, tiny_run, tmp_path):
+    init = f"--config.train.init={diffusers_folder}"
+    workdir = tmp_path / "run"
+    options = (init, "--config.train.steps=10", "--workdir", workdir)
+    run_command("sweep", *SMALL, *SHORT, *options)
+    losses = []
+    for folder in (workdir, tiny_run[0]):
+        lines = (folder / "cells" / CELL / "metrics.jsonl").read_text().splitlines()
+        losses.append(json.loads(lines[0])["loss"])
+    assert losses[0] < 0.9 * losses[1], "ten steps from trained weights against random ones"
+    other = (init, "--config.diffusion.prediction=v", "--workdir", tmp_path / "other")
+    sentence = fail_command("sweep", *SMALL, *other)
+    assert "config.diffusion.prediction is v and config.train.init predicts eps" in sentence
 
 
-def test_the_report_needs_no_jax(whole, tmp_path):
+def test_the_report_needs_no_jax(tiny_run, tmp_path):
     (tmp_path / "jax").mkdir()
     (tmp_path / "jax/__init__.py").write_text("raise ImportError('blocked by the test')")
-    before = (whole[0] / "report.html").read_bytes()
-    run = [
+    workdir = tiny_run[0]
+    page = (workdir / "report.html").read_bytes()
+    command = [
         sys.executable,
         "-W",
         "ignore",
         "-m",
         "experiments.report",
-        f"--workdir=file://{whole[0]}",
+        f"--workdir=file://{workdir}",
     ]
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"}
-    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert (whole[0] / "report.html").read_bytes() == before
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
+    assert (workdir / "report.html").read_bytes() == page
+
+
+QUICKSTART = ("--config", "configs/quickstart.py")
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--config", "configs/quickstart.py", "--config.train.stepz=3"), "config.train.stepz does not exist; did you mean config.train.steps?"),
+        (
+            (*QUICKSTART, "--config.train.stepz=3"),
+            "config.train.stepz does not exist; did you mean config.train.steps?",
+        ),
         (("--config", "configs/nothing.py"), "there is no config file configs/nothing.py"),
-        (("--config", "configs/quickstart.py", "--config.train.steps=many"), "config.train.steps cannot be 'many'"),
-        (("--config", "configs/quickstart.py", "--config.models.2=7"), "config.models is changed in the config file"),
+        ((*QUICKSTART, "--config.train.steps=many"), "config.train.steps cannot be 'many'"),
+        ((*QUICKSTART, "--config.models.2=7"), "config.models is changed in the config file"),
         (("--config", "configs/paper_mnist.py"), "at most 260 can be had"),
-        (("--config", "configs/quickstart.py", "--workdir", "/proc/nowhere"), "/proc/nowhere cannot be written (No such file or directory); choose another --workdir"),
+        (
+            (*QUICKSTART, "--workdir", "/proc/nowhere"),
+            "/proc/nowhere cannot be written (No such file or directory); choose another --workdir",
+        ),
         ((), "--config is missing"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_sentence(arguments, sentence, tmp_path):
-    """What a study's settings may be is in tests/study/test_cells.py."""
-    arguments = (
-        arguments if "--workdir" in arguments else (*arguments, "--workdir", tmp_path / "run")
-    )
-    process = command("sweep", *arguments)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert sentence in err
-    assert "Traceback" not in out + err
-    assert len(err.strip().splitlines()) == 1
+    """What a study's settings may be is in tests/study/test_grid.py."""
+    if "--workdir" not in arguments:
+        arguments = (*arguments, "--workdir", tmp_path / "run")
+    assert sentence in fail_command("sweep", *arguments)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_a_cells_mid_block_is_bypassed(whole, tmp_path):
-    flags = (
+def test_a_cells_mid_block_is_bypassed(tiny_run, tmp_path):
+    cell = tiny_run[0] / "cells" / CELL
+    options = (
         "--config.fractions=(0.0,1.0)",
         "--config.forms=('blend',)",
         "--config.num=12",
         "--config.queries=8",
     )
-    out = finished(
-        command("bypass", "--model", whole[0] / "cells" / CELL, "--workdir", tmp_path, *flags)
-    )
-    assert (
-        "1 (80-20, n = 50, eps, 16 px), blend, p = 0 to 1: change of the samples, RMS a pixel 0 -> 0."
-        in out
-    )
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        "measures.svg",
-        f"samples-{CELL}.svg",
-    }
+    out = run_command("bypass", "--model", cell, "--workdir", tmp_path, *options)
+    assert "1 (80-20, n = 50, eps, 16 px)" in out
+    figures = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert figures == {"measures.svg", f"samples-{CELL}.svg"}
     plain = np.load(tmp_path / "samples" / f"{CELL}-0.npz")["arr_0"]
-    np.testing.assert_array_equal(
-        plain, np.load(whole[0] / "cells" / CELL / "samples.npz")["arr_0"][:12]
-    )
+    np.testing.assert_array_equal(plain, np.load(cell / "samples.npz")["arr_0"][:12])
     bypassed = np.load(tmp_path / "samples" / f"{CELL}-blend-1.npz")["arr_0"]
     assert np.abs(bypassed.astype(int) - plain).max() > 0
-    found = json.loads((tmp_path / "bypass.json").read_text())["models"][CELL]["rows"]
-    other = command(
-        "bypass",
-        "--model",
-        whole[0] / "cells" / CELL,
-        "--model",
-        whole[0] / "cells" / CELL,
-        "--workdir",
-        tmp_path,
-    )
-    assert (
-        "are the same model of the same seed; give each cell once"
-        in other.communicate(timeout=60)[1]
-    )
-    assert {row["measure"] for row in found} - {"share"} == {"quality", "lpips", "neighbors", "memorization", "fidelity",
-                                                             "effective_k", "moved"}  # fmt: skip
+    rows = read_json(tmp_path / "bypass.json")["models"][CELL]["rows"]
+    assert {row["measure"] for row in rows} - {"share"} == {
+        "quality",
+        "lpips",
+        "neighbors",
+        "memorization",
+        "fidelity",
+        "effective_k",
+        "moved",
+    }
+    sentence = fail_command("bypass", "--model", cell, "--model", cell, "--workdir", tmp_path)
+    assert "are the same model of the same seed; give each cell once" in sentence

@@ -5,55 +5,59 @@ import json
 import pytest
 from scipy.special import expit, logit
 
-from jaxdiff.landscape import laboratory as theorems
-from tests.experiments.test_sweep import command, finished
+from jaxdiff.landscape import theorem_run
+from tests.experiments.commands import start_command, wait_for_output
 
 SMALL = ("--n=20", "--samples=20", "--grids=10")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def small_run(tmp_path_factory):
+    """The workdir of a small run, and what it printed."""
     workdir = tmp_path_factory.mktemp("theorems")
-    return workdir, finished(command("theorems", "--workdir", workdir, *SMALL))
+    output = wait_for_output(start_command("theorems", "--workdir", workdir, *SMALL))
+    return workdir, output
 
 
 @pytest.mark.slow
-def test_everything_is_written(made):
-    tmp_path, out = made
-    assert "at rho = 1 the trained share is within" in out
+def test_everything_is_written(small_run):
+    workdir, output = small_run
+    assert "at rho = 1 the trained share is within" in output
+    assert "logit(generated) = b + S logit(trained) for class 6" in output
     for name in (
         "figures/figure3.svg",
         "figures/share_against_rho.svg",
         "figures/end_points.svg",
         "tables/law.csv",
     ):
-        assert (tmp_path / name).exists(), name
-    found = json.loads((tmp_path / "theorems.json").read_text())
-    assert {row["rho"] for row in found["smoothed"]} == {1, 1.5, 2, 3, 4, 6, 8}
-    assert {row["case"] for row in found["laboratory"]} >= {"scaling by 2", "tanh of a parabola"}
+        assert (workdir / name).exists(), name
+    theorems = json.loads((workdir / "theorems.json").read_text())
+    assert {row["rho"] for row in theorems["smoothed"]} == {1, 1.5, 2, 3, 4, 6, 8}
+    cases = {row["case"] for row in theorems["laboratory"]}
+    assert cases >= {"scaling by 2", "tanh of a parabola"}
 
 
 @pytest.mark.slow
-def test_what_is_done_is_kept_and_what_is_lost_is_made_again(made):
-    tmp_path, _ = made
-    before = (tmp_path / "theorems.json").read_bytes()
-    (tmp_path / "parts" / "grids.json").unlink()
-    again = finished(command("theorems", "--workdir", tmp_path, *SMALL))
-    assert "grids: 0/5" in again
-    assert "retrieval: 0/" not in again
-    assert (tmp_path / "theorems.json").read_bytes() == before
+def test_only_what_is_lost_is_made_again(small_run):
+    workdir, _ = small_run
+    before = (workdir / "theorems.json").read_bytes()
+    (workdir / "parts" / "grids.json").unlink()
+    output = wait_for_output(start_command("theorems", "--workdir", workdir, *SMALL))
+    assert "grids: 0/5" in output
+    assert "retrieval: 0/" not in output
+    assert (workdir / "theorems.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
         (("--n=2000",), "1800 images of class 6 were asked for and 240 can be had"),
-        (("--classes=6",), "--classes is 6; two different classes are expected, as 6,9"),
+        (("--classes=6",), "--classes must be two different classes, as 6,9, got 6"),
         (("--source=nothing",), "dataset 'nothing' is not known"),
     ],
 )
 def test_bad_input_is_one_sentence(flags, sentence, tmp_path):
-    process = command("theorems", "--workdir", tmp_path / "run", *flags)
+    process = start_command("theorems", "--workdir", tmp_path / "run", *flags)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert len(err.strip().splitlines()) == 1
@@ -62,11 +66,12 @@ def test_bad_input_is_one_sentence(flags, sentence, tmp_path):
 
 
 def test_the_law_is_recovered():
-    """Planted: the first class's odds to the power 1.5, times e^0.4, whichever class is the majority."""
+    """The first class's odds to the power 1.5, times e^0.4, whichever class is the majority."""
     rows = []
     for majority, sign in ((6, 1), (9, -1)):
         for trained in (0.1, 0.2, 0.4, 0.5):  # of the minority
-            rows.append({"majority": majority, "trained": trained, "share": float(expit(1.5 * logit(trained) - sign * 0.4)),
-                         "rho": 2.0})  # fmt: skip
-    found = theorems._law(theorems.Options(), rows, 2.0)
-    assert (found["S"], found["b"]) == (pytest.approx(1.5), pytest.approx(0.4))
+            share = float(expit(1.5 * logit(trained) - sign * 0.4))
+            rows.append({"majority": majority, "trained": trained, "share": share, "rho": 2.0})
+    (fit,) = theorem_run.fit_laws(theorem_run.Options(rhos=(2.0,)), rows)
+    assert fit["S"] == pytest.approx(1.5)
+    assert fit["b"] == pytest.approx(0.4)

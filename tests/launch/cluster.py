@@ -1,4 +1,7 @@
-"""A real SLURM of one machine: Debian's munged, slurmctld and slurmd on loopback, with all that they write in one folder."""
+"""A SLURM cluster of this machine alone, with Debian's munged, slurmctld and slurmd.
+
+Its daemons listen on the loopback interface, and all their files lie in one folder.
+"""
 
 import contextlib
 import os
@@ -6,16 +9,17 @@ import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "sinfo", "scontrol")
+ACTIVE_STATES = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING"}
 
 CONFIG = """
 ClusterName=loopback
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={controller}
-SlurmdPort={node}
+SlurmctldPort={controller_port}
+SlurmdPort={node_port}
 SlurmUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
@@ -39,67 +43,103 @@ PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 
 @contextlib.contextmanager
-def slurm(folder: Path) -> Iterator[dict[str, str]]:
-    """The environment in which sbatch and its like reach it. Raises RuntimeError where the node does not come up."""
-    host, started = socket.gethostname().partition(".")[0], []
-    (folder / "state").mkdir()
-    (folder / "spool").mkdir()
-    key = folder / "munge.key"
-    key.write_bytes(secrets.token_bytes(128))
-    key.chmod(0o600)
-    config = folder / "slurm.conf"
-    config.write_text(CONFIG.format(host=host, folder=folder, controller=port(), node=port()))
-    environment = os.environ | {"SLURM_CONF": str(config)}
-    places = [
-        f"--{what}={folder}/munge.{what.partition('-')[0]}"
-        for what in ("socket", "log-file", "pid-file", "seed-file")
-    ]
+def run_slurm(folder: Path) -> Iterator[dict[str, str]]:
+    """The environment variables with which sbatch and the like reach a new cluster.
+
+    Raises
+    ------
+    RuntimeError
+        Where the node does not become idle within a minute.
+    """
+    host = socket.gethostname().partition(".")[0]
+    environment = os.environ | {"SLURM_CONF": str(write_config(folder, host))}
     commands = (
-        ["munged", "--foreground", "--force", f"--key-file={key}", *places],
+        munged_command(folder),
         ["slurmctld", "-D"],
         ["slurmd", "-D", "-N", host],
     )
+    daemons: list[subprocess.Popen] = []
     try:
         for command in commands:
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            started.append(subprocess.Popen(command, env=environment, **quiet))
+            daemon = subprocess.Popen(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            daemons.append(daemon)
             time.sleep(1.0)
         wait_for_node(environment, folder)
         yield environment
     finally:
-        for process in reversed(started):
-            process.terminate()
-            process.wait(timeout=30)
+        for daemon in reversed(daemons):
+            daemon.terminate()
+            daemon.wait(timeout=30)
 
 
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def write_config(folder: Path, host: str) -> Path:
+    """Write slurm.conf and make the folders that it names."""
+    (folder / "state").mkdir()
+    (folder / "spool").mkdir()
+    config = CONFIG.format(
+        host=host, folder=folder, controller_port=free_port(), node_port=free_port()
+    )
+    path = folder / "slurm.conf"
+    path.write_text(config)
+    return path
 
 
-def wait_for_node(environment: dict[str, str], folder: Path) -> None:
-    state, deadline = "", time.time() + 60
+def munged_command(folder: Path) -> list[str]:
+    """Write a key, and return the command of an authentication daemon that uses it."""
+    key = folder / "munge.key"
+    key.write_bytes(secrets.token_bytes(128))
+    key.chmod(0o600)
+    return [
+        "munged",
+        "--foreground",
+        "--force",
+        f"--key-file={key}",
+        f"--socket={folder}/munge.socket",
+        f"--log-file={folder}/munge.log",
+        f"--pid-file={folder}/munge.pid",
+        f"--seed-file={folder}/munge.seed",
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def run_command(command: list[str], environment: Mapping[str, str]) -> str:
+    """What a command prints; its exit status is ignored."""
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return process.stdout
+
+
+def wait_for_node(environment: Mapping[str, str], folder: Path) -> None:
+    state = ""
+    deadline = time.time() + 60
     while "idle" not in state:
         if time.time() > deadline:
             logs = "\n".join(path.read_text()[-2000:] for path in folder.glob("*.log"))
             raise RuntimeError(f"the node is {state!r} after a minute\n{logs}")
         time.sleep(0.5)
-        state = subprocess.run(
-            ["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True
-        ).stdout.strip()
+        state = run_command(["sinfo", "-h", "-o", "%T"], environment).strip()
 
 
-def finished(job: str, environment: dict[str, str], seconds: float) -> str:
-    """The states of a job's tasks when none of them runs any more."""
-    deadline = time.time() + seconds
+def wait_for_job(job: str, environment: Mapping[str, str], timeout: float) -> str:
+    """The final states of a job's array tasks, separated by spaces.
+
+    Raises
+    ------
+    TimeoutError
+        Where a task is still active after ``timeout`` seconds.
+    """
+    deadline = time.time() + timeout
     while True:
-        show = subprocess.run(
-            ["scontrol", "show", "job", job], env=environment, capture_output=True, text=True
-        ).stdout
-        states = [word.partition("=")[2] for word in show.split() if word.startswith("JobState=")]
-        if states and not set(states) & {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING"}:
+        fields = run_command(["scontrol", "show", "job", job], environment).split()
+        states = [field.partition("=")[2] for field in fields if field.startswith("JobState=")]
+        if states and not set(states) & ACTIVE_STATES:
             return " ".join(states)
         if time.time() > deadline:
-            raise TimeoutError(f"job {job} is {states} after {seconds:.0f} s")
+            raise TimeoutError(f"job {job} is {states} after {timeout:.0f} s")
         time.sleep(1.0)

@@ -1,4 +1,7 @@
-"""The JobSet manifests against Kubernetes' published schemas, strictly; they never met a cluster."""
+"""The JobSet manifests against Kubernetes' published schemas, in strict mode.
+
+No cluster is involved.
+"""
 
 import re
 import string
@@ -9,17 +12,24 @@ import kubernetes_validate
 import pytest
 import yaml
 
-GIVEN = {
+KUBERNETES_VERSION = "1.33"
+COMMON_VARIABLES = {
     "NAME": "depth",
     "IMAGE": "registry/jaxdiff:1",
     "CONFIG": "configs/paper_mnist.py",
     "WORKDIR": "gs://bucket/run",
 }
-CASES = {
-    "gke_gpu": GIVEN
-    | {"SHARDS": "4", "NODES": "2", "GPUS": "8", "ACCELERATOR": "nvidia-h100-80gb"},
-    "gke_tpu": GIVEN
-    | {
+# What a user exports before envsubst fills a manifest.
+VARIABLES = {
+    "gke_gpu": {
+        **COMMON_VARIABLES,
+        "SHARDS": "4",
+        "NODES": "2",
+        "GPUS": "8",
+        "ACCELERATOR": "nvidia-h100-80gb",
+    },
+    "gke_tpu": {
+        **COMMON_VARIABLES,
         "SHARD": "1/2",
         "ACCELERATOR": "tpu-v5-lite-podslice",
         "TOPOLOGY": "4x4",
@@ -29,7 +39,8 @@ CASES = {
 }
 
 
-def closed(required=(), **properties):
+def strict_object(required=(), **properties):
+    """The JSON schema of an object that has no other properties."""
     return {
         "type": "object",
         "properties": properties,
@@ -38,76 +49,76 @@ def closed(required=(), **properties):
     }
 
 
-# What JobSet v1alpha2 (jobset.sigs.k8s.io/docs/reference/jobset.v1alpha2) has above the jobs, as far as it is used here.
-JOBSET = closed(
+METADATA = strict_object(
+    ("name",),
+    name={"type": "string"},
+    annotations={"additionalProperties": {"type": "string"}},
+)
+NETWORK = strict_object(
+    enableDNSHostnames={"type": "boolean"},
+    publishNotReadyAddresses={"type": "boolean"},
+)
+REPLICATED_JOB = strict_object(
+    ("name", "template"),
+    name={"type": "string"},
+    replicas={"type": "integer", "minimum": 1},
+    template=strict_object(("spec",), spec={"type": "object"}),
+)
+# The part of JobSet v1alpha2 above the jobs that the manifests use, from
+# jobset.sigs.k8s.io/docs/reference/jobset.v1alpha2.
+JOBSET = strict_object(
     ("apiVersion", "kind", "metadata", "spec"),
     apiVersion={"const": "jobset.x-k8s.io/v1alpha2"},
     kind={"const": "JobSet"},
-    metadata=closed(
-        ("name",), name={"type": "string"}, annotations={"additionalProperties": {"type": "string"}}
-    ),
-    spec=closed(
+    metadata=METADATA,
+    spec=strict_object(
         ("replicatedJobs",),
-        network=closed(
-            enableDNSHostnames={"type": "boolean"}, publishNotReadyAddresses={"type": "boolean"}
-        ),
-        failurePolicy=closed(maxRestarts={"type": "integer", "minimum": 0}),
-        replicatedJobs={
-            "type": "array",
-            "items": closed(
-                ("name", "template"),
-                name={"type": "string"},
-                replicas={"type": "integer", "minimum": 1},
-                template=closed(("spec",), spec={"type": "object"}),
-            ),
-        },
+        network=NETWORK,
+        failurePolicy=strict_object(maxRestarts={"type": "integer", "minimum": 0}),
+        replicatedJobs={"type": "array", "items": REPLICATED_JOB},
     ),
 )
 
 
-def manifest(name):
-    """As envsubst fills it."""
-    text = Path(f"launch/{name}.yaml").read_text()
-    return yaml.safe_load(string.Template(text).safe_substitute(CASES[name]))
+def read_manifest(name):
+    return Path(f"launch/{name}.yaml").read_text()
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_manifest_is_what_kubernetes_takes(name):
-    jobset = manifest(name)
+def load_jobset(name):
+    """A manifest as envsubst fills it."""
+    template = string.Template(read_manifest(name))
+    return yaml.safe_load(template.safe_substitute(VARIABLES[name]))
+
+
+def validate_job(spec):
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "study"}, "spec": spec}
+    kubernetes_validate.validate(job, KUBERNETES_VERSION, strict=True)
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_a_manifest_is_valid_for_kubernetes(name):
+    jobset = load_jobset(name)
     jsonschema.validate(jobset, JOBSET)
-    (study,) = jobset["spec"]["replicatedJobs"]
-    job = {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": "study"},
-        "spec": study["template"]["spec"],
-    }
-    kubernetes_validate.validate(job, "1.33", strict=True)
-    (container,) = job["spec"]["template"]["spec"]["containers"]
-    own = {f"$({e['name']})" for e in container.get("env", [])}
-    assert set(re.findall(r"\$\(\w+\)", " ".join(container["command"]))) <= own, (
-        "Kubernetes fills these from the environment"
-    )
+    (replicated_job,) = jobset["spec"]["replicatedJobs"]
+    spec = replicated_job["template"]["spec"]
+    validate_job(spec)
+    (container,) = spec["template"]["spec"]["containers"]
+    # Kubernetes replaces $(NAME) by the container's variables, and leaves an unknown name as it is.
+    references = set(re.findall(r"\$\(\w+\)", " ".join(container["command"])))
+    assert references <= {f"$({variable['name']})" for variable in container.get("env", [])}
     assert "--config=configs/paper_mnist.py" in container["command"]
 
 
 def test_a_mistyped_field_is_refused():
-    job = manifest("gke_tpu")["spec"]["replicatedJobs"][0]["template"]["spec"]
-    job["template"]["spec"]["containers"][0]["resource"] = {}
+    spec = load_jobset("gke_tpu")["spec"]["replicatedJobs"][0]["template"]["spec"]
+    spec["template"]["spec"]["containers"][0]["resource"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(
-            {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a"}, "spec": job},
-            "1.33",
-            strict=True,
-        )
+        validate_job(spec)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_its_first_lines_name_every_variable(name):
-    text = Path(f"launch/{name}.yaml").read_text()
-    comment, _, body = text.partition("apiVersion")
-    assert (
-        set(re.findall(r"\$\{(\w+)\}", body))
-        == set(re.findall(r"\b([A-Z]+)=", comment))
-        == set(CASES[name])
-    )
+@pytest.mark.parametrize("name", VARIABLES)
+def test_the_header_names_every_variable(name):
+    header, _, body = read_manifest(name).partition("apiVersion")
+    used = set(re.findall(r"\$\{(\w+)\}", body))
+    documented = set(re.findall(r"\b([A-Z]+)=", header))
+    assert used == documented == set(VARIABLES[name])

@@ -1,4 +1,7 @@
-"""launch/tpu_vm.sh against a stand-in for gcloud, whose hosts are folders of this machine; it never met the real service."""
+"""launch/tpu_vm.sh with a fake gcloud, whose TPU hosts are folders of this machine.
+
+The script has not been run against the real service.
+"""
 
 import os
 import shutil
@@ -7,16 +10,20 @@ import time
 
 import pytest
 
+COMMAND = ("launch/tpu_vm.sh", "depth", "configs/paper_mnist.py", "gs://bucket/run")
+
 GCLOUD = r"""#!/usr/bin/env bash
-# queued-resources create | describe | delete, tpu-vm scp | ssh; its state is a file, ssh runs the command in every host's folder.
-cd "$STANDIN"
+# queued-resources create | describe | delete, and tpu-vm scp | ssh.
+# The slice's state is a file, and ssh runs its command in the folder of every host.
+cd "$FAKE_CLOUD"
 echo "$*" | tr '\n' ' ' >> calls
 echo >> calls
 case "$3 $4" in
   "queued-resources describe") cat state ;;
   "queued-resources create")
     for host in host0 host1; do rm -rf $host; cp -r template $host; done
-    echo WAITING_FOR_RESOURCES > state; (sleep 0.3; echo ACTIVE > state) & ;;
+    echo WAITING_FOR_RESOURCES > state
+    (sleep 0.3; echo ACTIVE > state) & ;;
   "queued-resources delete") rm state ;;
   "tpu-vm scp") for host in host0 host1; do cp "$5" "$6" $host; done ;;
   "tpu-vm ssh")
@@ -25,123 +32,158 @@ case "$3 $4" in
     [[ $* != *--worker=0* ]] || hosts=host0
     for host in $hosts; do
       (cd $host && HOME=$PWD exec bash -c "${command#--command=}") &
-      while kill -0 $! 2>/dev/null; do [[ $(cat state) == ACTIVE ]] || { kill $!; exit 255; }; sleep 0.1; done
+      # A connection to a slice that is no longer active breaks.
+      while kill -0 $! 2>/dev/null; do
+        [[ $(cat state) == ACTIVE ]] || { kill $!; exit 255; }
+        sleep 0.1
+      done
       wait $! || exit $?
     done ;;
 esac
 """
 
+# Runs instead of the sweep, and prints its arguments. The first run preempts its slice, unless the
+# file `preempted` exists; the file `exit_status` says how a run ends.
 PYTHON = r"""#!/usr/bin/env bash
-# In the sweep's place: it says what it was called with; unless ~/../taken is there the slice is taken away while it works.
 echo "sweep $*"
-if [[ -e ~/../taken ]]; then
+if [[ -e ~/../preempted ]]; then
   sleep 0.5
 else
-  touch ~/../taken
+  touch ~/../preempted
   echo SUSPENDED > ~/../state
   sleep 5
 fi
-exit "$(cat ~/../fails 2>/dev/null || echo 0)"
+exit "$(cat ~/../exit_status 2>/dev/null || echo 0)"
 """
+
+# Runs instead of the sweep, and counts its runs.
+COUNTING_PYTHON = "#!/bin/sh\necho started >> ~/starts; sleep 3\n"
+
+
+def write_program(path, text):
+    path.write_text(text)
+    path.chmod(0o755)
 
 
 @pytest.fixture
-def standin(tmp_path):
+def cloud(tmp_path):
+    """The folder of a fake cloud, whose first slice is going to be preempted."""
     if shutil.which("flock") is None:
         pytest.skip("needs flock")
     (tmp_path / "bin").mkdir()
-    program(tmp_path / "bin" / "gcloud", GCLOUD)
+    write_program(tmp_path / "bin" / "gcloud", GCLOUD)
     binaries = tmp_path / "template" / "jaxdiff" / ".venv" / "bin"
     binaries.mkdir(parents=True)
-    program(binaries / "python", PYTHON)
-    program(binaries / "pip", "#!/bin/sh\n")
+    write_program(binaries / "python", PYTHON)
+    write_program(binaries / "pip", "#!/bin/sh\n")
     for host in ("host0", "host1"):
         shutil.copytree(tmp_path / "template", tmp_path / host)
     return tmp_path
 
 
-def program(path, text):
-    path.write_text(text)
-    path.chmod(0o755)
+@pytest.fixture
+def stable_cloud(cloud):
+    """The folder of a fake cloud that preempts no slice."""
+    (cloud / "preempted").touch()
+    return cloud
 
 
-def launch(standin, *arguments, **more):
-    environment = os.environ | {"PATH": f"{standin / 'bin'}{os.pathsep}{os.environ['PATH']}", "STANDIN": str(standin), "ZONE": "zone",
-                                "TYPE": "v5litepod-16", "EVERY": "0.2"} | more  # fmt: skip
-    run = ["launch/tpu_vm.sh", "depth", "configs/paper_mnist.py", "gs://bucket/run", *arguments]
-    return subprocess.run(run, env=environment, capture_output=True, text=True, timeout=60)
+def build_environment(cloud, **variables):
+    return {
+        **os.environ,
+        "PATH": f"{cloud / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "FAKE_CLOUD": str(cloud),
+        "ZONE": "zone",
+        "TYPE": "v5litepod-16",
+        "EVERY": "0.2",
+        **variables,
+    }
 
 
-def calls(standin):
-    """What was asked of the service, without the polls."""
-    words = [line.split() for line in (standin / "calls").read_text().splitlines()]
-    return [f"{w[2]} {w[3]}" for w in words if w[3] != "describe"]
-
-
-ROUND = ["tpu-vm scp", "tpu-vm ssh", "tpu-vm ssh", "tpu-vm ssh"]  # code, environment, start, log
-
-
-def test_a_study_from_nothing_to_its_report(standin):
-    (standin / "taken").touch()
-    done = launch(standin, "--config.measures.spaces=('pixels',)")
-    assert done.returncode == 0, done.stderr
-    assert calls(standin) == ["queued-resources create", *ROUND, "queued-resources delete"]
-    assert (
-        "--accelerator-type=v5litepod-16 --runtime-version=v2-alpha-tpuv5-lite"
-        in (standin / "calls").read_text()
-    )
-    assert "--spot" not in (standin / "calls").read_text()
-    given = "--distributed --config configs/paper_mnist.py --workdir gs://bucket/run --config.measures.spaces=('pixels',)"
-    assert f"sweep -m experiments.sweep {given}" in done.stdout
-    assert done.stdout.splitlines()[-1] == "the report is in gs://bucket/run"
-    assert (standin / "host1/jaxdiff/experiments/sweep.py").exists()
-
-
-def test_a_spot_slice_that_is_taken_away_is_asked_for_again(standin):
-    done = launch(standin, SPOT="1", KEEP="1")
-    assert done.returncode == 0, done.stderr
-    asked = calls(standin)
-    taken = asked.index("queued-resources delete")
-    assert asked[:2] == ["queued-resources create", "tpu-vm scp"]
-    assert asked[taken + 1 :] == ["queued-resources create", *ROUND]
-    assert "depth was taken away; it is asked for again" in done.stderr
-    assert (standin / "calls").read_text().count("--spot") == 2
-
-
-def test_a_second_run_creates_and_starts_nothing_twice(standin):
-    (standin / "taken").touch()
-    (standin / "state").write_text("ACTIVE\n")
-    program(
-        standin / "host0/jaxdiff/.venv/bin/python", "#!/bin/sh\necho began >> ~/began; sleep 3\n"
-    )
-    first = subprocess.Popen(["launch/tpu_vm.sh", "depth", "configs/paper_mnist.py", "gs://bucket/run"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                             env=os.environ | {"PATH": f"{standin / 'bin'}{os.pathsep}{os.environ['PATH']}", "STANDIN": str(standin), "ZONE": "z", "TYPE": "t", "KEEP": "1"})  # fmt: skip
-    while not (standin / "host0/began").exists():
-        time.sleep(0.05)
-    first.kill()
-    first.wait()
-    done = launch(standin, KEEP="1")
-    assert done.returncode == 0, done.stderr
-    assert "queued-resources create" not in calls(standin)
-    assert (standin / "host0/began").read_text() == "began\n"
-
-
-def test_a_study_that_fails_keeps_the_slice_and_says_so(standin):
-    (standin / "taken").touch()
-    (standin / "fails").write_text("1")
-    done = launch(standin)
-    assert done.returncode == 1
-    assert (
-        "error: the study ended with status 1; the log above says why. depth is kept" in done.stderr
-    )
-    assert "queued-resources delete" not in calls(standin)
-
-
-def test_what_is_missing_is_said():
-    done = subprocess.run(
-        ["launch/tpu_vm.sh", "depth", "configs/nothing.py", "gs://b"],
+def launch(cloud, *arguments, **variables):
+    """Run the script to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=build_environment(cloud, **variables),
         capture_output=True,
         text=True,
+        timeout=60,
     )
-    assert done.returncode == 1
-    assert "A study on a Cloud TPU VM" in done.stderr
+
+
+def read_calls(cloud):
+    """The calls of gcloud without the polls, such as "queued-resources create"."""
+    calls = []
+    for line in (cloud / "calls").read_text().splitlines():
+        group, verb = line.split()[2:4]
+        if verb != "describe":
+            calls.append(f"{group} {verb}")
+    return calls
+
+
+# Copy the code, build the environment, start the study, follow the log.
+ATTEMPT = ["tpu-vm scp", "tpu-vm ssh", "tpu-vm ssh", "tpu-vm ssh"]
+
+
+def test_a_study_from_nothing_to_its_report(stable_cloud):
+    process = launch(stable_cloud, "--config.measures.spaces=('pixels',)")
+    assert process.returncode == 0, process.stderr
+    expected = ["queued-resources create", *ATTEMPT, "queued-resources delete"]
+    assert read_calls(stable_cloud) == expected
+    calls = (stable_cloud / "calls").read_text()
+    assert "--accelerator-type=v5litepod-16 --runtime-version=v2-alpha-tpuv5-lite" in calls
+    assert "--spot" not in calls
+    arguments = (
+        "--distributed --config configs/paper_mnist.py --workdir gs://bucket/run "
+        "--config.measures.spaces=('pixels',)"
+    )
+    assert f"sweep -m experiments.sweep {arguments}" in process.stdout
+    assert process.stdout.splitlines()[-1] == "the report is in gs://bucket/run"
+    assert (stable_cloud / "host1/jaxdiff/experiments/sweep.py").exists()
+
+
+def test_a_preempted_spot_slice_is_requested_again(cloud):
+    process = launch(cloud, SPOT="1", KEEP="1")
+    assert process.returncode == 0, process.stderr
+    calls = read_calls(cloud)
+    preemption = calls.index("queued-resources delete")
+    assert calls[:2] == ["queued-resources create", "tpu-vm scp"]
+    assert calls[preemption + 1 :] == ["queued-resources create", *ATTEMPT]
+    assert "depth was taken away; it is asked for again" in process.stderr
+    assert (cloud / "calls").read_text().count("--spot") == 2
+
+
+def test_a_second_run_creates_and_starts_nothing_twice(stable_cloud):
+    (stable_cloud / "state").write_text("ACTIVE\n")
+    write_program(stable_cloud / "host0/jaxdiff/.venv/bin/python", COUNTING_PYTHON)
+    first_run = subprocess.Popen(
+        COMMAND,
+        env=build_environment(stable_cloud, KEEP="1"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    starts = stable_cloud / "host0/starts"
+    while not starts.exists():
+        time.sleep(0.05)
+    first_run.kill()
+    first_run.wait()
+    second_run = launch(stable_cloud, KEEP="1")
+    assert second_run.returncode == 0, second_run.stderr
+    assert "queued-resources create" not in read_calls(stable_cloud)
+    assert starts.read_text() == "started\n"
+
+
+def test_a_failed_study_keeps_the_slice_and_says_so(stable_cloud):
+    (stable_cloud / "exit_status").write_text("1")
+    process = launch(stable_cloud)
+    assert process.returncode == 1
+    message = "error: the study ended with status 1; the log above says why. depth is kept"
+    assert message in process.stderr
+    assert "queued-resources delete" not in read_calls(stable_cloud)
+
+
+def test_a_missing_config_prints_the_usage():
+    command = ["launch/tpu_vm.sh", "depth", "configs/nothing.py", "gs://b"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "A study on a Cloud TPU VM" in process.stderr

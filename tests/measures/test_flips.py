@@ -6,24 +6,37 @@ from jaxdiff.measures import flips
 
 
 def test_counts_and_both_selections():
-    a = flips.roles(np.array([6, 6, 6, 9, 9, 9, 3]), 6, 9)
-    b = flips.roles(np.array([6, 9, 6, 6, 6, 9, 6]), 6, 9)
-    found = flips.flips(a, b)
-    assert found["table"] == [[2, 1, 0], [2, 1, 0], [1, 0, 0]]
-    assert (found["b_count"], found["c_count"]) == (2, 1)
-    assert found["p_value"] == pytest.approx(binomtest(2, 3).pvalue)
-    chosen = {s["name"]: s for s in found["selections"]}
-    assert chosen["minority_in_a"]["value"] == pytest.approx(2 / 3)
-    assert chosen["minority_in_b"]["value"] == pytest.approx(1 / 2)
+    roles_a = flips.role_indices(np.array([6, 6, 6, 9, 9, 9, 3]), 6, 9)
+    roles_b = flips.role_indices(np.array([6, 9, 6, 6, 6, 9, 6]), 6, 9)
+    result = flips.count_flips(roles_a, roles_b)
+    assert result.table.tolist() == [[2, 1, 0], [2, 1, 0], [1, 0, 0]]
+    assert (result.to_majority, result.to_minority) == (2, 1)
+    assert result.p_value == pytest.approx(binomtest(2, 3).pvalue)
+    selections = {selection.name: selection.value for selection in result.selections}
+    assert selections["minority_in_a"] == pytest.approx(2 / 3)
+    assert selections["minority_in_b"] == pytest.approx(1 / 2)
+
+
+def test_the_entry_of_comparisons_json():
+    roles = flips.role_indices(np.array([6, 6, 9]), 6, 9)
+    entry = flips.count_flips(roles, roles).to_json()
+    assert list(entry) == ["n", "table", "b_count", "c_count", "p_value", "selections"]
+    assert (entry["n"], entry["b_count"], entry["c_count"]) == (3, 0, 0)
+    assert entry["selections"][0]["interval"] == "Wilson 95 %"
 
 
 def test_selection_alone_makes_the_papers_effect():
-    """Two models that draw the minority of 20 % independently: four fifths of a's minority 'flip', and of b's too."""
+    """Two models that draw the minority of 20 % independently.
+
+    Four fifths of the minority of a "flip" in b, and as many of the minority of b in a.
+    """
     rng = np.random.default_rng(0)
-    a, b = (rng.binomial(1, 0.2, 5000) for _ in range(2))
-    found = flips.flips(a, b)
-    assert [s["value"] for s in found["selections"]] == pytest.approx([0.8, 0.8], abs=0.03)
-    assert found["p_value"] > 0.01
+    roles_a = rng.binomial(1, 0.2, 5000)
+    roles_b = rng.binomial(1, 0.2, 5000)
+    result = flips.count_flips(roles_a, roles_b)
+    values = [selection.value for selection in result.selections]
+    assert values == pytest.approx([0.8, 0.8], abs=0.03)
+    assert result.p_value > 0.01
 
 
 def test_similar_images_are_nearer_than_shuffled_ones():
@@ -32,12 +45,17 @@ def test_similar_images_are_nearer_than_shuffled_ones():
     def distance(a, b):
         return np.abs(a.astype(float) - b).mean(axis=(1, 2, 3))
 
-    rows = {
-        (r["name"], r["pairing"]): r["value"] for r in flips.similarity(images, images, distance)
+    values = {
+        (estimate.name, estimate.labels["pairing"]): estimate.value
+        for estimate in flips.similarity(images, images, distance)
     }
-    assert rows["lpips", "paired"] == 0
-    assert rows["lpips", "shuffled"] > 50
-    assert rows["correlation", "paired"] == pytest.approx(1)
-    assert abs(rows["correlation", "shuffled"]) < 0.15
+    assert values["lpips", "paired"] == 0
+    assert values["lpips", "shuffled"] > 50
+    assert values["correlation", "paired"] == pytest.approx(1)
+    assert abs(values["correlation", "shuffled"]) < 0.15
+
+
+def test_flat_images_have_no_correlation():
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype(np.uint8)
     flat = np.zeros((2, 8, 8, 1), np.uint8)
-    np.testing.assert_array_equal(flips.correlation(flat, images[:2]), 0)
+    np.testing.assert_array_equal(flips.correlation(flat, images), 0)

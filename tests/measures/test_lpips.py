@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.datasets import mnist as digits
-from jaxdiff.datasets.images import to_size
+from jaxdiff.datasets.image_io import to_size
 from jaxdiff.measures.lpips import LPIPS
 
 
@@ -25,54 +25,64 @@ def distances(lpips, images):
     return matrix + matrix.T
 
 
-def test_distances(lpips, images, distances):
+def mean_of_pairs(distances):
+    """The mean over the pairs of a set, without an image and itself."""
+    n = len(distances)
+    return distances.sum() / (n * (n - 1))
+
+
+def test_a_distance_is_symmetric_and_0_for_equal_images(lpips, images, distances):
     assert distances.min() >= 0
     np.testing.assert_allclose(lpips.distance(images, images), 0, atol=1e-7)
-    np.testing.assert_allclose(
-        lpips.distance(images[1:4], images[:3]), lpips.distance(images[:3], images[1:4]), rtol=1e-6
-    )
+    forward = lpips.distance(images[1:4], images[:3])
+    backward = lpips.distance(images[:3], images[1:4])
+    np.testing.assert_allclose(forward, backward, rtol=1e-6)
+
+
+def test_uint8_float_gray_and_rgb_images_are_the_same(lpips, images, distances):
+    expected = distances[range(5), range(5, 10)]
     as_float = images.astype(np.float32) / 127.5 - 1
-    np.testing.assert_allclose(
-        lpips.distance(as_float[:5], as_float[5:10]), distances[range(5), range(5, 10)], rtol=1e-5
-    )
+    np.testing.assert_allclose(lpips.distance(as_float[:5], as_float[5:10]), expected, rtol=1e-5)
     rgb = np.repeat(images, 3, -1)
-    np.testing.assert_allclose(
-        lpips.distance(rgb[:5], rgb[5:10]), distances[range(5), range(5, 10)], rtol=1e-6
-    )
+    np.testing.assert_allclose(lpips.distance(rgb[:5], rgb[5:10]), expected, rtol=1e-6)
 
 
 def test_the_mean_over_all_pairs_is_exact(lpips, images, distances):
-    n = len(images)
-    whole = lpips.mean_pairwise(images, batch=16)
-    assert float(whole) == pytest.approx(distances.sum() / (n * (n - 1)), rel=1e-6)
-    assert whole.n == n
+    estimate = lpips.mean_pairwise(images, batch=16)
+    assert float(estimate) == pytest.approx(mean_of_pairs(distances), rel=1e-6)
+    assert estimate.n == len(images)
     two = lpips.mean_pairwise(images[:2])
     assert float(two) == pytest.approx(distances[0, 1], rel=1e-5)
 
 
 def test_within_between_and_at_a_mix(lpips, images, distances):
     labels = np.arange(len(images)) % 3
-    sums = lpips.pairwise(images, labels, batch=16)
-    own, other = distances[labels == 0][:, labels == 0], distances[labels == 0][:, labels == 1]
-    third = distances[labels == 1][:, labels == 1]
-    within = [m.sum() / (len(m) * (len(m) - 1)) for m in (own, third)]
-    assert float(sums.within(0)) == pytest.approx(within[0], rel=1e-6)
-    assert float(sums.between(0, 1)) == pytest.approx(other.mean(), rel=1e-6)
-    mix = 0.64 * within[0] + 0.04 * within[1] + 0.32 * other.mean()
-    assert float(sums.at_mix({0: 0.8, 1: 0.2})) == pytest.approx(mix, rel=1e-6)
-    assert sums.at_mix({0: 0.5, 7: 0.5}) is None
-    one_of_a_kind = lpips.pairwise(images[:4], np.array([0, 0, 0, 1]))
-    assert one_of_a_kind.within(1) is None
+    pairs = lpips.pairwise(images, labels, batch=16)
+    within_0 = mean_of_pairs(distances[labels == 0][:, labels == 0])
+    within_1 = mean_of_pairs(distances[labels == 1][:, labels == 1])
+    between = distances[labels == 0][:, labels == 1].mean()
+    assert float(pairs.within(0)) == pytest.approx(within_0, rel=1e-6)
+    assert float(pairs.between(0, 1)) == pytest.approx(between, rel=1e-6)
+    expected = 0.64 * within_0 + 0.04 * within_1 + 0.32 * between
+    assert float(pairs.at_mix({0: 0.8, 1: 0.2})) == pytest.approx(expected, rel=1e-6)
+    assert pairs.at_mix({0: 0.5, 7: 0.5}) is None
+    assert pairs.at_mix({}) is None
+
+
+def test_a_class_of_one_image_has_no_mean(lpips, images):
+    assert lpips.pairwise(images[:4], np.array([0, 0, 0, 1])).within(1) is None
 
 
 def test_the_standard_error_is_the_jackknife(lpips, images, distances):
     """With as many groups as images, against leaving each image out by hand."""
     n = len(images)
-    without = np.array(
-        [np.delete(np.delete(distances, i, 0), i, 1).sum() / ((n - 1) * (n - 2)) for i in range(n)]
-    )
-    by_hand = np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
-    assert lpips.mean_pairwise(images).standard_error == pytest.approx(by_hand, rel=1e-4)
+    left_out = [
+        mean_of_pairs(np.delete(np.delete(distances, i, axis=0), i, axis=1)) for i in range(n)
+    ]
+    expected = np.sqrt((n - 1) / n * np.sum((left_out - np.mean(left_out)) ** 2))
+    estimate = lpips.mean_pairwise(images)
+    assert estimate.standard_error == pytest.approx(expected, rel=1e-4)
+    assert estimate.high - estimate.value == pytest.approx(1.96 * estimate.standard_error)
 
 
 def test_bad_images_get_a_sentence(lpips):

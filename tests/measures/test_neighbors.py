@@ -1,33 +1,40 @@
 import numpy as np
 import pytest
 
-from jaxdiff.measures import neighbors
-from jaxdiff.measures.neighbors import nearest
+from jaxdiff.measures import exact_knn
+from jaxdiff.measures.neighbors import nearest, neighbor_estimates
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(neighbors, "QUERY_BLOCK", 32)
-    monkeypatch.setattr(neighbors, "REFERENCE_BLOCK", 64)
+    monkeypatch.setattr(exact_knn, "QUERY_BLOCK", 32)
+    monkeypatch.setattr(exact_knn, "REFERENCE_BLOCK", 64)
+
+
+def sort_all(queries, references, metric):
+    """All values, and the order of the references of each query, by brute force."""
+    if metric == "euclidean":
+        values = np.linalg.norm(queries[:, None] - references[None], axis=-1)
+        return values, np.argsort(values, axis=1)
+    query_length = np.linalg.norm(queries, axis=1)[:, None]
+    reference_length = np.linalg.norm(references, axis=1)[None]
+    values = queries @ references.T / (query_length * reference_length)
+    return values, np.argsort(-values, axis=1)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_brute_force_over_several_blocks_on_eight_devices(metric):
     rng = np.random.default_rng(0)
-    queries, references = rng.normal(size=(70, 20)) + 5, rng.normal(size=(333, 20)) + 5
-    if metric == "euclidean":
-        table = np.linalg.norm(queries[:, None] - references[None], axis=-1)
-        order = np.argsort(table, axis=1)[:, :7]
-    else:
-        unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries, references)]
-        table = unit[0] @ unit[1].T
-        order = np.argsort(-table, axis=1)[:, :7]
+    queries = rng.normal(size=(70, 20)) + 5
+    references = rng.normal(size=(333, 20)) + 5
+    expected_values, expected_order = sort_all(queries, references, metric)
     values, indices = nearest(queries.astype(np.float32), references.astype(np.float32), 7, metric)
+    order = expected_order[:, :7]
     np.testing.assert_array_equal(indices, order)
-    np.testing.assert_allclose(values, np.take_along_axis(table, order, 1), rtol=1e-5)
+    np.testing.assert_allclose(values, np.take_along_axis(expected_values, order, 1), rtol=1e-5)
 
 
-def test_images_as_they_are_and_ties_by_index():
+def test_uint8_images_and_ties_by_index():
     images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3)).astype(np.uint8)
     doubled = np.concatenate([images, images])
     values, indices = nearest(images, doubled, 2)
@@ -39,15 +46,30 @@ def test_far_from_the_origin_float32_products_still_find_the_nearest():
     rng = np.random.default_rng(1)
     references = (1000 + rng.normal(size=(200, 64))).astype(np.float32)
     queries = references[:40] + rng.normal(size=(40, 64)).astype(np.float32) * 0.01
-    assert (nearest(queries, references, 1)[1][:, 0] == np.arange(40)).all()
+    assert (nearest(queries, references, 1).indices[:, 0] == np.arange(40)).all()
 
 
-def test_k_of_all_references_and_bad_input():
+def test_k_of_all_references():
     x = np.random.default_rng(0).normal(size=(5, 3))
-    assert sorted(nearest(x[:1], x, 5)[1][0]) == [0, 1, 2, 3, 4]
+    assert sorted(nearest(x[:1], x, 5).indices[0]) == [0, 1, 2, 3, 4]
+
+
+def test_bad_input():
+    x = np.random.default_rng(0).normal(size=(5, 3))
     with pytest.raises(ValueError, match="k is 6; with 5 references it must be between 1 and 5"):
         nearest(x, x, 6)
     with pytest.raises(ValueError, match="queries have 2 numbers each and references 3"):
         nearest(x[:, :2], x, 1)
     with pytest.raises(ValueError, match="choose one of euclidean, cosine"):
         nearest(x, x, 1, "manhattan")
+
+
+def test_both_readings_of_table_3():
+    values = np.array([[1.0, 2.0, 6.0], [3.0, 4.0, 8.0]])
+    estimates = neighbor_estimates(values, (1, 3), {"images": "samples"}, store_values=True)
+    readings = {(e.name, e.labels["k"]): e for e in estimates}
+    assert readings["kth", 1].values == [1.0, 3.0]
+    assert readings["kth", 3].value == 7.0
+    assert readings["kth", 3].values is None
+    assert readings["mean", 3].value == pytest.approx(4.0)
+    assert readings["mean", 3].labels == {"k": 3, "images": "samples"}

@@ -1,36 +1,31 @@
-import math
-
 import numpy as np
 import pytest
 
 from jaxdiff.measures import shares
+from jaxdiff.measures.artifacts import Predictions, Roles
 
-PERFECT = 50 * np.eye(11, dtype=int)
-
-
-def reading(called, sure=0.95, second=None):
-    called = np.array(called)
-    probability = np.full((len(called), 11), (1 - sure) / 10)
-    probability[np.arange(len(called)), called] = sure
-    return shares.Reading(called, probability, called if second is None else np.array(second))
+NUM_LABELS = 11
+PERFECT = 50 * np.eye(NUM_LABELS, dtype=int)
 
 
-def named(entries):
-    return {entry["name"]: entry for entry in entries}
+def predict(labels, confidence=0.95):
+    """Predictions with one confidence; the second classifier agrees with the first."""
+    labels = np.array(labels)
+    probabilities = np.full((len(labels), NUM_LABELS), (1 - confidence) / (NUM_LABELS - 1))
+    probabilities[np.arange(len(labels)), labels] = confidence
+    return Predictions(labels, probabilities, labels)
 
 
-def test_quality_and_disagreement():
-    seen = reading([6] * 6 + [9] * 2 + [3] + [10], second=[6] * 5 + [9] * 3 + [4] + [6])
-    quality = shares.quality(seen, (6, 9))
-    assert [q["name"] for q in quality] == ["gate", "other_class", "no_class", "disagreement"]
-    assert [q["value"] for q in quality] == pytest.approx([0.8, 0.1, 0.1, 0.2]), (
-        "3 and 4 are both neither: they agree"
-    )
+def read_shares(labels, confusion, denoised=None, trained=0.2):
+    """Every reading of the share of nines among sixes and nines, by name."""
+    roles = Roles(majority=6, minority=9, trained=trained)
+    estimates = shares.minority_share(predict(labels), roles, confusion, denoised)
+    return {estimate.name: estimate for estimate in estimates}
 
 
 def test_every_reading_of_a_perfect_classifier_is_the_share():
-    share = named(shares.minority_share(reading([6] * 80 + [9] * 20), 6, 9, PERFECT, PERFECT, 0.2))
-    assert list(share) == [
+    estimates = read_shares([6] * 80 + [9] * 20, PERFECT, PERFECT)
+    assert list(estimates) == [
         "classified",
         "corrected",
         "corrected_denoised",
@@ -38,79 +33,70 @@ def test_every_reading_of_a_perfect_classifier_is_the_share():
         "second",
         "bounds",
     ]
-    for entry in share.values():
-        assert entry["value"] == pytest.approx(0.2, abs=1e-6)
-        assert entry["low"] < 0.2 < entry["high"]
-        assert entry["trained"] == 0.2
-    width = {name: entry["high"] - entry["low"] for name, entry in share.items()}
+    for estimate in estimates.values():
+        assert estimate.value == pytest.approx(0.2, abs=1e-6)
+        assert estimate.low < 0.2 < estimate.high
+        assert estimate.labels["trained"] == 0.2
+    width = {name: estimate.high - estimate.low for name, estimate in estimates.items()}
     assert width["corrected"] > width["classified"], "the matrix is uncertain too"
 
 
-def test_errors_are_corrected_where_they_are_known():
-    """The classifier calls a tenth of the sixes nines: of 80 and 20 it calls 72 and 28."""
+def test_known_errors_are_corrected():
+    """The classifier says nine of a tenth of the sixes: of 80 and 20 it makes 72 and 28."""
     confusion = PERFECT * 20
-    confusion[6, 6], confusion[6, 9] = 900, 100
-    share = named(shares.minority_share(reading([6] * 72 + [9] * 28), 6, 9, confusion, None, 0.2))
-    assert share["classified"]["value"] == pytest.approx(0.28)
-    assert share["corrected"]["value"] == pytest.approx(0.2)
-    assert share["corrected_many"]["value"] == pytest.approx(0.2, abs=1e-4)
-    assert "corrected_denoised" not in share
+    confusion[6, 6] = 900
+    confusion[6, 9] = 100
+    estimates = read_shares([6] * 72 + [9] * 28, confusion)
+    assert estimates["classified"].value == pytest.approx(0.28)
+    assert estimates["corrected"].value == pytest.approx(0.2)
+    assert estimates["corrected_many"].value == pytest.approx(0.2, abs=1e-4)
+    assert "corrected_denoised" not in estimates
 
 
-def test_many_classes_are_told_apart_where_two_are_not_enough():
-    """Half of what is called 9 are fours: the two-class correction cannot know, the ten-class one does."""
+def test_ten_classes_correct_what_two_cannot():
+    """A third of the predicted nines are fours, which the correction between two cannot know."""
     confusion = PERFECT * 20
-    confusion[4, 4], confusion[4, 9] = 500, 500
-    called = [6] * 60 + [9] * 30 + [4] * 10  # of 60 sixes, 20 nines and 20 fours
-    share = named(shares.minority_share(reading(called), 6, 9, confusion, None, 0.25))
-    assert share["corrected"]["value"] == pytest.approx(1 / 3)
-    assert share["corrected_many"]["value"] == pytest.approx(0.25, abs=1e-3)
+    confusion[4, 4] = 500
+    confusion[4, 9] = 500
+    # Of 60 sixes, 20 nines and 20 fours.
+    labels = [6] * 60 + [9] * 30 + [4] * 10
+    estimates = read_shares(labels, confusion, trained=0.25)
+    assert estimates["corrected"].value == pytest.approx(1 / 3)
+    assert estimates["corrected_many"].value == pytest.approx(0.25, abs=1e-3)
 
 
 def test_true_shares_are_the_least_squares_on_the_simplex():
     rates = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.0, 0.3, 0.7]])
-    np.testing.assert_allclose(
-        shares.true_shares(np.array([0.5, 0.3, 0.2]) @ rates, rates), [0.5, 0.3, 0.2], atol=1e-6
-    )
-    called = np.array([0.0, 0.0, 1.0])  # no mix gives this: the answer lies on the edge
+    expected = np.array([0.5, 0.3, 0.2])
+    np.testing.assert_allclose(shares.true_shares(expected @ rates, rates), expected, atol=1e-6)
+    # No mix gives these predictions: the answer lies on the edge of the simplex.
+    predicted = np.array([0.0, 0.0, 1.0])
     grid = [(a, b, 1 - a - b) for a in np.linspace(0, 1, 101) for b in np.linspace(0, 1 - a, 101)]
-    best = min(grid, key=lambda p: np.sum((np.array(p) @ rates - called) ** 2))
-    np.testing.assert_allclose(shares.true_shares(called, rates), best, atol=0.01)
+    best = min(grid, key=lambda p: np.sum((np.array(p) @ rates - predicted) ** 2))
+    np.testing.assert_allclose(shares.true_shares(predicted, rates), best, atol=0.01)
 
 
 def test_bounds_hold_every_ambiguous_image():
-    sure, unsure = (
-        reading([6] * 60 + [9] * 20 + [3] * 20),
-        reading([6] * 60 + [9] * 20 + [3] * 20, sure=0.6),
-    )
-    bounds = shares.bounds(sure, 6, 9)
-    assert bounds["ambiguous"] == 20
-    assert bounds["low"] < 0.2
-    assert bounds["high"] > 0.4
-    assert shares.bounds(unsure, 6, 9)["ambiguous"] == 100
+    labels = [6] * 60 + [9] * 20 + [3] * 20
+    roles = Roles(majority=6, minority=9, trained=0.2)
+    bounds = shares.ambiguity_bounds(predict(labels), roles)
+    assert bounds.labels["ambiguous"] == 20
+    assert bounds.low < 0.2
+    assert bounds.high > 0.4
+    unsure = shares.ambiguity_bounds(predict(labels, confidence=0.6), roles)
+    assert unsure.labels["ambiguous"] == 100
 
 
-def test_amplification_on_three_scales():
-    entry = {
-        "name": "classified",
-        "value": 0.1,
-        "low": 0.05,
-        "high": 0.2,
-        "n": 1000,
-        "interval": "Wilson 95 %",
-    }
-    found = named(shares.amplification(entry, 0.2))
-    assert found["absolute"]["value"] == pytest.approx(0.1)
-    assert found["odds_ratio"]["value"] == pytest.approx(9 / 4)
-    assert found["exponent"]["value"] == pytest.approx(math.log(9) / math.log(4))
-    assert found["exponent"]["low"] == pytest.approx(1.0), "the high end is the trained share"
-    assert all(e["low"] <= e["value"] <= e["high"] for e in found.values())
-    paper = shares.amplification(entry | {"value": 0.2885}, 0.4168)
-    assert named(paper)["exponent"]["value"] == pytest.approx(2.69, abs=0.01), "Table 2, depth 6"
-    assert "exponent" not in named(shares.amplification(entry, 0.5))
+def test_samples_of_neither_class_have_no_share():
+    assert read_shares([3, 10], PERFECT) == {}
 
 
-def test_nothing_to_share_is_no_share():
-    assert shares.minority_share(reading([3, 10]), 6, 9, PERFECT, None, 0.2) == []
-    one = shares.minority_share(reading([9, 10]), 6, 9, np.zeros((11, 11), int), None, 0.2)
-    assert "corrected" not in named(one), "no test image of a class, no correction between them"
+def test_no_correction_without_test_images_of_a_class():
+    estimates = read_shares([9, 10], np.zeros((NUM_LABELS, NUM_LABELS), int))
+    assert "corrected" not in estimates
+    assert estimates["classified"].value == 1
+
+
+def test_a_confusion_matrix_counts_true_by_predicted():
+    matrix = shares.confusion_matrix(np.array([0, 0, 2]), np.array([0, 1, 1]), 3)
+    np.testing.assert_array_equal(matrix, [[1, 1, 0], [0, 0, 0], [0, 1, 0]])

@@ -1,0 +1,279 @@
+"""The artifacts of one cell: what its measures read, loaded or computed when it is asked for."""
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import Int
+
+from jaxdiff import checkpoints, files, models, results
+from jaxdiff.cells.cell import Cell
+from jaxdiff.cells.classifiers import Classifiers
+from jaxdiff.cells.data import DataPaths, load_cell_splits, open_cell_dataset
+from jaxdiff.datasets.dataset import Dataset, Split
+from jaxdiff.datasets.images import to_float, to_uint8
+from jaxdiff.datasets.mixtures import mixture
+from jaxdiff.estimates import Estimate
+from jaxdiff.measures.artifacts import Images, MatchedSplits, Predictions, Roles
+from jaxdiff.measures.registry import Measure
+from jaxdiff.measures.shares import confusion_matrix
+from jaxdiff.progress import Progress, no_progress
+from jaxdiff.samplers import SamplerSpec
+from jaxdiff.sampling import Sampler
+from jaxdiff.settings import MeasureSettings, to_json
+from jaxdiff.stage import Outputs
+
+DATA_ARTIFACTS = ("roles", "seed", "train", "held_out", "held_out_of_classes", "matched", "unseen")
+DENOISED_FROM = 0.3  # noise level, as a share of T, from which held-out images are denoised
+
+
+class CellContext:
+    """The artifacts of a trained cell (see `jaxdiff.measures.artifacts.Artifacts`).
+
+    Parameters
+    ----------
+    cell
+        The cell.
+    workdir
+        The study's folder.
+    paths
+        Where its data are.
+    progress
+        Told of long work.
+
+    Attributes
+    ----------
+    outputs
+        Checksums of what each finished stage wrote, by the stage's name. They are what the
+        measures' fingerprints are made of.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        workdir: epath.Path,
+        paths: DataPaths,
+        progress: Progress = no_progress,
+    ):
+        self.cell = cell
+        self.workdir = workdir
+        self.folder = workdir / "cells" / cell.name
+        self.paths = paths
+        self.progress = progress
+        self.classifiers = Classifiers(workdir / "shared")
+        self.outputs: dict[str, Outputs] = {}
+
+    # ---- settings and data ----
+
+    @property
+    def settings(self) -> MeasureSettings:
+        return self.cell.measures
+
+    @property
+    def seed(self) -> int:
+        return self.cell.seed
+
+    @property
+    def roles(self) -> Roles:
+        return Roles(self.cell.majority, self.cell.minority, self.cell.proportions[1])
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """The cell's dataset, described and not yet decoded."""
+        return open_cell_dataset(self.cell, self.paths.data_dir)
+
+    @functools.cached_property
+    def splits(self) -> Mapping[str, Split]:
+        """The training images and the pools of the dataset."""
+        return load_cell_splits(self.cell, self.paths, self.workdir, self.progress)
+
+    @property
+    def train(self) -> Split:
+        return self.splits["train"]
+
+    @functools.cached_property
+    def held_out(self) -> Images:
+        split = self.splits["held_out"]
+        return split.images[mixture(split.labels, self._matched_counts(split))]
+
+    @functools.cached_property
+    def held_out_of_classes(self) -> Images:
+        split = self.splits["held_out"]
+        return split.images[self._is_of_classes(split)]
+
+    @functools.cached_property
+    def matched(self) -> MatchedSplits:
+        held_out = self.splits["held_out"]
+        counts = self._matched_counts(self.train, held_out)
+        subsets = [split.images[mixture(split.labels, counts)] for split in (self.train, held_out)]
+        return MatchedSplits(*subsets)
+
+    def unseen(self, count: int) -> Images:
+        split = self.splits["classifier_test"]
+        majority_size = int((split.labels == self.cell.majority).sum())
+        minority_size = int((split.labels == self.cell.minority).sum())
+        minority = min(max(1, round(count * self.cell.proportions[1])), minority_size)
+        majority = min(count - minority, majority_size)
+        counts = {self.cell.majority: majority, self.cell.minority: minority}
+        return split.images[mixture(split.labels, counts)]
+
+    def _is_of_classes(self, split: Split) -> np.ndarray:
+        return np.isin(split.labels, self.roles.classes)
+
+    def _matched_counts(self, *splits: Split) -> dict[int, int]:
+        """Images of each class in the largest set of the cell's mix that every split can give."""
+        majority, minority = self.cell.majority, self.cell.minority
+        majority_size = min(int((split.labels == majority).sum()) for split in splits)
+        minority_size = min(int((split.labels == minority).sum()) for split in splits)
+        share, complement = self.cell.proportions[1], self.cell.proportions[0]
+        target = max(round(majority_size * share / complement), 1)
+        return {majority: majority_size, minority: min(target, minority_size)}
+
+    # ---- the trained model ----
+
+    @property
+    def sampler_spec(self) -> SamplerSpec:
+        """How the cell is sampled."""
+        return SamplerSpec.from_settings(to_json(self.cell.sample))
+
+    def make_sampler(self, all_processes: bool = False) -> Sampler:
+        """A sampler with the weights of the last checkpoint."""
+        return Sampler(
+            models.load(self.folder),
+            self.sampler_spec,
+            batch=self.cell.sample.batch,
+            progress=self.progress,
+            all_processes=all_processes,
+        )
+
+    @property
+    def sampler(self) -> Sampler:
+        return self._last_sampler
+
+    @functools.cached_property
+    def _last_sampler(self) -> Sampler:
+        return self.make_sampler()
+
+    @property
+    def checkpoints(self) -> Sequence[int] | None:
+        return checkpoints.list_steps(self.folder / "checkpoints")
+
+    def sampler_at(self, step: int) -> Sampler:
+        sampler = copy.copy(self.sampler)  # shares the compiled programs
+        sampler.set_params(models.load(self.folder, step).unet)
+        return sampler
+
+    # ---- samples and what the classifiers see in them ----
+
+    @property
+    def samples(self) -> Images:
+        return self._stored_samples
+
+    @functools.cached_property
+    def _stored_samples(self) -> Images:
+        return results.read_npz(self.folder / "samples.npz")["arr_0"]
+
+    @property
+    def common_samples(self) -> Images | None:
+        path = self.folder / "common.npz"
+        return results.read_npz(path)["arr_0"] if self.cell.sample.common else None
+
+    @functools.cached_property
+    def predictions(self) -> Predictions:
+        arrays = results.read_npz(self.folder / "classes.npz")
+        return Predictions(arrays["label"], arrays["probability"], arrays["second"])
+
+    @property
+    def confusion(self) -> Int[np.ndarray, "t c"]:
+        return self.classifiers.confusion
+
+    @property
+    def denoised_confusion(self) -> Int[np.ndarray, "t c"] | None:
+        return np.array(files.read_json(self.folder / "denoised.json")["matrix"])
+
+    def classify(self, images: Images) -> Int[np.ndarray, " n"]:
+        return self.classifiers.classify(images)
+
+    def write_classes(self) -> None:
+        """Write classes.npz: both classifiers' labels of the samples and of the common ones."""
+        predictions = self.classifiers.predict(self.samples)
+        arrays = {
+            "label": predictions.labels,
+            "probability": predictions.probabilities,
+            "second": predictions.second_labels,
+        }
+        if self.common_samples is not None:
+            arrays["common"] = self.classify(self.common_samples)
+        results.write_npz(self.folder / "classes.npz", **arrays)
+
+    def write_denoised(self) -> None:
+        """Write denoised.json: the confusion of held-out images that the cell has denoised."""
+        split = self.splits["held_out"]
+        true_labels = split.labels[self._is_of_classes(split)]
+        t = round(DENOISED_FROM * self.sampler.model.schedule.steps)
+        denoised = self.sampler.denoise(to_float(self.held_out_of_classes), t, self.cell.seed)
+        labels = self.classify(to_uint8(denoised))
+        matrix = confusion_matrix(true_labels, labels, len(self.confusion))
+        files.write_json(self.folder / "denoised.json", {"matrix": matrix.tolist()})
+
+    # ---- what the measures' fingerprints are made of ----
+
+    def has(self, name: str) -> bool:
+        """Whether an artifact exists; nothing is loaded."""
+        return name != "common_samples" or self.cell.sample.common > 0
+
+    def digest(self, name: str) -> Any:
+        """All that an artifact, or another measure, depends on, as JSON holds it."""
+        if name in ("samples", "common_samples"):
+            return self.outputs["sample"]
+        if name == "predictions":
+            return self.outputs["classify"]
+        if name in ("confusion", "classify"):
+            return self.outputs["classifiers"]
+        if name == "denoised_confusion":
+            return self.outputs["denoise"]
+        if name in ("sampler", "checkpoints"):
+            return {"trained": self.trained_from(), "sample": to_json(self.cell.sample)}
+        if name in DATA_ARTIFACTS:
+            return self.data_digest()
+        return self.outputs[name]  # another measure
+
+    def data_digest(self) -> dict[str, Any]:
+        """What the training images depend on."""
+        config = self.cell.to_json()
+        keys = ("data", "n", "proportions", "seed")
+        digest = {key: config[key] for key in keys}
+        return digest | {"identity": self.dataset.source.identity}
+
+    def trained_from(self) -> dict[str, Any]:
+        """What the trained weights depend on: settings and data, not the text of the code."""
+        config = self.cell.to_json()
+        inputs = {
+            key: config[key] for key in config if key not in ("sample", "classifier", "measures")
+        }
+        inputs["identity"] = self.dataset.source.identity
+        if self.cell.train.init:
+            inputs["init"] = models.weights_digest(self.cell.train.init)
+        return inputs
+
+    # ---- results ----
+
+    def estimates(self, name: str) -> list[Estimate]:
+        entries = files.read_json(self.folder / "measures" / f"{name}.json")["estimates"]
+        return [Estimate.from_json(entry) for entry in entries]
+
+    def write_npz(self, name: str, **arrays: np.ndarray) -> None:
+        results.write_npz(self.folder / name, **arrays)
+
+    def write_json(self, name: str, value: object) -> None:
+        files.write_json(self.folder / name, value)
+
+    def write_estimates(self, measure: Measure, estimates: Sequence[Estimate]) -> None:
+        """Write measures/NAME.json: the estimates and how the report shows them."""
+        entries = [dataclasses.replace(e, values=None).to_json() for e in estimates]
+        content = measure.describe() | {"estimates": entries}
+        files.write_json(self.folder / "measures" / f"{measure.name}.json", content)

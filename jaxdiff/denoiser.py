@@ -1,0 +1,338 @@
+"""Networks that can be studied: their protocol, their parameters and their registry.
+
+A denoiser is any nnx.Module that maps noisy images and noise steps to images. A family of
+denoisers is a frozen config dataclass and the module class that it configures. `register_model`
+adds a family to MODELS, and building, counting, saving and loading follow from that.
+"""
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from flax import nnx
+from jaxtyping import Array
+
+# typing's own isinstance check evaluates properties before Python 3.12, and the property
+# `input_shape` of a U-Net without an image size raises.
+from typing_extensions import Protocol, runtime_checkable
+
+Params = dict[str, Array]
+Module = TypeVar("Module", bound=nnx.Module)
+
+# The family whose JSON form has no "type", and the module that registers it. That module imports
+# this one, so that it is imported by name, before the first lookup.
+DEFAULT_FAMILY = "unet"
+DEFAULT_FAMILY_MODULE = "jaxdiff.unet"
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A network that can be trained, sampled from and measured."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of its images."""
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes of its labels; None where it takes no labels."""
+
+    def __call__(
+        self, xt: Array, t: Array, labels: Array | None = None, keys: Array | None = None
+    ) -> Array:
+        """Predict eps, v or x0, whichever the model was trained for.
+
+        Parameters
+        ----------
+        xt
+            Noisy images, float [batch, height, width, channel].
+        t
+            Noise steps, int [batch], from 0 to T - 1.
+        labels
+            Class labels, int [batch]; None where the network has no classes.
+        keys
+            Typed keys [batch] that turn dropout on; None outside training.
+
+        Returns
+        -------
+        Array
+            Float [batch, height, width, channel].
+        """
+
+
+@runtime_checkable
+class HasDepth(Protocol):
+    """A config that says how many levels its network has."""
+
+    @property
+    def depth(self) -> int:
+        """Number of levels."""
+
+
+@runtime_checkable
+class LeveledDenoiser(Denoiser, Protocol):
+    """A denoiser that can be entered and left at its levels 0 to depth + 1.
+
+    ``decode(encode(xt, t, level))`` equals ``network(xt, t)`` at every level.
+    """
+
+    @property
+    def config(self) -> HasDepth:
+        """The network's config."""
+
+    def encode(
+        self,
+        xt: Array,
+        t: Array,
+        level: int,
+        labels: Array | None = None,
+        keys: Array | None = None,
+    ) -> Any:
+        """The state of the forward pass at a level; its ``z`` is the activation."""
+
+    def advance(self, hidden: Any) -> Any:
+        """The state at the next level."""
+
+    def decode(self, hidden: Any) -> Array:
+        """The network's output, from the state at any level."""
+
+
+@runtime_checkable
+class NetworkConfig(Protocol):
+    """A frozen dataclass that configures a network; one with levels has a `depth` too."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+
+
+def check_denoiser(network: Any) -> None:
+    """Check that a network is a `Denoiser`.
+
+    Raises
+    ------
+    ValueError
+        Where it is none; the message names what is missing.
+    """
+    missing = []
+    # Attributes are looked up without being evaluated: see the import of Protocol above.
+    if not _has_attribute(network, "input_shape"):
+        missing.append("the attribute input_shape (height, width, channel)")
+    if not _has_attribute(network, "num_classes"):
+        missing.append("the attribute num_classes (an integer or None)")
+    if not _takes_denoiser_arguments(network):
+        missing.append("the call (xt, t, labels=None, keys=None)")
+    if missing:
+        raise ValueError(
+            f"a network must be a jaxdiff.denoiser.Denoiser, got {type(network).__name__}, "
+            f"which lacks {' and '.join(missing)}; add what is missing"
+        )
+
+
+def _has_attribute(network: Any, name: str) -> bool:
+    absent = object()
+    return inspect.getattr_static(network, name, absent) is not absent
+
+
+def _takes_denoiser_arguments(network: Any) -> bool:
+    if not callable(network):
+        return False
+    try:
+        inspect.signature(network).bind("xt", "t", labels=None, keys=None)
+    except TypeError:
+        return False
+    return True
+
+
+def get_params(module: nnx.Module) -> dict[str, Any]:
+    """The parameters of a module as a flat dict keyed by path, such as ``conv_in.weight``.
+
+    Parameters
+    ----------
+    module
+        Any module; an abstract one (see `abstract_network`) gives shapes.
+    """
+    # A flat dict and not an nnx.State: Orbax turns the integer keys of nnx.List into strings, and
+    # nnx.update then fails silently (google/orbax 2561). Paths are diffusers' parameter names where
+    # the module is a U-Net, so that one mapping serves checkpoints and diffusers' folders.
+    flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
+    return {_join(path): param.get_value() for path, param in flat}
+
+
+def bind_params(module: Module, params: Mapping[str, Any]) -> Module:
+    """A copy of a module with other parameters.
+
+    Parameters
+    ----------
+    module
+        Any module; it may be abstract.
+    params
+        Parameters keyed by path, as `get_params` returns them.
+
+    Raises
+    ------
+    KeyError
+        Where a parameter is missing.
+    """
+    graphdef, state = nnx.split(module, nnx.Param)
+    flat = [(path, nnx.Param(params[_join(path)])) for path, _ in nnx.to_flat_state(state)]
+    return nnx.merge(graphdef, nnx.from_flat_state(flat))
+
+
+def as_function(module: nnx.Module) -> Callable[..., Array]:
+    """A module's call as a pure function ``apply(params, *inputs)``; it may be abstract."""
+
+    # At the jit boundary networks are functions of arrays, because probes enter them at any level.
+    def apply(params: Mapping[str, Any], *inputs: Any) -> Any:
+        return bind_params(module, params)(*inputs)
+
+    return apply
+
+
+def _join(path: tuple[Any, ...]) -> str:
+    return ".".join(map(str, path))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFamily:
+    """Networks of one class.
+
+    Parameters
+    ----------
+    name
+        The ``type`` in a study's config and in saved configs.
+    config_class
+        Frozen dataclass of the network's settings.
+    network_class
+        An nnx.Module class, called as ``network_class(config, rngs=rngs)``.
+    """
+
+    name: str
+    config_class: type
+    network_class: type[nnx.Module]
+
+
+MODELS: dict[str, ModelFamily] = {}
+
+
+def register_model(name: str, config_class: type) -> Callable[[type[Module]], type[Module]]:
+    """Register a network class as the model family `name`; a class decorator.
+
+    Parameters
+    ----------
+    name
+        The family's name, by which configs choose it.
+    config_class
+        Frozen dataclass of its settings, with a field ``in_channels``.
+
+    Raises
+    ------
+    ValueError
+        Where the config class is unfit, or another module has registered the name.
+    """
+    is_dataclass = dataclasses.is_dataclass(config_class)
+    names = [field.name for field in dataclasses.fields(config_class)] if is_dataclass else []
+    if "in_channels" not in names:
+        raise ValueError(
+            f"the config class of model family {name!r} must be a dataclass with a field "
+            f"in_channels, got {config_class.__name__}; add the field"
+        )
+
+    def register(network_class: type[Module]) -> type[Module]:
+        # The same module may be loaded again, as notebooks do after an edit.
+        registered = MODELS.get(name)
+        if registered is not None:
+            registered_in = registered.network_class.__module__
+            if registered_in != network_class.__module__:
+                raise ValueError(
+                    f"model family {name!r} must be registered once, got {registered_in} and "
+                    f"{network_class.__module__}; choose another name"
+                )
+        MODELS[name] = ModelFamily(name, config_class, network_class)
+        return network_class
+
+    return register
+
+
+def find_family(name: str) -> ModelFamily:
+    """The model family of a name.
+
+    Raises
+    ------
+    ValueError
+        Where no module that was imported has registered the name.
+    """
+    importlib.import_module(DEFAULT_FAMILY_MODULE)
+    if name not in MODELS:
+        raise ValueError(
+            f"a model's type must be one of {', '.join(MODELS)}, got {name!r}; if another module "
+            "registers it, name that module in config.plugins"
+        )
+    return MODELS[name]
+
+
+def _family_of(config: NetworkConfig) -> ModelFamily:
+    importlib.import_module(DEFAULT_FAMILY_MODULE)
+    for family in MODELS.values():
+        # Not isinstance: the config of an autoencoder extends that of a U-Net.
+        if family.config_class is type(config):
+            return family
+    raise ValueError(
+        f"a network's config must be of a registered class, got {type(config).__name__}; "
+        "register its network with jaxdiff.denoiser.register_model"
+    )
+
+
+def build_network(config: NetworkConfig, rngs: nnx.Rngs) -> Any:
+    """A network with new parameters, of the family that its config's class belongs to."""
+    return _family_of(config).network_class(config, rngs=rngs)  # type: ignore[call-arg]
+
+
+def abstract_network(config: NetworkConfig) -> Any:
+    """The network of a config with shapes in place of arrays; nothing is allocated."""
+    return nnx.eval_shape(lambda: build_network(config, nnx.Rngs(0)))
+
+
+def count_parameters(config: NetworkConfig) -> int:
+    """The number of trained parameters of the network of a config."""
+    params = get_params(abstract_network(config))
+    return sum(int(param.size) for param in params.values())
+
+
+def config_to_json(config: NetworkConfig) -> dict[str, Any]:
+    """The JSON form of a config: its fields, tuples as lists.
+
+    Every family but the U-Nets adds its name as ``type``; files of U-Nets are older than other
+    families, and keep their form.
+    """
+    name = _family_of(config).name
+    fields: dict[str, Any] = {} if name == DEFAULT_FAMILY else {"type": name}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        fields[field.name] = list(value) if isinstance(value, tuple) else value
+    return fields
+
+
+def config_from_json(fields: Mapping[str, Any]) -> Any:
+    """The config whose JSON form this is.
+
+    Raises
+    ------
+    ValueError
+        Where the family is not registered, or a field is not one of its config's.
+    """
+    settings = dict(fields)
+    family = find_family(settings.pop("type", DEFAULT_FAMILY))
+    names = {field.name for field in dataclasses.fields(family.config_class)}
+    unknown = sorted(settings.keys() - names)
+    if unknown:
+        raise ValueError(
+            f"a config of model family {family.name!r} must have fields of "
+            f"{', '.join(sorted(names))}, got {unknown[0]!r}; remove it"
+        )
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
+    return family.config_class(**values)

@@ -1,0 +1,251 @@
+"""config.json of diffusers' UNet2DModel as a UNetConfig, and back."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from jaxdiff.unet_config import UNetConfig
+
+DIFFUSERS_VERSION = "0.42.1"  # that writes the same files
+# UNet2DModel's fields with its defaults, which an absent field has.
+FIELDS: dict[str, Any] = {
+    "sample_size": None,
+    "in_channels": 3,
+    "out_channels": 3,
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [224, 448, 672, 896],
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "downsample_padding": 1,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "dropout": 0.0,
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "default",
+    "add_attention": True,
+    "class_embed_type": None,
+    "num_class_embeds": None,
+    "num_train_timesteps": None,
+}
+SUPPORTED_VALUES = {
+    "mid_block_type": ("UNetMidBlock2D", None),
+    "downsample_type": ("conv", "resnet", None),
+    "upsample_type": ("conv", "resnet", None),
+}
+# Fields that UNetConfig has under the same name, and those of them that are floats here.
+SHARED_FIELDS = [field.name for field in dataclasses.fields(UNetConfig) if field.name in FIELDS]
+FLOAT_FIELDS = ("mid_block_scale_factor", "freq_shift", "dropout", "norm_eps")
+
+
+class BlockType(NamedTuple):
+    """What a block type of config.json says of its level.
+
+    Attributes
+    ----------
+    attention
+        Whether it has attention.
+    resnet
+        Whether a ResNet block resamples; None where downsample_type or upsample_type says so.
+    """
+
+    attention: bool
+    resnet: bool | None
+
+
+# The order is that of `_block_types`: plain, with attention, resampled by a ResNet block.
+DOWN_BLOCKS = {
+    "DownBlock2D": BlockType(attention=False, resnet=False),
+    "AttnDownBlock2D": BlockType(attention=True, resnet=None),
+    "ResnetDownsampleBlock2D": BlockType(attention=False, resnet=True),
+}
+UP_BLOCKS = {
+    "UpBlock2D": BlockType(attention=False, resnet=False),
+    "AttnUpBlock2D": BlockType(attention=True, resnet=None),
+    "ResnetUpsampleBlock2D": BlockType(attention=False, resnet=True),
+}
+
+
+def read_config(raw: Mapping[str, Any], path: epath.PathLike) -> UNetConfig:
+    """A UNetConfig from the fields of config.json.
+
+    Parameters
+    ----------
+    raw
+        The fields.
+    path
+        The file, for error messages.
+
+    Raises
+    ------
+    ValueError
+        Where a field or its value is not supported; it is named.
+    """
+    # Fields that begin with an underscore say who wrote the file.
+    for key in raw:
+        if key not in FIELDS and not key.startswith("_"):
+            raise ValueError(f"{path} sets {key!r}, which is no supported field of UNet2DModel")
+    # diffusers leaves out of the file what an older version did not have yet.
+    fields = FIELDS | dict(raw)
+    _check_values(fields, path)
+    check_lengths(fields, path)
+    down = _read_levels(fields, "down_block_types", path)
+    up = _read_levels(fields, "up_block_types", path)
+    try:
+        return UNetConfig(
+            attention=down.attention,
+            down_resnet=down.resnet,
+            up_resnet=up.resnet,
+            mid_block=bool(fields["mid_block_type"]),
+            up_attention=None if up.attention == down.attention else up.attention,
+            **_shared_fields(fields),
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _check_values(fields: Mapping[str, Any], path: epath.PathLike) -> None:
+    for key, supported in SUPPORTED_VALUES.items():
+        if fields[key] not in supported:
+            names = ", ".join(map(str, supported))
+            raise ValueError(f"{path} sets {key} to {fields[key]!r}; choose one of {names}")
+    groups = fields["norm_num_groups"]
+    if not isinstance(groups, int):
+        raise ValueError(f"{path} sets norm_num_groups to {groups!r}; it must be a whole number")
+
+
+def _shared_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that UNetConfig has under the same name."""
+    shared: dict[str, Any] = {}
+    for key in SHARED_FIELDS:
+        value = fields[key]
+        shared[key] = tuple(value) if isinstance(value, list) else value
+    for key in FLOAT_FIELDS:
+        shared[key] = float(shared[key])
+    # diffusers has two names for it.
+    act_fn = shared["act_fn"].lower()
+    shared["act_fn"] = "silu" if act_fn == "swish" else act_fn
+    return shared
+
+
+def check_lengths(fields: Mapping[str, Any], path: epath.PathLike) -> None:
+    """Check that config.json has a block type of each kind for every number of channels.
+
+    Raises
+    ------
+    ValueError
+        Where it has not.
+    """
+    keys = ("block_out_channels", "down_block_types", "up_block_types")
+    lengths = {len(fields[key]) for key in keys}
+    if len(lengths) != 1:
+        raise ValueError(
+            f"{path} has block_out_channels, down_block_types and up_block_types of different "
+            "lengths"
+        )
+
+
+def write_config(config: UNetConfig) -> dict[str, Any]:
+    """All fields of config.json.
+
+    Raises
+    ------
+    ValueError
+        Where some levels with attention are resampled by a convolution and others by a ResNet
+        block, which UNet2DModel cannot say.
+    """
+    up_attention = config.attention if config.up_attention is None else config.up_attention
+    down = Levels(config.attention, config.down_resnet)
+    up = Levels(up_attention, config.up_resnet)
+    down_types, downsample_type = _block_types(down, DOWN_BLOCKS, config.depth, config.depth)
+    up_types, upsample_type = _block_types(up, UP_BLOCKS, config.depth, 1)
+    return {
+        **{key: getattr(config, key) for key in SHARED_FIELDS},
+        "_class_name": "UNet2DModel",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "down_block_types": down_types,
+        "downsample_type": downsample_type,
+        "mid_block_type": "UNetMidBlock2D" if config.mid_block else None,
+        "up_block_types": up_types[::-1],  # from the innermost level outward
+        "upsample_type": upsample_type,
+    }
+
+
+class Levels(NamedTuple):
+    """The levels (1..n) with attention, and those that a ResNet block resamples."""
+
+    attention: tuple[int, ...]
+    resnet: tuple[int, ...]
+
+
+def _read_levels(fields: Mapping[str, Any], key: str, path: epath.PathLike) -> Levels:
+    """What a list of block types says of the levels."""
+    is_down = key == "down_block_types"
+    block_types = DOWN_BLOCKS if is_down else UP_BLOCKS
+    # The first hub checkpoints have another prefix.
+    names = [name.removeprefix("UNetRes") for name in fields[key]]
+    for name in names:
+        if name not in block_types:
+            raise ValueError(
+                f"{path} has the block type {name!r} in {key}; choose one of "
+                f"{', '.join(block_types)}"
+            )
+    resample_type = fields["downsample_type" if is_down else "upsample_type"]
+    # The last down block and the last up block, which is that of level 1, do not resample.
+    last_level = len(names) if is_down else 1
+    attention = []
+    resnet = []
+    # Up blocks are listed from the innermost level outward.
+    for level, name in enumerate(names if is_down else names[::-1], 1):
+        block = block_types[name]
+        if block.attention:
+            attention.append(level)
+        by_resnet = block.attention and resample_type == "resnet" and level != last_level
+        if block.resnet or by_resnet:
+            resnet.append(level)
+    return Levels(tuple(attention), tuple(resnet))
+
+
+def _block_types(
+    levels: Levels, block_types: Mapping[str, BlockType], depth: int, last_level: int
+) -> tuple[list[str], str]:
+    """The block types of levels 1 to n, and how those with attention are resampled.
+
+    Parameters
+    ----------
+    levels
+        The levels with attention, and those that a ResNet block resamples.
+    block_types
+        DOWN_BLOCKS or UP_BLOCKS.
+    depth
+        The number of levels n.
+    last_level
+        The level that is not resampled.
+    """
+    plain, attention, resnet = block_types
+    # One field says for all of them how they are resampled.
+    by_resnet = {a in levels.resnet for a in levels.attention if a != last_level}
+    if len(by_resnet) == 2:
+        raise ValueError(
+            f"attention levels {levels.attention} are resampled in two ways; a diffusers "
+            "config.json has one"
+        )
+    names = []
+    for level in range(1, depth + 1):
+        if level in levels.attention:
+            names.append(attention)
+        else:
+            names.append(resnet if level in levels.resnet else plain)
+    return names, "resnet" if True in by_resnet else "conv"

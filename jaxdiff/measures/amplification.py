@@ -1,0 +1,75 @@
+"""How far the minority's share among samples is from its share of the training data."""
+
+import math
+
+from jaxdiff.estimates import Estimate, bounded_logit
+from jaxdiff.measures.artifacts import Artifacts, require
+from jaxdiff.measures.registry import measure
+
+# The trained share is exact: it is bounded as if it came from this many images.
+EXACT_TRIALS = 10**9
+# Logits of the trained share below this are those of equal classes, which have no exponent.
+MIN_LOGIT = 1e-6
+
+
+def amplification_scales(share: Estimate, trained: float) -> list[Estimate]:
+    """Amplification on three scales; each end of the share's interval is mapped too.
+
+    Parameters
+    ----------
+    share
+        The minority's share of n samples, with its interval.
+    trained
+        The minority's share of the training data.
+
+    Returns
+    -------
+    estimates
+        ``absolute``: trained - generated, -1..1; positive where the majority grew.
+        ``odds_ratio``: the majority's odds, generated over trained.
+        ``exponent``: S = logit(generated) / logit(trained) of the majority, so that odds become
+        (p / q)^S (Theorem 2 of the paper); 1 is no change. Left out where the classes are trained
+        equally.
+    """
+    assert share.value is not None
+    assert share.low is not None
+    assert share.high is not None
+    assert share.n is not None
+    # A larger minority is a smaller amplification: the interval's ends change places.
+    ends = (share.value, share.high, share.low)
+    # The majority's logit is the negative of the minority's.
+    logits = [-bounded_logit(end, share.n) for end in ends]
+    trained_logit = -bounded_logit(trained, EXACT_TRIALS)
+    scales: dict[str, list[float | None]] = {
+        "absolute": [trained - end for end in ends],
+        "odds_ratio": [math.exp(logit - trained_logit) for logit in logits],
+    }
+    if trained_logit > MIN_LOGIT:
+        scales["exponent"] = [logit / trained_logit for logit in logits]
+    if share.low <= 0:
+        # The minority may have vanished: the majority's odds have no upper end.
+        for name in scales.keys() - {"absolute"}:
+            scales[name][2] = None
+    method = f"of the {share.name} share's, {share.method}"
+    return [
+        Estimate(value, low, high, share.n, method, name=name)
+        for name, (value, low, high) in scales.items()
+    ]
+
+
+@measure(
+    "amplification",
+    title="Amplification on three scales",
+    caption=(
+        "Values above 0 (absolute) or above 1 (odds_ratio, and the exponent S of Theorem 2) mean "
+        "that the majority grew. Which model amplifies most can depend on the scale."
+    ),
+    needs=("share", "roles"),
+    topic="shares",
+)
+def amplification(artifacts: Artifacts) -> list[Estimate]:
+    """The amplification of the classified share, which comes first; none without a share."""
+    shares = artifacts.estimates("share")
+    if not shares:
+        return []
+    return amplification_scales(shares[0], require(artifacts.roles).trained)

@@ -1,0 +1,241 @@
+"""Exact nearest neighbors by brute force: matrix products a block at a time and a running top-k.
+
+Memory is bounded by the block, never queries x references. The references of a block are sharded
+over the devices.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Num
+
+from jaxdiff import parallel
+
+METRICS = ("euclidean", "cosine")
+QUERY_BLOCK = 1024
+REFERENCE_BLOCK = 4096
+EXACT_BLOCK = 64  # queries whose candidates are compared at once in float64
+MARGIN = 8  # candidates beyond k that are held until the exact values are computed
+
+Vectors = Num[np.ndarray, "_n d"]
+Candidates = Int[np.ndarray, "q c"]
+
+
+class Neighbors(NamedTuple):
+    """The nearest references of q queries, best first: their values and indices."""
+
+    values: Float[np.ndarray, "q k"]
+    indices: Int[np.ndarray, "q k"]
+
+
+class TopK(NamedTuple):
+    """The best references so far of each query, best first, on each device."""
+
+    scores: Float[Array, "device q c"]
+    indices: Int[Array, "device q c"]
+
+
+def nearest(
+    queries: Array | np.ndarray, references: Array | np.ndarray, k: int, metric: str = "euclidean"
+) -> Neighbors:
+    """The k nearest references of each query, best first.
+
+    Candidates come from float32 products; they are compared again by direct difference in float64,
+    and ties are ordered by index.
+
+    Parameters
+    ----------
+    queries, references
+        [N, ...] of any number type (uint8 images are not copied as floats), of one shape but for N.
+    k
+        1 to the number of references.
+    metric
+        "euclidean" or "cosine".
+
+    Returns
+    -------
+    values
+        Float32 [Q, k]: distances (not squared), or cosine similarities.
+    indices
+        Int [Q, k] into the references.
+
+    Raises
+    ------
+    ValueError
+        For another metric, where k is out of range, or where the shapes differ.
+    """
+    query_rows = np.asarray(queries).reshape(len(queries), -1)
+    reference_rows = np.asarray(references).reshape(len(references), -1)
+    _check(query_rows, reference_rows, k, metric)
+    blocks = [
+        _rank_candidates(rows, reference_rows, candidates, k, metric)
+        for rows, candidates in _find_candidates(query_rows, reference_rows, k, metric)
+    ]
+    values = np.concatenate([block.values for block in blocks])
+    indices = np.concatenate([block.indices for block in blocks])
+    return Neighbors(values, indices)
+
+
+def _check(queries: np.ndarray, references: np.ndarray, k: int, metric: str) -> None:
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r} is not known; choose one of {', '.join(METRICS)}")
+    if queries.shape[1] != references.shape[1]:
+        raise ValueError(
+            f"queries have {queries.shape[1]} numbers each and references {references.shape[1]}"
+        )
+    count = len(references)
+    if not 1 <= k <= count:
+        raise ValueError(f"k is {k}; with {count} references it must be between 1 and {count}")
+
+
+def _find_candidates(
+    queries: Vectors, references: Vectors, k: int, metric: str
+) -> Iterator[tuple[Vectors, Candidates]]:
+    """Each block of queries, and its best k + MARGIN references by float32 products."""
+    mesh = parallel.data_mesh(REFERENCE_BLOCK)
+    count = min(k + MARGIN, len(references))
+    # Products of centered rows lose fewer digits far from the origin; cosines need the origin.
+    if metric == "euclidean":
+        center = np.asarray(np.mean(references, axis=0, dtype=np.float64), np.float32)
+    else:
+        center = np.zeros(references.shape[1], np.float32)
+    block_size = -(-min(REFERENCE_BLOCK, len(references)) // mesh.size) * mesh.size
+    num_rows = min(QUERY_BLOCK, len(queries))
+    for start in range(0, len(queries), QUERY_BLOCK):
+        rows = queries[start : start + QUERY_BLOCK]
+        best = TopK(
+            jnp.full((mesh.size, num_rows, count), -jnp.inf),
+            jnp.full((mesh.size, num_rows, count), -1, jnp.int32),
+        )
+        # One size of blocks, the last ones padded, is one compiled program.
+        padded = _pad(rows, num_rows)
+        for first in range(0, len(references), block_size):
+            jax.block_until_ready(best)  # or blocks would pile up ahead of the device
+            block = _pad(references[first : first + block_size], block_size)
+            best = _merge_block(mesh, metric, best, padded, block, center, first, len(references))
+        yield rows, _gather_devices(best)[: len(rows)]
+
+
+def _pad(rows: np.ndarray, count: int) -> np.ndarray:
+    return rows if len(rows) == count else np.pad(rows, ((0, count - len(rows)), (0, 0)))
+
+
+def _gather_devices(best: TopK) -> Candidates:
+    """Indices of the best candidates among those of all devices, in no order."""
+    num_devices, num_rows, count = best.scores.shape
+    scores = np.asarray(best.scores).swapaxes(0, 1).reshape(num_rows, -1)
+    indices = np.asarray(best.indices).swapaxes(0, 1).reshape(num_rows, -1)
+    if num_devices == 1:
+        return indices
+    # Each device has the best of its own references: the best of all are among them.
+    order = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    return np.take_along_axis(indices, order, 1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _merge_block(
+    mesh: Mesh,
+    metric: str,
+    best: TopK,
+    queries: Array,
+    references: Array,
+    center: Array,
+    first: Array,
+    total: Array,
+) -> TopK:
+    """The best of `best` and of one more block of references, of which each device has a part."""
+
+    def merge_local(
+        best: TopK, queries: Array, references: Array, center: Array, first: Array
+    ) -> TopK:
+        offset = first + jax.lax.axis_index("data") * len(references)
+        indices = offset + jnp.arange(len(references), dtype=jnp.int32)
+        scores = _scores(metric, queries, references, center)
+        # The last block is padded.
+        scores = jnp.where((indices < total)[None], scores, -jnp.inf)
+        return _merge(best, scores, indices)
+
+    specs = (
+        parallel.DATA,
+        parallel.REPLICATED,
+        parallel.DATA,
+        parallel.REPLICATED,
+        parallel.REPLICATED,
+    )
+    run = jax.shard_map(
+        merge_local, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False
+    )
+    return run(best, queries, references, center, first)
+
+
+def _merge(best: TopK, scores: Float[Array, "q r"], indices: Int[Array, " r"]) -> TopK:
+    """The best of one device's candidates and of more references."""
+    count = best.scores.shape[2]
+    # A top-k of the block first: sorting it with the best so far would sort more numbers.
+    block_scores, block_order = jax.lax.top_k(scores, min(count, scores.shape[1]))
+    all_scores = jnp.concatenate([best.scores[0], block_scores], axis=1)
+    all_indices = jnp.concatenate([best.indices[0], indices[block_order]], axis=1)
+    top_scores, order = jax.lax.top_k(all_scores, count)
+    return TopK(top_scores[None], jnp.take_along_axis(all_indices, order, 1)[None])
+
+
+def _scores(metric: str, queries: Array, references: Array, center: Array) -> Float[Array, "q r"]:
+    """Scores of which a larger one is nearer: cosine similarity, or q . r - |r|^2 / 2.
+
+    The second orders the references of a query as their distances do.
+    """
+    q = queries.astype(jnp.float32) - center[None]
+    r = references.astype(jnp.float32) - center[None]
+    if metric == "cosine":
+        q = _unit_length(q)
+        r = _unit_length(r)
+    # Full float32 products: an accelerator's default would round them to bfloat16's 8 bits.
+    products = jnp.matmul(q, r.T, precision=jax.lax.Precision.HIGHEST)
+    if metric == "cosine":
+        return products
+    return products - 0.5 * jnp.sum(r * r, axis=1)[None]
+
+
+def _unit_length(rows: Array) -> Array:
+    squares = jnp.sum(rows * rows, axis=1, keepdims=True)
+    return rows * jax.lax.rsqrt(jnp.maximum(squares, 1e-30))
+
+
+def _rank_candidates(
+    queries: Vectors, references: Vectors, candidates: Candidates, k: int, metric: str
+) -> Neighbors:
+    """The best k of the candidates by direct difference in float64."""
+    compare = _distances if metric == "euclidean" else _cosines
+    sign = -1.0 if metric == "euclidean" else 1.0
+    scores = np.empty(candidates.shape)
+    for start in range(0, len(queries), EXACT_BLOCK):
+        block = slice(start, start + EXACT_BLOCK)
+        q = queries[block].astype(np.float64)
+        scores[block] = sign * compare(q, references[candidates[block]])
+    # The last key is the first to sort by; ties go to the lower index.
+    order = np.lexsort((candidates, -scores), axis=1)[:, :k]
+    values = sign * np.take_along_axis(scores, order, 1)
+    return Neighbors(values.astype(np.float32), np.take_along_axis(candidates, order, 1))
+
+
+def _distances(
+    queries: Float[np.ndarray, "q d"], references: Num[np.ndarray, "q c d"]
+) -> Float[np.ndarray, "q c"]:
+    # uint8 references become float64 here, a few queries' candidates at a time.
+    difference = queries[:, None] - references
+    return np.sqrt(np.einsum("qkd,qkd->qk", difference, difference))
+
+
+def _cosines(
+    queries: Float[np.ndarray, "q d"], references: Num[np.ndarray, "q c d"]
+) -> Float[np.ndarray, "q c"]:
+    r = references.astype(np.float64)
+    query_length = np.sqrt(np.einsum("qd,qd->q", queries, queries))
+    reference_length = np.sqrt(np.einsum("qkd,qkd->qk", r, r))
+    length = query_length[:, None] * reference_length
+    return np.einsum("qd,qkd->qk", queries, r) / np.maximum(length, 1e-30)

@@ -1,0 +1,93 @@
+"""The minority's share that the soft k-NN denoiser most like a model predicts, without the model.
+
+It is the sharpest test of the paper's mechanism: where depth amplifies by smoothing the retrieval
+of training images, samples of that denoiser have the same share as the model's own.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxdiff.estimates import Estimate
+from jaxdiff.landscape import retrieval
+from jaxdiff.measures.artifacts import Artifacts, require
+from jaxdiff.measures.registry import measure
+
+
+def interpolate_rho(
+    rho_at_t: Sequence[tuple[int, float]], num_noise_steps: int
+) -> Float[np.ndarray, " T"]:
+    """rho at every noise step from pairs (t, rho) in the order of t.
+
+    Its logarithm is interpolated between them, and constant beyond the first and the last.
+    """
+    times, rhos = np.array(rho_at_t).T
+    # rho is a ratio of temperatures, fitted on a logarithmic grid.
+    log_rho = np.interp(np.arange(num_noise_steps), times, np.log(rhos))
+    return np.exp(log_rho).astype(np.float32)
+
+
+def _defined_rho(estimates: Sequence[Estimate], queries: str) -> list[tuple[int, float]]:
+    """Pairs (t, rho) of one kind of queries where rho is defined, in the order of t."""
+    return sorted(
+        (estimate.labels["t"], estimate.value)
+        for estimate in estimates
+        if estimate.name == "rho"
+        and estimate.labels["queries"] == queries
+        and estimate.value is not None
+    )
+
+
+@measure(
+    "predicted_share",
+    table="predicted",
+    title="Share that the fitted rho predicts",
+    caption=(
+        "The minority's share among samples of the soft k-NN denoiser that each model is most "
+        "like, from its own training images. If depth amplifies by smoothing the retrieval, it is "
+        "near the share of the model's own samples."
+    ),
+    needs=("effective_k", "samples", "sampler", "train", "roles"),
+    topic="mechanism",
+    enabled=lambda settings: settings.queries > 0,
+)
+def predicted_share(artifacts: Artifacts) -> list[Estimate]:
+    """The predicted share, from rho as fitted on either kind of queries."""
+    fits = artifacts.estimates("effective_k")
+    schedule = require(artifacts.sampler).model.schedule
+    estimates = []
+    for queries in dict.fromkeys(fit.labels["queries"] for fit in fits):
+        rho_at_t = _defined_rho(fits, queries)
+        labels = {"queries": queries, "defined at t": " ".join(str(t) for t, _ in rho_at_t)}
+        if rho_at_t:
+            rho = interpolate_rho(rho_at_t, schedule.steps)
+            estimate = _sample_share(artifacts, rho).labeled(why="", **labels)
+        else:
+            why = "rho is undefined at every noise level"
+            estimate = Estimate.undefined("predicted", n=0, why=why, **labels)
+        estimates.append(estimate)
+    return estimates
+
+
+def _sample_share(artifacts: Artifacts, rho: Float[np.ndarray, " T"]) -> Estimate:
+    """The minority's share among as many samples of the soft k-NN denoiser as the model has."""
+    sampler = require(artifacts.sampler)
+    train = artifacts.train
+    rows = train.images.reshape(len(train.images), -1)
+    points = jnp.asarray(rows.astype(np.float32) / 127.5 - 1.0)
+    is_minority = (train.labels == require(artifacts.roles).minority).astype(np.int64)
+    _, weights = retrieval.sample_smoothed(
+        points,
+        sampler.model.schedule,
+        rho,
+        jax.random.key(artifacts.seed),
+        count=len(artifacts.samples),
+        sampling_steps=sampler.spec.steps,
+    )
+    minority_weight = retrieval.soft_labels(weights, is_minority, 2)[:, 1]
+    # The label of a sample is the class with more of its weight.
+    count = int((minority_weight > 0.5).sum())
+    return Estimate.proportion(count, len(minority_weight), "predicted")

@@ -1,0 +1,291 @@
+"""The notebook's door: data, training, sampling and measures without a study's folders.
+
+Images are float [N, H, W, C] in [-1, 1] or uint8 everywhere; what is returned is uint8.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt8
+
+from jaxdiff import diffusion
+from jaxdiff.datasets.dataset import Dataset
+from jaxdiff.datasets.images import to_float, to_uint8
+from jaxdiff.datasets.registry import default_channels, load_splits, open_dataset
+from jaxdiff.datasets.training_sets import training_set as select_training_set
+from jaxdiff.denoiser import as_function, check_denoiser, get_params
+from jaxdiff.estimates import Estimate
+from jaxdiff.landscape import curvature as curvatures
+from jaxdiff.measures import lpips as lpips_measure
+from jaxdiff.measures import memorization as memorization_measure
+from jaxdiff.models import Model
+from jaxdiff.progress import Progress
+from jaxdiff.samplers import SamplerSpec
+from jaxdiff.sampling import Sampler
+from jaxdiff.training import fit_network
+from jaxdiff.unet import TABLE_A, UNet
+
+Images = UInt8[np.ndarray, "n h w c"] | Float[np.ndarray | Array, "n h w c"]
+CACHE = "~/.cache/jaxdiff"
+
+
+class TrainingData(NamedTuple):
+    """Training images at exact proportions, their labels, and images that no model sees."""
+
+    train: UInt8[np.ndarray, "n h w c"]
+    labels: Int[np.ndarray, " n"]
+    held_out: UInt8[np.ndarray, "m h w c"]
+    held_out_labels: Int[np.ndarray, " m"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NotebookDataset:
+    """A dataset from which mixtures are drawn."""
+
+    dataset: Dataset
+    cache: epath.Path
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their labels."""
+        return self.dataset.classes
+
+    def mixture(self, counts: Mapping[int, int], seed: int = 0) -> TrainingData:
+        """Exactly `counts[label]` training images of each class, and held-out images of these.
+
+        Raises
+        ------
+        ValueError
+            Where the dataset has too few images of a class.
+        """
+        ordered = {label: counts[label] for label in sorted(counts)}
+        indices = select_training_set(self.dataset, ordered, part=0, parts=1, seed=seed)
+        splits = load_splits(self.dataset, self.cache, indices, _show)
+        held_out = splits["held_out"]
+        is_class = np.isin(held_out.labels, list(counts))
+        return TrainingData(
+            splits["train"].images,
+            splits["train"].labels,
+            held_out.images[is_class],
+            held_out.labels[is_class],
+        )
+
+
+def dataset(
+    name: str = "digits",
+    *,
+    size: int = 16,
+    channels: int = 0,
+    data_dir: str | None = None,
+    cache: str = CACHE,
+) -> NotebookDataset:
+    """Open a dataset by name, as experiments.dataset does.
+
+    Parameters
+    ----------
+    name
+        digits, colored_digits, celeba, folder:PATH, tfds:NAME, or a registered name.
+    size
+        Height and width in pixels.
+    channels
+        1 for gray, 3 for RGB; 0 takes the dataset's default.
+    data_dir
+        Folder of the published data.
+    cache
+        Folder of prepared datasets.
+    """
+    channels = channels or default_channels(name)
+    opened = open_dataset(name, size=size, channels=channels, data_dir=data_dir)
+    return NotebookDataset(opened, epath.Path(cache).expanduser())
+
+
+def build_unet(
+    row: str = "2", *, width: float = 0.25, size: int = 16, channels: int = 1, seed: int = 0
+) -> UNet:
+    """A U-Net of Table A with random weights.
+
+    Parameters
+    ----------
+    row
+        A key of TABLE_A: "2", "2-large", "3", "4", "5" or "6".
+    width
+        Factor on channels and groups.
+    size, channels
+        Of the images.
+    seed
+        Of the weights.
+    """
+    config = dataclasses.replace(
+        TABLE_A[row].widened(width),
+        in_channels=channels,
+        out_channels=channels,
+        sample_size=size,
+    )
+    config.check_image_size(size)
+    return UNet(config, rngs=nnx.Rngs(seed))
+
+
+def fit(
+    model: Model,
+    images: Images | TrainingData,
+    *,
+    steps: int = 1000,
+    batch: int = 32,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Model:
+    """Train a model; the given one is left as it is.
+
+    Parameters
+    ----------
+    model
+        A U-Net or any Denoiser, with its schedule and prediction.
+    images
+        Training images, or the result of `NotebookDataset.mixture`.
+    steps
+        Optimizer steps.
+    batch
+        Images a step.
+    learning_rate
+        Peak of the cosine schedule.
+    seed
+        Of batches and noise.
+    progress
+        By default a line of text that is rewritten.
+
+    Returns
+    -------
+    model
+        With the moving average of the weights.
+    """
+    check_denoiser(model.unet)
+    show = _show if progress is None else progress
+    arrays = images.train if isinstance(images, TrainingData) else images
+    show("train", 0, steps, "compiling")
+    outputs = fit_network(
+        model.unet,
+        model.schedule,
+        model.prediction,
+        arrays,
+        train_steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        seed=seed,
+        output_every=max(1, steps // 10),
+    )
+    for output in outputs:
+        show("train", output.step, steps, f"loss {output.loss:.4f}")
+    return dataclasses.replace(model, unet=output.ema_network())
+
+
+def sample(
+    model: Model,
+    num: int = 64,
+    *,
+    seed: int = 0,
+    method: str = "ddim",
+    steps: int = 50,
+    batch: int = 64,
+    progress: Progress | None = None,
+) -> UInt8[np.ndarray, "n h w c"]:
+    """Sample a model; sample i of a seed is the same image for any `num`.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    num
+        Number of samples.
+    seed
+        Names the noise bank.
+    method, steps
+        A name of `jaxdiff.samplers.SAMPLERS`, and its number of steps.
+    batch
+        Samples computed at once.
+    """
+    spec = SamplerSpec.from_settings({"method": method, "steps": steps, "clip": True})
+    show = _show if progress is None else progress
+    sampler = Sampler(model, spec, batch=batch, progress=show)
+    return to_uint8(sampler.sample(np.arange(num), seed))
+
+
+def lpips(images: Images, net: str = "vgg") -> Estimate:
+    """Mean LPIPS over all pairs of images, with its jackknife interval; larger is more diverse."""
+    return lpips_measure.LPIPS.load(net).mean_pairwise(_as_uint8(images))
+
+
+def memorization(samples: Images, train: Images, held_out: Images) -> list[Estimate]:
+    """How much samples copy the training images, beside the same of held-out images."""
+    sets = {"samples": _rows(samples), "held_out": _rows(held_out)}
+    return memorization_measure.memorization_metrics(sets, _rows(train))
+
+
+def curvature(
+    model: Model, images: Images, t: int, *, seed: int = 0, probes: int = 16
+) -> dict[str, Estimate]:
+    """Curvature of a model's energy at noised images: M = I - H / 2 = s d(x0_hat)/dx.
+
+    Parameters
+    ----------
+    model
+        A U-Net or any Denoiser.
+    images
+        Clean images.
+    t
+        Noise level, 0..T-1.
+    seed
+        Of the noise and of the probes.
+    probes
+        Vectors of Hutchinson's estimator, where the matrix is too large to be computed.
+
+    Returns
+    -------
+    estimates
+        ``spectral_norm``, ``smallest``, ``largest``, ``frobenius_norm``, ``trace``,
+        ``stable_rank`` and ``asymmetry`` of M, each a mean over the images with a t interval.
+    """
+    x0 = to_float(_as_uint8(images))
+    times = jnp.full(len(x0), t)
+    noise_key, probe_key = jax.random.split(jax.random.key(seed))
+    eps = jax.random.normal(noise_key, x0.shape)
+    xt = diffusion.add_noise(model.schedule, x0, eps, times)
+    apply = as_function(model.unet)
+
+    def denoise(x: Array, params: Any) -> Array:
+        """s x0_hat, whose Jacobian is M."""
+        batch = x[None]
+        t_batch = times[:1]
+        output = apply(params, batch, t_batch)
+        x0_hat, _ = diffusion.to_x0_and_eps(
+            model.schedule, model.prediction, output, batch, t_batch
+        )
+        return jnp.sqrt(jnp.asarray(model.schedule.alpha_bar)[t]) * x0_hat[0]
+
+    field = curvatures.Field(denoise)
+    readings = curvatures.curvature(field, xt, probe_key, get_params(model.unet), probes=probes)
+    return {
+        name: Estimate.mean(np.asarray(values).tolist(), "images", name)
+        for name, (values, _) in readings.items()
+        if values.ndim == 1  # the leading eigenvalues have an axis of their own
+    }
+
+
+def _as_uint8(images: Images) -> UInt8[np.ndarray, "n h w c"]:
+    return np.asarray(images) if images.dtype == np.uint8 else to_uint8(np.asarray(images))
+
+
+def _rows(images: Images) -> UInt8[np.ndarray, "n d"]:
+    return _as_uint8(images).reshape(len(images), -1)
+
+
+def _show(task: str, done: int, total: int, note: str) -> None:
+    """Progress as a line of text that is rewritten."""
+    end = "\n" if done >= total else ""
+    print(f"\r{task}: {done}/{total} {note}".ljust(60), end=end, flush=True)

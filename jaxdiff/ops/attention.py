@@ -1,0 +1,113 @@
+"""Softmax attention: the plain definition and the form that a CPU runs fast."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.ops.arrays import Heads
+from jaxdiff.ops.dispatch import is_tracing_for_cpu, platform_dispatch
+
+# Scores of a head (queries x keys) from which on the plain form takes one image at a time:
+# 64 x 64 pixels have 2^24.
+MAX_BATCHED_SCORES = 2**22
+
+# Tokens from which on the CPU form takes one chunk of heads at a time.
+MIN_CHUNKED_TOKENS = 128
+# The same within `tracing_for`: a loop of products with derivatives would compute the scores of a
+# chunk again in each product.
+MIN_CHUNKED_TOKENS_IN_LOOPS = 1024
+MAX_CHUNK_SCORES = 2**19  # 2 MiB, which stay in the cache
+
+
+def dot_product_attention(q: Heads, k: Heads, v: Heads) -> Heads:
+    """Softmax attention, the scores divided by the root of dim.
+
+    The softmax is float32, or wider where q is. (jax.nn.dot_product_attention has it in float32
+    even for float64.)
+
+    Parameters
+    ----------
+    q
+        Queries [batch, token, head, dim].
+    k, v
+        Keys and values [batch, token, head, dim]; their tokens may be others than the queries'.
+
+    Returns
+    -------
+    Array
+        Mixed values, of the queries' shape.
+    """
+    return platform_dispatch(cpu_attention, plain_attention, q, k, v)
+
+
+def plain_attention(q: Heads, k: Heads, v: Heads) -> Heads:
+    """The definition; long rows of tokens take one image at a time, to save memory."""
+    if q.shape[1] * k.shape[1] < MAX_BATCHED_SCORES:
+        return _attend(q, k, v)
+
+    # Without the checkpoint, the loop would keep the scores of all images for the backward pass.
+    @jax.checkpoint
+    def attend_image(qkv):
+        q, k, v = qkv
+        return _attend(q[None], k[None], v[None])[0]
+
+    return jax.lax.map(attend_image, (q, k, v))
+
+
+def _attend(q: Heads, k: Heads, v: Heads) -> Heads:
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    # Queries are scaled, and not the scores, which are many more.
+    scaled = q * q.shape[-1] ** -0.5
+    scores = jnp.einsum("bqhd,bkhd->bhqk", scaled, k, preferred_element_type=dtype)
+    probs = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", probs, v)
+
+
+def cpu_attention(q: Heads, k: Heads, v: Heads) -> Heads:
+    """The same with long rows of tokens cut into chunks of one image and a few heads.
+
+    The backward pass computes the scores of a chunk again, so that they stay in the cache: with 32
+    heads that is 1.5 times as fast as all heads at once.
+    """
+    batch, tokens, heads, dim = q.shape
+    min_chunked = MIN_CHUNKED_TOKENS_IN_LOOPS if is_tracing_for_cpu() else MIN_CHUNKED_TOKENS
+    if tokens < min_chunked:
+        return _attend_keys_by_queries(q, k, v)
+    chunk_heads = _count_chunk_heads(heads, tokens * k.shape[1])
+
+    def split(x):
+        tokens = x.shape[1]
+        groups = x.reshape(batch, tokens, -1, chunk_heads, dim).swapaxes(1, 2)
+        return groups.reshape(-1, tokens, chunk_heads, dim)
+
+    @jax.checkpoint
+    def attend_chunk(qkv):
+        q, k, v = qkv
+        return _attend_keys_by_queries(q[None], k[None], v[None])[0]
+
+    chunks = jax.lax.map(attend_chunk, (split(q), split(k), split(v)))
+    mixed = chunks.reshape(batch, -1, tokens, chunk_heads, dim).swapaxes(1, 2)
+    return mixed.reshape(q.shape)
+
+
+def _count_chunk_heads(heads: int, scores: int) -> int:
+    """The most heads, a divisor of all, whose scores fit a chunk; `scores` is of one head."""
+    limit = max(1, MAX_CHUNK_SCORES // scores)
+    return max(n for n in range(1, heads + 1) if heads % n == 0 and n <= limit)
+
+
+def _attend_keys_by_queries(q: Heads, k: Heads, v: Heads) -> Heads:
+    """Attention with the scores laid out keys by queries."""
+    keys = k.transpose(0, 2, 1, 3)
+    queries = (q * q.shape[-1] ** -0.5).transpose(0, 2, 3, 1)
+    scores = keys @ queries
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    # The largest score only keeps the exponentials finite: the result does not depend on it.
+    largest = jax.lax.stop_gradient(scores.max(axis=-2, keepdims=True))
+    exps = jnp.exp(scores - largest).astype(v.dtype)
+
+    # A row of ones below the values makes their product with the exponentials end with the sums
+    # of the softmax; the division is then made on the small result.
+    values = v.transpose(0, 2, 3, 1)
+    values_and_ones = jnp.concatenate([values, jnp.ones_like(values[:, :, :1])], axis=-2)
+    mixed = values_and_ones @ exps
+    return (mixed[:, :, :-1] / mixed[:, :, -1:]).transpose(0, 3, 1, 2)

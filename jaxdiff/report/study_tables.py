@@ -1,0 +1,232 @@
+"""Tables that compare the cells of a study with each other, and what it took to train them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxdiff.analysis import claims, smoothness
+from jaxdiff.analysis.queries import format_mix, format_time_blind_levels
+from jaxdiff.estimates import Estimate
+from jaxdiff.report.registry import TableRows, measure_table, section
+from jaxdiff.report.tables import format_estimate, identity_columns, value_columns
+from jaxdiff.results import Section, StudyResults
+
+
+@section(
+    "verdicts",
+    title="Primary claims",
+    caption="Only these claims were planned, and the rules for their verdicts were fixed before "
+    "the runs; p-values are corrected for the number of claims (Holm). All other tables and "
+    "figures are exploratory.",
+    topic="conclusions",
+)
+def verdicts(study: StudyResults) -> TableRows:
+    """A row for each primary claim."""
+    # A model that is given by a name alone is an unchanged row of Table A, the others are controls.
+    entries = study.settings.get("models", {})
+    primary_claims = claims.primary_claims(
+        study.cells,
+        study.classifier_test_images,
+        primary=tuple(study.settings.get("primary", ())),
+        bare=[name for name, entry in entries.items() if isinstance(entry, str)],
+    )
+    return [
+        {
+            "claim": claim.claim,
+            "verdict": claim.verdict,
+            "why": claim.why,
+            "data": format_mix(claim.mix),
+            "quantity": claim.quantity,
+            **value_columns(claim.estimate),
+            "seeds": claim.seeds,
+            "p (Holm)": "" if claim.p_value is None else claim.p_value,
+        }
+        for claim in primary_claims
+    ]
+
+
+@section(
+    "over_seeds",
+    title="Minority share over seeds",
+    caption="The share corrected for the classifier's errors over all classes. The interval is "
+    "the t interval of the mean logit over seeds: it says how much another seed would differ.",
+    topic="shares",
+)
+def over_seeds(study: StudyResults) -> TableRows:
+    """A row for each model and training data."""
+    rows: TableRows = []
+    for share in claims.shares_over_seeds(study.cells):
+        estimate = share.estimate or Estimate.undefined()
+        values = value_columns(estimate)
+        rows.append(
+            {
+                "model": share.model,
+                "bottleneck, px": "" if share.bottleneck is None else share.bottleneck,
+                "data": format_mix(share.mix),
+                "trained share": share.mix.proportions[1],
+                "seeds": len(share.shares),
+                "share of each seed": ", ".join(f"{value:.3f}" for value in share.shares),
+                "mean share": values["value"],
+                "low": values["low"],
+                "high": values["high"],
+                "note": "" if share.estimate else "one seed has no interval",
+            }
+        )
+    return rows
+
+
+@section(
+    "flips",
+    title="Class flips on the same noise",
+    caption="How often the class changes from one model to the next when both start from the "
+    "same noise. Compare the counts b and c: they differ where the share changes (McNemar's "
+    "test). The last two columns select on one model's class, which by itself looks like an "
+    "effect in either direction; pairs that differ in the seed alone show what chance does.",
+    topic="samples",
+)
+def flips(study: StudyResults) -> TableRows:
+    """A row for each pair of models."""
+    rows: TableRows = []
+    for pair in study.comparisons.get("flips", []):
+        selections = {entry["name"]: _format_selection(entry) for entry in pair["selections"]}
+        changes = {"depth": "depth", "seed": "seed only"}.get(pair["kind"], pair["kind"])
+        rows.append(
+            {
+                **_pair_columns(study, pair, changes),
+                "n": pair["n"],
+                "minority to majority (b)": pair["b_count"],
+                "majority to minority (c)": pair["c_count"],
+                "McNemar p": pair["p_value"],
+                "majority in second, if minority in first": selections.get("minority_in_a", ""),
+                "majority in first, if minority in second": selections.get("minority_in_b", ""),
+            }
+        )
+    return rows
+
+
+@section(
+    "similarity",
+    title="Similarity of models on the same noise",
+    caption="Two models compared image by image on the same noise, and on different noises as "
+    "the baseline. A smaller LPIPS or a larger correlation means more alike; intervals are 95 % "
+    "over noises.",
+    topic="samples",
+)
+def similarity(study: StudyResults) -> TableRows:
+    """A row for each pair of models and measure of similarity."""
+    rows: dict[tuple[str, str, str], dict[str, object]] = {}
+    for entry in study.comparisons.get("similarity", []):
+        kinds = {"depth": "depth", "seed": "seed and its part of the data"}
+        changes = kinds.get(entry["kind"], entry["kind"])
+        columns = {
+            **_pair_columns(study, entry, changes),
+            "measure": entry["name"],
+            "n": entry["n"],
+            "same noise": "",
+            "different noises": "",
+        }
+        row = rows.setdefault((entry["a"], entry["b"], entry["name"]), columns)
+        pairing = "same noise" if entry["pairing"] == "paired" else "different noises"
+        row[pairing] = format_estimate(Estimate.from_json(entry))
+    return list(rows.values())
+
+
+@section(
+    "bias_variance",
+    title="Bias and variance over models",
+    caption="Equations 4 and 5 of the paper over models that differ in their seed alone. In the "
+    'form "noise" all models start from the same noise; in the form "inverted" from noise that '
+    "one more model made of held-out images.",
+    topic="shares",
+)
+def bias_variance(study: StudyResults) -> TableRows:
+    """A row for each group of models, form, true class and estimate."""
+    heads = {
+        "N": "training n",
+        "minority": "minority class",
+        "true": "true class",
+        "name": "estimate",
+    }
+    rows: TableRows = []
+    for entry in study.comparisons.get("bias_variance", []):
+        values = {key: "" if value is None else value for key, value in entry.items()}
+        rows.append({heads.get(key, key): value for key, value in values.items()})
+    return rows
+
+
+@section(
+    "smoothness",
+    title="Is the energy of a deeper model smoother?",
+    caption="Each model against the shallowest one of the same data and seed, at the same noised "
+    "images; a log ratio below 0 means smoother. What networks with random weights show as well "
+    "was not learned.",
+    topic="mechanism",
+)
+def smoothness_between_models(study: StudyResults) -> TableRows:
+    """A row for each comparison of two models."""
+    return list(smoothness.compare_cells(study.cells))
+
+
+@measure_table("predicted_share")
+def predicted_share(study: StudyResults, measure: Section) -> TableRows:
+    """The trained, the predicted and the drawn share of the minority, side by side."""
+    rows: TableRows = []
+    for result in study.results:
+        drawn = format_estimate(result.find("share", "classified"))
+        for estimate in measure.estimates.get(result.name, ()):
+            proportions = result.info.proportions
+            rows.append(
+                {
+                    **identity_columns(result),
+                    "trained share": proportions[-1] if proportions else "",
+                    "rho fitted on": estimate.labels.get("queries", ""),
+                    "rho defined at t": estimate.labels.get("defined at t", ""),
+                    "predicted share": format_estimate(estimate),
+                    "share of the samples": drawn,
+                    "why undefined": estimate.labels.get("why", ""),
+                }
+            )
+    return rows
+
+
+@section(
+    "training",
+    title="Training runs",
+    caption="Size, length and speed of every training run, and the machine that it ran on.",
+    topic="training",
+)
+def training(study: StudyResults) -> TableRows:
+    """A row for each trained cell."""
+    rows: TableRows = []
+    for cell in study.cells:
+        if not cell.metrics:
+            continue
+        # The first line includes the time of compilation; the median is robust to other pauses.
+        speeds = sorted(line["images_per_second"] for line in cell.metrics[1:])
+        median_speed = speeds[len(speeds) // 2] if speeds else ""
+        rows.append(
+            {
+                **identity_columns(cell),
+                "parameters": cell.info.parameters,
+                "time-blind levels": format_time_blind_levels(cell.info),
+                "steps": cell.config["train"]["steps"],
+                "last loss": cell.metrics[-1].get("loss", ""),
+                "images/s": median_speed,
+                "seconds": cell.run["seconds"],
+                "device": f"{cell.run['devices']} x {cell.run['device']}",
+            }
+        )
+    return rows
+
+
+def _pair_columns(study: StudyResults, pair: Mapping[str, Any], changes: str) -> dict[str, object]:
+    """The two models of a comparison and what differs between them; two sets are just named."""
+    columns: dict[str, object] = {"from": pair["a"], "to": pair["b"]}
+    if study.cells:
+        by_name = {cell.name: cell.info.bottleneck or "" for cell in study.cells}
+        columns["bottlenecks, px"] = f"{by_name[pair['a']]}, {by_name[pair['b']]}"
+        columns["changes"] = changes
+    return columns
+
+
+def _format_selection(entry: Mapping[str, Any]) -> str:
+    return f"{format_estimate(Estimate.from_json(entry), digits=2)} of {entry['n']}"

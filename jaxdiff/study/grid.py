@@ -1,0 +1,221 @@
+"""A study is a grid of cells: model x proportion x N x seed, each one trained network."""
+
+import dataclasses
+import fnmatch
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxdiff import models
+from jaxdiff.cells.cell import Cell
+from jaxdiff.datasets.registry import default_channels
+from jaxdiff.denoiser import MODELS
+from jaxdiff.settings import Config, StudySettings, to_json
+from jaxdiff.study.config import read_settings
+from jaxdiff.unet import TABLE_A, UNetConfig
+
+# Environment variables of a scheduler's array of tasks: this task's index, and their number.
+ARRAY_VARIABLES = (
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
+    ("JAXDIFF_SHARD_INDEX", "JAXDIFF_SHARD_COUNT"),
+)
+
+
+def expand(config: Config) -> list[Cell]:
+    """All cells of a study: seeds, then N, proportions and models within.
+
+    Raises
+    ------
+    ValueError
+        For the first setting that cannot be used.
+    """
+    study = read_settings(config)
+    data = study.data
+    grid = itertools.product(study.seeds, data.n, data.proportions, study.models)
+    return [_make_cell(study, seed, n, shares, model) for seed, n, shares, model in grid]
+
+
+def _make_cell(study: StudySettings, seed: int, n: int, shares: Any, model: str) -> Cell:
+    shares = tuple(shares) if isinstance(shares, list | tuple) else (shares,)
+    classes = study.data.classes
+    if study.data.alternate and seed % 2:
+        classes = classes[::-1]
+    percentages = "_".join(f"{100 * share:g}" for share in shares)
+    data = dataclasses.replace(
+        study.data,
+        proportions=(shares,),
+        n=(n,),
+        channels=image_channels(study),
+        dir="",
+        cache="",
+    )
+    cell = Cell(
+        name=f"{model}-{percentages}-n{n}-s{seed}",
+        model=model,
+        network=build_network_config(study, model),
+        shares=shares,
+        n=n,
+        seed=seed,
+        majority=classes[0],
+        minority=classes[1],
+        data=data,
+        diffusion=study.diffusion,
+        train=study.train,
+        sample=study.sample,
+        classifier=study.classifier,
+        measures=study.measures,
+    )
+    # Raises ValueError where n cannot be split at these shares.
+    assert sum(cell.counts.values()) == n
+    if cell.proportions[0] < cell.proportions[1]:
+        raise ValueError(f"config.data.proportions holds {shares}; write the majority first")
+    largest_k = max(study.measures.k)
+    if largest_k > n:
+        raise ValueError(
+            f"config.measures.k holds {largest_k}; there are only {n} training images (data.n)"
+        )
+    return cell
+
+
+def image_channels(study: StudySettings) -> int:
+    """Channels of the images, as set or as the dataset has them."""
+    return study.data.channels or default_channels(study.data.source)
+
+
+def build_network_config(study: StudySettings, model: str) -> Any:
+    """The configuration of the network that config.models names `model`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown row, family or field, and where the images or the weights of
+        config.train.init do not fit.
+    """
+    entry = study.models[model]
+    fields = {"row": entry} if isinstance(entry, str) else dict(entry)
+    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    if "type" in fields:
+        return _build_family_config(study, model, fields)
+    return _build_unet_config(study, model, fields)
+
+
+def _build_family_config(study: StudySettings, model: str, fields: Mapping[str, Any]) -> Any:
+    """Of a registered family: the fields given, and the images' channels and size."""
+    changes = dict(fields)
+    name = changes.pop("type")
+    if name not in MODELS:
+        families = ", ".join(MODELS)
+        raise ValueError(f"config.models.{model} is of type {name!r}; choose one of {families}")
+    if study.train.init:
+        raise ValueError(
+            f"config.train.init gives the weights of a U-Net, and config.models.{model} is of "
+            f"type {name!r}; leave one of them out"
+        )
+    config_class = MODELS[name].config_class
+    names = _check_fields(config_class, model, changes)
+    derived = {"in_channels": image_channels(study), "image_size": study.data.size}
+    return config_class(**{k: v for k, v in derived.items() if k in names} | changes)
+
+
+def _build_unet_config(study: StudySettings, model: str, fields: Mapping[str, Any]) -> UNetConfig:
+    """A row of TABLE_A, widened, with fields changed."""
+    changes = dict(fields)
+    row = changes.pop("row", None)
+    init = models.load_spec(study.train.init) if study.train.init else None
+    rows = TABLE_A if init is None else TABLE_A | {"init": init.config}
+    if row not in rows:
+        names = ", ".join(rows)
+        raise ValueError(
+            f"model {row!r} is not known (config.models, {model!r}); choose one of {names}"
+        )
+    _check_fields(UNetConfig, model, changes)
+    channels = image_channels(study)
+    unet = dataclasses.replace(
+        rows[row].widened(study.width),
+        **{"in_channels": channels, "out_channels": channels} | changes,
+    )
+    if unet.has_classes:
+        raise ValueError(
+            f"model {row!r} takes class labels (config.models, {model!r}); a study's models "
+            "take none"
+        )
+    if init is not None:
+        _check_init(study, model, unet, init)
+    unet.check_image_size(study.data.size)
+    return unet
+
+
+def _check_fields(config_class: type, model: str, changes: Mapping[str, Any]) -> set[str]:
+    names = {field.name for field in dataclasses.fields(config_class)}
+    for name in changes:
+        if name not in names:
+            raise ValueError(
+                f"config.models.{model} sets {name!r}; a {config_class.__name__} has "
+                + ", ".join(sorted(names))
+            )
+    return names
+
+
+def _check_init(study: StudySettings, model: str, unet: UNetConfig, init: models.ModelSpec) -> None:
+    """Raise ValueError, naming what differs, where config.train.init does not fit a model."""
+    for field in dataclasses.fields(UNetConfig):
+        ours = getattr(unet, field.name)
+        theirs = getattr(init.config, field.name)
+        if ours != theirs and field.name not in ("sample_size", "dropout"):
+            raise ValueError(
+                f"config.models.{model} has {field.name} {ours} and config.train.init {theirs}; "
+                'give the model the row "init" to take its U-Net from there'
+            )
+    diffusion = study.diffusion
+    if init.prediction != diffusion.prediction:
+        raise ValueError(
+            f"config.diffusion.prediction is {diffusion.prediction} and config.train.init "
+            f"predicts {init.prediction}"
+        )
+    alpha_bar = models.build_schedule(to_json(diffusion)).alpha_bar
+    init_alpha_bar = init.schedule.alpha_bar
+    same_length = alpha_bar.shape == init_alpha_bar.shape
+    if not same_length or abs(alpha_bar - init_alpha_bar).max() > 1e-4:
+        raise ValueError(
+            f"config.diffusion.schedule is {diffusion.schedule} with {diffusion.steps} steps, "
+            "which are not the noise levels of config.train.init"
+        )
+
+
+def is_array_task(environment: Mapping[str, str]) -> bool:
+    """Whether this process is a task of an array, whose scheduler restarts dead tasks."""
+    return any(index in environment for index, _ in ARRAY_VARIABLES)
+
+
+def rotate_for_array_task(cells: Sequence[Cell], environment: Mapping[str, str]) -> list[Cell]:
+    """The cells in this task's own order, so that the tasks of an array begin at different ones.
+
+    Task i of n takes every n-th cell from the i-th on first.
+    """
+    for index_name, count_name in ARRAY_VARIABLES:
+        index = environment.get(index_name, "")
+        count = environment.get(count_name, "")
+        if index.isdigit() and count.isdigit() and int(count) > 0:
+            tasks = int(count)
+            starts = [(int(index) + i) % tasks for i in range(tasks)]
+            return [cell for start in starts for cell in cells[start::tasks]]
+    return list(cells)
+
+
+def select(cells: Sequence[Cell], pattern: str = "*", shard: str = "1/1") -> list[Cell]:
+    """The cells whose name matches a glob; of these every n-th from the i-th on ("i/n").
+
+    Raises
+    ------
+    ValueError
+        Where nothing is selected or the shard is malformed.
+    """
+    index, _, count = shard.partition("/")
+    is_shard = index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)
+    if not is_shard:
+        raise ValueError(f"--shard is {shard!r}; write i/n with 1 <= i <= n, such as 2/4")
+    matching = [cell for cell in cells if fnmatch.fnmatch(cell.name, pattern)]
+    if not matching:
+        names = ", ".join(cell.name for cell in cells)
+        raise ValueError(f"--cells {pattern!r} matches no cell; the cells are {names}")
+    return matching[int(index) - 1 :: int(count)]

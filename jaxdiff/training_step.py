@@ -1,0 +1,293 @@
+"""One train step of a denoiser: its state, its batch, its loss and its jitted form.
+
+The noise of a step is a pure function of (seed, step), so that a run which was interrupted and
+resumed sees the same batches as one that was not.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+from jaxdiff import diffusion, parallel
+from jaxdiff import rng as random
+from jaxdiff.datasets.images import to_float
+from jaxdiff.denoiser import Params, as_function
+from jaxdiff.gradients import GradFn
+
+Apply = Callable[[Params, Array, Array, Array], Array]  # params, xt, t, keys of the dropout
+LossFn = Callable[[Params, "Batch"], Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a train step changes.
+
+    The leaves are arrays, or their shapes or shardings where nothing is computed yet.
+
+    Attributes
+    ----------
+    params
+        Parameters by name.
+    ema
+        Their exponential moving average, which is what is sampled from.
+    opt_state
+        The optimizer's state.
+    step
+        Number of steps done.
+    """
+
+    params: dict[str, Any]
+    ema: dict[str, Any]
+    opt_state: optax.OptState
+    step: Any
+
+
+class Batch(NamedTuple):
+    """One step's data: clean images, their noise and noise steps, a dropout key each."""
+
+    x0: Float[Array, "batch height width channel"]
+    eps: Float[Array, "batch height width channel"]
+    t: Int[Array, " batch"]
+    keys: Key[Array, " batch"]
+
+
+def _first_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+    return TrainState(
+        params=params,
+        ema=jax.tree.map(jnp.copy, params),
+        opt_state=optimizer.init(params),
+        step=jnp.zeros((), jnp.int32),
+    )
+
+
+def state_shapes(
+    params: Mapping[str, Any],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    shard_params: bool = False,
+) -> TrainState:
+    """Shapes and shardings of the first state; nothing is allocated.
+
+    Parameters
+    ----------
+    params
+        Parameters, or their shapes.
+    optimizer
+        The optimizer.
+    mesh
+        The devices.
+    shard_params
+        Whether the state is sharded over the mesh (FSDP) or replicated.
+    """
+    shapes = jax.eval_shape(functools.partial(_first_state, optimizer), params)
+    shardings = parallel.tree_shardings(shapes, mesh, shard_params)
+
+    def with_sharding(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(with_sharding, shapes, shardings)
+
+
+def init_state(
+    params: Mapping[str, Any],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    shard_params: bool = False,
+) -> TrainState:
+    """The state before the first step; its arguments are those of `state_shapes`."""
+    # By way of the host, so that no device needs to hold all parameters at once.
+    on_host = {name: np.asarray(value) for name, value in params.items()}
+    shapes = state_shapes(on_host, optimizer, mesh, shard_params)
+    shardings = jax.tree.map(lambda x: x.sharding, shapes)
+    on_devices = {
+        name: parallel.to_global_array(value, shardings.params[name])
+        for name, value in on_host.items()
+    }
+    # Copied, since the train step donates the state, and a CPU's arrays may share NumPy's memory.
+    copies = jax.tree.map(jnp.copy, on_devices)
+    first_state = functools.partial(_first_state, optimizer)
+    return jax.jit(first_state, out_shardings=shardings)(copies)
+
+
+def ema_decay(step: int | Int[Array, ""], decay: float | int) -> Float[Array, ""]:
+    """min(decay, (1 + step) / (10 + step)), the decay of the moving average at a step."""
+    # A constant decay would make short runs sample from their initialization.
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def draw_batch(
+    images: UInt8[Array, "batch height width channel"],
+    key: Key[Array, ""],
+    schedule: diffusion.Schedule,
+    flip: bool,
+) -> Batch:
+    """Images in [-1, 1], each with its own uniform noise step and Gaussian noise.
+
+    Parameters
+    ----------
+    images
+        Images of the batch.
+    key
+        Key of the step.
+    schedule
+        Noise schedule.
+    flip
+        Mirror half of the images at random.
+    """
+    # Dropout's keys and the flips are folded in, so that neither changes t and eps.
+    key_t, key_eps = jax.random.split(key)
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(images))
+    t = jax.random.randint(key_t, keys.shape, 0, schedule.steps)
+    x0 = to_float(images)
+    if flip:
+        mirrored = jax.random.bernoulli(jax.random.fold_in(key, 2), shape=(*keys.shape, 1, 1, 1))
+        x0 = jnp.where(mirrored, x0[:, :, ::-1], x0)
+    return Batch(x0, random.normal(key_eps, x0.shape), t, keys)
+
+
+def network_apply(network: nnx.Module, dtype: str = "float32", dropout: bool = True) -> Apply:
+    """A denoiser as training calls it, a pure function of its parameters.
+
+    Parameters
+    ----------
+    network
+        Any network that is called as (xt, t, labels=None, keys=None); it may be abstract.
+    dtype
+        Type of the images that enter it. With bfloat16, activations and products are bfloat16,
+        while parameters, statistics and softmax stay float32.
+    dropout
+        Whether the network is given the keys of its dropout.
+    """
+    function = as_function(network)
+
+    def apply(params: Params, xt: Array, t: Array, keys: Array | None) -> Array:
+        if dtype != "float32":
+            xt = xt.astype(dtype)
+        return function(params, xt, t, None, keys if dropout else None)
+
+    return apply
+
+
+def diffusion_loss(
+    apply: Apply, schedule: diffusion.Schedule, prediction: diffusion.Prediction
+) -> LossFn:
+    """The loss of a batch as a function of the parameters."""
+
+    def loss_fn(params: Params, batch: Batch) -> Array:
+        xt = diffusion.add_noise(schedule, batch.x0, batch.eps, batch.t)
+        target = diffusion.target(schedule, prediction, batch.x0, batch.eps, batch.t)
+        return diffusion.loss(apply(params, xt, batch.t, batch.keys), target)
+
+    return loss_fn
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """One optimizer step: (state, images) -> (state, metrics).
+
+    Parameters
+    ----------
+    grad_fn
+        Loss and gradient of a batch, such as ``data_parallel_grads(jax.value_and_grad(loss_fn),
+        mesh)``.
+    optimizer
+        The optimizer.
+    schedule
+        Noise schedule of the batches.
+    ema
+        Largest decay of the parameters' moving average, 0..1.
+    seed
+        Seed of the noise.
+    flip
+        Mirror half of the images at random.
+    """
+
+    grad_fn: GradFn
+    optimizer: optax.GradientTransformation
+    schedule: diffusion.Schedule
+    ema: float | int
+    seed: int
+    flip: bool = False
+
+    def __call__(self, state: TrainState, images: Array) -> tuple[TrainState, dict[str, Array]]:
+        # A function of seed and step alone, so that a resumed run draws the same noise.
+        key = jax.random.fold_in(jax.random.key(self.seed), state.step)
+        batch = draw_batch(images, key, self.schedule, self.flip)
+        loss, grads = self.grad_fn(state.params, batch)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = ema_decay(state.step, self.ema)
+
+        def average(old: Array, new: Array) -> Array:
+            return decay * old + (1.0 - decay) * new
+
+        ema = jax.tree.map(average, state.ema, params)
+        # The norm is that before the optimizer's clipping.
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(grads)}
+        return TrainState(params, ema, opt_state, state.step + 1), metrics
+
+
+def jit_train_steps(
+    train_step: TrainStep, mesh: Mesh, shard_params: bool = False
+) -> jax.stages.Wrapped:
+    """A jitted call of K steps: (state, images) -> (state, metrics).
+
+    The images are uint8 [K, batch, height, width, channel], the metrics [K]. The state is
+    donated.
+
+    Parameters
+    ----------
+    train_step
+        One step.
+    mesh
+        The devices.
+    shard_params
+        Whether the state is sharded over the mesh (FSDP) or replicated.
+    """
+
+    def run_steps(state: TrainState, images: Array) -> tuple[TrainState, dict[str, Array]]:
+        # K = 1 compiles without a loop, which a CPU needs: a weight gradient inside a loop is a
+        # hundred times slower there.
+        if images.shape[0] == 1:
+            state, metrics = train_step(state, images[0])
+            metrics = jax.tree.map(lambda value: value[None], metrics)
+        else:
+            state, metrics = jax.lax.scan(train_step, state, images)
+        # The compiled call accepts the state in these shardings alone, and donates it.
+        shardings = parallel.tree_shardings((state, metrics), mesh, shard_params)
+        return jax.lax.with_sharding_constraint((state, metrics), shardings)
+
+    return jax.jit(run_steps, donate_argnums=0)
+
+
+def image_flops(apply: Apply, params: Mapping[str, Any], shape: tuple[int, ...]) -> float:
+    """Floating-point operations of the gradient for one image, by XLA's cost analysis.
+
+    Parameters
+    ----------
+    apply
+        The network.
+    params
+        Its parameters, or their shapes.
+    shape
+        Height, width and channels of the image.
+    """
+    xt = jnp.zeros((1, *shape))
+    t = jnp.zeros((1,), jnp.int32)
+    keys = jax.random.split(jax.random.key(0), 1)
+    gradient = jax.jit(jax.value_and_grad(lambda params: apply(params, xt, t, keys).sum()))
+    # Lowered for a platform that is no CPU, whose forms of the operations have loops: the
+    # analysis counts a loop once. Recomputed activations are no part of the model either.
+    lowered = gradient.trace(params).lower(lowering_platforms=("tpu",))
+    costs = lowered.cost_analysis() or {}
+    return float(costs.get("flops", 0.0))

@@ -1,0 +1,41 @@
+import dataclasses
+import math
+
+import pytest
+
+from jaxdiff.estimates import Estimate
+from jaxdiff.measures.amplification import amplification_scales
+
+SHARE = Estimate(0.1, 0.05, 0.2, 1000, "Wilson 95 %", name="classified")
+
+
+def scales(share, trained):
+    return {estimate.name: estimate for estimate in amplification_scales(share, trained)}
+
+
+def test_three_scales():
+    estimates = scales(SHARE, 0.2)
+    assert estimates["absolute"].value == pytest.approx(0.1)
+    assert estimates["odds_ratio"].value == pytest.approx(9 / 4)
+    assert estimates["exponent"].value == pytest.approx(math.log(9) / math.log(4))
+    assert estimates["exponent"].low == pytest.approx(1.0), "the high end is the trained share"
+    for estimate in estimates.values():
+        assert estimate.low <= estimate.value <= estimate.high
+        assert estimate.method == "of the classified share's, Wilson 95 %"
+
+
+def test_the_exponent_of_the_papers_table_2():
+    """Depth 6."""
+    paper = dataclasses.replace(SHARE, value=0.2885)
+    assert scales(paper, 0.4168)["exponent"].value == pytest.approx(2.69, abs=0.01)
+
+
+def test_equal_classes_have_no_exponent():
+    assert list(scales(SHARE, 0.5)) == ["absolute", "odds_ratio"]
+
+
+def test_a_minority_that_may_have_vanished_has_no_upper_odds():
+    estimates = scales(dataclasses.replace(SHARE, value=0.0, low=0.0), 0.2)
+    assert estimates["absolute"].high == pytest.approx(0.2)
+    assert estimates["odds_ratio"].high is None
+    assert estimates["exponent"].high is None

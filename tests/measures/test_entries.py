@@ -1,0 +1,266 @@
+"""Every measure as a study runs it: a function of artifacts, here of ones that lie in memory."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from jaxdiff.datasets.images import to_uint8
+from jaxdiff.estimates import Estimate
+from jaxdiff.measures.artifacts import Artifacts, Predictions
+from jaxdiff.measures.registry import load_measures
+from tests.measures.fake_artifacts import (
+    REJECT_LABEL,
+    FakeSettings,
+    MemorySampler,
+    draw_split,
+    make_artifacts,
+)
+
+MEASURES = load_measures()
+OF_THIS_FOLDER = (
+    "quality", "share", "amplification", "lpips", "neighbors", "memorization", "fidelity",
+    "checkpoints", "effective_k", "predicted_share",
+)  # fmt: skip
+
+
+def compute(name, artifacts):
+    """The measure's estimates, which JSON has to hold without a loss."""
+    estimates = MEASURES[name].compute(artifacts)
+    for estimate in estimates:
+        entry = json.loads(json.dumps(estimate.to_json()))
+        assert Estimate.from_json(entry).to_json() == entry
+    return estimates
+
+
+def by_name(estimates):
+    return {estimate.name: estimate for estimate in estimates}
+
+
+def select(estimates, name, **labels):
+    """The only estimate with a name and labels."""
+    matches = [
+        estimate
+        for estimate in estimates
+        if estimate.name == name and labels.items() <= estimate.labels.items()
+    ]
+    assert len(matches) == 1, (name, labels, matches)
+    return matches[0]
+
+
+@pytest.mark.parametrize("name", OF_THIS_FOLDER)
+def test_a_measure_says_what_it_needs(name):
+    entry = MEASURES[name]
+    known = set(Artifacts.__annotations__) | set(vars(Artifacts)) | set(MEASURES)
+    assert set(entry.needs) <= known
+    assert set(entry.optional) <= known
+    assert set(entry.settings) <= {field.name for field in dataclasses.fields(FakeSettings)}
+    assert entry.title
+    assert entry.caption
+
+
+def test_measures_come_after_those_that_they_need():
+    order = list(MEASURES)
+    assert order.index("share") < order.index("amplification")
+    assert order.index("effective_k") < order.index("predicted_share")
+
+
+@pytest.mark.parametrize(
+    ("name", "off", "on"),
+    [
+        ("lpips", FakeSettings(lpips="none"), FakeSettings(lpips="alex")),
+        ("effective_k", FakeSettings(queries=0), FakeSettings(queries=4)),
+        ("predicted_share", FakeSettings(queries=0), FakeSettings(queries=4)),
+    ],
+)
+def test_settings_turn_measures_off(name, off, on):
+    assert not MEASURES[name].enabled(off)
+    assert MEASURES[name].enabled(on)
+
+
+def test_quality_has_the_gate_first_with_its_single_values():
+    artifacts = make_artifacts()
+    labels = artifacts.predictions.labels.copy()
+    labels[:4] = REJECT_LABEL
+    predictions = dataclasses.replace(artifacts.predictions, labels=labels)
+    estimates = compute("quality", dataclasses.replace(artifacts, predictions=predictions))
+    assert [estimate.name for estimate in estimates] == [
+        "gate", "other_class", "no_class", "disagreement"
+    ]  # fmt: skip
+    assert estimates[0].value == pytest.approx(0.9)
+    assert estimates[0].values == [0.0] * 4 + [1.0] * 36
+
+
+def test_quality_of_a_model_has_the_slope_of_the_mean():
+    """At the last step x_t is almost eps, so that the exact denoiser predicts its mean."""
+    artifacts = make_artifacts()
+    artifacts.sampler = MemorySampler(artifacts.train.images)
+    slope = compute("quality", artifacts)[-1]
+    assert slope.name == "mean_eps_slope"
+    assert slope.value == pytest.approx(1.0, abs=1e-4)
+    assert slope.n == 60
+
+
+def test_share_and_amplification():
+    artifacts = make_artifacts()
+    shares = compute("share", artifacts)
+    assert shares[0].name == "classified"
+    assert shares[0].value == pytest.approx(0.25)
+    assert "corrected_denoised" not in by_name(shares)
+    denoised = dataclasses.replace(artifacts, denoised_confusion=artifacts.confusion)
+    assert "corrected_denoised" in by_name(compute("share", denoised))
+    amplification = by_name(compute("amplification", artifacts))
+    assert amplification["absolute"].value == pytest.approx(0.0)
+    assert amplification["exponent"].value == pytest.approx(1.0)
+
+
+def test_no_readable_sample_is_no_share_and_no_amplification():
+    artifacts = make_artifacts()
+    rejected = np.full(40, REJECT_LABEL)
+    probabilities = artifacts.predictions.probabilities
+    predictions = Predictions(rejected, probabilities, rejected)
+    unreadable = dataclasses.replace(artifacts, predictions=predictions)
+    assert compute("share", unreadable) == []
+    assert compute("amplification", unreadable) == []
+
+
+def test_lpips_has_the_training_images_beside_the_samples():
+    artifacts = make_artifacts(size=32, settings=FakeSettings(lpips="alex"))
+    estimates = by_name(compute("lpips", artifacts))
+    assert list(estimates) == [
+        "all_pairs", "at_training_mix", "within_0", "within_1", "between", "training_data"
+    ]  # fmt: skip
+    assert estimates["between"].value > estimates["within_0"].value
+    assert estimates["at_training_mix"].value == pytest.approx(
+        estimates["all_pairs"].value, rel=0.05
+    )
+    assert artifacts.reports == [("lpips", 1, 2), ("lpips", 2, 2)]
+
+
+def test_lpips_of_images_without_classes():
+    artifacts = make_artifacts(
+        size=32, settings=FakeSettings(lpips="alex"), roles=None, predictions=None
+    )
+    assert list(by_name(compute("lpips", artifacts))) == ["all_pairs", "training_data"]
+
+
+def test_neighbors_find_copies_and_write_them():
+    artifacts = make_artifacts()
+    artifacts.samples = artifacts.train.images[5:20]
+    estimates = compute("neighbors", artifacts)
+    copies = select(estimates, "kth", k=1, images="samples", space="pixels")
+    assert copies.value == 0
+    assert copies.values == [0.0] * 15
+    assert select(estimates, "kth", k=3, images="samples").values is None
+    assert select(estimates, "mean", k=1, images="held_out").value > 0.05
+    arrays = artifacts.arrays["neighbors.npz"]
+    np.testing.assert_array_equal(arrays["index"][:, 0], np.arange(5, 20))
+    np.testing.assert_array_equal(arrays["images"][:, 0], artifacts.samples)
+    assert artifacts.reports == [("neighbors", 1, 1)]
+
+
+def test_neighbors_in_pixels_are_written_whatever_the_spaces():
+    artifacts = make_artifacts(settings=FakeSettings(spaces=()))
+    assert compute("neighbors", artifacts) == []
+    assert artifacts.arrays["neighbors.npz"]["index"].shape == (40, 3)
+
+
+def test_neighbors_without_held_out_images():
+    artifacts = make_artifacts(held_out=None)
+    estimates = compute("neighbors", artifacts)
+    assert {estimate.labels["images"] for estimate in estimates} == {"samples"}
+
+
+def test_memorization_of_copies_and_of_new_images():
+    artifacts = make_artifacts()
+    estimates = compute("memorization", artifacts)
+    assert len(estimates) == 10
+    assert select(estimates, "memorized", images="samples").value == 0
+    artifacts.samples = artifacts.train.images
+    estimates = compute("memorization", artifacts)
+    assert select(estimates, "memorized", images="samples").values == [1.0] * 60
+    assert select(estimates, "memorized", images="held_out").value == 0
+    assert select(estimates, "nearer_to_training").value == 1
+    copies = select(estimates, "copy")
+    assert copies.value == 1
+    assert 0 < copies.labels["threshold"] < 1, "in the units of Table 3"
+
+
+@pytest.mark.parametrize(("missing", "count"), [("common_samples", 7), ("matched", 3)])
+def test_memorization_leaves_out_what_cannot_be_compared(missing, count):
+    artifacts = make_artifacts(**{missing: None})
+    assert len(compute("memorization", artifacts)) == count
+
+
+def test_fidelity_against_training_and_held_out_images():
+    estimates = compute("fidelity", make_artifacts())
+    assert len(estimates) == 12
+    assert select(estimates, "kid", space="pixels", against="held_out").n == 40
+    estimates = compute("fidelity", make_artifacts(matched=None))
+    assert {estimate.labels["against"] for estimate in estimates} == {"reference"}
+    assert compute("fidelity", make_artifacts(samples=draw_split(4, 1, 0).images)) == []
+
+
+def test_checkpoints_see_a_model_learn_by_heart():
+    """An early model that smooths over all images, and the training images' exact denoiser."""
+    artifacts = make_artifacts(settings=FakeSettings(checkpoints=20), checkpoints=[10, 200])
+    images = artifacts.train.images
+    artifacts.samplers = {10: MemorySampler(images, rho=1e4), 200: MemorySampler(images)}
+    artifacts.sampler = artifacts.samplers[200]
+    estimates = compute("checkpoints", artifacts)
+    early_gap = select(estimates, "eps_gap", step=10)
+    late_gap = select(estimates, "eps_gap", step=200)
+    assert late_gap.low > max(0.0, early_gap.value)
+    early = {estimate.name for estimate in estimates if estimate.labels["step"] == 10}
+    assert early >= {"memorized", "gate", "classified", "absolute"}
+    late = {estimate.name for estimate in estimates if estimate.labels["step"] == 200}
+    assert late == {"eps_loss", "eps_gap"}
+    assert artifacts.reports == [("checkpoints", 1, 2), ("checkpoints", 2, 2)]
+
+
+@pytest.fixture(scope="module")
+def exact_denoiser():
+    """Artifacts of a model that is the exact denoiser of its training images."""
+    artifacts = make_artifacts(settings=FakeSettings(queries=12))
+    artifacts.sampler = MemorySampler(artifacts.train.images)
+    return artifacts
+
+
+def test_effective_k_of_an_exact_denoiser(exact_denoiser):
+    estimates = compute("effective_k", exact_denoiser)
+    rho = select(estimates, "rho", queries="unseen", t=70)
+    assert rho.labels["why"] == ""
+    assert rho.value == pytest.approx(1.0, rel=0.1)
+    k_eff = select(estimates, "k_eff", queries="unseen", t=70)
+    assert 1 < k_eff.low < k_eff.value < k_eff.high < 60
+    controls = {estimate.labels["memory"] for estimate in estimates}
+    assert controls == {"train", "as many of train", "held_out"}
+    assert exact_denoiser.reports[-1] == ("effective k", 12, 12)
+
+
+def test_the_predicted_share_is_the_trained_one(exact_denoiser):
+    """At rho = 1 the classes come out in their proportions."""
+    samples = np.zeros((300, 8, 8, 1), np.uint8)
+    estimates = compute("predicted_share", dataclasses.replace(exact_denoiser, samples=samples))
+    unseen = select(estimates, "predicted", queries="unseen")
+    assert unseen.n == 300
+    assert unseen.low < 0.25 < unseen.high
+    assert "70" in unseen.labels["defined at t"].split()
+
+
+def test_the_predicted_share_without_a_fit_says_why(exact_denoiser, monkeypatch):
+    artifacts = dataclasses.replace(exact_denoiser)
+    undefined = Estimate(None, name="rho", labels={"queries": "unseen", "t": 5})
+    monkeypatch.setattr(artifacts, "estimates", lambda name: [undefined])
+    (estimate,) = compute("predicted_share", artifacts)
+    assert (estimate.value, estimate.n) == (None, 0)
+    assert estimate.labels["why"] == "rho is undefined at every noise level"
+
+
+def test_samples_of_the_fake_sampler_are_its_memory():
+    """What the other tests rest on."""
+    images = draw_split(3, 2, seed=0).images
+    np.testing.assert_array_equal(
+        to_uint8(MemorySampler(images).sample(np.arange(7), 0)), images[np.arange(7) % 5]
+    )

@@ -1,0 +1,111 @@
+"""What a measure declares is what the study and the report need; its code is its fingerprint."""
+
+import importlib
+import sys
+
+import pytest
+
+from jaxdiff import source_code
+from jaxdiff.estimates import Estimate
+from jaxdiff.measures import registry
+from jaxdiff.measures.registry import AgainstDepth, Measure, in_order, measure
+from jaxdiff.source_code import code_digest, list_code_modules
+
+SOURCE = """
+from jaxdiff.estimates import Estimate
+from {helper} import offset
+
+
+def compute(artifacts):
+    return [Estimate({value} + offset())]
+"""
+HELPER = "def offset():\n    return {offset}\n"
+
+
+@pytest.fixture
+def clean_registry(monkeypatch):
+    monkeypatch.setattr(registry, "MEASURES", {})
+
+
+@pytest.fixture
+def digest_of(tmp_path, monkeypatch):
+    """The digest of a measure in a module of its own and of a helper that it imports."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(source_code, "CODE_PACKAGES", ("measure_helper",))
+
+    def digest(value: int = 1, offset: int = 0) -> str:
+        (tmp_path / "measure_helper.py").write_text(HELPER.format(offset=offset))
+        (tmp_path / "my_measure.py").write_text(SOURCE.format(helper="measure_helper", value=value))
+        source_code._read_source.cache_clear()
+        importlib.invalidate_caches()
+        for name in ("my_measure", "measure_helper"):
+            sys.modules.pop(name, None)
+        sys.dont_write_bytecode = True
+        return code_digest(importlib.import_module("my_measure").compute)
+
+    yield digest
+    for name in ("my_measure", "measure_helper"):
+        sys.modules.pop(name, None)
+
+
+def build(name: str, needs: tuple[str, ...] = ()) -> Measure:
+    return Measure(name, lambda artifacts: [], "Title", "Caption", needs)
+
+
+def test_an_edited_measure_has_another_digest(digest_of):
+    first = digest_of(value=1)
+    assert digest_of(value=1) == first
+    assert digest_of(value=2) != first
+
+
+def test_an_edited_helper_changes_the_digest_of_what_imports_it(digest_of):
+    assert digest_of(offset=0) != digest_of(offset=1)
+
+
+def test_an_edit_of_one_measure_leaves_the_others_alone():
+    measures = registry.load_measures()
+    lpips = list_code_modules(measures["lpips"].compute.__module__)
+    neighbors = list_code_modules(measures["neighbors"].compute.__module__)
+    assert "jaxdiff.measures.lpips" in lpips
+    assert "jaxdiff.measures.lpips" not in neighbors
+    assert not {"jaxdiff.measures.registry", "jaxdiff.measures.artifacts"} & lpips
+
+
+def test_a_measure_is_described_for_the_report(clean_registry):
+    figure = AgainstDepth("mean", "brightness", scale=100.0)
+
+    @measure("brightness", title="Brightness", caption="Why.", needs=("samples",), figure=figure)
+    def brightness(artifacts):
+        return [Estimate(1.0, name="mean")]
+
+    description = registry.MEASURES["brightness"].describe()
+    assert description["title"] == "Brightness"
+    assert description["table"] == "brightness"
+    assert description["figure"] == {
+        "estimate": "mean",
+        "label": "brightness",
+        "scale": 100.0,
+        "reference": "",
+    }
+
+
+def test_a_name_belongs_to_one_module(clean_registry):
+    def first(artifacts):
+        return []
+
+    def second(artifacts):
+        return []
+
+    second.__module__ = "elsewhere"
+    fields = {"title": "T", "caption": "C", "needs": ()}
+    measure("same", **fields)(first)
+    measure("same", **fields)(first)
+    with pytest.raises(ValueError, match="measure 'same' of elsewhere is also in"):
+        measure("same", **fields)(second)
+
+
+def test_measures_run_after_those_that_they_need():
+    ordered = in_order([build("b", ("a",)), build("c", ("b", "samples")), build("a")])
+    assert list(ordered) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="the measures a, b need each other"):
+        in_order([build("a", ("b",)), build("b", ("a",))])

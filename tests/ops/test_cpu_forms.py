@@ -1,0 +1,142 @@
+"""CPU forms compute what the plain definitions compute, with two orders of derivatives."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff.ops import attention
+from jaxdiff.ops.attention import cpu_attention, dot_product_attention, plain_attention
+from jaxdiff.ops.convolution import (
+    convolve,
+    count_parts,
+    matmul_convolution,
+    plain_convolution,
+    split_convolution,
+    upsampled_convolution,
+)
+from jaxdiff.ops.dispatch import fusion_barrier
+from jaxdiff.ops.resampling import upsample_nearest
+from tests.ops.helpers import assert_close, random_array
+
+
+class Case(NamedTuple):
+    cpu_form: Callable
+    definition: Callable
+    inputs: tuple[jax.Array, ...]
+
+
+def attention_case(*shape):
+    qkv = tuple(random_array(*shape, seed=i) for i in range(3))
+    return Case(cpu_attention, plain_attention, qkv)
+
+
+def matmul_case(size, kernel_size, stride, padding):
+    def cpu_form(x, kernel):
+        return matmul_convolution(x, kernel, stride, padding)
+
+    def definition(x, kernel):
+        return plain_convolution(x, kernel, stride, padding)
+
+    x = random_array(2, size, size, 6)
+    return Case(cpu_form, definition, (x, random_array(kernel_size, kernel_size, 6, 5)))
+
+
+def upsampling_case(height, width):
+    def definition(x, kernel):
+        return plain_convolution(upsample_nearest(x), kernel, 1, (1, 1))
+
+    x = random_array(2, height, width, 6)
+    return Case(upsampled_convolution, definition, (x, random_array(3, 3, 6, 5)))
+
+
+def split_case():
+    def cpu_form(x, kernel):
+        return split_convolution(x, kernel, (1, 1))
+
+    def definition(x, kernel):
+        return plain_convolution(x, kernel, 1, (1, 1))
+
+    return Case(cpu_form, definition, (random_array(8, 32, 32, 2), random_array(3, 3, 2, 160)))
+
+
+CASES = {
+    "attention of 16 tokens": attention_case(2, 16, 3, 8),
+    "attention of 144 tokens": attention_case(2, 144, 2, 8),
+    "attention of 400 tokens, some heads at a time": attention_case(1, 400, 4, 4),
+    "conv 3x3 to 1x1": matmul_case(1, 3, 1, (1, 1)),
+    "conv 3x3 to 2x2": matmul_case(2, 3, 1, (1, 1)),
+    "conv 3x3 to 4x4": matmul_case(4, 3, 1, (1, 1)),
+    "conv 3x3, stride 2, padded after": matmul_case(8, 3, 2, (0, 1)),
+    "conv 3x3 with a large result": split_case(),
+    "conv 1x1, stride 2": matmul_case(4, 1, 2, (0, 0)),
+    "upsampling conv from 3x3": upsampling_case(3, 3),
+    "upsampling conv from 8x6": upsampling_case(8, 6),
+    "fusion barrier": Case(fusion_barrier, lambda x: x, (random_array(2, 4, 4, 3),)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_gradients_and_second_derivatives(name):
+    case = CASES[name]
+    inputs = case.inputs
+    tangents = tuple(random_array(*x.shape, seed=9) for x in inputs)
+
+    def differentiate(function):
+        arguments = tuple(range(len(inputs)))
+        gradient = jax.grad(lambda *x: jnp.sin(function(*x)).sum(), argnums=arguments)
+
+        def compute():
+            second = jax.jvp(gradient, inputs, tangents)[1]
+            return function(*inputs), gradient(*inputs), second
+
+        return jax.jit(compute)()
+
+    value, gradient, second = differentiate(case.cpu_form)
+    expected_value, expected_gradient, expected_second = differentiate(case.definition)
+    assert_close(value, expected_value, 1e-5)
+    assert_close(gradient, expected_gradient, 1e-4)
+    assert_close(second, expected_second, 1e-4)
+
+
+def test_large_results_are_split_to_a_mebibyte():
+    x = random_array(16, 32, 32, 2)
+    kernel = random_array(3, 3, 2, 128)
+    assert count_parts(x, kernel) == 8
+    assert count_parts(x[:8], kernel) == 1
+    gradient = jax.grad(lambda kernel: convolve(x, kernel, 1, (1, 1)).sum())
+    text = jax.jit(gradient).lower(kernel).as_text()
+    assert text.count("stablehlo.convolution") >= 8
+
+
+@pytest.mark.parametrize(("platform", "loops"), [("cpu", True), ("tpu", False)])
+def test_a_cpu_gets_its_form_and_others_the_definition(platform, loops):
+    q = random_array(1, 144, 1, 8)
+    traced = jax.jit(dot_product_attention).trace(q, q, q)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("while" in text) == loops
+
+
+def test_long_plain_attention_takes_one_image_at_a_time(monkeypatch):
+    q = random_array(2, 32, 3, 8)
+    k = random_array(2, 20, 3, 8, seed=1)
+    v = random_array(2, 20, 3, 8, seed=2)
+    batched, pull_batched = jax.vjp(plain_attention, q, k, v)
+    monkeypatch.setattr(attention, "MAX_BATCHED_SCORES", 640)
+    mapped, pull_mapped = jax.vjp(plain_attention, q, k, v)
+    np.testing.assert_allclose(mapped, batched, atol=1e-6)
+    gradients = zip(pull_mapped(batched), pull_batched(batched), strict=True)
+    for gradient, expected in gradients:
+        np.testing.assert_allclose(gradient, expected, atol=1e-5)
+
+
+def test_scores_of_bfloat16_are_float32(monkeypatch):
+    monkeypatch.setattr(attention, "MAX_BATCHED_SCORES", 640)
+    shapes = [(2, 32, 3, 8), (2, 20, 3, 8), (2, 20, 3, 8)]
+    qkv = [random_array(*shape).astype(jnp.bfloat16) for shape in shapes]
+    jaxpr = str(jax.make_jaxpr(plain_attention)(*qkv)).replace(" ", "")
+    assert "f32[3,32,20]" in jaxpr or "f32[1,3,32,20]" in jaxpr
+    assert plain_attention(*qkv).dtype == jnp.bfloat16

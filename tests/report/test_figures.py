@@ -1,0 +1,75 @@
+"""Figures of small results: the data that they draw."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from jaxdiff.report import figures, memorization_figures
+from jaxdiff.results import DepthFigure, Section, read_study
+from tests.report.small_results import make_shares, write_study
+
+
+@pytest.fixture
+def study(tmp_path):
+    return read_study(write_study(tmp_path))
+
+
+def depth_section(reference=""):
+    drawing = DepthFigure("classified", "share, %", 100.0, reference)
+    return Section("share", "", "", "shares", "shares", drawing)
+
+
+def test_a_measure_is_drawn_against_depth():
+    """Seeds stand side by side at their model, in percent, with their intervals."""
+    cells = [*make_shares("6", 0.1, 0.12), *make_shares("2", 0.2, 0.22)]
+    figure = figures.against_depth(cells, depth_section("trained"))
+    ax = figure.axes[0]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["2", "6"]
+    points, _, (bars,) = ax.containers[0]
+    np.testing.assert_allclose(points.get_xdata(), [0.94, 1.06, -0.06, 0.06])
+    np.testing.assert_allclose(points.get_ydata(), [10, 12, 20, 22])
+    ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+    np.testing.assert_allclose(ends[0], [8, 12])
+    dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
+    np.testing.assert_allclose(dashed[0].get_ydata(), 20)
+
+
+def test_undefined_values_are_not_drawn():
+    cells = make_shares("2", 0.2, None)
+    figure = figures.against_depth(cells, depth_section())
+    assert len(figure.axes[0].containers[0][0].get_ydata()) == 1
+    assert figures.against_depth(make_shares("2", None), depth_section("trained")) is None
+    assert figures.against_depth(cells, dataclasses.replace(depth_section(), figure=None)) is None
+
+
+def test_a_frame_marks_another_class_than_the_shallowest_models(study):
+    labels = np.array([6, 6, 9, 3])  # of the deeper model; the shallow one has 6, 9, 6, 3
+    deep = dataclasses.replace(study.cells[1], common_labels=labels)
+    study = dataclasses.replace(study, cells=[study.cells[0], deep])
+    panels = figures.common_samples(study).axes
+    is_framed = [ax.spines["top"].get_visible() for ax in panels]
+    assert is_framed == [False] * 4 + [False, True, True, False]
+    colors = [panels[i].spines["top"].get_edgecolor()[:3] for i in (5, 6)]
+    assert colors[0][0] > colors[0][2], "to the majority: orange"
+    assert colors[1][2] > colors[1][0], "to the minority: blue"
+
+
+def test_the_central_figure_has_the_checkpoints_before_the_model(study):
+    path = memorization_figures.central(study).axes[0].lines[0]
+    np.testing.assert_allclose(path.get_xdata(), [math.log(1.2), math.log(1.5)])
+    np.testing.assert_allclose(path.get_ydata(), [2, 5])
+
+
+def test_an_undefined_k_is_left_out(study):
+    left, right = memorization_figures.effective_k(study).axes
+    assert [line.get_xdata().tolist() for line in left.lines] == [[100], [100]]
+    values = [line.get_ydata().tolist() for line in right.lines[:4]]
+    assert values == [[0.8], [], [0.6], [0.5]]
+
+
+def test_the_gate_is_a_bar_in_three_parts(study):
+    bars = figures.quality_gate(study).axes[0].patches
+    widths = [bar.get_width() for bar in bars]
+    np.testing.assert_allclose(widths, [90, 90, 8, 8, 2, 2])

@@ -1,0 +1,174 @@
+"""The page follows from results that describe themselves."""
+
+import csv
+import dataclasses
+import re
+
+import pytest
+
+from jaxdiff import files, report
+from jaxdiff.report.page import MIN_CLASSIFIER_GATE
+from jaxdiff.report.registry import FIGURES, SECTIONS
+from tests.report.small_results import (
+    ALL_MEASURES,
+    LPIPS,
+    NEIGHBORS,
+    QUALITY,
+    SHARE,
+    SmallMeasure,
+    estimate,
+    write_sets,
+    write_study,
+)
+
+NEW_MEASURE = SmallMeasure(
+    "sharpness",
+    [estimate("edges", 0.4), estimate("edges", 0.5, images="training")],
+    title="Sharpness of edges",
+    caption="Look for values below those of the training images.",
+    figure={"estimate": "edges", "label": "edges", "scale": 1.0, "reference": ""},
+)
+
+
+def read_table(workdir, name):
+    with (workdir / "tables" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def names_in(folder):
+    return {path.stem for path in folder.iterdir()} if folder.exists() else set()
+
+
+def anchors_of(page):
+    """Targets of the links, and ids outside the drawings."""
+    links = re.findall(r'<a href="#([^"]+)"', page)
+    without_drawings = re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)
+    return links, re.findall(r'id="([^"]+)"', without_drawings)
+
+
+def test_a_new_measure_is_on_the_page_by_itself(tmp_path):
+    workdir = write_study(tmp_path, [SHARE, NEW_MEASURE])
+    page = report.write(workdir).read_text()
+    assert '<h2 id="measure-sharpness">Sharpness of edges</h2>' in page
+    assert '<a href="#measure-sharpness">Sharpness of edges</a>' in page
+    assert "Look for values below those of the training images." in page
+    assert (workdir / "figures/sharpness.svg").exists()
+    rows = read_table(workdir, "sharpness")
+    assert [row["cell"] for row in rows] == ["2-s0", "2-s0", "3-s0", "3-s0"]
+    assert [row["value"] for row in rows[:2]] == ["0.4", "0.5"]
+    assert [row["images"] for row in rows[:2]] == ["", "training"]
+
+
+def test_a_topic_of_its_own_comes_last(tmp_path):
+    workdir = write_study(tmp_path, [dataclasses.replace(NEW_MEASURE, topic="edges"), QUALITY])
+    page = report.write(workdir).read_text()
+    links, _ = anchors_of(page)
+    assert links[-1] == "measure-sharpness"
+    assert ">Edges:</span>" in page
+
+
+@pytest.mark.parametrize("name", ["training", "gate"])
+def test_a_measure_overwrites_no_registered_file(tmp_path, name):
+    measure = dataclasses.replace(NEW_MEASURE, name=name)
+    workdir = write_study(tmp_path, [QUALITY, measure])
+    report.write(workdir)
+    assert "parameters" in read_table(workdir, "training")[0]
+    expected = "training_measure" if name == "training" else "gate"
+    assert read_table(workdir, expected)[0]["estimate"] == "edges"
+    expected = "gate_measure" if name == "gate" else "training"
+    assert {"gate", expected} <= names_in(workdir / "figures")
+
+
+def test_markup_in_a_caption_is_text(tmp_path):
+    measure = dataclasses.replace(NEW_MEASURE, caption="<script>alert(1)</script> {n} {")
+    page = report.write(write_study(tmp_path, [measure])).read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; {n} {" in page
+
+
+def test_a_complete_study_has_every_registered_part(tmp_path):
+    workdir = write_study(tmp_path)
+    report.write(workdir)
+    measured = {measure.table or measure.name for measure in ALL_MEASURES}
+    drawn = {measure.name for measure in ALL_MEASURES if measure.figure}
+    assert names_in(workdir / "tables") == set(SECTIONS) | measured
+    assert names_in(workdir / "figures") == (set(FIGURES) - {"sets"}) | drawn
+
+
+@pytest.mark.parametrize("count", range(len(ALL_MEASURES) + 1))
+def test_a_part_is_drawn_or_absent(tmp_path, count):
+    """Whatever was measured: no link without a target, no table or figure without its file."""
+    workdir = write_study(tmp_path, ALL_MEASURES[:count], is_complete=False)
+    page = report.write(workdir).read_text()
+    links, ids = anchors_of(page)
+    assert links
+    assert links == ids
+    assert len(set(ids)) == len(ids)
+    tables = names_in(workdir / "tables")
+    figures = names_in(workdir / "figures")
+    assert {link.removeprefix("table-") for link in links if link.startswith("table-")} <= tables
+    assert {f.removeprefix("figure-") for f in links if f.startswith("figure-")} <= figures
+    assert page.count("<table>") == len(tables)
+    assert page.count("<svg ") == len(figures)
+    assert not tables & {"flips", "similarity", "bias_variance", "smoothness", "training"}
+    assert "sets" in figures
+
+
+def test_the_same_results_give_the_same_page(tmp_path):
+    workdir = write_study(tmp_path)
+    first = report.write(workdir).read_bytes()
+    assert report.write(workdir).read_bytes() == first
+
+
+def test_sets_have_no_depth_and_no_training(tmp_path):
+    workdir = write_sets(tmp_path)
+    page = report.write(workdir).read_text()
+    assert "2 sets of images of 8 x 8 px against" in page
+    assert "Known confounds" not in page
+    assert names_in(workdir / "tables") == {"lpips", "neighbors", "table3", "table3_mean"}
+    assert names_in(workdir / "figures") == {"lpips", "sets"}
+    rows = read_table(workdir, "lpips")
+    assert list(rows[0]) == ["set", "estimate", "value", "low", "high", "n", "interval"]
+    assert [row["set"] for row in rows] == ["theirs", "theirs", "ours", "ours"]
+    names = [row["images of"] for row in read_table(workdir, "table3")]
+    assert names == ["theirs", "ours", "held-out images"]
+    links, ids = anchors_of(page)
+    assert links == ids
+
+
+def test_a_gate_that_is_not_reached_is_said_first(tmp_path):
+    poor = dataclasses.replace(QUALITY, estimates=[estimate("gate", 0.5)])
+    workdir = write_study(tmp_path, [poor])
+    confusion = files.read_json(workdir / "shared/confusion.json")
+    confusion["gate"]["held_out"] = MIN_CLASSIFIER_GATE - 0.05
+    files.write_json(workdir / "shared/confusion.json", confusion)
+    page = report.write(workdir).read_text()
+    assert "The quality gate is below 0.7 for 2-s0, 3-s0" in page
+    assert "The classifier recognizes only 90 % of the held-out images" in page
+
+
+def test_a_cell_of_older_code_gets_a_sentence(tmp_path):
+    workdir = write_study(tmp_path, [LPIPS, NEIGHBORS])
+    path = workdir / "cells/3-s0/measures/lpips.json"
+    files.write_json(path, {"lpips": [entry.to_json() for entry in LPIPS.estimates]})
+    sentence = (
+        "3-s0 must describe 'lpips' .* run the same command again: a sweep keeps the training"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        report.write(workdir)
+    assert not (workdir / "tables").exists()
+    assert not (workdir / "figures").exists()
+
+
+@pytest.mark.parametrize("name", ["result.json", "measures/lpips.json", "samples.npz", "run.json"])
+def test_a_damaged_file_is_named(tmp_path, name):
+    workdir = write_study(tmp_path, [LPIPS])
+    path = workdir / "cells/2-s0" / name
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ValueError, match=f"2-s0/{name}"):
+        report.write(workdir)
+
+
+def test_without_a_finished_cell_there_is_no_report(tmp_path):
+    (tmp_path / "cells/2-s0").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds no finished cell; run python"):
+        report.write(tmp_path)

@@ -1,0 +1,146 @@
+"""A study expands to a grid of cells, and says in a sentence what it cannot use."""
+
+import importlib
+
+import pytest
+
+from jaxdiff.cells.cell import Cell
+from jaxdiff.cells.data import check_training_sets
+from jaxdiff.study import grid
+from jaxdiff.study.config import default_config
+
+
+def build_config(**changes):
+    """A small study; a key is written section__name."""
+    config = default_config()
+    config.width = 0.25
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            config[section][name] = value
+        else:
+            config[section] = value
+    return config
+
+
+def test_a_grid_of_cells():
+    config = build_config(
+        seeds=(0, 1), data__n=(100, 300), data__proportions=((0.8, 0.2), (0.6, 0.4))
+    )
+    config.models = {
+        "2": "2",
+        "2-wide": {"row": "2", "block_out_channels": (16, 32), "norm_num_groups": 8},
+    }
+    cells = grid.expand(config)
+    assert len({cell.name for cell in cells}) == len(cells) == 16
+    assert cells[0].name == "2-80_20-n100-s0"
+    assert cells[0].counts == {6: 80, 9: 20}
+    assert cells[-1].counts == {9: 180, 6: 120}, "odd seeds give the majority to the second class"
+    assert cells[1].network.block_out_channels == (16, 32)
+    shards = [grid.select(cells, shard=f"{i}/3") for i in (1, 2, 3)]
+    names = [cell.name for shard in shards for cell in shard]
+    assert sorted(names) == sorted(cell.name for cell in cells)
+    assert len(grid.select(cells, "2-wide-*-s1")) == 4
+
+
+def test_a_cell_survives_its_config_json():
+    config = build_config(seeds=(1,))
+    config.data.proportions = ((0.4, 0.2, 0.3, 0.1),)
+    config.data.source = "colored_digits"
+    (cell,) = grid.expand(config)
+    assert cell.is_grouped
+    assert cell.proportions == pytest.approx((0.6, 0.4))
+    assert Cell.from_json(cell.name, cell.to_json()) == cell
+
+
+def test_the_tasks_of_an_array_begin_at_different_cells():
+    cells = grid.expand(build_config(data__n=(100, 200, 300), seeds=(0, 1)))
+    orders = []
+    for task in (7, 8, 12):
+        environment = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": "3"}
+        orders.append(grid.rotate_for_array_task(cells, environment))
+    assert {order[0].name for order in orders} == {cell.name for cell in cells[:3]}
+    names = sorted(cell.name for cell in cells)
+    for order in orders:
+        assert sorted(cell.name for cell in order) == names
+    environment = {"JAXDIFF_SHARD_INDEX": "1", "JAXDIFF_SHARD_COUNT": "2"}
+    assert grid.rotate_for_array_task(cells, environment) == [*cells[1::2], *cells[::2]]
+    assert grid.rotate_for_array_task(cells, {}) == cells
+    assert grid.is_array_task(environment)
+    assert not grid.is_array_task({})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"train__batch": -4}, r"config.train.batch must be at least 1, got -4"),
+        ({"train__learning_rate": -1.0}, r"config.train.learning_rate must be at least 0, got -1"),
+        ({"models": {"7": "7"}}, r"model '7' is not known .* choose one of 2, 2-large, 3, 4, 5, 6"),
+        (
+            {"models": {"2": {"row": "2", "depth": 3}}},
+            r"config.models.2 sets 'depth'; a UNetConfig",
+        ),
+        ({"models": {"a": {"type": "none"}}}, r"config.models.a is of type 'none'; choose one of"),
+        ({"data__proportions": ((0.8, 0.3),)}, r"sum to 1.1"),
+        ({"data__proportions": ((0.2, 0.8),)}, r"write the majority first"),
+        ({"data__proportions": ((0.4, 0.2, 0.3, 0.1),)}, r"set config.data.group"),
+        ({"data__n": (5000,)}, r"at most 300 can be had"),
+        ({"data__n": (301,)}, r"301"),
+        ({"data__size": 17}, r"17 px"),
+        ({"data__classes": (6, 6)}, r"two different classes"),
+        ({"data__source": "nothing"}, r"config.data.source is 'nothing'"),
+        ({"data__dir": "/nowhere"}, r"config.data.dir is /nowhere, which does not exist"),
+        ({"diffusion__prediction": "noise"}, r"choose one of eps, v, x0"),
+        ({"sample__steps": 2000}, r"there are only 1000 noise levels"),
+        ({"width": 0.3}, r"width 0.3 gives channels and groups"),
+        ({"measures__k": (500,)}, r"holds 500; there are only 300 training images"),
+        ({"measures__spaces": ("pixels", "clip")}, r"'clip'; choose among pixels, vgg"),
+        ({"measures__spaces": ("pixels", "inception")}, r"as config.measures.inception"),
+        ({"measures__lpips": "alex"}, r"needs 32 px; config.data.size is 16, so choose vgg"),
+        ({"primary": ("2", "5")}, r"config.primary is .*; name the shallow and the deep model"),
+        ({"measures__spaces": ("vgg",)}, r"pixels must be among them"),
+        ({"measures__inception": "nowhere.pth"}, r"nowhere.pth, which does not exist"),
+        ({"sample__common": 1}, r"at least 2 samples can be compared"),
+        ({"train__accumulate": 5}, r"config.train.accumulate is 5; it must divide train.batch"),
+        ({"seeds": ()}, r"config.seeds is empty"),
+        ({"plugins": ("no.such_module",)}, r"plugin 'no.such_module' cannot be imported"),
+    ],
+)
+def test_bad_values_get_a_sentence(changes, sentence):
+    config = build_config()
+    config.unlock()
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if key == "models":
+            config.models = {}
+        target = config[section] if name else config
+        target[name or section] = value
+    with pytest.raises(ValueError, match=sentence):
+        check_training_sets(grid.expand(config))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"pattern": "9-*"}, "matches no cell; the cells are 2-80_20-n300-s0"),
+        ({"shard": "3/2"}, "write i/n"),
+        ({"shard": "1"}, "write i/n"),
+        ({"shard": "a/b"}, "write i/n"),
+    ],
+)
+def test_selections_of_nothing_are_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        grid.select(grid.expand(build_config()), **options)
+
+
+def test_the_configs_of_the_repository():
+    quickstart = grid.expand(importlib.import_module("configs.quickstart").get_config())
+    assert [cell.name for cell in quickstart] == [
+        "2-80_20-n300-s0",
+        "3-80_20-n300-s0",
+        "4-80_20-n300-s0",
+    ]
+    paper = grid.expand(importlib.import_module("configs.paper_mnist").get_config())
+    assert len(paper) == 5 * 4 * 3, "depths 2 to 6, four proportions, three seeds"
+    with pytest.raises(ValueError, match="at most 260 can be had"):
+        check_training_sets(paper)

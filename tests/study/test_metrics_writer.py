@@ -1,0 +1,73 @@
+"""metrics.jsonl: which lines it has, after which step it is cut, and what stops a training."""
+
+import json
+
+import pytest
+from etils import epath
+
+from jaxdiff.study.metrics_writer import MetricsWriter
+
+
+def open_writer(folder, start_step=0, **options):
+    return MetricsWriter(
+        epath.Path(folder),
+        start_step,
+        log_every=2,
+        batch=8,
+        step_flops=1e6,
+        num_devices=4,
+        **options,
+    )
+
+
+def record(step, loss=0.5):
+    return {"step": step, "loss": loss, "gradient_norm": 1.0}
+
+
+def read_lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_line_every_few_steps_with_the_speed(tmp_path):
+    writer = open_writer(tmp_path)
+    writer.write([record(1)])
+    assert read_lines(tmp_path) == []
+    writer.write([record(step) for step in (2, 3, 4)])
+    writer.close()
+    lines = read_lines(tmp_path)
+    assert [line["step"] for line in lines] == [2, 4]
+    assert lines[0]["images_per_second"] > lines[0]["images_per_second_per_device"] > 0
+    assert lines[0]["flops_per_second"] > 0
+    assert writer.last_step == 4
+    assert writer.note.startswith("loss 0.5000, ")
+
+
+def test_a_resumed_run_drops_the_lines_after_its_step(tmp_path):
+    writer = open_writer(tmp_path)
+    writer.write([record(step) for step in range(1, 9)])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 10, "loss"')  # the process was killed while it wrote
+    resumed = open_writer(tmp_path, start_step=4)
+    assert [line["step"] for line in read_lines(tmp_path)] == [2, 4]
+    resumed.write([record(5), record(6)])
+    assert [line["step"] for line in read_lines(tmp_path)] == [2, 4, 6]
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
+    writer = open_writer(tmp_path)
+    with pytest.raises(ValueError, match=r"the loss is nan at step 3 .*; no checkpoint was saved"):
+        writer.write([record(3, float("nan"))])
+    writer.saved_step = 2
+    with pytest.raises(ValueError, match="the checkpoint of step 2 is valid; choose a lower"):
+        writer.write([record(3, float("inf"))])
+
+
+def test_tensorboard_gets_an_event_file(tmp_path):
+    pytest.importorskip("tensorboard")
+    writer = open_writer(tmp_path, tensorboard=True)
+    writer.write([record(2)])
+    writer.close()
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    data = path.read_bytes()
+    assert b"loss" in data
+    assert b"images_per_second" in data

@@ -1,0 +1,58 @@
+"""Checkpoints: damage of every kind is found, and the newest valid step is used."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import checkpoints
+from jaxdiff.checkpoints import RetentionPolicy
+
+
+def test_relative_folders_are_as_good_as_absolute_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoints.save("runs/cell", 1, {"ema": {"a.b": jnp.arange(3.0)}})
+    assert checkpoints.latest_valid_step("runs/cell") == 1
+    ema = checkpoints.restore_part("runs/cell", 1, "ema")
+    np.testing.assert_array_equal(ema["a.b"], np.arange(3.0))
+
+
+def damaged_versions(data):
+    """The content of a damaged file: a flipped bit, a part of it, and none at all."""
+    flipped = bytearray(data or b"x")
+    flipped[len(flipped) // 2] ^= 1
+    part = data[: len(data) // 2] if len(data) > 1 else b"xy"
+    return bytes(flipped), part, None
+
+
+def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path, caplog):
+    for step in (1, 2, 3):
+        checkpoints.save(tmp_path, step, {"a": np.arange(step + 4.0)})
+    assert checkpoints.list_steps(tmp_path) == [2, 3]
+    paths = [path for path in (tmp_path / "3").rglob("*") if path.is_file()]
+    for path in [*paths, tmp_path / "3.json"]:
+        data = path.read_bytes()
+        for damaged in damaged_versions(data):
+            caplog.clear()
+            path.unlink()
+            if damaged is not None:
+                path.write_bytes(damaged)
+            assert checkpoints.latest_valid_step(tmp_path) == 2
+            assert "checkpoint 3" in caplog.text
+            assert path.name in caplog.text or "manifest" in caplog.text
+            path.write_bytes(data)
+    assert checkpoints.latest_valid_step(tmp_path) == 3
+
+
+@pytest.mark.parametrize(
+    ("policy", "steps", "kept_steps"),
+    [
+        (RetentionPolicy(), [1, 2, 3], {2, 3}),
+        (
+            RetentionPolicy(last=1, every=6, log_spaced=2),
+            list(range(2, 22, 2)),
+            {2, 4, 6, 8, 12, 16, 18, 20},
+        ),
+    ],
+)
+def test_the_policy_selects_steps(policy, steps, kept_steps):
+    assert policy.select(steps) == kept_steps

@@ -1,0 +1,137 @@
+"""The registered measures on sets of images of any origin."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from etils import epath
+
+from jaxdiff import files, results
+from jaxdiff.evaluation import EvaluationSettings, Reference, evaluate
+from jaxdiff.measures.artifacts import Roles
+from jaxdiff.measures.registry import load_measures
+from jaxdiff.settings import MeasureSettings
+from jaxdiff.stage import Redo
+from jaxdiff.study.pairwise import compare_sets
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 1)).astype(np.uint8)
+REFERENCE = Reference("reference", IMAGES[12:])
+SETS = {"a": IMAGES[:12], "b": IMAGES[12:24]}
+MEASURES = MeasureSettings(lpips="none", spaces=("pixels",), k=(1, 3))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _measures():
+    load_measures()
+
+
+def run(
+    workdir, sets=SETS, reference=REFERENCE, *, redo=(), roles=None, same_noise=False, **changes
+):
+    measures = dataclasses.replace(MEASURES, **changes)
+    settings = EvaluationSettings(measures, roles, same_noise)
+    evaluate(sets, reference, settings, epath.Path(workdir), redo=Redo(redo))
+    return settings
+
+
+def nearest(workdir) -> dict[tuple[str, str], float]:
+    """Distance to the nearest reference image by set and by what is compared."""
+    return {
+        (result.name, estimate.labels["images"]): float(estimate)
+        for result in results.read_sets(workdir)
+        for estimate in result.estimates("neighbors", "kth", k=1)
+    }
+
+
+def test_copies_are_found_and_held_out_images_are_measured_too(tmp_path):
+    run(tmp_path, reference=dataclasses.replace(REFERENCE, held_out=IMAGES[:6]))
+    distances = nearest(tmp_path)
+    assert distances["b", "samples"] == 0
+    assert distances["a", "samples"] > 0.1
+    assert distances["a", "held_out"] == pytest.approx(distances["b", "held_out"])
+
+
+def test_a_set_is_no_cell(tmp_path):
+    run(tmp_path)
+    result = files.read_json(tmp_path / "sets" / "a" / "result.json")
+    assert result["set"] == {
+        "name": "a",
+        "position": 0,
+        "reference": "reference",
+        "n": 18,
+        "majority": None,
+        "minority": None,
+        "trained": None,
+    }
+    assert "cell" not in result
+    assert not (tmp_path / "cells").exists()
+    assert not (tmp_path / "sets" / "a" / "metrics.jsonl").exists()
+
+
+def test_measures_are_skipped_where_done_and_made_again_on_request(tmp_path):
+    run(tmp_path)
+    record = tmp_path / "sets" / "a" / "stages" / "neighbors.json"
+    first = record.stat().st_mtime_ns
+    run(tmp_path)
+    assert record.stat().st_mtime_ns == first
+    run(tmp_path, redo=["neighbors"])
+    assert record.stat().st_mtime_ns > first
+
+
+def test_other_images_of_the_same_name_are_measured_again(tmp_path):
+    run(tmp_path)
+    before = nearest(tmp_path)["a", "samples"]
+    run(tmp_path, sets={"a": IMAGES[12:24], "b": IMAGES[:12]})
+    assert nearest(tmp_path)["a", "samples"] != before
+
+
+def test_sets_of_the_same_noise_are_compared(tmp_path):
+    settings = run(tmp_path, same_noise=True)
+    sets = results.read_sets(tmp_path)
+    assert [len(result.common) for result in sets] == [12, 12]
+    compare_sets(sets, epath.Path(tmp_path), settings.measures)
+    compared = files.read_json(tmp_path / "shared/comparisons.json")
+    assert compared["flips"] == [], "without labels nothing can flip"
+    assert compared["similarity"] == [], "similarity needs LPIPS"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"roles": Roles(0, 1, 0.5)},
+            "the class 1 was asked for; those of reference are not known",
+        ),
+        (
+            {
+                "reference": dataclasses.replace(REFERENCE, classes=("no", "yes")),
+                "roles": Roles(0, 2, 0.5),
+            },
+            r"the class 2 was asked for; those of reference are 0 \(no\), 1 \(yes\)",
+        ),
+        ({"k": (1, 99)}, "k is 99 and reference holds only 18 images"),
+        ({"lpips": "alex"}, "32 px or more"),
+        ({"spaces": ("clip",)}, "'clip'"),
+        ({"spaces": ("inception",)}, "FID's"),
+        (
+            {"sets": {"a": IMAGES[:9], "b": IMAGES[:12]}, "same_noise": True},
+            "their sizes are {'a': 9, 'b': 12}",
+        ),
+        (
+            {"sets": {"a": IMAGES[:, :8]}},
+            r"a are of 8 x 16 x 1 and reference of 16 x 16 x 1 .*; give --size",
+        ),
+        ({"sets": {"a": IMAGES.repeat(3, -1)}}, "convert one of them"),
+    ],
+)
+def test_bad_options_get_a_sentence_and_write_nothing(tmp_path, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        run(tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_study_in_the_workdir_is_left_alone(tmp_path):
+    files.write_json(tmp_path / "study.json", {"name": "mine", "diffusion": {}})
+    with pytest.raises(ValueError, match="was made with other settings"):
+        run(tmp_path)
+    assert files.read_json(tmp_path / "study.json") == {"name": "mine", "diffusion": {}}

@@ -1,0 +1,83 @@
+"""A stage runs once for its inputs, and again when it is told to."""
+
+import pytest
+from etils import epath
+
+from jaxdiff import files
+from jaxdiff.stage import Redo, claim_folder, run_stage
+
+
+class Counter:
+    """Writes out.txt and counts how often it did."""
+
+    def __init__(self, folder: epath.Path):
+        self.folder = folder
+        self.runs = 0
+
+    def make(self) -> None:
+        self.runs += 1
+        (self.folder / "out.txt").write_text(str(self.runs))
+
+    def run(self, inputs: object, redo: Redo | None = None) -> dict[str, str]:
+        options = {} if redo is None else {"redo": redo}
+        return run_stage(self.folder, "make", inputs, ("out.txt",), self.make, **options)
+
+
+@pytest.fixture
+def counter(tmp_path) -> Counter:
+    return Counter(epath.Path(tmp_path))
+
+
+def test_a_stage_runs_once_for_its_inputs(counter):
+    first = counter.run({"a": 1})
+    assert counter.run({"a": 1}) == first
+    assert counter.runs == 1
+    counter.run({"a": 2})
+    assert counter.runs == 2
+
+
+def test_a_stage_runs_again_where_its_output_was_changed_or_lost(counter):
+    counter.run({})
+    (counter.folder / "out.txt").write_text("changed by hand")
+    counter.run({})
+    (counter.folder / "out.txt").unlink()
+    counter.run({})
+    assert counter.runs == 3
+
+
+@pytest.mark.parametrize(
+    ("patterns", "name", "expected"),
+    [
+        (("make",), "make", True),
+        (("ma*",), "make", True),
+        (("other",), "make", False),
+        (("all",), "make", True),
+        (("all",), "train", False),
+        (("train",), "train", True),
+    ],
+)
+def test_redo_matches_names_and_globs(patterns, name, expected):
+    assert Redo(patterns).matches(name) == expected
+
+
+def test_redo_makes_a_stage_again(counter):
+    counter.run({})
+    counter.run({}, Redo(["make"]))
+    counter.run({}, Redo(["other"]))
+    assert counter.runs == 2
+
+
+def test_redo_of_nothing_is_refused():
+    Redo(["all", "l*"]).check_all_matched(["lpips", "share"])
+    with pytest.raises(ValueError, match="--redo lpisp matches no stage; the stages are lpips"):
+        Redo(["lpisp"]).check_all_matched(["share", "lpips"])
+
+
+def test_a_folder_is_claimed_for_its_settings(tmp_path):
+    path = epath.Path(tmp_path) / "run" / "config.json"
+    claim_folder(path, {"train": {"batch": 8}, "free": 1})
+    claim_folder(path, {"train": {"batch": 8}, "free": 1})
+    with pytest.raises(ValueError, match=r"config.train.batch is 8 there and 4 here"):
+        claim_folder(path, {"train": {"batch": 4}, "free": 1})
+    claim_folder(path, {"train": {"batch": 8}, "free": 2}, fixed=lambda s: {"t": s["train"]})
+    assert files.read_json(path)["free"] == 2
