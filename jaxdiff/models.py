@@ -9,7 +9,13 @@ from etils import epath
 from flax import nnx
 
 from jaxdiff import checkpoints, diffusers_io, diffusers_scheduler, files
-from jaxdiff.denoiser import abstract_network, bind_params, get_params
+from jaxdiff.denoiser import (
+    abstract_network,
+    bind_params,
+    config_from_json,
+    config_to_json,
+    get_params,
+)
 from jaxdiff.diffusers_config import read_config
 from jaxdiff.diffusion import SCHEDULES, Prediction, Schedule
 from jaxdiff.unet import UNet, UNetConfig
@@ -81,7 +87,7 @@ class ModelSpec(NamedTuple):
     Attributes
     ----------
     config
-        The network's config.
+        The network's config, of a family in `jaxdiff.denoiser.MODELS`.
     schedule
         Noise schedule.
     prediction
@@ -90,7 +96,7 @@ class ModelSpec(NamedTuple):
         What becomes `Model.config`.
     """
 
-    config: UNetConfig
+    config: Any
     schedule: Schedule
     prediction: Prediction
     settings: dict[str, Any]
@@ -172,7 +178,7 @@ def load_spec(path: epath.PathLike) -> ModelSpec:
             f"{path} is no model: its config.json is neither a cell's nor a UNet2DModel's"
         )
     schedule, prediction = _read_diffusion(settings)
-    return ModelSpec(build_unet_config(settings["unet"]), schedule, prediction, settings)
+    return ModelSpec(config_from_json(settings["unet"]), schedule, prediction, settings)
 
 
 def _read_diffusion(settings: Mapping[str, Any]) -> tuple[Schedule, Prediction]:
@@ -270,8 +276,8 @@ def _complete_settings(model: Model) -> dict[str, Any]:
     config = network_config(model.unet)
     # What the settings say already stays as it is, so that a converted folder keeps its bytes.
     settings = dict(model.config)
-    if "unet" not in settings or build_unet_config(settings["unet"]) != config:
-        settings["unet"] = dataclasses.asdict(config)
+    if "unet" not in settings or config_from_json(settings["unet"]) != config:
+        settings["unet"] = config_to_json(config)
     # A notebook may have replaced the network, the schedule or the prediction of a loaded model.
     if not _has_diffusion(model):
         settings.pop("scheduler", None)
@@ -334,14 +340,6 @@ def _save_pipeline(model: Model, folder: epath.Path) -> None:
         scheduler = diffusers_scheduler.from_settings(settings["diffusion"], settings["sample"])
     unet = bind_params(abstract_network(config), get_params(model.unet))
     diffusers_io.save_pipeline(unet, scheduler, folder)
-
-
-def build_unet_config(fields: Mapping[str, Any]) -> UNetConfig:
-    """A UNetConfig from its JSON form, whose lists are tuples here."""
-    values: dict[str, Any] = {}
-    for key, value in fields.items():
-        values[key] = tuple(value) if isinstance(value, list) else value
-    return UNetConfig(**values)
 
 
 def build_schedule(settings: Mapping[str, Any]) -> Schedule:

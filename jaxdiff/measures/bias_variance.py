@@ -110,7 +110,7 @@ def bias_variance_from_noise(classes: Classes, trained: float) -> list[Estimate]
 
 def _decoded_by_all(classes: Classes) -> Bool[np.ndarray, " n"]:
     """Images that no model decodes to neither class."""
-    return (classes >= 0).all(axis=0)
+    return np.asarray((classes >= 0).all(axis=0))
 
 
 def variance(y: Values) -> Float[np.ndarray, " n"]:

@@ -11,13 +11,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxdiff.denoiser import Params, get_params
+from jaxdiff.denoiser import Params, build_network, get_params
 from jaxdiff.diffusion import Schedule, add_noise
 from jaxdiff.landscape.level_functions import FORWARD, LevelFunctions, level_functions
 from jaxdiff.models import Model
 from jaxdiff.probe.data import ProbeData
 from jaxdiff.probe.options import ProbeOptions, Weights
-from jaxdiff.unet import UNet
 
 Images = Float[np.ndarray, "n h w c"]
 Levels = tuple[np.ndarray, ...]  # for every level the activations [n, d] of n images
@@ -162,7 +161,7 @@ def load_params(model: Model, weights: Weights, seed: int) -> Params:
     """The model's own weights ("trained"), or those of the same network at random."""
     network = model.unet
     if weights == "random":
-        network = UNet(model.unet.config, rngs=nnx.Rngs(seed))
+        network = build_network(model.unet.config, nnx.Rngs(seed))
     # The arrays of a checkpoint are bound to one device.
     return {path: jnp.asarray(np.asarray(p)) for path, p in get_params(network).items()}
 
