@@ -122,6 +122,7 @@ class SetContext:
 
     denoised_confusion = None
     sampler = None
+    leveled_sampler = None
     checkpoints = None
     common_samples = None
     held_out_of_classes = None

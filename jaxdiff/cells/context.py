@@ -17,6 +17,7 @@ from jaxdiff.cells.data import DataPaths, load_cell_splits, open_cell_dataset
 from jaxdiff.datasets.dataset import Dataset, Split
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.datasets.mixtures import mixture
+from jaxdiff.denoiser import LeveledDenoiser, abstract_network
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures.artifacts import Images, MatchedSplits, Predictions, Roles
 from jaxdiff.measures.registry import Measure
@@ -159,6 +160,14 @@ class CellContext:
         return self.make_sampler()
 
     @property
+    def leveled_sampler(self) -> Sampler | None:
+        return self.sampler if self._has_levels else None
+
+    @functools.cached_property
+    def _has_levels(self) -> bool:
+        return isinstance(abstract_network(self.cell.network), LeveledDenoiser)
+
+    @property
     def checkpoints(self) -> Sequence[int] | None:
         return checkpoints.list_steps(self.folder / "checkpoints")
 
@@ -224,7 +233,9 @@ class CellContext:
 
     def has(self, name: str) -> bool:
         """Whether an artifact exists; nothing is loaded."""
-        return name != "common_samples" or self.cell.sample.common > 0
+        if name == "common_samples":
+            return self.cell.sample.common > 0
+        return name != "leveled_sampler" or self._has_levels
 
     def digest(self, name: str) -> Any:
         """All that an artifact, or another measure, depends on, as JSON holds it."""
@@ -236,7 +247,7 @@ class CellContext:
             return self.outputs["classifiers"]
         if name == "denoised_confusion":
             return self.outputs["denoise"]
-        if name in ("sampler", "checkpoints"):
+        if name in ("sampler", "leveled_sampler", "checkpoints"):
             return {"trained": self.trained_from(), "sample": to_json(self.cell.sample)}
         if name in DATA_ARTIFACTS:
             return self.data_digest()

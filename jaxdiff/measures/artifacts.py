@@ -144,6 +144,10 @@ class Artifacts(Protocol):
         """Samples and predicts with the trained model."""
 
     @property
+    def leveled_sampler(self) -> "Sampler | None":
+        """The same, where its network can be entered at its levels (`LeveledDenoiser`)."""
+
+    @property
     def checkpoints(self) -> Sequence[int] | None:
         """Optimizer steps of the kept checkpoints, the last one that of `sampler`."""
 

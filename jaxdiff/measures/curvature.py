@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from jaxdiff.estimates import Estimate
-from jaxdiff.measures.artifacts import Artifacts
+from jaxdiff.measures.artifacts import Artifacts, require
 from jaxdiff.measures.registry import measure
 from jaxdiff.models import Model
 from jaxdiff.probe.data import QUERIES, ProbeData
@@ -26,7 +26,7 @@ OPTIONS = ProbeOptions(
         "The Hessian H of the energy and M = I - H / 2 at the pixels, at a few noised images: "
         "the median and the 10 and 90 % quantiles, beside the same network with random weights."
     ),
-    needs=("sampler", "train", "roles"),
+    needs=("leveled_sampler", "train", "roles"),
     settings=("probe",),
     outputs=("probe.json",),
     topic="mechanism",
@@ -34,16 +34,16 @@ OPTIONS = ProbeOptions(
 )
 def curvature(artifacts: Artifacts) -> list[Estimate]:
     """Measure H and M; the values at single points, for comparisons in pairs, go to probe.json."""
-    assert artifacts.sampler is not None
-    assert artifacts.roles is not None
+    sampler = require(artifacts.leveled_sampler)
+    roles = require(artifacts.roles)
     num_probe = artifacts.settings.probe
     data = ProbeData.from_unseen(
         artifacts.unseen(max(num_probe, QUERIES)),
         artifacts.train,
-        artifacts.roles.minority,
+        roles.minority,
         num_probe,
     )
-    readings = probe_pixels(artifacts.sampler.model, data, artifacts.progress)
+    readings = probe_pixels(sampler.model, data, artifacts.progress)
     artifacts.write_json("probe.json", to_rows(readings))
     return [reading.summarize() for reading in readings]
 

@@ -222,6 +222,6 @@ def describe_cell(context: CellContext) -> dict[str, Any]:
         "minority": cell.minority,
         "parameters": count_parameters(network),
         "prediction": cell.diffusion.prediction,
-        "bottleneck": network.bottleneck(cell.data.size) if has_levels else "",
+        "bottleneck": network.bottleneck(cell.data.size) if has_levels else None,
         "time_blind": list(network.time_blind) if has_levels else [],
     }

@@ -108,6 +108,7 @@ class FakeArtifacts:
     held_out_of_classes: np.ndarray | None = None
     matched: MatchedSplits | None = None
     sampler: MemorySampler | None = None
+    leveled_sampler: MemorySampler | None = None
     checkpoints: list[int] | None = None
     samplers: dict[int, MemorySampler] = dataclasses.field(default_factory=dict)
     unseen_images: np.ndarray | None = None
