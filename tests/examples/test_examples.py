@@ -50,7 +50,7 @@ def test_a_new_measure_is_one_file(tmp_path, monkeypatch):
     assert read_json(cell / "result.json")[name]
     assert (workdir / "tables" / f"{name}.csv").exists()
     assert (workdir / "figures" / f"{name}.svg").exists()
-    assert f'id="{name}"' in (workdir / "report.html").read_text()
+    assert f'id="measure-{name}"' in (workdir / "report.html").read_text()
 
     before = modified(cell)
     plugin.write_text(plugin.read_text() + "\n# edited\n")
