@@ -282,6 +282,7 @@ class Reporter:
         self._tasks: dict[str, TaskID] = {}
         self._starts: dict[str, tuple[int, float]] = {}  # units done and time of the first call
         self._every = every
+        self._printed: set[str] = set()
         self._printed_at = 0.0
 
     def __enter__(self) -> "Reporter":
@@ -315,5 +316,8 @@ class Reporter:
         if first < done < total:
             seconds = (now - start) / (done - first) * (total - done)
             remaining = f", about {seconds:.0f} s left"
-        console.print(f"{name}: {done}/{total} {note}{remaining}".rstrip())
+        line = f"{name}: {done}/{total} {note}{remaining}".rstrip()
+        if line not in self._printed:  # the first steps may have no news yet
+            console.print(line)
+        self._printed.add(line)
         self._printed_at = now
