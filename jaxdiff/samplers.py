@@ -119,7 +119,7 @@ class DDPM(SamplingMethod):
         x0, _ = to_x0_and_eps(schedule, self.prediction, predict(xt, t), xt, t)
         if self.clip:
             x0 = clip_x0(x0, self.clip)
-        # A step over several noise steps is one of a chain that has these levels alone.
+        # Where noise steps are skipped, alpha and beta are those between the two levels visited.
         alpha = step.alpha_bar / step.alpha_bar_prev
         beta = 1.0 - alpha
         ratio = (1.0 - step.alpha_bar_prev) / (1.0 - step.alpha_bar)
@@ -129,7 +129,7 @@ class DDPM(SamplingMethod):
             + jnp.sqrt(alpha) * ratio * xt
         )
         std = jnp.sqrt(beta * ratio if self.variance == "fixed_small" else beta)
-        # The last step draws no noise: the posterior's variance is 0 there, the other one's is not.
+        # The last step draws no noise. fixed_small is 0 there by itself; fixed_large is not.
         return mean + jnp.where(step.t > 0, std, 0.0) * step_noise(keys, step.t, xt)
 
 

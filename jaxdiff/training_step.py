@@ -17,8 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from jaxdiff import diffusion, parallel
-from jaxdiff import rng as random
+from jaxdiff import diffusion, parallel, rng
 from jaxdiff.datasets.images import to_float
 from jaxdiff.denoiser import Params, as_function
 from jaxdiff.gradients import GradFn
@@ -152,7 +151,7 @@ def draw_batch(
     if flip:
         mirrored = jax.random.bernoulli(jax.random.fold_in(key, 2), shape=(*keys.shape, 1, 1, 1))
         x0 = jnp.where(mirrored, x0[:, :, ::-1], x0)
-    return Batch(x0, random.normal(key_eps, x0.shape), t, keys)
+    return Batch(x0, rng.normal(key_eps, x0.shape), t, keys)
 
 
 def network_apply(network: nnx.Module, dtype: str = "float32", dropout: bool = True) -> Apply:
@@ -286,8 +285,8 @@ def image_flops(apply: Apply, params: Mapping[str, Any], shape: tuple[int, ...])
     t = jnp.zeros((1,), jnp.int32)
     keys = jax.random.split(jax.random.key(0), 1)
     gradient = jax.jit(jax.value_and_grad(lambda params: apply(params, xt, t, keys).sum()))
-    # Lowered for a platform that is no CPU, whose forms of the operations have loops: the
-    # analysis counts a loop once. Recomputed activations are no part of the model either.
+    # Lowered for TPU: on a CPU our operations contain loops, which the analysis counts once.
+    # Recomputed activations are no part of the model either.
     lowered = gradient.trace(params).lower(lowering_platforms=("tpu",))
     costs = lowered.cost_analysis() or {}
     return float(costs.get("flops", 0.0))

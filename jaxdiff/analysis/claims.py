@@ -101,7 +101,7 @@ def equivalent(low: float, high: float, target: float, margin: float = 0.02) -> 
 
 
 def shares_over_seeds(cells: Sequence[CellResult]) -> list[ShareOverSeeds]:
-    """The share of every model and mix that is corrected over all classes."""
+    """The share, corrected over all classes, of every model and mix."""
     rows = []
     for mix, group in group_by_mix(cells).items():
         for model in model_names(cells):
@@ -248,7 +248,7 @@ def _missing_evidence(seeds: int, test_images: int) -> str:
 def _contradicting_evidence(contrast: _Contrast, mix: Mix, high: float) -> str:
     """Why a contrast is not to be trusted; empty where nothing speaks against it."""
     if not all(_have_equal_gates(shallow, deep) for shallow, deep in contrast.pairs):
-        return "the models' shares of neither class differ: compare the bounds"
+        return "the models differ in how many samples belong to neither class: compare the bounds"
     trained = mix.proportions[1]
     if high < 0 and any(_bounds_contain(deep, trained) for _, deep in contrast.pairs):
         return "the bounds of the deep model contain the trained share"
@@ -258,7 +258,7 @@ def _contradicting_evidence(contrast: _Contrast, mix: Mix, high: float) -> str:
 def _share(cell: CellResult) -> Estimate | None:
     """The share corrected over all classes, otherwise as classified.
 
-    Errors that leave the two classes unequally often are errors too.
+    The correction also counts samples mistaken for a third class.
     """
     return cell.find("share", "corrected_many") or cell.find("share", "classified")
 

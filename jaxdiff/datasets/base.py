@@ -65,7 +65,8 @@ class Source:
     about
         Description in a few words.
     identity
-        All that the pixels depend on, as JSON holds it; a prepared dataset is found by its hash.
+        What tells one version of the images from another, as JSON holds it; a prepared dataset
+        is found by its hash. Code is not part of it: where decoding changes, add a version.
     length
         Number of images.
     read_annotations

@@ -67,8 +67,8 @@ def open_published(data_dir: epath.PathLike, size: int, channels: int) -> Source
         Where a file is missing, or the lists and the images do not belong together.
     """
     data_dir = epath.Path(data_dir)
-    # the partition's rows are read when the annotations are; here the file must exist
     attributes = _read_table(data_dir, ATTRIBUTES)
+    # Its rows are read later, with the annotations; that it exists is checked now.
     partition_path = _find_list(data_dir, PARTITION)
     images = _open_images(data_dir)
     names = list(attributes.rows)  # image i is row i of the list

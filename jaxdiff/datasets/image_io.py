@@ -199,8 +199,8 @@ def _to_picture(image: Pixels) -> Image.Image:
 def to_size(images: Images, size: int, channels: int) -> Images:
     """Convert images to squares of `size` pixels with 1 (gray) or 3 (RGB) channels.
 
-    Images that are at most an eighth smaller are padded with black, as MNIST's 28 px are to 32;
-    others are resized with an anti-aliased bilinear filter.
+    Images that are smaller than `size` by at most an eighth are padded with black, as MNIST's
+    28 px are to 32; others are resized with an anti-aliased bilinear filter.
     """
     height, width = images.shape[1:3]
     # color is given up by the plain mean of the channels, before any resizing

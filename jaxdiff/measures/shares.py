@@ -1,4 +1,4 @@
-"""The share of the minority class among samples, as classifiers that err report it."""
+"""The share of the minority class among samples, estimated with imperfect classifiers."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -9,7 +9,7 @@ from jaxdiff.measures.artifacts import Artifacts, Predictions, Roles, require
 from jaxdiff.measures.registry import AgainstDepth, measure
 
 MIN_CONFIDENCE = 0.75  # a label with less probability than this is ambiguous in the bounds
-BOOTSTRAP_DRAWS = 1000
+POSTERIOR_DRAWS = 1000
 # Weight of the constraint that shares sum to 1 in the least squares of `true_shares`.
 SUM_WEIGHT = 1e4
 
@@ -27,7 +27,7 @@ def confusion_matrix(true: Labels, predicted: Labels, num_labels: int) -> Confus
 def minority_share(
     predictions: Predictions, roles: Roles, confusion: Confusion, denoised: Confusion | None = None
 ) -> list[Estimate]:
-    """The minority's share of the samples of either class, by every reading of the same samples.
+    """The minority's share among the samples of the two classes, estimated in six ways.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def many_class_share(predictions: Predictions, confusion: Confusion, roles: Role
     """The share of both classes corrected for confusion among all classes.
 
     The interval redraws the samples' counts and every row of the confusion matrix from their
-    Dirichlet posteriors (prior: one image, spread evenly), so that it carries the uncertainty of
+    Dirichlet posteriors (prior: 1 / classes for each class), so that it carries the uncertainty of
     both. The generator's seed is fixed.
     """
     num_classes = predictions.reject_label
@@ -147,8 +147,8 @@ def many_class_share(predictions: Predictions, confusion: Confusion, roles: Role
     rng = np.random.default_rng(0)
     prior = 1.0 / num_classes
     # Gamma variates that are divided by their sum, as below, are Dirichlet's.
-    row_draws = rng.gamma(rows + prior, size=(BOOTSTRAP_DRAWS, *rows.shape))
-    count_draws = rng.gamma(counts + prior, size=(BOOTSTRAP_DRAWS, num_classes))
+    row_draws = rng.gamma(rows + prior, size=(POSTERIOR_DRAWS, *rows.shape))
+    count_draws = rng.gamma(counts + prior, size=(POSTERIOR_DRAWS, num_classes))
     draws = [
         _share_of_counts(count_draw, row_draw, roles)
         for count_draw, row_draw in zip(count_draws, row_draws, strict=True)

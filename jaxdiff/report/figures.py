@@ -151,7 +151,7 @@ def common_samples(study: StudyResults) -> Figure | None:
     is_grid=True,
 )
 def first_samples(study: StudyResults) -> Figure | None:
-    """The first samples of whatever has none of a common noise bank."""
+    """The first samples of each result that has none from the common noise bank."""
     results = _in_grid_order([result for result in study.results if not len(result.common)])
     if not results:
         return None
