@@ -23,7 +23,7 @@ class FakeArtifacts(Artifacts):
         self.progress = no_progress
         self.roles = Roles(6, 9, 0.25)
         self.train = SimpleNamespace(images=images, labels=np.where(np.arange(40) % 4, 6, 9))
-        self.sampler = SimpleNamespace(model=model)
+        self.leveled_sampler = SimpleNamespace(model=model)
         self.written: dict[str, dict[str, list[dict[str, object]]]] = {}
 
     def unseen(self, count: int) -> np.ndarray:
@@ -35,8 +35,8 @@ class FakeArtifacts(Artifacts):
 
 
 @pytest.fixture(scope="module")
-def artifacts(one):
-    model = Model(one, Schedule.linear(100), "eps", {"data": {"size": 4}})
+def artifacts(minimal_unet):
+    model = Model(minimal_unet, Schedule.linear(100), "eps", {"data": {"size": 4}})
     return FakeArtifacts(model)
 
 

@@ -137,10 +137,10 @@ def test_how_the_maps_stretch(state, readings):
     from_pixels = find_values(readings[2], reading="maps", name="from_pixels")
     step = find_values(readings[2], reading="maps", name="step")
     for i, x in enumerate(jnp.asarray(state.xt)):
-        norm = np.linalg.norm(jacobian(functions.level, *args)(x), 2)
+        norm = np.linalg.norm(jacobian(functions.encode, *args)(x), 2)
         assert from_pixels[i] == pytest.approx(norm, rel=1e-4)
-        before = functions.level(x, *state.level_args(1))
-        norm = np.linalg.norm(jacobian(functions.step, *args)(before), 2)
+        before = functions.encode(x, *state.level_args(1))
+        norm = np.linalg.norm(jacobian(functions.advance, *args)(before), 2)
         assert step[i] == pytest.approx(norm, rel=1e-3)
 
 
@@ -150,11 +150,11 @@ def test_the_pull_back_through_a_level(state, readings):
     functions = state.functions
     args = state.level_args(2)
     x = jnp.asarray(state.xt[0])
-    j = np.asarray(jacobian(functions.level, *args)(x), np.float64)
+    j = np.asarray(jacobian(functions.encode, *args)(x), np.float64)
     left, singular, right = np.linalg.svd(j, full_matrices=False)
     inverse = (right[:8] / singular[:8, None]).T
-    h = np.asarray(jacobian(functions.field, *args)(x), np.float64)
-    gradient = np.asarray(functions.field(x, *args), np.float64).ravel()
+    h = np.asarray(jacobian(functions.energy_grad, *args)(x), np.float64)
+    gradient = np.asarray(functions.energy_grad(x, *args), np.float64).ravel()
     cotangent = jnp.asarray(left[:, :8] @ (inverse.T @ gradient), jnp.float32)
     gradient_of_level = jax.grad(lambda x: functions.encode(x, *args) @ cotangent)
     bend = np.asarray(jacobian(gradient_of_level)(x), np.float64)
@@ -188,7 +188,7 @@ def test_the_energy_composed_with_the_decoder(state, readings):
         return functions.decoder.decode(z, context, *args)
 
     def field(x):
-        return functions.field(x, *args)
+        return functions.energy_grad(x, *args)
 
     def gradient(z):
         return jax.vjp(decode, z)[1](field(decode(z)))[0]
