@@ -2,6 +2,7 @@
 
 import dataclasses
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +113,9 @@ class FakeArtifacts:
     checkpoints: list[int] | None = None
     samplers: dict[int, MemorySampler] = dataclasses.field(default_factory=dict)
     unseen_images: np.ndarray | None = None
+    unseen_counts: list[int] = dataclasses.field(default_factory=list)
     arrays: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
+    json: dict[str, Any] = dataclasses.field(default_factory=dict)
     reports: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
 
     def progress(self, task, done, total, note):
@@ -125,7 +128,8 @@ class FakeArtifacts:
         return np.where(left.mean((1, 2, 3)) >= right.mean((1, 2, 3)), *CLASSES)
 
     def unseen(self, count):
-        """The first unseen images."""
+        """The first unseen images; records how many were asked for."""
+        self.unseen_counts.append(count)
         return self.unseen_images[:count]
 
     def sampler_at(self, step):
@@ -141,7 +145,8 @@ class FakeArtifacts:
         self.arrays[name] = arrays
 
     def write_json(self, name, value):
-        """Drop the value: no measure here writes JSON."""
+        """Keep the value."""
+        self.json[name] = value
 
 
 def make_artifacts(size=8, **changes):

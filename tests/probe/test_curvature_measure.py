@@ -7,43 +7,32 @@ import pytest
 
 from jaxdiff.diffusion import Schedule
 from jaxdiff.measures import curvature
-from jaxdiff.measures.artifacts import Artifacts, Roles
+from jaxdiff.measures.artifacts import Roles
 from jaxdiff.measures.registry import MEASURES
 from jaxdiff.models import Model
-from jaxdiff.progress import no_progress
 from jaxdiff.reading import Reading
-
-
-class FakeArtifacts(Artifacts):
-    """What the measure reads of a cell, and the files that it writes."""
-
-    def __init__(self, model: Model):
-        images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1)).astype(np.uint8)
-        self.settings = SimpleNamespace(probe=2)
-        self.progress = no_progress
-        self.roles = Roles(6, 9, 0.25)
-        self.train = SimpleNamespace(images=images, labels=np.where(np.arange(40) % 4, 6, 9))
-        self.leveled_sampler = SimpleNamespace(model=model)
-        self.written: dict[str, dict[str, list[dict[str, object]]]] = {}
-
-    def unseen(self, count: int) -> np.ndarray:
-        assert count == 64
-        return self.train.images[:10]
-
-    def write_json(self, name: str, value: dict[str, list[dict[str, object]]]) -> None:
-        self.written[name] = value
+from tests.measures.fake_artifacts import FakeArtifacts, FakeSplit
 
 
 @pytest.fixture(scope="module")
 def artifacts(minimal_unet):
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1)).astype(np.uint8)
     model = Model(minimal_unet, Schedule.linear(100), "eps", {"data": {"size": 4}})
-    return FakeArtifacts(model)
+    return FakeArtifacts(
+        FakeSplit(images, np.where(np.arange(40) % 4, 6, 9)),
+        samples=images,
+        settings=SimpleNamespace(probe=2),
+        roles=Roles(6, 9, 0.25),
+        leveled_sampler=SimpleNamespace(model=model),
+        unseen_images=images[:10],
+    )
 
 
 @pytest.mark.slow
 def test_points_go_to_a_file_and_quantiles_to_the_result(artifacts):
     estimates = curvature.curvature(artifacts)
-    rows = artifacts.written["probe.json"]["rows"]
+    assert artifacts.unseen_counts == [64]
+    rows = artifacts.json["probe.json"]["rows"]
     assert [estimate.to_json() for estimate in estimates] == [
         Reading.from_json(row).summarize().to_json() for row in rows
     ]
