@@ -5,7 +5,7 @@ Each set is a folder WORKDIR/sets/NAME with the files that a cell has, as far as
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,13 @@ from jaxtyping import Int, UInt8
 
 from jaxdiff import files, results
 from jaxdiff.cells.classifiers import Classifiers, run_classifiers
-from jaxdiff.cells.measuring import run_measures
+from jaxdiff.cells.measuring import ResultFolder, run_measures
 from jaxdiff.datasets.dataset import Dataset, Split
 from jaxdiff.datasets.registry import load_splits
-from jaxdiff.estimates import Estimate
 from jaxdiff.features.extractors import load_extractor
 from jaxdiff.measures.artifacts import Images, MatchedSplits, Predictions, Roles
 from jaxdiff.measures.lpips import LPIPS
-from jaxdiff.measures.registry import MEASURES, Measure
+from jaxdiff.measures.registry import MEASURES
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.provenance import describe_environment
 from jaxdiff.sampling import Sampler
@@ -114,7 +113,7 @@ class UnlabeledImages:
         return np.full(len(self.images), -1)
 
 
-class SetContext:
+class SetContext(ResultFolder):
     """The artifacts of one set (see `jaxdiff.measures.artifacts.Artifacts`).
 
     There is no trained model, and nothing is known of the reference's own training.
@@ -208,22 +207,6 @@ class SetContext:
         roles = None if self.roles is None else dataclasses.asdict(self.roles)
         return {"reference": self.reference.digest, "roles": roles}
 
-    def estimates(self, name: str) -> list[Estimate]:
-        entries = files.read_json(self.folder / "measures" / f"{name}.json")["estimates"]
-        return [Estimate.from_json(entry) for entry in entries]
-
-    def write_npz(self, name: str, **arrays: np.ndarray) -> None:
-        results.write_npz(self.folder / name, **arrays)
-
-    def write_json(self, name: str, value: object) -> None:
-        files.write_json(self.folder / name, value)
-
-    def write_estimates(self, measure: Measure, estimates: Sequence[Estimate]) -> None:
-        """Write measures/NAME.json: the estimates and how the report shows them."""
-        entries = [dataclasses.replace(e, values=None).to_json() for e in estimates]
-        content = measure.describe() | {"estimates": entries}
-        files.write_json(self.folder / "measures" / f"{measure.name}.json", content)
-
 
 def evaluate(
     sets: Mapping[str, Images],
@@ -272,35 +255,24 @@ def write_set(context: SetContext, position: int, redo: Redo = NO_REDO) -> None:
     if predictions is None:
         arrays = {"label": np.full(len(indices), -1)}
     else:
-        arrays = {
-            "label": predictions.labels,
-            "probability": predictions.probabilities,
-            "second": predictions.second_labels,
-        }
+        arrays = predictions.to_arrays()
     if context.evaluation.same_noise:
         results.write_samples(folder / "common.npz", context.samples, indices)
         arrays["common"] = arrays["label"]
     results.write_npz(folder / "classes.npz", **arrays)
-    run_measures(MEASURES.values(), context, redo)
+    measured = run_measures(MEASURES.values(), context, redo)
     roles = context.roles
-    result: dict[str, Any] = {
-        "schema": results.SCHEMA,
-        "set": {
-            "name": context.name,
-            "position": position,
-            "reference": context.reference.name,
-            "n": len(context.reference.images),
-            "majority": None if roles is None else roles.majority,
-            "minority": None if roles is None else roles.minority,
-            "trained": None if roles is None else roles.trained,
-        },
+    description = {
+        "name": context.name,
+        "position": position,
+        "reference": context.reference.name,
+        "n": len(context.reference.images),
+        "majority": None if roles is None else roles.majority,
+        "minority": None if roles is None else roles.minority,
+        "trained": None if roles is None else roles.trained,
     }
-    for name in context.outputs:
-        if name in MEASURES:
-            section = files.read_json(folder / "measures" / f"{name}.json")
-            result[name] = section["estimates"]
     files.write_json(folder / "run.json", describe_environment())
-    files.write_json(folder / "result.json", result)
+    context.write_result({"set": description}, list(measured))
 
 
 def describe_evaluation(

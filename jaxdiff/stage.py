@@ -28,15 +28,12 @@ class Redo:
 
     def __init__(self, patterns: Sequence[str] = ()):
         self.patterns = tuple(patterns)
-        self._matched: set[str] = set()
 
     def matches(self, name: str) -> bool:
         """Whether a stage is to be made again."""
-        matching = [pattern for pattern in self.patterns if fnmatch.fnmatch(name, pattern)]
         if "all" in self.patterns and name != "train":
-            matching.append("all")
-        self._matched.update(matching)
-        return bool(matching)
+            return True
+        return any(fnmatch.fnmatch(name, pattern) for pattern in self.patterns)
 
     def check_all_matched(self, names: Sequence[str]) -> None:
         """Raise ValueError, listing the stages, for a pattern that matches none of them."""

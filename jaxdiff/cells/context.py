@@ -1,7 +1,6 @@
 """The artifacts of one cell: what its measures read, loaded or computed when it is asked for."""
 
 import copy
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,13 +13,12 @@ from jaxdiff import checkpoints, files, models, results
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.classifiers import Classifiers
 from jaxdiff.cells.data import DataPaths, load_cell_splits, open_cell_dataset
+from jaxdiff.cells.measuring import ResultFolder
 from jaxdiff.datasets.dataset import Dataset, Split
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.datasets.mixtures import mixture
 from jaxdiff.denoiser import LeveledDenoiser, abstract_network
-from jaxdiff.estimates import Estimate
 from jaxdiff.measures.artifacts import Images, MatchedSplits, Predictions, Roles
-from jaxdiff.measures.registry import Measure
 from jaxdiff.measures.shares import confusion_matrix
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.samplers import SamplerSpec
@@ -32,7 +30,7 @@ DATA_ARTIFACTS = ("roles", "seed", "train", "held_out", "held_out_of_classes", "
 DENOISED_FROM = 0.3  # noise level, as a share of T, from which held-out images are denoised
 
 
-class CellContext:
+class CellContext(ResultFolder):
     """The artifacts of a trained cell (see `jaxdiff.measures.artifacts.Artifacts`).
 
     Parameters
@@ -194,7 +192,7 @@ class CellContext:
     @functools.cached_property
     def predictions(self) -> Predictions:
         arrays = results.read_npz(self.folder / "classes.npz")
-        return Predictions(arrays["label"], arrays["probability"], arrays["second"])
+        return Predictions.from_arrays(arrays)
 
     @property
     def confusion(self) -> Int[np.ndarray, "t c"]:
@@ -209,12 +207,7 @@ class CellContext:
 
     def write_classes(self) -> None:
         """Write classes.npz: both classifiers' labels of the samples and of the common ones."""
-        predictions = self.classifiers.predict(self.samples)
-        arrays = {
-            "label": predictions.labels,
-            "probability": predictions.probabilities,
-            "second": predictions.second_labels,
-        }
+        arrays = self.classifiers.predict(self.samples).to_arrays()
         if self.common_samples is not None:
             arrays["common"] = self.classify(self.common_samples)
         results.write_npz(self.folder / "classes.npz", **arrays)
@@ -270,21 +263,3 @@ class CellContext:
         if self.cell.train.init:
             inputs["init"] = models.weights_digest(self.cell.train.init)
         return inputs
-
-    # ---- results ----
-
-    def estimates(self, name: str) -> list[Estimate]:
-        entries = files.read_json(self.folder / "measures" / f"{name}.json")["estimates"]
-        return [Estimate.from_json(entry) for entry in entries]
-
-    def write_npz(self, name: str, **arrays: np.ndarray) -> None:
-        results.write_npz(self.folder / name, **arrays)
-
-    def write_json(self, name: str, value: object) -> None:
-        files.write_json(self.folder / name, value)
-
-    def write_estimates(self, measure: Measure, estimates: Sequence[Estimate]) -> None:
-        """Write measures/NAME.json: the estimates and how the report shows them."""
-        entries = [dataclasses.replace(e, values=None).to_json() for e in estimates]
-        content = measure.describe() | {"estimates": entries}
-        files.write_json(self.folder / "measures" / f"{measure.name}.json", content)

@@ -1,12 +1,14 @@
 """Running measures on artifacts: each is a stage, made again when what it is made from changes."""
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from etils import epath
 
-from jaxdiff import files
+from jaxdiff import files, results
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures.artifacts import Artifacts
 from jaxdiff.measures.registry import Measure, in_order
@@ -34,6 +36,42 @@ class MeasuredArtifacts(Artifacts, Protocol):
 
     def write_estimates(self, measure: Measure, estimates: Sequence[Estimate]) -> None:
         """Write measures/NAME.json."""
+
+
+class ResultFolder:
+    """Where the results of a cell or of a set of images are written.
+
+    Attributes
+    ----------
+    folder
+        The folder of the cell or the set.
+    """
+
+    folder: epath.Path
+
+    def estimates(self, name: str) -> list[Estimate]:
+        return [Estimate.from_json(entry) for entry in self._read_entries(name)]
+
+    def write_npz(self, name: str, **arrays: np.ndarray) -> None:
+        results.write_npz(self.folder / name, **arrays)
+
+    def write_json(self, name: str, value: object) -> None:
+        files.write_json(self.folder / name, value)
+
+    def write_estimates(self, measure: Measure, estimates: Sequence[Estimate]) -> None:
+        """Write measures/NAME.json: the estimates and how the report shows them."""
+        entries = [dataclasses.replace(e, values=None).to_json() for e in estimates]
+        content = measure.describe() | {"estimates": entries}
+        files.write_json(self.folder / "measures" / f"{measure.name}.json", content)
+
+    def write_result(self, description: Mapping[str, Any], measures: Sequence[str]) -> None:
+        """Write result.json: what was measured, and the estimates of these measures."""
+        sections = {name: self._read_entries(name) for name in measures}
+        content = {"schema": results.SCHEMA, **description, **sections}
+        files.write_json(self.folder / "result.json", content)
+
+    def _read_entries(self, measure: str) -> list[dict[str, Any]]:
+        return files.read_json(self.folder / "measures" / f"{measure}.json")["estimates"]
 
 
 def available(measures: Iterable[Measure], artifacts: MeasuredArtifacts) -> list[Measure]:

@@ -1,7 +1,7 @@
 """What a measure may read: the samples of one model and all that they are compared with."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -65,6 +65,19 @@ class Predictions:
     labels: Int[np.ndarray, " n"]
     probabilities: Float[np.ndarray, "n label"]
     second_labels: Int[np.ndarray, " n"]
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Predictions":
+        """Of the arrays of classes.npz."""
+        return cls(arrays["label"], arrays["probability"], arrays["second"])
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of classes.npz."""
+        return {
+            "label": self.labels,
+            "probability": self.probabilities,
+            "second": self.second_labels,
+        }
 
     @property
     def reject_label(self) -> int:

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -73,7 +73,10 @@ def run_cell(
         seconds = round(time.time() - started, 1)
         files.write_json(run_file, describe_environment() | {"seconds": seconds})
     inputs = {"measures": measured, "settings": cell.to_json(), "code": code_digest(describe_cell)}
-    make = functools.partial(write_result, context, list(measured))
+
+    def make() -> None:
+        context.write_result({"cell": describe_cell(context)}, list(measured))
+
     run_stage(context.folder, "result", inputs, ("result.json",), make, redo=redo)
 
 
@@ -91,15 +94,21 @@ def waiting(task: str, progress: Progress) -> Callable[[str], object]:
     return report
 
 
+def _dataset_id(context: CellContext) -> dict[str, Any]:
+    """What the pools of the dataset and their classes depend on."""
+    return {
+        "data": context.dataset.source.identity,
+        "attribute": context.cell.data.attribute,
+    }
+
+
 def _run_classifiers(context: CellContext, redo: Redo) -> None:
-    dataset = context.dataset
-    dataset_id = {"data": dataset.source.identity, "attribute": context.cell.data.attribute}
     context.outputs["classifiers"] = run_classifiers(
         context.classifiers.folder,
         context.cell.classifier,
-        dataset_id,
+        _dataset_id(context),
         context.roles.classes,
-        len(dataset.classes),
+        len(context.dataset.classes),
         lambda: context.splits,
         progress=context.progress,
         redo=redo,
@@ -111,11 +120,7 @@ def _run_inverted_images(context: CellContext, redo: Redo) -> None:
     shared = context.classifiers.folder
     classes = sorted(context.roles.classes)
     count = context.cell.measures.inverted
-    dataset_id = {
-        "data": context.dataset.source.identity,
-        "attribute": context.cell.data.attribute,
-    }
-    inputs = {"dataset": dataset_id, "classes": classes, "images": count}
+    inputs = {"dataset": _dataset_id(context), "classes": classes, "images": count}
 
     def make() -> None:
         held_out = context.splits["held_out"]
@@ -194,15 +199,6 @@ def _run_denoise(context: CellContext, redo: Redo) -> None:
     context.outputs["denoise"] = run_stage(
         context.folder, "denoise", inputs, ("denoised.json",), context.write_denoised, redo=redo
     )
-
-
-def write_result(context: CellContext, measures: Sequence[str]) -> None:
-    """Write result.json: what the cell is and every estimate, from the measures' files."""
-    result: dict[str, Any] = {"schema": results.SCHEMA, "cell": describe_cell(context)}
-    for name in measures:
-        section = files.read_json(context.folder / "measures" / f"{name}.json")
-        result[name] = section["estimates"]
-    files.write_json(context.folder / "result.json", result)
 
 
 def describe_cell(context: CellContext) -> dict[str, Any]:
