@@ -120,7 +120,14 @@ def build_unet(
         Of the images.
     seed
         Of the weights.
+
+    Raises
+    ------
+    ValueError
+        For another row, and for images that the U-Net cannot halve as often as it has levels.
     """
+    if row not in TABLE_A:
+        raise ValueError(f"row must be one of {', '.join(TABLE_A)}, got {row!r}; choose one")
     config = dataclasses.replace(
         TABLE_A[row].widened(width),
         in_channels=channels,

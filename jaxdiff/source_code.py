@@ -10,7 +10,13 @@ from typing import Any
 
 # A function's code is its module and those that it imports from these packages. Other modules
 # (the networks, the samplers) are bound by what they make, not by their text.
-CODE_PACKAGES = ("jaxdiff.measures", "jaxdiff.landscape", "jaxdiff.features", "jaxdiff.probe")
+CODE_PACKAGES = (
+    "jaxdiff.estimates",
+    "jaxdiff.features",
+    "jaxdiff.landscape",
+    "jaxdiff.measures",
+    "jaxdiff.probe",
+)
 NOT_CODE = ("jaxdiff.measures.registry", "jaxdiff.measures.artifacts")
 
 

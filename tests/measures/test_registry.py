@@ -68,6 +68,8 @@ def test_an_edit_of_one_measure_leaves_the_others_alone():
     neighbors = list_code_modules(measures["neighbors"].compute.__module__)
     assert "jaxdiff.measures.lpips" in lpips
     assert "jaxdiff.measures.lpips" not in neighbors
+    for modules in (lpips, neighbors):
+        assert "jaxdiff.estimates" in modules, "the intervals' formulas"
     assert not {"jaxdiff.measures.registry", "jaxdiff.measures.artifacts"} & lpips
 
 
