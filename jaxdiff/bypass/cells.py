@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from jaxdiff import files, models, results
-from jaxdiff.bypass.config import BypassSettings
+from jaxdiff.bypass.config import BypassSettings, check_forms
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.classifiers import FILES as CLASSIFIER_FILES
 from jaxdiff.cells.context import CellContext
@@ -243,15 +243,7 @@ def open_cell(
             f"{path} names no training data; give a trained cell, as runs/STUDY/cells/NAME"
         )
     unet = abstract_network(spec.config)
-    for form in settings.forms:  # refuses networks without a mid-block
-        BypassedUNet(
-            unet,
-            0.0,
-            spec.schedule.steps,
-            form=form,  # type: ignore[arg-type]
-            window=settings.window,
-            ramp=settings.ramp,
-        )
+    check_forms(unet, spec.schedule.steps, settings)
     cell = Cell.from_json(path.name, spec.settings)
     context = BypassedCell(cell, path, settings, data_paths, progress)
     source = context.dataset.source.about

@@ -7,7 +7,8 @@ from etils import epath
 
 from jaxdiff.features.extractors import EXTRACTORS
 from jaxdiff.settings import Config, from_config, setting
-from jaxdiff.unet_bypass import Form
+from jaxdiff.unet import UNet
+from jaxdiff.unet_bypass import BypassedUNet, Form
 
 FORMS: tuple[Form, ...] = ("blend", "channels", "elements")
 MIN_SAMPLES = 8  # fewer have no useful intervals
@@ -87,6 +88,19 @@ def read_settings(config: Config) -> BypassSettings:
         fractions=tuple(sorted(fractions)),
         prompts=tuple(dict.fromkeys(bypass.prompts)),
     )
+
+
+def check_forms(unet: UNet, num_noise_steps: int, settings: BypassSettings) -> None:
+    """Raise ValueError where a network cannot be bypassed in a form that the settings ask for."""
+    for form in settings.forms:
+        BypassedUNet(
+            unet,
+            0.0,
+            num_noise_steps,
+            form=form,  # type: ignore[arg-type]
+            window=settings.window,
+            ramp=settings.ramp,
+        )
 
 
 def _check_fractions(bypass: BypassSettings) -> None:

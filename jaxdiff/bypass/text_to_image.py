@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from jaxdiff import diffusers_scheduler, files, samplers
-from jaxdiff.bypass.config import BypassSettings
+from jaxdiff.bypass.config import BypassSettings, check_forms
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.estimates import Estimate
 from jaxdiff.features.extractors import load_extractor
@@ -30,7 +30,6 @@ from jaxdiff.settings import to_json
 from jaxdiff.stable_diffusion import folder as folders
 from jaxdiff.stable_diffusion.pipeline import Pipeline, TextToImagePipeline, check_size, image_size
 from jaxdiff.stage import NO_REDO, Redo, run_stage
-from jaxdiff.unet_bypass import BypassedUNet
 
 Drawn = UInt8[np.ndarray, "prompt seed height width channel"]
 # Pixels on a side from which LPIPS takes two pairs at a time: its features are 30 million
@@ -86,15 +85,7 @@ def check(paths: Mapping[str, epath.Path], settings: BypassSettings) -> None:
         size = settings.size or max(image_size(unet, vae))
         check_size(unet, vae, (size, size))
         samplers.timesteps(diffusers_scheduler.build_schedule(scheduler), settings.steps)
-        for form in settings.forms:
-            BypassedUNet(
-                unet,
-                0.0,
-                scheduler["num_train_timesteps"],
-                form=form,  # type: ignore[arg-type]
-                window=settings.window,
-                ramp=settings.ramp,
-            )
+        check_forms(unet, scheduler["num_train_timesteps"], settings)
         smallest = SMALLEST[settings.lpips]
         if size < smallest:
             raise ValueError(
