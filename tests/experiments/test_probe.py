@@ -95,11 +95,11 @@ def test_two_models_their_verdicts_and_resuming(folder, tmp_path):
         (["--noise=high"], "--noise must be numbers from 0 to 1, as 0.1,0.3, got 'high'"),
         (
             ["--c=1e-9", "--readings=memory"],
-            "the memory at level 0 with the scaled tau (--c): tau is",
+            "the memory at level 0 with the scaled tau (--c): tau must be at least",
         ),
         (["--noise="], "--noise must be numbers from 0 to 1, as 0.1,0.3, got ''"),
         (["--classes=6,9"], "--classes needs a dataset by name"),
-        (["--redo=*-level9"], '--redo must be "all" or match a part'),
+        (["--redo=*-level9"], "--redo *-level9 matches no stage; the stages are first-random-"),
         (["--reference=digits", "--readings=hessian"], None),
     ],
 )

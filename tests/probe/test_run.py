@@ -11,6 +11,7 @@ from jaxdiff.probe.data import ProbeData
 from jaxdiff.probe.options import noise_steps, probe_grid, select_levels
 from jaxdiff.probe.run import ModelFolder, ProbeJob
 from jaxdiff.probe.state import check_has_levels
+from jaxdiff.stage import Redo
 from tests.probe.small import IMAGES, OPTIONS, SMALL, build_unet
 
 SCHEDULE = Schedule.linear(1000)
@@ -32,6 +33,21 @@ def test_the_grid_is_weights_then_t_then_level(job):
     assert len(names) == 2 * 1 * 4
     assert names[0] == "small-trained-t300-level0"
     assert names[-1] == "small-random-t300-level3"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "remaining"), [("all", 0), ("*-level2", 6), ("small-trained-*", 4)]
+)
+def test_redo_makes_the_parts_that_match_again(job, pattern, remaining):
+    redo = Redo([pattern])
+    kept = [point for point in job.grid if not redo.matches(job.part_name(point))]
+    assert len(kept) == remaining
+
+
+def test_redo_of_no_part_lists_the_parts(job):
+    names = [job.part_name(point) for point in job.grid]
+    with pytest.raises(ValueError, match=r"--redo level9 matches no stage; .* small-random-t300"):
+        Redo(["level9"]).check_all_matched(names)
 
 
 def test_a_network_without_levels_is_refused():
