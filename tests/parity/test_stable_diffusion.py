@@ -13,7 +13,7 @@ from jaxdiff.denoiser import as_function, bind_params
 from jaxdiff.stable_diffusion.pipeline import Pipeline, TextToImagePipeline
 from jaxdiff.stable_diffusion.tokenizer import Tokenizer
 from jaxdiff.unet_bypass import bypass
-from tests.parity.test_unet import nchw, nhwc
+from tests.parity.test_unet import to_nchw, to_nhwc
 from tests.stable_diffusion import tiny
 
 pytestmark = pytest.mark.parity
@@ -117,8 +117,8 @@ def test_vae(theirs, ours):
         return bind_params(ours.vae, params).encode(x)
 
     with torch.no_grad():
-        expected_latents = nhwc(theirs.vae.encode(nchw(images)).latent_dist.mode() * factor)
-        expected_images = nhwc(theirs.vae.decode(nchw(latents) / factor).sample)
+        expected_latents = to_nhwc(theirs.vae.encode(to_nchw(images)).latent_dist.mode() * factor)
+        expected_images = to_nhwc(theirs.vae.decode(to_nchw(latents) / factor).sample)
     params = ours.params["vae"]
     assert_near("VAE, latents of images", jax.jit(encode)(params, images), expected_latents)
     decode = jax.jit(as_function(ours.vae))
@@ -153,7 +153,7 @@ def test_a_step_of_the_unet_and_its_bypass(form, theirs, ours):
     text = np.asarray(ours.embed(PROMPTS))
     handle = theirs.unet.mid_block.register_forward_hook(bypass_hook(0.5, form)) if form else None
     with torch.no_grad():
-        expected = nhwc(theirs.unet(nchw(x), torch.tensor(t), torch.tensor(text)).sample)
+        expected = to_nhwc(theirs.unet(to_nchw(x), torch.tensor(t), torch.tensor(text)).sample)
     if handle:
         handle.remove()
 
@@ -184,7 +184,7 @@ def test_images(name, form, theirs, folder, tmp_path):
         num_inference_steps=10,
         guidance_scale=7.5,
         negative_prompt=["queen"] * 2,
-        latents=nchw(latents),
+        latents=to_nchw(latents),
         output_type="np",
     ).images
     if handle:
