@@ -2,10 +2,11 @@
 
 The minority is Male with 41.68 %, and the rare group is blond men with 0.86 %.
 
-Hardware: an accelerator, days; or several accelerators that share the study by --shard. CelebA is
-needed in a form that experiments/dataset.py describes: --config.data.dir=FOLDER. The study takes
-150,000 of its 162,770 training images at the paper's proportions; the classifier of Male is
-trained on the validation images, and its errors are counted on test images.
+Hardware: an accelerator, days for each of the four seeds; or several accelerators that share the
+study by --shard. CelebA is needed in a form that experiments/dataset.py describes:
+--config.data.dir=FOLDER. The study takes 150,000 of its 162,770 training images at the paper's
+proportions; the classifier of Male is trained on the validation images, and its errors are counted
+on test images.
 Expect: the paper reports that the share of Male falls from 40.33 % at depth 2 to 28.85 % at
 depth 6.
 """
@@ -19,6 +20,7 @@ from jaxdiff.study.config import default_config
 def get_config() -> ConfigDict:
     config = default_config()
     config.name = "paper_celeba"
+    config.seeds = (0, 1, 2, 3)
     config.models = ConfigDict({row: row for row in ("2", "2-large", "3", "4", "5", "6")})
     config.data.source = "celeba"
     config.data.attribute = "Male"

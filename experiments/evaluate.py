@@ -131,7 +131,7 @@ def summarize(result: results.SetResult) -> str:
     gate = result.find("quality", "gate")
     if gate is not None:
         parts.append(f"gate {float(gate):.2f}")
-    share = result.find("share", "classified")
+    share = result.find("share", "share")
     if share is not None:
         parts.append(f"minority share {share.value:.3f} [{share.low:.3f}, {share.high:.3f}]")
     lpips = result.find("lpips", "all_pairs")

@@ -14,6 +14,7 @@ on, and the cell of one that died; the tasks of a SLURM array begin at different
 import os
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from experiments import _cli
 
@@ -26,13 +27,15 @@ from ml_collections import config_flags
 from rich.table import Column, Table
 
 from jaxdiff import parallel, report, results
+from jaxdiff.analysis.claims import judge_study
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.data import DataPaths, check_training_sets
-from jaxdiff.settings import explain, to_json
+from jaxdiff.settings import SHARE_FORMS, explain, to_json
 from jaxdiff.stage import Redo, claim_folder
 from jaxdiff.study import grid, lock, pairwise, stages
-from jaxdiff.study.config import fixed_settings
+from jaxdiff.study.config import fixed_settings, planned_settings
 from jaxdiff.study.cost import Cost, estimate_cost
+from jaxdiff.study.metrics_writer import DivergedError
 
 config_flags.DEFINE_config_file(
     "config", None, "The study, a file of configs/; --config.KEY=VALUE changes one setting."
@@ -80,20 +83,29 @@ def print_plan(cells: Sequence[Cell]) -> None:
     )
 
 
+class Outcome(NamedTuple):
+    """Whether all cells are done, and the cells whose training diverged, with the reason."""
+
+    is_finished: bool
+    diverged: list[str]
+
+
 def run_cells(
     cells: Sequence[Cell],
     workdir: epath.Path,
     paths: DataPaths,
     progress: _cli.Reporter,
     redo: Redo,
-) -> bool:
-    """Run every cell, here or in another process; whether all of them are done.
+) -> Outcome:
+    """Run every cell, here or in another process.
 
     Where all that is left is locked by other processes this waits for them. A task of an array
-    leaves to others what they are seen to work on, and the report with it.
+    leaves to others what they are seen to work on, and the report with it. A cell whose loss is
+    not finite does not keep the others from being trained.
     """
     patient = not grid.is_array_task(os.environ)
     waiting = list(cells)
+    diverged: list[str] = []
     announced = ""
     while waiting:
         locked: dict[str, str] = {}
@@ -104,32 +116,43 @@ def run_cells(
                     locked[cell.name] = owner
                     continue
                 profile = FLAGS.profile and cell is cells[0]
-                stages.run_cell(cell, workdir, paths, progress, redo=redo, profile=profile)
+                try:
+                    stages.run_cell(cell, workdir, paths, progress, redo=redo, profile=profile)
+                except DivergedError as error:
+                    diverged.append(f"{cell.name}: {error}")
+                    _cli.console.print(f"{cell.name} is left out of the claims: {error}")
         if len(locked) == len(waiting):
             owners = ", ".join(f"{name} ({owner})" for name, owner in locked.items())
             active = all(lock.is_active(workdir / "cells" / name) for name in locked)
             if active and not patient:
                 _cli.console.print(f"skipped, locked by others: {owners}")
-                return False
+                return Outcome(is_finished=False, diverged=diverged)
             if owners != announced:
                 _cli.console.print(f"waiting for others: {owners}")
                 announced = owners
             time.sleep(lock.POLL_SECONDS)
         waiting = [cell for cell in waiting if cell.name in locked]
-    return True
+    return Outcome(is_finished=True, diverged=diverged)
 
 
 def print_results(cells: Sequence[results.CellResult]) -> None:
-    """A line a cell: its gate and every form of the minority's share."""
+    """A line a cell: its gate and the three forms of the minority's share."""
     for cell in cells:
         gate = cell.find("quality", "gate")
-        shares = [
-            f"{share.name} {share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"
-            for share in cell.estimates("share")
-        ]
-        text = ", ".join(shares) or "undefined"
         assert gate is not None
-        _cli.console.print(f"{cell.name}: gate {float(gate):.2f}, minority share {text}")
+        named = [(form, cell.find("share", form)) for form in SHARE_FORMS]
+        forms = [f"{form} {share}" for form, share in named if share is not None]
+        _cli.console.print(
+            f"{cell.name}: gate {float(gate):.2f}, minority share {', '.join(forms)}"
+        )
+
+
+def print_claims(study: results.StudyResults) -> None:
+    """A line for the primary claim."""
+    for claim in judge_study(study):
+        if claim.rank == "primary":
+            why = f" ({claim.why})" if claim.why else ""
+            _cli.console.print(f"{claim.claim}: {claim.verdict}{why}; {claim.estimate}")
 
 
 def main() -> None:
@@ -148,10 +171,15 @@ def main() -> None:
     check_training_sets(cells, config.data.dir)
     paths = DataPaths(config.data.dir, config.data.cache)
     workdir = epath.Path(FLAGS.workdir or f"runs/{config.name}")
-    claim_folder(workdir / "study.json", to_json(config.to_dict()), fixed=fixed_settings)
+    study_file = workdir / "study.json"
+    settings = planned_settings(to_json(config.to_dict()), study_file)
+    claim_folder(study_file, settings, fixed=fixed_settings)
     with _cli.Reporter() as progress:
-        if not run_cells(cells, workdir, paths, progress, redo):
+        outcome = run_cells(cells, workdir, paths, progress, redo)
+        if not outcome.is_finished:
             return
+        if len(outcome.diverged) == len(cells):
+            raise ValueError("; ".join(outcome.diverged))
         progress.prefix = ""
         with lock.lock(workdir, stages.waiting("the report", progress)):
             finished = results.read_cells(workdir)
@@ -160,7 +188,10 @@ def main() -> None:
                 page = report.write(workdir)
     if parallel.is_leader():
         print_results(finished)
+        print_claims(results.read_study(workdir))
         _cli.console.print(f"report: {page}")
+    if outcome.diverged:
+        raise ValueError("; ".join(outcome.diverged))
 
 
 if __name__ == "__main__":

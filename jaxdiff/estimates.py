@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
-from scipy.special import expit, logit
+from scipy.special import logit, ndtri
 
 NORMAL_QUANTILE = 1.96  # of a normal 95 % interval
 
@@ -192,7 +192,7 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
             "a proportion needs 0 <= successes <= trials and trials > 0, got "
             f"{successes} of {trials}"
         )
-    z = stats.norm.ppf(0.5 + level / 2)
+    z = float(ndtri(0.5 + level / 2))
     p = successes / trials
     denominator = 1.0 + z * z / trials
     center = (p + z * z / (2 * trials)) / denominator
@@ -240,7 +240,7 @@ def rogan_gladen(
     value = (observed.value + specificity.value - 1.0) / youden
 
     # Lang & Reiczigel: shrink all three rates, then widen by the variance of each.
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = float(ndtri(0.5 + level / 2))
     n = observed.trials + z * z
     n_positive = sensitivity.trials + 2
     n_negative = specificity.trials + 2
@@ -305,20 +305,6 @@ def bounded_logit(share: float, trials: int) -> float:
     return float(logit(min(max(share, 0.5 / trials), 1 - 0.5 / trials)))
 
 
-def share_over_seeds(
-    shares: Sequence[float], trials: Sequence[int], level: float = 0.95
-) -> Estimate | None:
-    """A share over seeds: the t interval of the mean logit, mapped back to 0..1.
-
-    A count of none or of all is moved half an observation inwards, since its logit is infinite.
-    None for fewer than two seeds.
-    """
-    if len(shares) < 2:
-        return None
-    logits = [bounded_logit(share, n) for share, n in zip(shares, trials, strict=True)]
-    return Estimate.mean(logits, "seeds", level=level).map(expit)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for their number (Holm 1979), in the order given."""
     count = len(p_values)
@@ -328,3 +314,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (count - rank) * p_values[i]))
         adjusted[i] = largest
     return adjusted
+
+
+def holm_levels(p_values: Sequence[float], alpha: float) -> list[float]:
+    """The level at which Holm's procedure (1979) tests each p-value, in the order given.
+
+    The i-th smallest of m is tested at alpha / (m - i), i from 0. All that follow the first one
+    that is not rejected share its level, so that none of them is rejected either.
+    """
+    count = len(p_values)
+    levels = [alpha] * count
+    level = 0.0
+    is_rejecting = True
+    for rank, i in enumerate(np.argsort(p_values, kind="stable")):
+        if is_rejecting:
+            level = alpha / (count - rank)
+            is_rejecting = p_values[i] <= level
+        levels[i] = level
+    return levels

@@ -175,8 +175,8 @@ class SetContext(ResultFolder):
     def confusion(self) -> Int[np.ndarray, "t c"] | None:
         return None if self.roles is None else self.classifiers.confusion
 
-    def classify(self, images: Images) -> Int[np.ndarray, " n"]:
-        return self.classifiers.classify(images)
+    def predict(self, images: Images) -> Predictions:
+        return self.classifiers.predict(images)
 
     def unseen(self, count: int) -> Images:
         """There are none: nothing is known of the classes of the reference."""
@@ -190,7 +190,7 @@ class SetContext(ResultFolder):
         """Whether an artifact exists."""
         if name == "unseen":
             return False
-        if name in ("predictions", "confusion", "classify"):
+        if name in ("predictions", "confusion", "predict"):
             return self.roles is not None
         if name in ("matched", "held_out"):
             return self.reference.held_out is not None
@@ -200,7 +200,7 @@ class SetContext(ResultFolder):
         """All that an artifact, or another measure, depends on, as JSON holds it."""
         if name == "samples":
             return files.array_digest(self.samples)
-        if name in ("predictions", "confusion", "classify"):
+        if name in ("predictions", "confusion", "predict"):
             return [self.outputs["classifiers"], files.array_digest(self.samples)]
         if name in self.outputs:
             return self.outputs[name]

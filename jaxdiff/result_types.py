@@ -221,6 +221,8 @@ class StudyResults:
     ----------
     settings
         study.json.
+    diverged
+        Cells whose training ended at a loss that was not finite.
     comparisons
         shared/comparisons.json: what was measured between cells or sets.
     confusion
@@ -230,6 +232,7 @@ class StudyResults:
     settings: Mapping[str, Any]
     cells: Sequence[CellResult] = ()
     sets: Sequence[SetResult] = ()
+    diverged: Sequence[CellInfo] = ()
     comparisons: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     confusion: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

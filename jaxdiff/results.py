@@ -28,6 +28,7 @@ from jaxdiff.result_types import (
 )
 
 __all__ = [
+    "DIVERGED",
     "SCHEMA",
     "CellInfo",
     "CellResult",
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
+DIVERGED = "diverged.json"  # in the folder of a cell whose training ended without a finite loss
 NOT_SECTIONS = ("schema", "cell", "set")  # keys of result.json that hold no estimates
 
 
@@ -102,6 +104,7 @@ def read_study(workdir: epath.PathLike) -> StudyResults:
     return StudyResults(
         cells=() if has_sets else read_cells(workdir),
         sets=read_sets(workdir) if has_sets else (),
+        diverged=_read_diverged(workdir),
         settings=files.read_json(workdir / "study.json"),
         comparisons=_read_json_or_nothing(workdir / "shared" / "comparisons.json"),
         confusion=_read_json_or_nothing(workdir / "shared" / "confusion.json"),
@@ -171,6 +174,17 @@ def _describe_missing_section(result: Result, section: str) -> str:
 def _finished_folders(root: epath.Path) -> list[epath.Path]:
     folders = sorted(root.iterdir(), key=lambda path: path.name) if root.exists() else []
     return [folder for folder in folders if (folder / "result.json").exists()]
+
+
+def _read_diverged(workdir: epath.Path) -> tuple[CellInfo, ...]:
+    """The cells that have diverged and were not trained since."""
+    root = workdir / "cells"
+    folders = sorted(root.iterdir(), key=lambda path: path.name) if root.exists() else []
+    return tuple(
+        CellInfo.from_json(files.read_json(folder / DIVERGED)["cell"])
+        for folder in folders
+        if (folder / DIVERGED).exists() and not (folder / "result.json").exists()
+    )
 
 
 def _read_json_or_nothing(path: epath.Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import ml_collections
 from jaxdiff import optimizers, samplers
 
 T = TypeVar("T")
+SHARE_FORMS = ("forced_choice", "loss_corrected", "gated")
 Config: TypeAlias = ml_collections.ConfigDict | Mapping[str, Any]
 
 
@@ -187,6 +188,11 @@ class ClassifierSettings:
 class MeasureSettings:
     """What is measured of a trained model."""
 
+    share: str = setting(
+        "forced_choice",
+        "form of the minority's share that amplification, figures, tables and verdicts use",
+        choices=SHARE_FORMS,
+    )
     lpips: str = setting(
         "vgg",
         "network of LPIPS: vgg (16 px or more), alex (32 px or more)",
@@ -233,7 +239,8 @@ class StudySettings:
     )
     seeds: tuple[int, ...] = setting(
         (0,),
-        "one trained model a seed; even seeds give the majority to the first class",
+        "one trained model a seed, and the plan of the claims once a study has begun; even seeds "
+        "give the majority to the first class",
         min=0,
         nonempty=True,
     )
@@ -245,6 +252,12 @@ class StudySettings:
     )
     primary: tuple[str, ...] = setting(
         (), "the shallow and the deep model of the primary claim; by default the bare rows' ends"
+    )
+    secondary: tuple[Any, ...] = setting(
+        (), "pairs of models, as (('2', '2-large'),), that secondary claims compare alike"
+    )
+    look: int = setting(
+        0, "half of the seeds: the primary claim is also judged after these; 0 takes no look", min=0
     )
     data: DataSettings = dataclasses.field(default_factory=DataSettings)
     diffusion: DiffusionSettings = dataclasses.field(default_factory=DiffusionSettings)

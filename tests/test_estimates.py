@@ -5,16 +5,14 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
-from scipy.special import expit, logit
 
 from jaxdiff.estimates import (
     Proportion,
     holm,
+    holm_levels,
     jackknife,
     mcnemar,
     rogan_gladen,
-    share_over_seeds,
     wilson,
 )
 
@@ -119,19 +117,6 @@ def test_the_jackknife_of_an_undefined_value_is_nan():
     assert math.isnan(jackknife(1.0, np.array([np.nan, 1.0, 2.0]), np.ones(3)))
 
 
-def test_shares_over_seeds():
-    estimate = share_over_seeds([0.2, 0.25, 0.15], [1000] * 3)
-    logits = logit(np.array([0.2, 0.25, 0.15]))
-    half = stats.t.ppf(0.975, 2) * logits.std(ddof=1) / 3**0.5
-    low, high = expit(logits.mean() + np.array([-half, half]))
-    assert (estimate.low, estimate.high) == pytest.approx((low, high))
-    assert share_over_seeds([0.2], [100]) is None
-
-
-def test_a_share_of_zero_counts_as_half_an_observation():
-    assert 0 < share_over_seeds([0.0, 0.1], [100, 100]).value < 0.1
-
-
 def test_holm():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
@@ -139,3 +124,13 @@ def test_holm():
 def test_mcnemar():
     assert mcnemar(0, 0) == 1.0
     assert mcnemar(1, 9) == pytest.approx(2 * sum(math.comb(10, k) for k in (0, 1)) / 2**10)
+
+
+def test_holm_levels_reject_as_the_adjusted_p_values_do():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        p_values = (rng.random(5) ** 3).tolist()
+        levels = holm_levels(p_values, 0.05)
+        by_level = [p <= level for p, level in zip(p_values, levels, strict=True)]
+        assert by_level == [p <= 0.05 for p in holm(p_values)]
+    assert holm_levels([0.001, 0.04, 0.02], 0.06) == pytest.approx([0.02, 0.06, 0.03])

@@ -67,7 +67,7 @@ QUANTITIES = {
         is_relative=False,
     ),
     "k_eff": Quantity("effective k", "effective_k", "k_eff"),
-    "share": Quantity("minority share, as classified", "share", "classified"),
+    "share": Quantity("minority share", "share", "share"),
     "lpips": Quantity("LPIPS over all pairs", "lpips", "all_pairs"),
 }
 # The sign of a change that speaks for the claim.

@@ -1,242 +1,368 @@
-"""Claims that a study may make, by rules that were fixed before its runs; shares over seeds.
+"""What a study may claim, by rules that were fixed before its runs. No JAX.
 
-The primary claims are, for every proportion (at most six): the contrast, deep minus shallow
-model, of the logit of the minority's share; and the agreement of the shallow model with its
-training data. Everything else in a report is exploratory.
+A study has one primary claim: the deep model draws fewer of the minority than the shallow one. It
+is judged once all planned seeds are finished, and at one look before that where one was planned.
+docs/method.md states the rules for readers.
 """
 
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
-from scipy import stats
+from scipy.special import expit
 
-from jaxdiff.analysis.queries import Mix, group_by_mix, model_names
-from jaxdiff.estimates import Estimate, bounded_logit, holm, share_over_seeds
-from jaxdiff.results import CellResult
+from jaxdiff.analysis.contrasts import (
+    BlockedMean,
+    Contrast,
+    build_contrast,
+    find_share,
+    has_minority,
+    logit_share,
+)
+from jaxdiff.analysis.plan import Plan
+from jaxdiff.analysis.queries import format_mix, group_by_mix, group_key
+from jaxdiff.estimates import Estimate, bounded_logit, holm, holm_levels
+from jaxdiff.results import CellInfo, CellResult, StudyResults
 
-Verdict = Literal["supported", "contradicted", "smaller than half the paper's", "undecided"]
+Verdict = Literal[
+    "supported",
+    "smaller than half the paper's",
+    "no effect of half the paper's size",
+    "contradicted",
+    "undecided",
+    "not readable",
+    "interim",
+]
+Rule = Callable[[float], Verdict]  # from the level alpha to what the interval at 1 - alpha says
 
 HALF_THE_EFFECT = -0.25  # the paper's depth 6 against 2 is -0.51 logit of the minority share
-MAX_PROPORTIONS = 6  # whose contrasts are primary claims
+ALPHA = 0.05
+# O'Brien & Fleming's (1979) levels for one look after half of the seeds, and for the end after it.
+LOOK_ALPHA = 0.0052
+FINAL_ALPHA = 0.048
+# Losing the minority this many times as often as the majority must not change a verdict.
+LOSS_RATIO = 1.5
+MIN_GATE = 0.8  # below it an arm's samples cannot be read
 # With fewer a class the classifier's own errors leave a share undecided.
 MIN_TEST_IMAGES = 950
-ALPHA = 0.05
+ALIGNMENT_MARGIN = 0.02
+MIN_ALIGNMENT_SEEDS = 24  # with fewer the interval is wider than the margin allows
+BOUNDS_CONFIDENCE = 0.75  # of the bounds by which a model is compared with its training data
+EXACT_TRIALS = 10**9  # the trained share is exact, as if it came from this many images
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A primary claim, its estimate over seeds and what may be concluded.
+    """A claim, its estimate over seeds and what may be concluded.
 
     Parameters
     ----------
+    claim, data, quantity
+        In words: the claim, the training data that it is about, and what the estimate is of.
+    mean
+        The mean over seeds.
+    rule
+        What the interval says at a level.
     why
         The reason of a verdict that the interval alone does not give.
-    quantity
-        What the estimate is of.
+    contrast
+        The two models seed by seed, for a claim about two models.
+    rank
+        "primary" or "secondary"; the p-values of the secondary ones are corrected by Holm.
+    verdict
+        "interim" until the planned seeds are finished.
+    alpha
+        The level by which the claim was judged; None while it is not.
     p_value
-        After Holm's correction; None where the claim has no test.
+        Of the primary claim as it is, of a secondary one after Holm; None without a test.
+    to_unit
+        From the mean's unit to that of the estimate, increasing; None where they are the same.
     """
 
     claim: str
-    verdict: Verdict
-    why: str
-    mix: Mix
+    data: str
     quantity: str
-    estimate: Estimate
-    seeds: int
+    mean: BlockedMean
+    rule: Rule
+    why: str = ""
+    contrast: Contrast | None = None
+    rank: Literal["primary", "secondary"] = "secondary"
+    verdict: Verdict = "interim"
+    alpha: float | None = None
     p_value: float | None = None
+    to_unit: Callable[[float], float] | None = None
+
+    @property
+    def estimate(self) -> Estimate:
+        """The mean over seeds; its interval is that of the claim's level, once it is judged."""
+        has_level = self.alpha is not None
+        estimate = self.mean.estimate(1 - (self.alpha or ALPHA))
+        if not has_level:
+            estimate = Estimate(estimate.value, n=estimate.n)
+        return estimate if self.to_unit is None else estimate.map(self.to_unit)
+
+    @property
+    def test_p_value(self) -> float | None:
+        """Of the claim's own test; None where something is missing."""
+        return None if self.why else self.mean.p_value
+
+    @property
+    def widening(self) -> float | None:
+        """How far either end moves at R = `LOSS_RATIO`; None where no models are compared."""
+        return None if self.contrast is None else self.contrast.widening(LOSS_RATIO)
+
+    @property
+    def critical_ratio(self) -> float | None:
+        """R*, at which the interval touches 0; None without an interval of two models."""
+        low, high = self.estimate.low, self.estimate.high
+        if self.contrast is None or low is None or high is None:
+            return None
+        return self.contrast.critical_ratio(max(-high, low, 0.0))
+
+    def judged(self, alpha: float, p_value: float | None) -> "Claim":
+        """The claim with the verdict of its rule at this level."""
+        verdict: Verdict = "undecided"
+        why = self.why
+        if not why and self.contrast is not None:
+            why = _explain_unreadable(self.contrast)
+            verdict = "not readable" if why else verdict
+        if not why:
+            verdict = self.rule(alpha)
+        return dataclasses.replace(self, verdict=verdict, why=why, alpha=alpha, p_value=p_value)
 
 
-@dataclasses.dataclass(frozen=True)
-class ShareOverSeeds:
-    """The minority's share of one model and training data over its seeds.
+def judge_contrast(low: float, high: float, widening: float) -> Verdict:
+    """Judge the change of the logit share, deep less shallow, by its widened interval.
 
     Parameters
     ----------
-    shares
-        The share of each seed.
-    estimate
-        The t interval of the mean logit; None for a single seed.
+    low, high
+        Ends of the interval at the claim's level.
+    widening
+        How far what cannot be read may move either end, at least 0.
     """
-
-    model: str
-    bottleneck: int | None
-    mix: Mix
-    shares: tuple[float, ...]
-    estimate: Estimate | None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Contrast:
-    """Two models of one mix, compared seed by seed."""
-
-    shallow: str
-    deep: str
-    pairs: list[tuple[CellResult, CellResult]]
-
-
-def verdict(low: float, high: float) -> Verdict:
-    """Judge the contrast of the logits, deepest minus shallowest, by its 95 % interval."""
-    is_below = high < 0
-    is_weak = low > HALF_THE_EFFECT
+    is_below = high + widening < 0
+    is_weak = low - widening > HALF_THE_EFFECT
     if is_below and is_weak:
         return "smaller than half the paper's"
     if is_below:
         return "supported"
-    return "contradicted" if is_weak else "undecided"
+    return "no effect of half the paper's size" if is_weak else "undecided"
 
 
-def equivalent(low: float, high: float, target: float, margin: float = 0.02) -> Verdict:
-    """Judge whether a share agrees with a target within a margin, by its 90 % interval.
+def judge_equivalence(low: float, high: float, target: float) -> Verdict:
+    """Judge whether a share agrees with a target within 2 points, by its 90 % interval.
 
-    These are two one-sided tests: supported where the interval lies inside the margin.
+    References
+    ----------
+    Schuirmann (1987): both one-sided tests at 5 % reject where the 90 % interval is inside.
     """
-    # Schuirmann (1987): both one-sided tests at 5 % reject where the 90 % interval is inside.
-    if target - margin < low and high < target + margin:
+    lowest = target - ALIGNMENT_MARGIN
+    highest = target + ALIGNMENT_MARGIN
+    if lowest < low and high < highest:
         return "supported"
-    is_outside = high < target - margin or low > target + margin
-    return "contradicted" if is_outside else "undecided"
+    return "contradicted" if high < lowest or low > highest else "undecided"
 
 
-def shares_over_seeds(cells: Sequence[CellResult]) -> list[ShareOverSeeds]:
-    """The share, corrected over all classes, of every model and mix."""
-    rows = []
-    for mix, group in group_by_mix(cells).items():
-        for model in model_names(cells):
-            members = [cell for cell in group if cell.info.model == model]
-            shares = _known_shares(members)
-            if shares:
-                values = tuple(float(share) for share in shares)
-                bottleneck = members[0].info.bottleneck
-                estimate = _over_seeds(shares)
-                rows.append(ShareOverSeeds(model, bottleneck, mix, values, estimate))
-    return rows
+def judge_study(study: StudyResults) -> list[Claim]:
+    """The claims of a study of trained cells, the primary one first."""
+    plan = Plan.from_study(study.settings)
+    return judge(study.cells, plan, study.classifier_test_images, study.diverged)
 
 
-def primary_claims(
-    cells: Sequence[CellResult],
-    test_images: int,
-    *,
-    primary: Sequence[str] = (),
-    bare: Sequence[str] = (),
+def judge(
+    cells: Sequence[CellResult], plan: Plan, test_images: int, diverged: Sequence[CellInfo] = ()
 ) -> list[Claim]:
-    """Judge the primary claims.
+    """Judge the primary claim and the secondary ones.
 
     Parameters
     ----------
+    cells
+        Finished cells; those of seeds that were not planned are in no claim.
+    plan
+        What was fixed before.
     test_images
         Images a class that the classifier was tested on.
-    primary
-        The shallow and the deep model of the claims. Where it is empty they are the shallowest
-        and the deepest of `bare`.
-    bare
-        Models that are unchanged rows of Table A; where no cell is of one, all models.
+    diverged
+        Cells whose loss was not finite; the seeds of compared models among them are left out.
     """
+    cells = plan.select(cells)
+    if not cells:
+        return []
+    shallow, deep = plan.primary_pair(cells)
+    compared = {shallow, deep, *(model for pair in plan.secondary for model in pair)}
+    left_out = {info.seed for info in diverged if info.model in compared}
+    seeds = tuple(seed for seed in plan.seeds if seed not in left_out)
+    early = seeds[: plan.look]
+    primary = _claim_change(cells, shallow, deep, early, test_images) if early else None
+    at_look = None if primary is None else _judge_look(primary, len(early), len(seeds))
+    if at_look is not None:
+        # A study that ends at its look is analyzed on the seeds of the look throughout.
+        return [at_look, *_judge_family(_secondary_claims(cells, plan, early, test_images))]
+    primary = _claim_change(cells, shallow, deep, seeds, test_images)
+    secondary = _secondary_claims(cells, plan, seeds, test_images)
     claims = []
-    for mix, group in list(group_by_mix(cells).items())[:MAX_PROPORTIONS]:
-        # Controls, which change a row of Table A, are no part of the contrast over depth.
-        names = model_names(group)
-        candidates = [name for name in names if name in bare] or names
-        shallow, deep = primary or (candidates[0], candidates[-1])
-        if shallow != deep:
-            contrast = _Contrast(shallow, deep, _pair_by_seed(group, shallow, deep))
-            claims.append(_judge_amplification(contrast, mix, test_images))
-        claims.append(_judge_alignment(group, shallow, mix, test_images))
-    return _correct_for_multiplicity(claims)
+    if primary is not None:
+        alpha = FINAL_ALPHA if plan.look else ALPHA
+        claims = _postponed([primary], len(seeds)) or [primary.judged(alpha, primary.test_p_value)]
+        claims = [dataclasses.replace(claim, rank="primary") for claim in claims]
+    # Holm's correction needs the p-values of the whole family.
+    return claims + (_postponed(secondary, len(seeds)) or _judge_family(secondary))
 
 
-def _correct_for_multiplicity(claims: Sequence[Claim]) -> list[Claim]:
-    """Adjust the p-values by Holm; a claim that is not significant any more is undecided."""
-    adjusted = iter(holm([claim.p_value for claim in claims if claim.p_value is not None]))
-    return [
-        claim if claim.p_value is None else _with_adjusted_p_value(claim, next(adjusted))
-        for claim in claims
-    ]
+def _postponed(claims: Sequence[Claim], planned: int) -> list[Claim]:
+    """The claims without verdicts while some seed of one of them is missing; then empty."""
+    if all(claim.mean.n == planned for claim in claims):
+        return []
+    postponed = []
+    for claim in claims:
+        why = f"{claim.mean.n} of {planned} planned seeds are finished"
+        postponed.append(dataclasses.replace(claim, why=why, alpha=None))
+    return postponed
 
 
-def _with_adjusted_p_value(claim: Claim, p_value: float) -> Claim:
-    if p_value <= ALPHA or claim.verdict != "supported":
-        return dataclasses.replace(claim, p_value=p_value)
-    why = "not significant after Holm's correction for the number of claims"
-    return dataclasses.replace(claim, p_value=p_value, verdict="undecided", why=why)
+def _judge_look(primary: Claim, look: int, planned: int) -> Claim | None:
+    """The primary claim where the planned look supports it, which ends the study; else None."""
+    if primary.mean.n < look:
+        return None
+    claim = dataclasses.replace(primary, rank="primary").judged(LOOK_ALPHA, primary.test_p_value)
+    if claim.verdict != "supported":
+        return None
+    why = f"decided at the planned look after {look} of {planned} seeds (p < {LOOK_ALPHA})"
+    return dataclasses.replace(claim, why=why)
 
 
-def _pair_by_seed(
-    cells: Sequence[CellResult], shallow: str, deep: str
-) -> list[tuple[CellResult, CellResult]]:
-    by_key = {(c.info.model, c.info.seed): c for c in cells if _share(c) is not None}
-    seeds = sorted({seed for _, seed in by_key})
-    return [
-        (by_key[shallow, seed], by_key[deep, seed])
-        for seed in seeds
-        if (shallow, seed) in by_key and (deep, seed) in by_key
-    ]
+def _secondary_claims(
+    cells: Sequence[CellResult], plan: Plan, seeds: Sequence[int], test_images: int
+) -> list[Claim]:
+    shallow, deep = plan.primary_pair(cells)
+    groups = [group for mix, group in group_by_mix(cells).items() if has_minority(mix)]
+    claims = [_claim_change(cells, *pair, seeds, test_images) for pair in plan.secondary]
+    if len(groups) > 1:
+        claims += [_claim_change(group, shallow, deep, seeds, test_images) for group in groups]
+    claims.append(_claim_against_data(cells, deep, seeds, test_images))
+    claims += [_claim_alignment(group, shallow, seeds, test_images) for group in groups]
+    return [claim for claim in claims if claim is not None]
 
 
-def _judge_amplification(contrast: _Contrast, mix: Mix, test_images: int) -> Claim:
-    """The deep model draws fewer of the minority than the shallow one."""
-    changes = [_logit_share(deep) - _logit_share(shallow) for shallow, deep in contrast.pairs]
-    estimate = Estimate.mean(changes, "seeds") if changes else Estimate.undefined()
-    why = _missing_evidence(len(changes), test_images)
-    result: Verdict = "undecided"
-    p_value = None
-    if estimate.low is not None and estimate.high is not None:
-        p_value = _t_test(changes)
-        # The interval decides only where nothing else explains or hides the difference.
-        if not why:
-            why = _contradicting_evidence(contrast, mix, estimate.high)
-            result = "undecided" if why else verdict(estimate.low, estimate.high)
+def _judge_family(claims: Sequence[Claim]) -> list[Claim]:
+    """Judge claims together: Holm's level of each sets its interval, and so its verdict."""
+    p_values = [claim.test_p_value for claim in claims if claim.test_p_value is not None]
+    tests = iter(zip(holm(p_values), holm_levels(p_values, ALPHA), strict=True))
+    judged = []
+    for claim in claims:
+        if claim.alpha is not None:  # it has a level of its own
+            judged.append(claim.judged(claim.alpha, None))
+        elif claim.test_p_value is None:
+            judged.append(claim.judged(ALPHA, None))
+        else:
+            p_value, level = next(tests)
+            judged.append(claim.judged(level, p_value))
+    return judged
+
+
+def _claim_change(
+    cells: Sequence[CellResult],
+    shallow: str,
+    deep: str,
+    seeds: Sequence[int],
+    test_images: int,
+) -> Claim | None:
+    """One model draws fewer of the minority than another; pooled over mixes, the seed as unit."""
+    contrast = None if shallow == deep else build_contrast(cells, shallow, deep, seeds)
+    if contrast is None:
+        return None
+    mean = contrast.mean
+
+    def rule(alpha: float) -> Verdict:
+        interval = mean.estimate(1 - alpha)
+        assert interval.low is not None
+        assert interval.high is not None
+        return judge_contrast(interval.low, interval.high, contrast.widening(LOSS_RATIO))
+
     return Claim(
-        claim=f"model {contrast.deep} draws fewer of the minority than model {contrast.shallow}",
-        verdict=result,
-        why=why,
-        mix=mix,
-        quantity="change of the logit",
-        estimate=estimate,
-        seeds=len(changes),
-        p_value=p_value,
+        f"model {deep} draws fewer of the minority than model {shallow}",
+        "; ".join(map(format_mix, contrast.mixes)),
+        "change of the logit share",
+        mean,
+        rule,
+        _explain_missing(list(contrast.roles.values()), test_images),
+        contrast,
     )
 
 
-def _judge_alignment(
-    cells: Sequence[CellResult], shallow: str, mix: Mix, test_images: int
-) -> Claim:
-    """The shallow model draws the minority as often as it was shown it."""
-    shares = _known_shares([cell for cell in cells if cell.info.model == shallow])
-    estimate = _over_seeds(shares, level=0.90)
-    why = _missing_evidence(len(shares), test_images)
-    result: Verdict = "undecided"
-    if estimate is not None and not why:
-        assert estimate.low is not None
-        assert estimate.high is not None
-        result = equivalent(estimate.low, estimate.high, mix.proportions[1])
-    if estimate is None:
-        estimate = Estimate(shares[0].value) if shares else Estimate.undefined()
+def _claim_against_data(
+    cells: Sequence[CellResult], model: str, seeds: Sequence[int], test_images: int
+) -> Claim | None:
+    """A model draws fewer of the minority than it was shown, by the bounds of its share."""
+    members = [
+        cell
+        for cell in _select(cells, model, seeds)
+        if has_minority(group_key(cell)) and _find_bounds(cell) is not None
+    ]
+    if not members:
+        return None
+    upper = _mean_over_seeds(members, lambda cell: _bound_less_trained(cell, 1))
+    lower = _mean_over_seeds(members, lambda cell: _bound_less_trained(cell, -1))
+
+    def rule(alpha: float) -> Verdict:
+        high = upper.estimate(1 - alpha).high
+        low = lower.estimate(1 - alpha).low
+        if high is not None and high < 0:
+            return "supported"
+        return "contradicted" if low is not None and low > 0 else "undecided"
+
     return Claim(
-        claim=f"model {shallow} draws the trained share, within 2 points",
-        verdict=result,
-        why=why,
-        mix=mix,
-        quantity="minority share (90 % interval)",
-        estimate=estimate,
-        seeds=len(shares),
+        f"model {model} draws fewer of the minority than it was shown",
+        "; ".join(map(format_mix, dict.fromkeys(map(group_key, members)))),
+        "logit, generated less trained, every ambiguous sample counted for the minority",
+        upper,
+        rule,
+        _explain_missing(_roles(members), test_images),
     )
 
 
-def _t_test(changes: Sequence[float]) -> float | None:
-    """p-value that the mean is 0; None where no change is different from 0 at all."""
-    p_value = float(stats.ttest_1samp(changes, 0.0).pvalue)
-    return None if math.isnan(p_value) else p_value
+def _claim_alignment(
+    cells: Sequence[CellResult], model: str, seeds: Sequence[int], test_images: int
+) -> Claim | None:
+    """A model draws the minority as often as it was shown it; cells are of one mix."""
+    members = [cell for cell in _select(cells, model, seeds) if find_share(cell) is not None]
+    if not members:
+        return None
+    mean = _mean_over_seeds(members, logit_share)
+    trained = members[0].info.proportions[1]
+
+    def rule(alpha: float) -> Verdict:
+        interval = mean.estimate(1 - alpha).map(expit)
+        assert interval.low is not None
+        assert interval.high is not None
+        return judge_equivalence(interval.low, interval.high, trained)
+
+    why = _explain_missing(_roles(members), test_images)
+    if not why and mean.n < MIN_ALIGNMENT_SEEDS:
+        why = f"a margin of 2 points takes {MIN_ALIGNMENT_SEEDS} seeds: read the interval alone"
+    return Claim(
+        f"model {model} draws the trained share, within 2 points",
+        format_mix(group_key(members[0])),
+        "minority share (90 % interval)",
+        mean,
+        rule,
+        why,
+        alpha=0.10,
+        to_unit=expit,
+    )
 
 
-def _missing_evidence(seeds: int, test_images: int) -> str:
-    """Why nothing can be concluded; empty where enough was measured."""
-    if seeds == 0:
-        return "no samples of either class"
-    if seeds == 1:
+def _explain_missing(roles: Sequence[int], test_images: int) -> str:
+    """Why nothing can be concluded of seeds with these roles; empty where enough was measured."""
+    if len(roles) == 1:
         return "one seed has no interval between seeds"
+    counts = {role: roles.count(role) for role in sorted(set(roles))}
+    if len(set(counts.values())) > 1:
+        words = " and ".join(f"{count} of class {role}" for role, count in counts.items())
+        return f"the majority is {words}: plan as many seeds of both"
+    if len(roles) == len(counts):
+        return "two seeds, one of each role, have no interval; plan at least 4"
     if test_images < MIN_TEST_IMAGES:
         return (
             f"the classifier was tested on {test_images} images a class; "
@@ -245,52 +371,42 @@ def _missing_evidence(seeds: int, test_images: int) -> str:
     return ""
 
 
-def _contradicting_evidence(contrast: _Contrast, mix: Mix, high: float) -> str:
-    """Why a contrast is not to be trusted; empty where nothing speaks against it."""
-    if not all(_have_equal_gates(shallow, deep) for shallow, deep in contrast.pairs):
-        return "the models differ in how many samples belong to neither class: compare the bounds"
-    trained = mix.proportions[1]
-    if high < 0 and any(_bounds_contain(deep, trained) for _, deep in contrast.pairs):
-        return "the bounds of the deep model contain the trained share"
-    return ""
+def _explain_unreadable(contrast: Contrast) -> str:
+    """Which models' samples cannot be read well enough; empty where both can."""
+    failed = [arm for arm in contrast.arms if arm.gate < MIN_GATE]
+    gates = " and ".join(f"{arm.gate:.2f} of model {arm.model}" for arm in failed)
+    return f"the mean quality gate is {gates}; {MIN_GATE} is needed" if failed else ""
 
 
-def _share(cell: CellResult) -> Estimate | None:
-    """The share corrected over all classes, otherwise as classified.
-
-    The correction also counts samples mistaken for a third class.
-    """
-    return cell.find("share", "corrected_many") or cell.find("share", "classified")
+def _select(cells: Sequence[CellResult], model: str, seeds: Sequence[int]) -> list[CellResult]:
+    return [cell for cell in cells if cell.info.model == model and cell.info.seed in seeds]
 
 
-def _known_shares(cells: Sequence[CellResult]) -> list[Estimate]:
-    shares = [_share(cell) for cell in cells]
-    return [share for share in shares if share is not None]
+def _roles(cells: Sequence[CellResult]) -> list[int]:
+    """The class that has the majority, for each seed."""
+    return list({cell.info.seed: cell.info.majority for cell in cells}.values())
 
 
-def _over_seeds(shares: Sequence[Estimate], level: float = 0.95) -> Estimate | None:
-    trials = [share.n or 0 for share in shares]
-    return share_over_seeds([float(share) for share in shares], trials, level)
+def _mean_over_seeds(
+    cells: Sequence[CellResult], value: Callable[[CellResult], float]
+) -> BlockedMean:
+    """The blocked mean over seeds of each seed's mean over its cells."""
+    by_seed: dict[int, list[float]] = {}
+    for cell in cells:
+        by_seed.setdefault(cell.info.seed, []).append(value(cell))
+    return BlockedMean.of([sum(v) / len(v) for v in by_seed.values()], _roles(cells))
 
 
-def _logit_share(cell: CellResult) -> float:
-    share = _share(cell)
-    assert share is not None
-    assert share.n is not None
-    return bounded_logit(float(share), share.n)
+def _find_bounds(cell: CellResult) -> Estimate | None:
+    return cell.find("share", "bounds", confidence=BOUNDS_CONFIDENCE)
 
 
-def _bounds_contain(cell: CellResult, trained: float) -> bool:
-    bounds = cell.find("share", "bounds")
-    if bounds is None or bounds.low is None or bounds.high is None:
-        return False
-    return bounds.low <= trained <= bounds.high
-
-
-def _have_equal_gates(a: CellResult, b: CellResult) -> bool:
-    """Whether the intervals of the two quality gates overlap."""
-    gates = [cell.find("quality", "gate") for cell in (a, b)]
-    ends = [(gate.low, gate.high) for gate in gates if gate is not None]
-    lows = [low for low, _ in ends if low is not None]
-    highs = [high for _, high in ends if high is not None]
-    return len(lows) == len(highs) == 2 and max(lows) <= min(highs)
+def _bound_less_trained(cell: CellResult, sign: int) -> float:
+    """The logit of an extreme share (1 the upper, -1 the lower), less the trained logit."""
+    bounds = _find_bounds(cell)
+    assert bounds is not None
+    assert bounds.n is not None
+    # The value counts half of the ambiguous samples for the minority.
+    extreme = float(bounds) + sign * bounds.labels["ambiguous"] / (2 * bounds.n)
+    trained = bounded_logit(cell.info.proportions[1], EXACT_TRIALS)
+    return bounded_logit(extreme, bounds.n) - trained

@@ -202,14 +202,14 @@ class CellContext(ResultFolder):
     def denoised_confusion(self) -> Int[np.ndarray, "t c"] | None:
         return np.array(files.read_json(self.folder / "denoised.json")["matrix"])
 
-    def classify(self, images: Images) -> Int[np.ndarray, " n"]:
-        return self.classifiers.classify(images)
+    def predict(self, images: Images) -> Predictions:
+        return self.classifiers.predict(images)
 
     def write_classes(self) -> None:
         """Write classes.npz: both classifiers' labels of the samples and of the common ones."""
         arrays = self.classifiers.predict(self.samples).to_arrays()
         if self.common_samples is not None:
-            arrays["common"] = self.classify(self.common_samples)
+            arrays["common"] = self.classifiers.classify(self.common_samples)
         results.write_npz(self.folder / "classes.npz", **arrays)
 
     def write_denoised(self) -> None:
@@ -218,7 +218,7 @@ class CellContext(ResultFolder):
         true_labels = split.labels[self._is_of_classes(split)]
         t = round(DENOISED_FROM * self.sampler.model.schedule.steps)
         denoised = self.sampler.denoise(to_float(self.held_out_of_classes), t, self.cell.seed)
-        labels = self.classify(to_uint8(denoised))
+        labels = self.classifiers.classify(to_uint8(denoised))
         matrix = confusion_matrix(true_labels, labels, len(self.confusion))
         files.write_json(self.folder / "denoised.json", {"matrix": matrix.tolist()})
 
@@ -236,7 +236,7 @@ class CellContext(ResultFolder):
             return self.outputs["sample"]
         if name == "predictions":
             return self.outputs["classify"]
-        if name in ("confusion", "classify"):
+        if name in ("confusion", "predict"):
             return self.outputs["classifiers"]
         if name == "denoised_confusion":
             return self.outputs["denoise"]

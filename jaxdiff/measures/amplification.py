@@ -50,7 +50,8 @@ def amplification_scales(share: Estimate, trained: float) -> list[Estimate]:
         # The minority may have vanished: the majority's odds have no upper end.
         for name in scales.keys() - {"absolute"}:
             scales[name][2] = None
-    method = f"of the {share.name} share's, {share.method}"
+    form = share.labels.get("form", share.name)
+    method = f"of the {form} share's, {share.method}"
     return [
         Estimate(value, low, high, share.n, method, name=name)
         for name, (value, low, high) in scales.items()
@@ -62,14 +63,15 @@ def amplification_scales(share: Estimate, trained: float) -> list[Estimate]:
     title="Amplification on three scales",
     caption=(
         "Values above 0 (absolute) or above 1 (odds_ratio, and the exponent S of Theorem 2) mean "
-        "that the majority grew. Which model amplifies most can depend on the scale."
+        "that the majority grew. Which model amplifies most can depend on the scale. They are of "
+        "the form of the share that config.measures.share names."
     ),
     needs=("share", "roles"),
     topic="shares",
 )
 def amplification(artifacts: Artifacts) -> list[Estimate]:
-    """The amplification of the classified share, which comes first; none without a share."""
-    shares = artifacts.estimates("share")
-    if not shares:
+    """The amplification of the share that the settings name; none where it is undefined."""
+    named = next(e for e in artifacts.estimates("share") if e.name == "share")
+    if named.value is None:
         return []
-    return amplification_scales(shares[0], require(artifacts.roles).trained)
+    return amplification_scales(named, require(artifacts.roles).trained)

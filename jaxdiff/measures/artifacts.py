@@ -164,8 +164,8 @@ class Artifacts(Protocol):
     def checkpoints(self) -> Sequence[int] | None:
         """Optimizer steps of the kept checkpoints, the last one that of `sampler`."""
 
-    def classify(self, images: Images) -> Int[np.ndarray, " n"]:
-        """Labels by the first classifier."""
+    def predict(self, images: Images) -> Predictions:
+        """What both classifiers see in images."""
 
     def unseen(self, count: int) -> Images:
         """At most `count` images in the training mix that are in none of the sets above."""

@@ -1,5 +1,7 @@
 """Memorization along training: losses at the same noise, and a few samples of early checkpoints."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -12,8 +14,9 @@ from jaxdiff.measures.amplification import amplification_scales
 from jaxdiff.measures.artifacts import Artifacts, Images, require
 from jaxdiff.measures.fixed_noise import FIXED_NOISE_SEED, PredictEps, noise_images
 from jaxdiff.measures.memorization import flatten, memorization_metrics
+from jaxdiff.measures.quality import quality_gate
 from jaxdiff.measures.registry import measure
-from jaxdiff.measures.shares import count_roles
+from jaxdiff.measures.shares import select_share, share_forms
 from jaxdiff.sampling import COMMON_SEED
 
 NUM_NOISE_LEVELS = 8  # at which losses are compared
@@ -81,8 +84,8 @@ def loss_gap(train: Float[np.ndarray, " n"], held_out: Float[np.ndarray, " m"]) 
         "training images at the same noise, rises above 0: that is memorization. Memorized, gate "
         "and shares of early checkpoints are of a few samples each."
     ),
-    needs=("checkpoints", "sampler", "matched", "train", "roles", "classify"),
-    settings=("checkpoints",),
+    needs=("checkpoints", "sampler", "matched", "train", "roles", "predict"),
+    settings=("checkpoints", "share"),
     topic="training",
 )
 def checkpoints(artifacts: Artifacts) -> list[Estimate]:
@@ -120,13 +123,14 @@ def _measure_checkpoint(artifacts: Artifacts, step: int, num_samples: int) -> li
 def _sample_estimates(samples: Images, artifacts: Artifacts) -> list[Estimate]:
     """The memorized fraction, the gate, and the minority's share with its amplification."""
     roles = require(artifacts.roles)
-    labels = artifacts.classify(samples)
-    num_majority, num_minority = count_roles(labels, roles)
-    total = num_majority + num_minority
+    predictions = artifacts.predict(samples)
     train = flatten(artifacts.train.images)
     memorized = memorization_metrics({"samples": flatten(samples)}, train)[0]
-    estimates = [memorized, Estimate.proportion(total, len(labels), "gate")]
-    if total:
-        share = Estimate.proportion(num_minority, total, "classified")
-        estimates += [share, *amplification_scales(share, roles.trained)]
+    gate = quality_gate(predictions, roles.classes)[0]
+    shares = share_forms(predictions, roles)
+    estimates = [memorized, dataclasses.replace(gate, values=None), *shares]
+    # An early checkpoint denoises no held-out images, and has no loss-corrected share.
+    named = select_share(shares, artifacts.settings.share)
+    if named.value is not None:
+        estimates += amplification_scales(named, roles.trained)
     return estimates

@@ -1,17 +1,29 @@
-"""The share of the minority class among samples, estimated with imperfect classifiers."""
+"""The share of the minority class among samples, estimated with imperfect classifiers.
+
+A share stands in three forms. What the classifier cannot read is not missing at random: the form
+that leaves it out (``gated``) is read beside one that counts every sample (``forced_choice``) and
+one that corrects for what is lost of each class (``loss_corrected``).
+"""
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import nnls
+from scipy.special import expit
 
-from jaxdiff.estimates import Estimate, Proportion, rogan_gladen, wilson
+from jaxdiff.estimates import NORMAL_QUANTILE, Estimate, Proportion, rogan_gladen, wilson
 from jaxdiff.measures.artifacts import Artifacts, Predictions, Roles, require
 from jaxdiff.measures.registry import AgainstDepth, measure
 
-MIN_CONFIDENCE = 0.75  # a label with less probability than this is ambiguous in the bounds
+# A label with less probability than this is ambiguous in the bounds; the verdicts use the second.
+CONFIDENCES = (0.5, 0.75, 0.9)
 POSTERIOR_DRAWS = 1000
 # Weight of the constraint that shares sum to 1 in the least squares of `true_shares`.
 SUM_WEIGHT = 1e4
+# Added to counts in the interval of logarithms, so that a count of 0 has a finite one.
+CONTINUITY = 0.5
 
 Labels = Int[np.ndarray, " n"]
 Confusion = Int[np.ndarray, "t c"]
@@ -24,10 +36,118 @@ def confusion_matrix(true: Labels, predicted: Labels, num_labels: int) -> Confus
     return matrix
 
 
+def count_roles(labels: Labels, roles: Roles) -> tuple[int, int]:
+    """Numbers of samples with the majority's and with the minority's label."""
+    return int((labels == roles.majority).sum()), int((labels == roles.minority).sum())
+
+
+def share_forms(
+    predictions: Predictions, roles: Roles, denoised: Confusion | None = None
+) -> list[Estimate]:
+    """The three forms of the minority's share, as far as they are defined.
+
+    Parameters
+    ----------
+    predictions
+        Labels and probabilities of n samples.
+    roles
+        The two classes.
+    denoised
+        Counts [true, predicted] on held-out images that the model itself has noised and denoised.
+
+    Returns
+    -------
+    estimates
+        ``forced_choice``: of all samples, each counted for the likelier of the two classes.
+        ``loss_corrected``: see `loss_corrected_share`; left out without `denoised`. ``gated``: of
+        the samples that are labeled as one of the two classes. Wilson intervals.
+    """
+    forced = forced_choice(predictions, roles)
+    estimates = [Estimate.proportion(int((forced == roles.minority).sum()), len(forced))]
+    estimates[0] = estimates[0].named("forced_choice")
+    num_majority, num_minority = count_roles(predictions.labels, roles)
+    if num_majority + num_minority == 0:
+        return estimates
+    observed = Proportion(num_minority, num_majority + num_minority)
+    corrected = None if denoised is None else loss_corrected_share(observed, denoised, roles)
+    if corrected is not None:
+        estimates.append(corrected)
+    return [*estimates, Estimate.proportion(observed.successes, observed.trials, "gated")]
+
+
+def forced_choice(predictions: Predictions, roles: Roles) -> Labels:
+    """The likelier of the two classes for every sample, whatever its label is."""
+    probabilities = predictions.probabilities
+    is_minority = probabilities[:, roles.minority] > probabilities[:, roles.majority]
+    return np.where(is_minority, roles.minority, roles.majority)
+
+
+def count_losses(denoised: Confusion, roles: Roles) -> list[Proportion]:
+    """Images of the majority and of the minority that are labeled as neither, of all of each."""
+    losses = []
+    for label in roles.classes:
+        total = int(denoised[label].sum())
+        readable = int(denoised[label, list(roles.classes)].sum())
+        losses.append(Proportion(total - readable, total))
+    return losses
+
+
+def loss_corrected_share(
+    observed: Proportion, denoised: Confusion, roles: Roles
+) -> Estimate | None:
+    """The gated share's odds times (1 - l_majority) / (1 - l_minority).
+
+    l is the fraction of a class that is labeled as neither class, among held-out images that the
+    model noised and denoised: what it loses there, it is taken to lose among its samples.
+
+    Parameters
+    ----------
+    observed
+        Samples with the minority's label, of those with either label.
+    denoised
+        Counts [true, predicted] on the denoised images.
+    roles
+        The two classes.
+
+    Returns
+    -------
+    estimate
+        The interval is the delta method's on the logit: it carries the uncertainty of both losses.
+        None where no image of a class is readable.
+    """
+    majority_loss, minority_loss = count_losses(denoised, roles)
+    if min(loss.trials - loss.successes for loss in (majority_loss, minority_loss)) == 0:
+        return None
+
+    def log_odds(add: float) -> float:
+        minority = observed.successes + add
+        majority = observed.trials - observed.successes + add
+        correction = _log_readable(majority_loss, add) - _log_readable(minority_loss, add)
+        return math.log(minority / majority) + correction
+
+    counts = [observed.successes, observed.trials - observed.successes]
+    center = log_odds(CONTINUITY)
+    # With counts of 0 the odds themselves are 0 or infinite, and the share is 0 or 1.
+    value = float(expit(log_odds(0.0))) if min(counts) else float(counts[0] > 0)
+    variance = sum(1 / (count + CONTINUITY) for count in counts)
+    for loss in (majority_loss, minority_loss):
+        readable = loss.trials - loss.successes
+        variance += 1 / (readable + CONTINUITY) - 1 / (loss.trials + CONTINUITY)
+    half = NORMAL_QUANTILE * math.sqrt(variance)
+    low = min(float(expit(center - half)), value)
+    high = max(float(expit(center + half)), value)
+    method = "delta method 95 % on the logit"
+    return Estimate(value, low, high, observed.trials, method, name="loss_corrected")
+
+
+def _log_readable(loss: Proportion, add: float) -> float:
+    return math.log((loss.trials - loss.successes + add) / (loss.trials + add))
+
+
 def minority_share(
     predictions: Predictions, roles: Roles, confusion: Confusion, denoised: Confusion | None = None
 ) -> list[Estimate]:
-    """The minority's share among the samples of the two classes, estimated in six ways.
+    """The minority's share among samples in its three forms, and further readings of it.
 
     Parameters
     ----------
@@ -43,43 +163,39 @@ def minority_share(
     Returns
     -------
     estimates
-        ``classified``: by the first classifier's labels. ``corrected``: for its errors between the
-        two classes on test images. ``corrected_denoised``: for those on denoised images.
-        ``corrected_many``: for its errors among all classes. ``second``: by the second classifier's
-        labels. ``bounds``: see `ambiguity_bounds`. Empty where no sample is of either class; a
-        correction that the test images cannot give is left out.
+        First those of `share_forms`. Then readings of the gated share: ``corrected``, for errors
+        between the two classes on test images; ``corrected_denoised``, for those on denoised
+        images; ``corrected_many``, for errors among all classes; ``second``, by the second
+        classifier's labels. Last ``bounds``: see `ambiguity_bounds`. What is undefined is left out.
     """
+    estimates = share_forms(predictions, roles, denoised)
     num_majority, num_minority = count_roles(predictions.labels, roles)
-    if num_majority + num_minority == 0:
-        return []
-    observed = Proportion(num_minority, num_majority + num_minority)
-    estimates = [Estimate.proportion(observed.successes, observed.trials, "classified")]
-    for name, matrix in (("corrected", confusion), ("corrected_denoised", denoised)):
-        corrected = None if matrix is None else two_class_share(observed, matrix, roles)
-        if corrected is not None:
-            estimates.append(corrected.named(name))
-    estimates.append(many_class_share(predictions, confusion, roles))
+    if num_majority + num_minority:
+        observed = Proportion(num_minority, num_majority + num_minority)
+        for name, matrix in (("corrected", confusion), ("corrected_denoised", denoised)):
+            corrected = None if matrix is None else two_class_share(observed, matrix, roles)
+            if corrected is not None:
+                estimates.append(corrected.named(name))
+        estimates.append(many_class_share(predictions, confusion, roles))
     # The second classifier may find neither class where the first one does.
     second_majority, second_minority = count_roles(predictions.second_labels, roles)
     if second_majority + second_minority:
         total = second_majority + second_minority
         estimates.append(Estimate.proportion(second_minority, total, "second"))
-    estimates.append(ambiguity_bounds(predictions, roles))
+    for confidence in CONFIDENCES:
+        estimates.append(ambiguity_bounds(predictions, roles, confidence))
     return [estimate.labeled(trained=roles.trained) for estimate in estimates]
 
 
-def count_roles(labels: Labels, roles: Roles) -> tuple[int, int]:
-    """Numbers of samples with the majority's and with the minority's label."""
-    return int((labels == roles.majority).sum()), int((labels == roles.minority).sum())
-
-
-def ambiguity_bounds(predictions: Predictions, roles: Roles) -> Estimate:
+def ambiguity_bounds(
+    predictions: Predictions, roles: Roles, confidence: float = CONFIDENCES[1]
+) -> Estimate:
     """The share with every ambiguous sample given to the majority, and to the minority.
 
-    A sample is ambiguous if its label is of neither class or has a probability below
-    `MIN_CONFIDENCE`. ``low`` and ``high`` are Wilson's ends at both extremes.
+    A sample is ambiguous if its label is of neither class or has a probability below `confidence`.
+    ``low`` and ``high`` are Wilson's ends at both extremes.
     """
-    confident = predictions.probabilities.max(axis=1) >= MIN_CONFIDENCE
+    confident = predictions.probabilities.max(axis=1) >= confidence
     majority = int(((predictions.labels == roles.majority) & confident).sum())
     minority = int(((predictions.labels == roles.minority) & confident).sum())
     n = len(confident)
@@ -91,7 +207,7 @@ def ambiguity_bounds(predictions: Predictions, roles: Roles) -> Estimate:
         n,
         "Wilson 95 % at both extremes",
         name="bounds",
-        labels={"ambiguous": ambiguous},
+        labels={"ambiguous": ambiguous, "confidence": confidence},
     )
 
 
@@ -178,24 +294,35 @@ def _share_of_counts(
     table="shares",
     title="Minority share",
     caption=(
-        "Compare the readings of one model with each other and with the trained share: classified "
-        "(the classifier's labels), corrected (for its errors on test images), corrected_denoised "
-        "(for those on held-out images that the model denoised), second (another architecture), "
-        "and bounds (every ambiguous sample given to either class). Intervals hold for one model "
-        "alone and say nothing about another seed."
+        "Compare the three forms with each other: forced_choice counts every sample, by the "
+        "likelier of the two classes; loss_corrected corrects the readable ones for what the model "
+        "loses of each class among held-out images that it denoised; gated counts readable ones "
+        "alone. The row share repeats the form that config.measures.share names, which the whole "
+        "report uses. Intervals hold for one model alone and say nothing about another seed."
     ),
     needs=("predictions", "roles", "confusion"),
     optional=("denoised_confusion",),
+    settings=("share",),
     topic="shares",
-    figure=AgainstDepth(
-        "classified", "minority among samples, %", scale=100.0, reference="trained"
-    ),
+    figure=AgainstDepth("share", "minority among samples, %", scale=100.0, reference="trained"),
 )
 def share(artifacts: Artifacts) -> list[Estimate]:
-    """Every reading of the minority's share."""
-    return minority_share(
+    """The share in the form that the settings name, and every reading of it."""
+    roles = require(artifacts.roles)
+    readings = minority_share(
         require(artifacts.predictions),
-        require(artifacts.roles),
+        roles,
         require(artifacts.confusion),
         artifacts.denoised_confusion,
     )
+    named = select_share(readings, artifacts.settings.share)
+    return [named.labeled(trained=roles.trained), *readings]
+
+
+def select_share(readings: Sequence[Estimate], form: str) -> Estimate:
+    """The reading of this form under the name ``share``; undefined where there is none."""
+    for reading in readings:
+        if reading.name == form:
+            return reading.named("share", form=form)
+    why = "no sample could be read, or no denoised image of a class"
+    return Estimate.undefined("share", form=form, why=why)

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from jaxdiff.analysis.claims import MIN_GATE
 from jaxdiff.analysis.queries import (
     Mix,
     format_mix,
@@ -24,7 +25,6 @@ from jaxdiff.results import CellInfo, Result, Section, StudyResults
 
 MAX_COLUMNS = 16
 MAX_NEAREST_MODELS = 8
-MIN_GATE = 0.7  # of a model's samples that should be one of the two classes
 
 # Between models of different seeds or training data, as a fraction of the distance of two depths.
 SEED_OFFSET = 0.12
@@ -210,8 +210,8 @@ def curvature(study: StudyResults) -> Figure:
     "gate",
     title="Quality gate",
     caption="What the classifier takes the samples for: one of the two classes (the gate), "
-    "another class of the dataset, or nothing. Left of the dotted line at 70 %, shares describe "
-    "only the part of the samples that is readable.",
+    "another class of the dataset, or nothing. Left of the dotted line at 80 %, nothing is "
+    "claimed of a model's shares.",
     topic="quality",
     needs=("quality",),
 )

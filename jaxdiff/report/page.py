@@ -12,13 +12,23 @@ from matplotlib.figure import Figure
 
 from jaxdiff import files
 
-# paper_tables, study_tables, figures and memorization_figures register what the page shows.
+# The modules of REGISTERED_BY register what the page shows.
+from jaxdiff.analysis.claims import MIN_GATE, Claim, judge_study
+from jaxdiff.analysis.plan import Plan
 from jaxdiff.analysis.queries import format_time_blind_levels
-from jaxdiff.report import figures, memorization_figures, paper_tables, study_tables, style, tables
+from jaxdiff.report import (
+    conclusions,
+    figures,
+    memorization_figures,
+    paper_tables,
+    study_tables,
+    style,
+    tables,
+)
 from jaxdiff.report.registry import FIGURES, MEASURE_TABLES, SECTIONS, TOPICS, TableRows
 from jaxdiff.results import Section, StudyResults, collect_sections, read_study
 
-REGISTERED_BY = (figures, memorization_figures, paper_tables, study_tables)
+REGISTERED_BY = (conclusions, figures, memorization_figures, paper_tables, study_tables)
 MIN_CLASSIFIER_GATE = 0.95  # of held-out images that the classifier should recognize
 
 
@@ -180,9 +190,10 @@ def _render(study: StudyResults, topics: Sequence[Topic]) -> str:
         settings=study.settings,
         topics=topics,
         samples=" or ".join(f"{count:,}" for count in sample_counts),
-        seeds=len({cell.info.seed for cell in study.cells}),
+        primary=_primary_claim(study),
+        planned=len(Plan.from_study(study.settings).seeds),
         failed=_names_below_gate(study),
-        min_gate=figures.MIN_GATE,
+        min_gate=MIN_GATE,
         min_classifier_gate=MIN_CLASSIFIER_GATE,
         time_blind={c.info.model: format_time_blind_levels(c.info) for c in study.cells},
         settings_text=json.dumps(study.settings, indent=1),
@@ -190,11 +201,16 @@ def _render(study: StudyResults, topics: Sequence[Topic]) -> str:
     )
 
 
+def _primary_claim(study: StudyResults) -> Claim | None:
+    claims = judge_study(study) if study.cells else []
+    return next((claim for claim in claims if claim.rank == "primary"), None)
+
+
 def _names_below_gate(study: StudyResults) -> list[str]:
     names = []
     for result in study.results:
         gate = result.find("quality", "gate")
-        if gate is not None and float(gate) < figures.MIN_GATE:
+        if gate is not None and float(gate) < MIN_GATE:
             names.append(result.name)
     return names
 

@@ -19,6 +19,11 @@ TABLE_2: Mapping[str, PaperRow] = {
     "average LPIPS x 100": PaperRow(None, (22.91, 23.26, 23.17, 25.65, 28.03, 29.12)),
 }
 
+# Table 2 again, as what depth moves: the change of the minority's logit share from "2" to "6", and
+# the exponent S = logit(generated) / logit(trained) of the two.
+EFFECT = -0.51
+EXPONENTS = (1.17, 2.69)
+
 # Table 3: CelebA; cosine similarity of Inception's features and Euclidean distance of pixels, for
 # which the paper gives no unit.
 TABLE_3_K = (1, 2, 5, 10)

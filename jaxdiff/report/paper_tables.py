@@ -44,7 +44,7 @@ def _table_2_rows(cells: Sequence[CellResult], mix: Mix) -> TableRows:
     diversity: dict[str, object] = {}
     for model in model_names(cells):
         members = [cell for cell in cells if cell.info.model == model]
-        share = _mean_percent(members, "share", "classified")
+        share = _mean_percent(members, "share", "share")
         minority[model] = share
         majority[model] = None if share is None else 100 - share
         diversity[model] = _mean_percent(members, "lpips", "all_pairs")

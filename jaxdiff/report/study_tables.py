@@ -3,75 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxdiff.analysis import claims, smoothness
-from jaxdiff.analysis.queries import format_mix, format_time_blind_levels
+from jaxdiff.analysis import smoothness
+from jaxdiff.analysis.queries import format_time_blind_levels
 from jaxdiff.estimates import Estimate
 from jaxdiff.report.registry import TableRows, measure_table, section
-from jaxdiff.report.tables import format_estimate, identity_columns, value_columns
+from jaxdiff.report.tables import format_estimate, identity_columns
 from jaxdiff.results import Section, StudyResults
-
-
-@section(
-    "verdicts",
-    title="Primary claims",
-    caption="Only these claims were planned, and the rules for their verdicts were fixed before "
-    "the runs; p-values are corrected for the number of claims (Holm). All other tables and "
-    "figures are exploratory.",
-    topic="conclusions",
-)
-def verdicts(study: StudyResults) -> TableRows:
-    """A row for each primary claim."""
-    # A model that is given by a name alone is an unchanged row of Table A, the others are controls.
-    entries = study.settings.get("models", {})
-    primary_claims = claims.primary_claims(
-        study.cells,
-        study.classifier_test_images,
-        primary=tuple(study.settings.get("primary", ())),
-        bare=[name for name, entry in entries.items() if isinstance(entry, str)],
-    )
-    return [
-        {
-            "claim": claim.claim,
-            "verdict": claim.verdict,
-            "why": claim.why,
-            "data": format_mix(claim.mix),
-            "quantity": claim.quantity,
-            **value_columns(claim.estimate),
-            "seeds": claim.seeds,
-            "p (Holm)": "" if claim.p_value is None else claim.p_value,
-        }
-        for claim in primary_claims
-    ]
-
-
-@section(
-    "over_seeds",
-    title="Minority share over seeds",
-    caption="The share corrected for the classifier's errors over all classes. The interval is "
-    "the t interval of the mean logit over seeds: it says how much another seed would differ.",
-    topic="shares",
-)
-def over_seeds(study: StudyResults) -> TableRows:
-    """A row for each model and training data."""
-    rows: TableRows = []
-    for share in claims.shares_over_seeds(study.cells):
-        estimate = share.estimate or Estimate.undefined()
-        values = value_columns(estimate)
-        rows.append(
-            {
-                "model": share.model,
-                "bottleneck, px": "" if share.bottleneck is None else share.bottleneck,
-                "data": format_mix(share.mix),
-                "trained share": share.mix.proportions[1],
-                "seeds": len(share.shares),
-                "share of each seed": ", ".join(f"{value:.3f}" for value in share.shares),
-                "mean share": values["value"],
-                "low": values["low"],
-                "high": values["high"],
-                "note": "" if share.estimate else "one seed has no interval",
-            }
-        )
-    return rows
 
 
 @section(
@@ -171,7 +108,7 @@ def predicted_share(study: StudyResults, measure: Section) -> TableRows:
     """The trained, the predicted and the drawn share of the minority, side by side."""
     rows: TableRows = []
     for result in study.results:
-        drawn = format_estimate(result.find("share", "classified"))
+        drawn = format_estimate(result.find("share", "share"))
         for estimate in measure.estimates.get(result.name, ()):
             proportions = result.info.proportions
             rows.append(

@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from jaxdiff import settings
+from jaxdiff import files, settings
 from jaxdiff.datasets.registry import DATASET_NAMES_HELP, is_dataset_name
 from jaxdiff.features.extractors import EXTRACTORS
 from jaxdiff.features.perceptual import SMALLEST
@@ -16,6 +16,8 @@ from jaxdiff.plugins import import_plugins
 from jaxdiff.settings import Config, StudySettings
 
 AXES = ("seeds", "models", "data.proportions", "data.n")  # what may grow in a begun study
+# Studies that began before these settings existed have their defaults.
+CLAIM_DEFAULTS: Mapping[str, Any] = {"secondary": [], "look": 0}
 PATH_KEYS = ("data.dir", "data.cache")  # what a result does not depend on
 
 
@@ -124,12 +126,36 @@ def _check_accumulate(study: StudySettings) -> None:
 
 
 def _check_primary(study: StudySettings) -> None:
-    primary = study.primary
-    unknown = [model for model in primary if model not in study.models]
-    if unknown or len(primary) not in (0, 2):
+    if study.primary and not _is_pair(study.primary, study):
         names = ", ".join(study.models)
         raise ValueError(
-            f"config.primary is {primary}; name the shallow and the deep model, of {names}"
+            f"config.primary is {study.primary}; name the shallow and the deep model, of {names}"
+        )
+
+
+def _check_secondary(study: StudySettings) -> None:
+    for pair in study.secondary:
+        if not _is_pair(pair, study):
+            names = ", ".join(study.models)
+            raise ValueError(
+                f"config.secondary holds {pair!r}; each entry is a pair of models, of {names}"
+            )
+
+
+def _is_pair(pair: Any, study: StudySettings) -> bool:
+    is_two = isinstance(pair, tuple) and len(pair) == 2
+    return is_two and all(model in study.models for model in pair)
+
+
+def _check_look(study: StudySettings) -> None:
+    if not study.look:
+        return
+    roles = 2 if study.data.alternate else 1
+    if 2 * study.look != len(study.seeds) or study.look % roles:
+        raise ValueError(
+            f"config.look is {study.look} and there are {len(study.seeds)} seeds; the look is "
+            f"after half of them, with as many of either majority, so that both numbers are "
+            f"multiples of {roles}"
         )
 
 
@@ -156,13 +182,31 @@ RULES: tuple[Callable[[StudySettings], None], ...] = (
     _check_tensorboard,
     _check_accumulate,
     _check_primary,
+    _check_secondary,
+    _check_look,
     _check_lpips_size,
 )
 
 
+def planned_settings(settings: Mapping[str, Any], path: epath.Path) -> dict[str, Any]:
+    """The content of study.json: the settings, and the axes of the study when it began.
+
+    Cells that a study gains later are trained and measured, and are in no claim.
+    """
+    begun = files.read_json(path) if path.exists() else settings
+    axes = {
+        "seeds": begun["seeds"],
+        "models": list(begun["models"]),
+        "proportions": begun["data"]["proportions"],
+        "n": begun["data"]["n"],
+    }
+    return {**settings, "planned": begun.get("planned", axes)}
+
+
 def fixed_settings(study: Mapping[str, Any]) -> dict[str, Any]:
     """What must stay as it is in a study that has begun: it may gain cells and measures."""
-    free = (*AXES, "measures", "plugins")
+    free = (*AXES, "planned", "measures", "plugins")
+    study = {**CLAIM_DEFAULTS, **study}
     data = study["data"]
     fixed_data = {key: data[key] for key in data if f"data.{key}" not in AXES + PATH_KEYS}
     fixed = {key: value for key, value in study.items() if key not in free}

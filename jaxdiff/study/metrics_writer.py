@@ -77,7 +77,7 @@ class MetricsWriter:
 
         Raises
         ------
-        ValueError
+        DivergedError
             At the first step whose loss or gradient norm is not finite.
         """
         for record in metrics:
@@ -115,11 +115,15 @@ class MetricsWriter:
             saved = "no checkpoint was saved before it"
             if self.saved_step:
                 saved = f"the checkpoint of step {self.saved_step} is valid"
-            raise ValueError(
+            raise DivergedError(
                 f"the {name.replace('_', ' ')} is {record[name]} at step {self.last_step} "
                 f"(loss {record['loss']:.4g}); {saved}; choose a lower train.learning_rate or "
                 "train.clip, and another --workdir"
             )
+
+
+class DivergedError(ValueError):
+    """A loss or a gradient that is not finite, which ends the training of a cell."""
 
 
 class SpeedMeter:

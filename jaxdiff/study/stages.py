@@ -28,6 +28,7 @@ from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Redo, claim_folder, run_stage
 from jaxdiff.study import inversion
 from jaxdiff.study.lock import lock
+from jaxdiff.study.metrics_writer import DivergedError
 from jaxdiff.study.train import train
 
 CELL_STAGES = ("train", "sample", "classify", "denoise", "result")
@@ -139,7 +140,14 @@ def _run_train(context: CellContext, redo: Redo, profile: bool) -> None:
     def make() -> None:
         parallel.on_leader("data", lambda: context.splits)  # prepared once, before all read it
         profile_folder = context.workdir / "profile" if profile else None
-        train(cell, folder, context.train, context.progress, profile_folder)
+        try:
+            train(cell, folder, context.train, context.progress, profile_folder)
+        except DivergedError as error:
+            # Its seed is left out of the study's claims, and the other cells are worth having.
+            if parallel.is_leader():
+                content = {"cell": describe_cell(context), "reason": str(error)}
+                files.write_json(folder / results.DIVERGED, content)
+            raise
 
     outputs = (f"checkpoints/{cell.train.steps}", "metrics.jsonl")
     context.outputs["train"] = run_stage(

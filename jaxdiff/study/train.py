@@ -52,7 +52,7 @@ def train(
 
     Raises
     ------
-    ValueError
+    DivergedError
         At a step whose loss or gradient is not finite. The checkpoints before it stay.
     """
     settings = cell.train

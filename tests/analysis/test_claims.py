@@ -1,133 +1,309 @@
 """Verdicts on made-up shares, by the rules that were fixed before any run."""
 
 import dataclasses
+import math
 
+import numpy as np
 import pytest
+from scipy import stats
+from scipy.special import logit
 
-from jaxdiff.analysis import claims
+from jaxdiff.analysis import claims, contrasts
+from jaxdiff.analysis.claims import judge
+from jaxdiff.analysis.over_seeds import losses_over_seeds, shares_over_seeds
+from jaxdiff.analysis.plan import Plan
 from jaxdiff.estimates import Estimate
 from tests.report.small_results import make_cell, make_info
 
-SUPPORTED = ((0.2, 0.21, 0.19, 0.2), (0.1, 0.11, 0.1, 0.09))  # shares of the models 2 and 6
+# Shares of the models 2 and 6 by seed.
+FALLING = ((0.2, 0.21, 0.19, 0.2), (0.1, 0.11, 0.1, 0.09))
 
 
-def make_estimate(name, value, spread, n=1000):
-    return Estimate(value, value - spread, value + spread, n, name=name)
-
-
-def cell(model, seed, share, trained=0.2, gate=0.95):
-    """A finished cell with this share, whose bounds leave little doubt."""
-    estimates = [make_estimate(name, share, 0.02) for name in ("classified", "corrected_many")]
-    bounds = make_estimate("bounds", share, 0.005)
+def cell(model, seed, share, trained=0.2, gate=0.98, ambiguous=5):
+    """A finished cell; odd seeds have the other class as the majority."""
+    info = make_info(model, seed, trained)
+    if seed % 2:
+        info = dataclasses.replace(info, majority=info.minority, minority=info.majority)
+    bounds = Estimate(share, n=1000, name="bounds")
     return make_cell(
-        make_info(model, seed, trained),
-        quality=[make_estimate("gate", gate, 0.01)],
-        share=[*estimates, bounds],
+        info,
+        quality=[Estimate(gate, n=1000, name="gate")],
+        share=[
+            Estimate(share, n=1000, name="share", labels={"form": "forced_choice"}),
+            bounds.labeled(ambiguous=ambiguous, confidence=claims.BOUNDS_CONFIDENCE),
+        ],
     )
 
 
-def cells_of(shallow, deep, trained=0.2, deep_gate=0.95):
+def cells_of(shallow, deep, trained=0.2, **changes):
     """Cells of the models 2 and 6 with these shares by seed."""
-    return [cell("2", seed, share, trained) for seed, share in enumerate(shallow)] + [
-        cell("6", seed, share, trained, deep_gate) for seed, share in enumerate(deep)
+    return [
+        cell(model, seed, share, trained, **changes)
+        for model, shares in (("2", shallow), ("6", deep))
+        for seed, share in enumerate(shares)
     ]
 
 
-def amplification(cells, test_images=1000):
-    return claims.primary_claims(cells, test_images)[0]
+def plan_of(seeds, **changes):
+    return Plan(tuple(range(seeds)), **changes)
 
 
-def alignment(cells, test_images=1000):
-    return claims.primary_claims(cells, test_images)[1]
+def judge_all(cells, seeds, test_images=1000, **changes):
+    return judge(cells, plan_of(seeds, **changes), test_images)
 
 
 def test_verdicts_of_intervals():
     intervals = {
-        (-0.9, -0.3): "supported",
-        (-0.2, 0.4): "contradicted",
-        (-0.2, -0.1): "smaller than half the paper's",
-        (-0.9, 0.1): "undecided",
+        (-0.9, -0.3, 0.0): "supported",
+        (-0.9, -0.3, 0.3): "undecided",
+        (-0.2, 0.4, 0.0): "no effect of half the paper's size",
+        (-0.2, 0.4, 0.1): "undecided",
+        (-0.2, -0.1, 0.0): "smaller than half the paper's",
+        (-0.2, -0.1, 0.1): "undecided",
+        (-0.9, 0.1, 0.0): "undecided",
     }
-    assert {ends: claims.verdict(*ends) for ends in intervals} == intervals
+    assert {case: claims.judge_contrast(*case) for case in intervals} == intervals
 
 
 def test_equivalence_of_intervals():
     intervals = {(0.19, 0.21): "supported", (0.1, 0.17): "contradicted", (0.17, 0.2): "undecided"}
-    assert {ends: claims.equivalent(*ends, 0.2) for ends in intervals} == intervals
+    assert {ends: claims.judge_equivalence(*ends, 0.2) for ends in intervals} == intervals
 
 
-def test_the_rules():
-    claim = amplification(cells_of(*SUPPORTED))
+def test_a_blocked_mean_of_two_roles():
+    """Against a regression on the role with effects that sum to 0."""
+    values = [0.1, -0.3, 0.2, -0.5, 0.05, -0.35]
+    roles = [6, 9, 6, 9, 6, 9]
+    mean = contrasts.BlockedMean.of(values, roles)
+    sign = np.array([1, -1] * 3)
+    design = np.stack([np.ones(6), sign], axis=1)
+    coefficients, residuals, _, _ = np.linalg.lstsq(design, np.array(values), rcond=None)
+    error = math.sqrt(residuals[0] / 4 * np.linalg.inv(design.T @ design)[0, 0])
+    assert mean.value == pytest.approx(coefficients[0])
+    assert mean.standard_error == pytest.approx(error)
+    assert mean.freedom == 4
+    assert mean.p_value == pytest.approx(2 * stats.t.sf(abs(mean.value) / error, 4))
+    estimate = mean.estimate()
+    assert estimate.high - estimate.value == pytest.approx(stats.t.ppf(0.975, 4) * error)
+
+
+def test_roles_of_unequal_number_are_weighted_equally():
+    """What belongs to a class cancels whatever the numbers of seeds are."""
+    effect = {6: 0.3, 9: -0.3}
+    mean = contrasts.BlockedMean.of([effect[r] for r in (6, 9, 6)], [6, 9, 6])
+    assert mean.value == pytest.approx(0.0)
+    assert contrasts.BlockedMean.of([0.1, 0.2], [6, 9]).estimate().low is None
+
+
+def test_a_shift_by_loss_is_that_of_counts():
+    """Of 800 and 200 samples, 90 % can be read and the minority is lost 1.5 times as often."""
+    lost = 0.1 / (1.5 * 0.2 + 0.8)
+    readable = np.array([800 * (1 - lost), 200 * (1 - 1.5 * lost)])
+    assert readable.sum() == pytest.approx(900)
+    shift = math.log(readable[1] / readable[0]) - logit(0.2)
+    assert contrasts.shift_by_loss(0.9, 0.2, 1.5) == pytest.approx(shift)
+    assert contrasts.shift_by_loss(0.9, 0.2, 1.0) == 0.0
+    assert contrasts.shift_by_loss(0.3, 0.2, 10.0) == -math.inf, "none is left"
+
+
+def test_the_critical_ratio_shifts_the_interval_to_0():
+    contrast = contrasts.build_contrast(cells_of(*FALLING, gate=0.9), "2", "6", range(4))
+    ratio = contrast.critical_ratio(0.15)
+    assert contrast.widening(ratio) == pytest.approx(0.15)
+    assert contrast.critical_ratio(0.0) == 1.0
+    # All that is lost, were it the minority, moves the logit by log(1 - .1 / .1) at most.
+    all_readable = contrasts.build_contrast(cells_of(*FALLING, gate=1.0), "2", "6", range(4))
+    assert all_readable.critical_ratio(0.15) == math.inf
+
+
+def test_the_verdicts_of_a_primary_claim():
+    claim = judge_all(cells_of(*FALLING), 4)[0]
+    assert claim.rank == "primary"
     assert claim.verdict == "supported"
     assert claim.estimate.high < 0
-    shallow = SUPPORTED[0]
-    equal = cells_of(shallow, (0.2, 0.215, 0.19, 0.2))
-    assert amplification(equal).verdict == "contradicted"
-    little = cells_of(shallow, (0.18, 0.189, 0.172, 0.181))
-    assert amplification(little).verdict == "smaller than half the paper's"
-    assert amplification(cells_of((0.2, 0.3), (0.1, 0.25))).verdict == "undecided"
-    assert alignment(cells_of(*SUPPORTED)).verdict == "supported", "the shallow model draws 20 %"
+    changes = logit(FALLING[1]) - logit(FALLING[0])
+    assert claim.estimate.value == pytest.approx(changes.mean())
+    shallow = FALLING[0]
+    equal = judge_all(cells_of(shallow, (0.2, 0.211, 0.19, 0.201)), 4)[0]
+    assert equal.verdict == "no effect of half the paper's size"
+    little = judge_all(cells_of(shallow, (0.18, 0.189, 0.171, 0.18), gate=0.999), 4)[0]
+    assert little.verdict == "smaller than half the paper's"
+    wide = judge_all(cells_of((0.2, 0.2, 0.3, 0.3), (0.1, 0.1, 0.3, 0.3)), 4)[0]
+    assert wide.verdict == "undecided"
+    assert wide.critical_ratio == 1.0
 
 
-def test_too_few_test_images_leave_a_claim_undecided():
-    claim = amplification(cells_of(*SUPPORTED), test_images=50)
-    assert claim.verdict == "undecided"
-    assert claim.why == "the classifier was tested on 50 images a class; 950 are needed"
+def test_what_cannot_be_read_can_undo_a_verdict():
+    """At a gate of .85 a change of .06 can be loss alone."""
+    shares = ((0.2, 0.21, 0.19, 0.2), (0.19, 0.1995, 0.1805, 0.19))
+    clear = judge_all(cells_of(*shares, gate=0.999), 4)[0]
+    assert clear.estimate.high + clear.widening < 0
+    unclear = judge_all(cells_of(*shares, gate=0.85), 4)[0]
+    assert unclear.estimate == clear.estimate
+    assert clear.verdict == "smaller than half the paper's"
+    assert unclear.verdict == "no effect of half the paper's size"
+    assert unclear.critical_ratio < claims.LOSS_RATIO
 
 
-def test_one_seed_leaves_a_claim_undecided():
-    claim = amplification(cells_of([0.2], [0.1]))
-    assert claim.verdict == "undecided"
-    assert claim.why == "one seed has no interval between seeds"
-    assert claim.estimate.low is None
-    assert claim.p_value is None
+def test_a_low_gate_is_not_readable():
+    claim = judge_all(cells_of(*FALLING, gate=0.79), 4)[0]
+    assert claim.verdict == "not readable"
+    assert claim.why == (
+        "the mean quality gate is 0.79 of model 2 and 0.79 of model 6; 0.8 is needed"
+    )
 
 
-def test_wide_bounds_leave_a_claim_undecided():
-    cells = cells_of(*SUPPORTED)
-    estimates = cells[-1].estimates("share")
-    wide = dataclasses.replace(estimates[-1], high=0.3)
-    sections = {**cells[-1].sections, "share": [*estimates[:-1], wide]}
-    cells[-1] = dataclasses.replace(cells[-1], sections=sections)
-    claim = amplification(cells)
-    assert claim.verdict == "undecided"
-    assert "bounds" in claim.why
+def test_missing_evidence_leaves_a_claim_undecided():
+    few_images = judge_all(cells_of(*FALLING), 4, test_images=50)[0]
+    assert few_images.verdict == "undecided"
+    assert few_images.why == "the classifier was tested on 50 images a class; 950 are needed"
+    one_seed = judge_all(cells_of([0.2], [0.1]), 1)[0]
+    assert one_seed.verdict == "undecided"
+    assert one_seed.why == "one seed has no interval between seeds"
+    assert one_seed.estimate.low is None
+    odd = judge_all(cells_of((0.2, 0.2, 0.2), (0.1, 0.11, 0.1)), 3)[0]
+    assert odd.verdict == "undecided"
+    assert odd.why == "the majority is 2 of class 6 and 1 of class 9: plan as many seeds of both"
+    two = judge_all(cells_of((0.2, 0.2), (0.1, 0.11)), 2)[0]
+    assert two.why == "two seeds, one of each role, have no interval; plan at least 4"
 
 
-def test_unequal_gates_leave_a_claim_undecided():
-    claim = amplification(cells_of(*SUPPORTED, deep_gate=0.4))
-    assert claim.verdict == "undecided"
-    assert claim.why.startswith("the models differ in how many samples")
+def test_an_unfinished_study_has_no_verdict():
+    cells = [c for c in cells_of(*FALLING) if c.name != "6-s3"]
+    for claim in judge_all(cells, 4):
+        assert claim.verdict == "interim"
+        assert claim.estimate.low is None
+        assert claim.p_value is None
+    claim = judge_all(cells, 4)[0]
+    assert claim.why == "3 of 4 planned seeds are finished"
+
+
+def test_cells_that_were_not_planned_are_in_no_claim():
+    cells = cells_of(*FALLING)
+    planned = judge_all(cells, 4)[0]
+    more = cells + [cell(model, seed, 0.2) for model in ("2", "6") for seed in (4, 5)]
+    assert judge_all(more, 4)[0].estimate == planned.estimate
+    models = {"models": ["2", "6"]}
+    other = dataclasses.replace(cell("7", 0, 0.1), config={"model": "7"})
+    assert judge_all([*cells, other], 4, axes=models)[0].claim.startswith("model 6")
+
+
+def test_seeds_whose_loss_was_not_finite_are_left_out():
+    cells = cells_of((*FALLING[0], 0.2, 0.2), (*FALLING[1], 0.1, 0.1))
+    finished = [c for c in cells if c.info.seed not in (4, 5) or c.info.model == "2"]
+    diverged = [make_info("6", 4), make_info("6", 5)]
+    claim = judge(finished, plan_of(6), 1000, diverged)[0]
+    assert claim.verdict == "supported"
+    assert claim.mean.n == 4
+
+
+def test_one_look_at_its_own_level():
+    """Eight seeds with a look at four, which an effect of this size decides."""
+    early = judge_all(cells_of(*FALLING), 8, look=4)[0]
+    assert early.verdict == "supported"
+    assert early.alpha == claims.LOOK_ALPHA
+    assert early.why == "decided at the planned look after 4 of 8 seeds (p < 0.0052)"
+    # Later seeds do not change what was decided.
+    later = cells_of((*FALLING[0], 0.2, 0.2, 0.2, 0.2), (*FALLING[1], 0.3, 0.3, 0.3, 0.3))
+    assert judge_all(later, 8, look=4)[0].estimate == early.estimate
+    wide = ((0.2, 0.21, 0.19, 0.2), (0.1, 0.15, 0.1, 0.2))
+    assert judge_all(cells_of(*wide), 8, look=4)[0].verdict == "interim"
+    final = judge_all(cells_of(wide[0] * 2, wide[1] * 2), 8, look=4)[0]
+    assert final.alpha == claims.FINAL_ALPHA
 
 
 def test_controls_do_not_change_the_primary_claim():
-    cells = cells_of(*SUPPORTED) + [cell("7", seed, 0.2) for seed in range(4)]
-    first = claims.primary_claims(cells, 1000, bare=["2", "6"])[0]
+    cells = cells_of(*FALLING) + [cell("7", seed, 0.2) for seed in range(4)]
+    first = judge_all(cells, 4, rows=("2", "6"))[0]
     assert first.claim == "model 6 draws fewer of the minority than model 2"
-    first = claims.primary_claims(cells, 1000, bare=["2", "6"], primary=["2", "7"])[0]
-    assert first.claim.startswith("model 7")
+    pair = judge_all(cells, 4, rows=("2", "6"), primary=("2", "7"))[0]
+    assert pair.claim.startswith("model 7")
+    secondary = judge_all(cells, 4, rows=("2", "6"), secondary=(("2", "7"),))[1]
+    assert secondary.rank == "secondary"
+    assert secondary.claim.startswith("model 7")
 
 
-def test_a_verdict_must_hold_after_holm():
-    """One p under .05 among four mixes is not enough."""
-    shares = ((0.2, 0.21, 0.19), (0.12, 0.16, 0.13))
-    assert amplification(cells_of(*shares)).verdict == "supported"
-    mixes = [c for trained in (0.2, 0.21, 0.22, 0.23) for c in cells_of(*shares, trained=trained)]
-    claim = claims.primary_claims(mixes, 1000)[-2]
-    assert claim.verdict == "undecided"
-    assert "Holm" in claim.why
+def test_the_primary_claim_pools_the_mixes_by_seed():
+    mixes = cells_of(*FALLING) + cells_of(FALLING[0], FALLING[0], trained=0.3)
+    pooled, *others = judge_all(mixes, 4)
+    changes = (logit(FALLING[1]) - logit(FALLING[0])) / 2
+    assert pooled.estimate.value == pytest.approx(changes.mean())
+    assert pooled.mean.n == 4
+    by_mix = [claim for claim in others if claim.contrast is not None]
+    assert [claim.estimate.value for claim in by_mix] == pytest.approx([2 * changes.mean(), 0.0])
+    equal = cells_of(FALLING[0], FALLING[0], trained=0.5)
+    assert judge_all(cells_of(*FALLING) + equal, 4)[0].estimate.value == pytest.approx(
+        2 * changes.mean()
+    ), "equal classes have no minority"
 
 
-def test_p_values_are_adjusted_for_the_number_of_claims():
-    shares = ((0.2, 0.21, 0.19), (0.15, 0.17, 0.14))
-    single = cells_of(*shares)
-    double = single + cells_of(*shares, trained=0.3)
-    assert amplification(double).p_value == pytest.approx(2 * amplification(single).p_value)
+def test_holm_demotes_every_verdict_and_widens_its_interval():
+    """Alone this is smaller than half the paper's; among four mixes it is not below 0."""
+    shares = (FALLING[0], (0.189, 0.198, 0.171, 0.18))
+    alone = judge_all(cells_of(*shares, gate=0.9999), 4)[0]
+    assert alone.verdict == "smaller than half the paper's"
+    trained = (0.2, 0.21, 0.22, 0.23)
+    mixes = [c for share in trained for c in cells_of(*shares, share, gate=0.9999)]
+    secondary = [claim for claim in judge_all(mixes, 4) if claim.rank == "secondary"]
+    by_mix = [claim for claim in secondary if claim.contrast is not None]
+    assert len(by_mix) == 4
+    for claim in by_mix:
+        assert claim.alpha < claims.ALPHA
+        width = claim.estimate.high - claim.estimate.low
+        assert width > alone.estimate.high - alone.estimate.low
+        assert claim.p_value == pytest.approx(5 * alone.p_value), "four mixes, and the data"
+        assert claim.verdict != alone.verdict
 
 
-def test_shares_over_seeds_need_two_seeds():
-    cells = [cell("2", 0, 0.2), *(cell("6", seed, 0.1 + 0.01 * seed) for seed in range(3))]
-    shallow, deep = claims.shares_over_seeds(cells)
-    assert shallow.estimate is None
-    assert shallow.shares == (0.2,)
-    assert deep.estimate.low < 0.11 < deep.estimate.high
+def test_amplified_against_the_data_is_judged_by_the_bounds():
+    def verdict(share, ambiguous):
+        cells = [cell("2", seed, share + 0.002 * (seed // 2), ambiguous=ambiguous)
+                 for seed in range(4)]  # fmt: skip
+        claim = next(c for c in judge_all(cells, 4) if c.claim.endswith("than it was shown"))
+        return claim.verdict
+
+    assert verdict(0.12, 20) == "supported"
+    assert verdict(0.12, 200) == "undecided", "with all of them the minority's share is .22"
+    assert verdict(0.3, 20) == "contradicted"
+
+
+def test_alignment_takes_24_seeds():
+    def alignment(seeds):
+        cells = [cell("2", seed, 0.2 + 0.001 * (seed // 2 % 2)) for seed in range(seeds)]
+        return next(c for c in judge_all(cells, seeds) if c.claim.endswith("within 2 points"))
+
+    assert alignment(24).verdict == "supported"
+    few = alignment(6)
+    assert few.verdict == "undecided"
+    assert few.why == "a margin of 2 points takes 24 seeds: read the interval alone"
+    assert few.estimate.low < 0.2005 < few.estimate.high
+
+
+def test_a_study_of_older_code_is_bound_to_its_seeds():
+    plan = Plan.from_study({"seeds": [0, 1], "models": {"2": "2", "2-wide": {"row": "2"}}})
+    assert plan.seeds == (0, 1)
+    assert plan.rows == ("2",)
+    begun = Plan.from_study({"seeds": [0, 1, 2], "planned": {"seeds": [0, 1], "n": [300]}})
+    assert begun.seeds == (0, 1)
+
+
+def test_shares_over_seeds_need_degrees_of_freedom():
+    cells = [cell("2", 0, 0.2), *(cell("6", seed, 0.1 + 0.01 * seed) for seed in range(4))]
+    shallow, deep = shares_over_seeds(cells)
+    assert shallow.estimate.low is None
+    assert shallow.values == (0.2,)
+    assert deep.estimate.low < 0.115 < deep.estimate.high
+
+
+def test_losses_over_seeds():
+    cells = cells_of(*FALLING)
+    lost = [
+        make_cell(c.info, loss_by_class=[Estimate(0.1, name="lost", labels={"role": "minority"})])
+        for c in cells
+    ]
+    rows = losses_over_seeds(lost, "minority")
+    assert [(row.model, row.estimate.value) for row in rows] == [
+        ("2", pytest.approx(0.1)),
+        ("6", pytest.approx(0.1)),
+    ]
+    assert losses_over_seeds(lost, "majority") == []

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from jaxdiff import checkpoints
+from jaxdiff import checkpoints, files, results
 from tests.experiments.commands import CELL, SHORT, SMALL
 
 KILLS = int(os.environ.get("JAXDIFF_KILLS", "3"))  # that hit a run, of each kind
@@ -164,6 +164,9 @@ def test_a_step_that_is_not_finite_stops_the_run(tmp_path):
     for words in ("error: the ", " at step ", "train.learning_rate"):
         assert words in err
     folder = checkpoint_folder(workdir)
+    diverged = files.read_json(folder.parent / results.DIVERGED)
+    assert diverged["cell"]["seed"] == 0
+    assert "train.learning_rate" in diverged["reason"]
     for step in checkpoints.list_steps(folder):
         assert checkpoints.find_corruption(folder, step) is None
 

@@ -22,6 +22,7 @@ NUM_LABELS = 4
 class FakeSettings:
     """The settings of all measures; LPIPS, early samples and effective k are off."""
 
+    share: str = "forced_choice"
     lpips: str = "none"
     weights_dir: str = ""
     spaces: tuple[str, ...] = ("pixels",)
@@ -92,6 +93,13 @@ def draw_split(num_majority, num_minority, seed, size=8):
     return FakeSplit(np.concatenate(parts), np.repeat(CLASSES, counts))
 
 
+def predict_labels(labels):
+    """Predictions of two classifiers that agree and are fairly sure."""
+    probabilities = np.full((len(labels), NUM_LABELS), 0.05)
+    probabilities[np.arange(len(labels)), labels] = 0.85
+    return Predictions(labels, probabilities, labels)
+
+
 @dataclasses.dataclass
 class FakeArtifacts:
     """What measures read; the dataclass's fields are the attributes of `Artifacts`."""
@@ -122,10 +130,11 @@ class FakeArtifacts:
         """Record a report."""
         self.reports.append((task, done, total))
 
-    def classify(self, images):
+    def predict(self, images):
         """The class of the brighter half."""
         left, right = np.split(images.astype(float), 2, axis=2)
-        return np.where(left.mean((1, 2, 3)) >= right.mean((1, 2, 3)), *CLASSES)
+        labels = np.where(left.mean((1, 2, 3)) >= right.mean((1, 2, 3)), *CLASSES)
+        return predict_labels(labels)
 
     def unseen(self, count):
         """The first unseen images; records how many were asked for."""
@@ -154,14 +163,12 @@ def make_artifacts(size=8, **changes):
     train = draw_split(45, 15, seed=0, size=size)
     samples = draw_split(30, 10, seed=1, size=size)
     held_out = draw_split(45, 15, seed=2, size=size)
-    probabilities = np.full((len(samples.labels), NUM_LABELS), 0.05)
-    probabilities[np.arange(len(samples.labels)), samples.labels] = 0.85
     artifacts = FakeArtifacts(
         train,
         samples.images,
         common_samples=draw_split(9, 3, seed=3, size=size).images,
         roles=Roles(majority=0, minority=1, trained=0.25),
-        predictions=Predictions(samples.labels, probabilities, samples.labels),
+        predictions=predict_labels(samples.labels),
         confusion=100 * np.eye(NUM_LABELS, dtype=int),
         held_out=held_out.images,
         held_out_of_classes=held_out.images,

@@ -6,7 +6,7 @@ import pytest
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures.amplification import amplification_scales
 
-SHARE = Estimate(0.1, 0.05, 0.2, 1000, "Wilson 95 %", name="classified")
+SHARE = Estimate(0.1, 0.05, 0.2, 1000, "Wilson 95 %", name="share", labels={"form": "gated"})
 
 
 def scales(share, trained):
@@ -21,7 +21,7 @@ def test_three_scales():
     assert estimates["exponent"].low == pytest.approx(1.0), "the high end is the trained share"
     for estimate in estimates.values():
         assert estimate.low <= estimate.value <= estimate.high
-        assert estimate.method == "of the classified share's, Wilson 95 %"
+        assert estimate.method == "of the gated share's, Wilson 95 %"
 
 
 def test_the_exponent_of_the_papers_table_2():

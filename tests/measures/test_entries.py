@@ -8,7 +8,7 @@ import pytest
 
 from jaxdiff.datasets.images import to_uint8
 from jaxdiff.estimates import Estimate
-from jaxdiff.measures.artifacts import Artifacts, Predictions
+from jaxdiff.measures.artifacts import Artifacts
 from jaxdiff.measures.registry import load_measures
 from tests.measures.fake_artifacts import (
     REJECT_LABEL,
@@ -16,12 +16,13 @@ from tests.measures.fake_artifacts import (
     MemorySampler,
     draw_split,
     make_artifacts,
+    predict_labels,
 )
 
 MEASURES = load_measures()
 OF_THIS_FOLDER = (
-    "quality", "share", "amplification", "lpips", "neighbors", "memorization", "fidelity",
-    "checkpoints", "effective_k", "predicted_share",
+    "quality", "share", "loss_by_class", "amplification", "lpips", "neighbors", "memorization",
+    "fidelity", "checkpoints", "effective_k", "predicted_share",
 )  # fmt: skip
 
 
@@ -105,7 +106,8 @@ def test_quality_of_a_model_has_the_slope_of_the_mean():
 def test_share_and_amplification():
     artifacts = make_artifacts()
     shares = compute("share", artifacts)
-    assert shares[0].name == "classified"
+    assert shares[0].name == "share"
+    assert shares[0].labels["form"] == "forced_choice"
     assert shares[0].value == pytest.approx(0.25)
     assert "corrected_denoised" not in by_name(shares)
     denoised = dataclasses.replace(artifacts, denoised_confusion=artifacts.confusion)
@@ -115,14 +117,30 @@ def test_share_and_amplification():
     assert amplification["exponent"].value == pytest.approx(1.0)
 
 
-def test_no_readable_sample_is_no_share_and_no_amplification():
-    artifacts = make_artifacts()
+def test_no_readable_sample_leaves_the_forced_choice_alone():
     rejected = np.full(40, REJECT_LABEL)
-    probabilities = artifacts.predictions.probabilities
-    predictions = Predictions(rejected, probabilities, rejected)
-    unreadable = dataclasses.replace(artifacts, predictions=predictions)
-    assert compute("share", unreadable) == []
-    assert compute("amplification", unreadable) == []
+    predictions = predict_labels(rejected)
+    predictions.probabilities[:10, 1] = 0.06
+    forced = make_artifacts(predictions=predictions)
+    assert compute("share", forced)[0].value == pytest.approx(0.25)
+    settings = FakeSettings(share="gated")
+    gated = make_artifacts(predictions=predictions, settings=settings)
+    named = compute("share", gated)[0]
+    assert named.value is None
+    assert named.labels["form"] == "gated"
+    assert "no sample could be read" in named.labels["why"]
+    assert compute("amplification", gated) == []
+
+
+def test_loss_by_class():
+    denoised = np.array([[40, 5, 5], [2, 18, 20], [0, 0, 0]])
+    estimates = compute("loss_by_class", make_artifacts(denoised_confusion=denoised))
+    lost = {estimate.labels["role"]: estimate.value for estimate in estimates[:2]}
+    assert lost == {"majority": pytest.approx(0.1), "minority": pytest.approx(0.5)}
+    ratio = estimates[2]
+    assert ratio.name == "loss_ratio"
+    assert ratio.value == pytest.approx((20.5 / 40.5) / (5.5 / 50.5))
+    assert 1 < ratio.low < ratio.value < ratio.high
 
 
 def test_lpips_has_the_training_images_beside_the_samples():
@@ -213,7 +231,7 @@ def test_checkpoints_see_a_model_learn_by_heart():
     late_gap = select(estimates, "eps_gap", step=200)
     assert late_gap.low > max(0.0, early_gap.value)
     early = {estimate.name for estimate in estimates if estimate.labels["step"] == 10}
-    assert early >= {"memorized", "gate", "classified", "absolute"}
+    assert early >= {"memorized", "gate", "forced_choice", "gated", "absolute"}
     late = {estimate.name for estimate in estimates if estimate.labels["step"] == 200}
     assert late == {"eps_loss", "eps_gap"}
     assert artifacts.reports == [("checkpoints", 1, 2), ("checkpoints", 2, 2)]

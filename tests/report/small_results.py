@@ -60,11 +60,16 @@ class SmallMeasure:
 
 SHARE = SmallMeasure(
     "share",
-    [estimate("classified", 0.15), estimate("corrected_many", 0.14), estimate("bounds", 0.16)],
+    [
+        estimate("share", 0.15, form="forced_choice"),
+        estimate("forced_choice", 0.15),
+        estimate("gated", 0.13),
+        estimate("bounds", 0.16, confidence=0.75, ambiguous=5),
+    ],
     topic="shares",
     table="shares",
     figure={
-        "estimate": "classified",
+        "estimate": "share",
         "label": "minority among samples, %",
         "scale": 100.0,
         "reference": "trained",
@@ -128,8 +133,13 @@ PREDICTED = SmallMeasure(
     topic="mechanism",
     table="predicted",
 )
+LOSS_BY_CLASS = SmallMeasure(
+    "loss_by_class",
+    [estimate("lost", value, role=role) for role, value in (("majority", 0.1), ("minority", 0.2))],
+)
 ALL_MEASURES = (
     SHARE,
+    LOSS_BY_CLASS,
     QUALITY,
     NEIGHBORS,
     LPIPS,
@@ -191,7 +201,7 @@ def make_cell(info: CellInfo, **sections: Sequence[Estimate]) -> CellResult:
 def make_shares(model: str, *shares: float | None) -> list[CellResult]:
     """A cell of this model for each share of the minority, with the seeds 0, 1, ..."""
     return [
-        make_cell(make_info(model, seed), share=[estimate("classified", share)])
+        make_cell(make_info(model, seed), share=[estimate("share", share)])
         for seed, share in enumerate(shares)
     ]
 

@@ -17,7 +17,7 @@ def study(tmp_path):
 
 
 def depth_section(reference=""):
-    drawing = DepthFigure("classified", "share, %", 100.0, reference)
+    drawing = DepthFigure("share", "share, %", 100.0, reference)
     return Section("share", "", "", "shares", "shares", drawing)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxdiff.estimates import Estimate
-from jaxdiff.report import paper_tables, study_tables, tables
+from jaxdiff.report import conclusions, paper_tables, study_tables, tables
 from jaxdiff.results import StudyResults, read_study
 from tests.report.small_results import estimate, make_shares, write_study
 
@@ -34,11 +34,11 @@ def test_table_2_has_the_papers_rows_below_ours():
 
 
 def test_one_seed_has_a_share_and_no_interval():
-    rows = study_tables.over_seeds(
+    rows = conclusions.over_seeds(
         make_study(*make_shares("2", 0.2), *make_shares("6", 0.1, 0.11, 0.12))
     )
-    assert rows[0]["note"] == "one seed has no interval"
-    assert rows[0]["mean share"] == ""
+    assert rows[0]["note"] == "too few seeds for an interval"
+    assert rows[0]["mean share"] == pytest.approx(0.2)
     assert rows[0]["share of each seed"] == "0.200"
     assert rows[1]["low"] < 0.11 < rows[1]["high"]
 

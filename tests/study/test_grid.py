@@ -141,6 +141,6 @@ def test_the_configs_of_the_repository():
         "4-80_20-n300-s0",
     ]
     paper = grid.expand(importlib.import_module("configs.paper_mnist").get_config())
-    assert len(paper) == 5 * 4 * 3, "depths 2 to 6, four proportions, three seeds"
+    assert len(paper) == 5 * 4 * 6, "depths 2 to 6, four proportions, six seeds"
     with pytest.raises(ValueError, match="at most 260 can be had"):
         check_training_sets(paper)

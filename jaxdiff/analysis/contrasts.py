@@ -1,0 +1,250 @@
+"""Two models compared seed by seed, and how far unreadable samples may move it. No JAX.
+
+The unit is the seed. Seeds alternate which class has the majority, their role; what belongs to a
+class and not to its role cancels in the mean of the two roles' means.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import optimize, stats
+
+from jaxdiff.analysis.queries import Mix, group_by_mix, group_key
+from jaxdiff.estimates import Estimate, bounded_logit
+from jaxdiff.results import CellResult
+
+LARGEST_RATIO = 1e6  # beyond it a ratio of losses counts as infinite
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockedMean:
+    """The mean of the roles' means of independent values, one value a seed.
+
+    Parameters
+    ----------
+    value
+        The mean of the means.
+    standard_error
+        From the residuals within roles; nan without degrees of freedom.
+    freedom
+        Degrees of freedom: the number of seeds less the number of roles.
+    n
+        Number of seeds.
+    """
+
+    value: float
+    standard_error: float
+    freedom: int
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float], roles: Sequence[int]) -> "BlockedMean":
+        """The blocked mean of at least one value.
+
+        Parameters
+        ----------
+        values
+            A value for each seed.
+        roles
+            What has the majority in the seed's training data.
+        """
+        table = np.array(values, float)
+        blocks = [table[np.array(roles) == role] for role in sorted(set(roles))]
+        freedom = len(values) - len(blocks)
+        center = float(np.mean([block.mean() for block in blocks]))
+        if freedom < 1:
+            return cls(center, math.nan, freedom, len(values))
+        residuals = sum(float(np.square(block - block.mean()).sum()) for block in blocks)
+        # Each role's mean has the variance s^2 / n_r, and they are weighted equally.
+        weight = sum(1 / len(block) for block in blocks) / len(blocks) ** 2
+        return cls(center, math.sqrt(residuals / freedom * weight), freedom, len(values))
+
+    @property
+    def p_value(self) -> float | None:
+        """Two-sided, of the t test that the mean is 0; None where there is no error to test by."""
+        if not self.standard_error > 0:
+            return None
+        return float(2 * stats.t.sf(abs(self.value) / self.standard_error, self.freedom))
+
+    def estimate(self, level: float = 0.95) -> Estimate:
+        """The mean with its t interval; without one where there are no degrees of freedom."""
+        if self.freedom < 1:
+            return Estimate(self.value, n=self.n)
+        half = float(stats.t.ppf(0.5 + level / 2, self.freedom)) * self.standard_error
+        method = f"t {100 * level:g} % over seeds, roles blocked"
+        ends = (self.value - half, self.value + half)
+        return Estimate(self.value, *ends, self.n, method, self.standard_error)
+
+
+def shift_by_loss(gate: float, share: float, ratio: float) -> float:
+    """How far a logit share moves where the minority is lost `ratio` times as often.
+
+    Parameters
+    ----------
+    gate
+        Fraction of samples that can be read, above 0 and at most 1.
+    share
+        The minority's share, between 0 and 1.
+    ratio
+        R: loss of the minority over that of the majority, both as fractions of their class.
+
+    Returns
+    -------
+    shift
+        log[(1 - R l) / (1 - l)] with l = (1 - gate) / (R share + 1 - share), the majority's loss:
+        0 at R = 1, below 0 above it; -inf where the minority would be lost altogether.
+    """
+    majority_loss = (1 - gate) / (ratio * share + 1 - share)
+    minority_loss = ratio * majority_loss
+    if minority_loss >= 1:
+        return -math.inf
+    if majority_loss >= 1:
+        return math.inf
+    return math.log((1 - minority_loss) / (1 - majority_loss))
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One model of a contrast: gate and share of its samples in each mix, means over seeds."""
+
+    model: str
+    gates: tuple[float, ...]
+    shares: tuple[float, ...]
+
+    @property
+    def gate(self) -> float:
+        """Mean fraction of samples that can be read."""
+        return float(np.mean(self.gates))
+
+    def shift(self, ratio: float) -> float:
+        """Mean shift of the logit share where the losses have this ratio."""
+        pairs = zip(self.gates, self.shares, strict=True)
+        return float(np.mean([shift_by_loss(gate, share, ratio) for gate, share in pairs]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """The change of the minority's logit share from a shallow to a deep model.
+
+    Parameters
+    ----------
+    shallow, deep
+        The two models.
+    mixes
+        Training data that are pooled; a seed's change is its mean over them.
+    changes
+        By seed: logit share of the deep model less that of the shallow one.
+    roles
+        By seed: the class that has the majority.
+    """
+
+    shallow: Arm
+    deep: Arm
+    mixes: tuple[Mix, ...]
+    changes: Mapping[int, float]
+    roles: Mapping[int, int]
+
+    @property
+    def arms(self) -> tuple[Arm, Arm]:
+        """The shallow model first."""
+        return self.shallow, self.deep
+
+    @property
+    def mean(self) -> BlockedMean:
+        """The mean change over seeds."""
+        seeds = list(self.changes)
+        return BlockedMean.of([self.changes[s] for s in seeds], [self.roles[s] for s in seeds])
+
+    def widening(self, ratio: float) -> float:
+        """The larger shift of the two arms, without its sign."""
+        return max(abs(arm.shift(ratio)) for arm in self.arms)
+
+    def critical_ratio(self, distance: float) -> float:
+        """R*, the ratio of losses at which the arms' larger shift reaches a distance.
+
+        Parameters
+        ----------
+        distance
+            From 0 to the nearer end of an interval, at least 0.
+
+        Returns
+        -------
+        ratio
+            1 where the distance is 0, inf where no ratio shifts a logit so far.
+        """
+        if distance <= 0:
+            return 1.0
+        if self.widening(LARGEST_RATIO) <= distance:
+            return math.inf
+
+        def excess(log_ratio: float) -> float:
+            # The clip keeps an infinite shift usable in the search for the root.
+            return min(self.widening(math.exp(log_ratio)), 1e3) - distance
+
+        return math.exp(optimize.brentq(excess, 0.0, math.log(LARGEST_RATIO)))
+
+
+def build_contrast(
+    cells: Sequence[CellResult], shallow: str, deep: str, seeds: Sequence[int]
+) -> Contrast | None:
+    """The contrast of two models over these seeds, as far as both are finished in every mix.
+
+    Mixes of equal classes have no minority and are left out. None where no seed is complete.
+    """
+    mixes = tuple(mix for mix in group_by_mix(cells) if has_minority(mix))
+    by_key = {
+        (group_key(cell), cell.info.model, cell.info.seed): cell
+        for cell in cells
+        if find_share(cell) is not None
+    }
+    changes = {}
+    roles = {}
+    for seed in seeds:
+        pairs = [[by_key.get((mix, model, seed)) for model in (shallow, deep)] for mix in mixes]
+        complete = [(a, b) for a, b in pairs if a is not None and b is not None]
+        if complete and len(complete) == len(mixes):
+            changes[seed] = float(np.mean([logit_share(b) - logit_share(a) for a, b in complete]))
+            roles[seed] = complete[0][0].info.majority
+    if not changes:
+        return None
+    arms = [
+        Arm(
+            model,
+            tuple(_mean_gate([by_key[mix, model, seed] for seed in changes]) for mix in mixes),
+            tuple(_mean_share([by_key[mix, model, seed] for seed in changes]) for mix in mixes),
+        )
+        for model in (shallow, deep)
+    ]
+    return Contrast(arms[0], arms[1], mixes, changes, roles)
+
+
+def has_minority(mix: Mix) -> bool:
+    """Whether the two classes have different shares of the training data."""
+    return len(mix.proportions) == 2 and mix.proportions[0] > mix.proportions[1]
+
+
+def find_share(cell: CellResult) -> Estimate | None:
+    """The minority's share in the form that the study names; None where it is undefined."""
+    share = cell.find("share", "share")
+    return None if share is None or share.value is None else share
+
+
+def logit_share(cell: CellResult) -> float:
+    """The logit of a cell's share, which has one."""
+    share = find_share(cell)
+    assert share is not None
+    assert share.n is not None
+    return bounded_logit(float(share), share.n)
+
+
+def _mean_share(cells: Sequence[CellResult]) -> float:
+    shares = [find_share(cell) for cell in cells]
+    return float(np.mean([float(share) for share in shares if share is not None]))
+
+
+def _mean_gate(cells: Sequence[CellResult]) -> float:
+    """The mean quality gate; 1 where none was measured, as for classes without a reject class."""
+    gates = [cell.find("quality", "gate") for cell in cells]
+    return float(np.mean([1.0 if gate is None else float(gate) for gate in gates]))

@@ -1,0 +1,57 @@
+"""What a model loses of each class: held-out images that it denoises to neither class."""
+
+import math
+
+from jaxdiff.estimates import NORMAL_QUANTILE, Estimate, Proportion
+from jaxdiff.measures.artifacts import Artifacts, require
+from jaxdiff.measures.registry import measure
+from jaxdiff.measures.shares import CONTINUITY, count_losses
+
+
+def loss_ratio(majority: Proportion, minority: Proportion) -> Estimate:
+    """R: how many times as often the minority is lost as the majority.
+
+    Half an image is added to each count, so that R is defined where nothing of a class is lost; the
+    interval is the normal one of the logarithm.
+
+    References
+    ----------
+    Walter (1975), The distribution of Levin's measure of attributable risk, for the half image.
+    """
+    logarithm = 0.0
+    variance = 0.0
+    for sign, loss in ((1, minority), (-1, majority)):
+        lost = loss.successes + CONTINUITY
+        total = loss.trials + CONTINUITY
+        logarithm += sign * math.log(lost / total)
+        variance += 1 / lost - 1 / total
+    half = NORMAL_QUANTILE * math.sqrt(variance)
+    n = majority.trials + minority.trials
+    method = "normal 95 % of the log"
+    ends = (logarithm - half, logarithm + half)
+    return Estimate(logarithm, *ends, n, method, name="loss_ratio").map(math.exp)
+
+
+@measure(
+    "loss_by_class",
+    title="Loss by class",
+    caption=(
+        "The fraction of each class that the classifier takes for neither, among held-out images "
+        "that the model noised and denoised, and their ratio R, minority over majority. A gated "
+        "share reads too low where R is above 1."
+    ),
+    needs=("roles", "denoised_confusion"),
+    topic="quality",
+)
+def loss_by_class(artifacts: Artifacts) -> list[Estimate]:
+    """The loss of either class, and their ratio."""
+    roles = require(artifacts.roles)
+    losses = count_losses(require(artifacts.denoised_confusion), roles)
+    if min(loss.trials for loss in losses) == 0:
+        return []
+    named = zip(("majority", "minority"), roles.classes, losses, strict=True)
+    estimates = [
+        Estimate.proportion(loss.successes, loss.trials, "lost", role=role, label=label)
+        for role, label, loss in named
+    ]
+    return [*estimates, loss_ratio(*losses)]
