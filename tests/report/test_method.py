@@ -35,7 +35,7 @@ def drawn(tmp_path_factory):
         ("Figure 2C", "figure-2c"),
         ("Mean-blind output", "mean-blind-output"),
         ("What is it, and why?", "what-is-it-and-why"),
-        ("mean_eps_slope: ε, not x₀", "mean_eps_slope-ε-not-x₀"),
+        ("mean_eps_slope: ε", "mean_eps_slope-ε"),
     ],
 )
 def test_anchors_are_those_of_github(heading, anchor):
