@@ -122,6 +122,7 @@ def over_seeds(study: StudyResults) -> TableRows:
     "models noised and denoised. A gated share reads too low where the minority is lost more "
     "often; a comparison of models suffers where they lose it differently.",
     topic="shares",
+    method="loss-by-class",
 )
 def losses(study: StudyResults) -> TableRows:
     """A row for each model, training data and role."""
@@ -162,6 +163,7 @@ def _mean_columns(row: OverSeeds, name: str) -> dict[str, object]:
     "shares, if depth moves the exponent as its Table 2 has it.",
     topic="conclusions",
     needs=("share",),
+    method="contrast",
 )
 def contrasts(study: StudyResults) -> Figure | None:
     """The primary claim and the secondary ones about two models."""

@@ -149,6 +149,7 @@ def common_samples(study: StudyResults) -> Figure | None:
     topic="samples",
     needs=("samples",),
     is_grid=True,
+    method="samples",
 )
 def first_samples(study: StudyResults) -> Figure | None:
     """The first samples of each result that has none from the common noise bank."""
@@ -173,6 +174,7 @@ def first_samples(study: StudyResults) -> Figure | None:
     topic="memorization",
     needs=("nearest",),
     is_grid=True,
+    method="neighbors",
 )
 def nearest_training_images(study: StudyResults) -> Figure:
     """Two rows for each model of the first seed."""
@@ -246,6 +248,7 @@ def quality_gate(study: StudyResults) -> Figure:
     "up in sampling.",
     topic="training",
     needs=("metrics",),
+    method="training",
 )
 def loss_curves(study: StudyResults) -> Figure:
     """The loss of each cell against the step."""

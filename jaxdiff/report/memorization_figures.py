@@ -50,6 +50,7 @@ R2_CURVES = (
     "color a model. Dotted: the fraction of held-out images that would count as memorized.",
     topic="memorization",
     needs=("memorization", "amplification"),
+    method="figure-2c",
 )
 def central(study: StudyResults) -> Figure | None:
     """Memorized fraction against the logit amplification of each result."""

@@ -25,6 +25,7 @@ from jaxdiff.report import (
     style,
     tables,
 )
+from jaxdiff.report.method import Method, load_method
 from jaxdiff.report.registry import FIGURES, MEASURE_TABLES, SECTIONS, TOPICS, TableRows
 from jaxdiff.results import Section, StudyResults, collect_sections, read_study
 
@@ -40,6 +41,8 @@ class Block:
     ----------
     anchor
         Target of the link in the contents.
+    method
+        Anchor of its explanation in the method; empty where there is none.
     svg
         The drawing; None where there is none.
     table
@@ -50,6 +53,7 @@ class Block:
     title: str
     caption: str
     topic: str
+    method: str = ""
     svg: Markup | None = None
     is_grid: bool = False
     table: str = ""
@@ -80,23 +84,24 @@ def write(workdir: epath.PathLike) -> epath.Path:
     workdir = epath.Path(workdir)
     study = read_study(workdir)
     sections = collect_sections(study.results)  # raises before anything is written
-    measures = _build_measures(study, sections, workdir)
+    method = load_method()
+    measures = _build_measures(study, sections, workdir, method)
     # Figures come first in every topic, and long tables of a single measure last.
     blocks = [
-        *_build_figures(study, workdir),
+        *_build_figures(study, workdir, method),
         *(block for block in measures if block.svg),
-        *_build_tables(study),
+        *_build_tables(study, method),
         *(block for block in measures if not block.svg),
     ]
     for block in blocks:
         if block.rows:
             tables.write(workdir / "tables", block.table, block.rows)
     path = workdir / "report.html"
-    files.write(path, _render(study, _group_by_topic(blocks)))
+    files.write(path, _render(study, _group_by_topic(blocks), method))
     return path
 
 
-def _build_figures(study: StudyResults, workdir: epath.Path) -> Iterator[Block]:
+def _build_figures(study: StudyResults, workdir: epath.Path, method: Method) -> Iterator[Block]:
     """The registered figures of which the results have what they need."""
     for figure in FIGURES.values():
         if not figure.is_available(study.results):
@@ -108,13 +113,14 @@ def _build_figures(study: StudyResults, workdir: epath.Path) -> Iterator[Block]:
                 title=figure.title,
                 caption=figure.caption,
                 topic=figure.topic,
+                method=method.find_anchor(figure.name, figure.method),
                 svg=svg,
                 is_grid=figure.is_grid,
             )
 
 
 def _build_measures(
-    study: StudyResults, sections: Sequence[Section], workdir: epath.Path
+    study: StudyResults, sections: Sequence[Section], workdir: epath.Path, method: Method
 ) -> list[Block]:
     """What the results say of themselves."""
     # A user's measure may have the name of a registered figure or table.
@@ -132,6 +138,7 @@ def _build_measures(
             title=section.title,
             caption=section.caption,
             topic=section.topic,
+            method=method.find_anchor(section.name),
             svg=svg,
             table=table_name,
             rows=build_table(study, section),
@@ -140,7 +147,7 @@ def _build_measures(
     return blocks
 
 
-def _build_tables(study: StudyResults) -> Iterator[Block]:
+def _build_tables(study: StudyResults, method: Method) -> Iterator[Block]:
     """The registered tables that have rows."""
     for section in SECTIONS.values():
         rows = section.build(study)
@@ -150,6 +157,7 @@ def _build_tables(study: StudyResults) -> Iterator[Block]:
                 title=section.title,
                 caption=section.caption,
                 topic=section.topic,
+                method=method.find_anchor(section.name, section.method),
                 table=section.name,
                 rows=rows,
             )
@@ -179,7 +187,7 @@ def _group_by_topic(blocks: Iterable[Block]) -> list[Topic]:
     ]
 
 
-def _render(study: StudyResults, topics: Sequence[Topic]) -> str:
+def _render(study: StudyResults, topics: Sequence[Topic], method: Method) -> str:
     loader = jinja2.PackageLoader("jaxdiff.report", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True)
     environment.filters["format_value"] = _format_value
@@ -189,6 +197,7 @@ def _render(study: StudyResults, topics: Sequence[Topic]) -> str:
         study=study,
         settings=study.settings,
         topics=topics,
+        method=method,
         samples=" or ".join(f"{count:,}" for count in sample_counts),
         primary=_primary_claim(study),
         planned=len(Plan.from_study(study.settings).seeds),

@@ -17,6 +17,7 @@ from jaxdiff.results import CellInfo, CellResult, Result, StudyResults
     caption="Means over seeds, a column for each model. The last rows are as the paper prints "
     "them for another dataset and another classifier: compare the direction, not the numbers.",
     topic="shares",
+    method="table-2",
 )
 def table_2(study: StudyResults) -> TableRows:
     """A column for each model; ours above, the paper's below."""
@@ -70,6 +71,7 @@ def _table_2_rows(cells: Sequence[CellResult], mix: Mix) -> TableRows:
     "compare with: a model whose samples are nearer to the training images than these copies "
     "them.",
     topic="memorization",
+    method="neighbors",
 )
 def table_3(study: StudyResults) -> TableRows:
     """A row for each model and one for held-out images; a column for each space and k."""
@@ -82,6 +84,7 @@ def table_3(study: StudyResults) -> TableRows:
     caption="As the table above, averaged over the first k neighbors, which is the other reading "
     "of the paper's column heads.",
     topic="memorization",
+    method="neighbors",
 )
 def table_3_mean(study: StudyResults) -> TableRows:
     """Table 3 with the mean over the first k neighbors."""
@@ -94,6 +97,7 @@ def table_3_mean(study: StudyResults) -> TableRows:
     caption="CelebA. The Euclidean distances at k = 5 and k = 10 do not rise from depth to depth "
     "throughout.",
     topic="memorization",
+    method="neighbors",
 )
 def table_3_paper(study: StudyResults) -> TableRows:
     """The paper's numbers, beside those of trained cells only."""

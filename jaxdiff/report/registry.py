@@ -39,6 +39,8 @@ class StudySection:
         Name of its CSV file.
     build
         Returns the rows; a section without rows is left out.
+    method
+        Heading of docs/method.md that explains it; by default the one of its own name.
     """
 
     name: str
@@ -46,6 +48,7 @@ class StudySection:
     title: str
     caption: str
     topic: str
+    method: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,8 @@ class StudyFigure:
         result has all of them.
     is_grid
         Whether it is a grid of images, which needs the page's whole width.
+    method
+        Heading of docs/method.md that explains it; by default the one of its own name.
     """
 
     name: str
@@ -72,6 +77,7 @@ class StudyFigure:
     topic: str
     needs: tuple[str, ...]
     is_grid: bool = False
+    method: str = ""
 
     def is_available(self, results: Sequence[Result]) -> bool:
         """Whether some result has all that the figure needs."""
@@ -84,12 +90,12 @@ MEASURE_TABLES: dict[str, BuildMeasureTable] = {}
 
 
 def section(
-    name: str, *, title: str, caption: str, topic: str
+    name: str, *, title: str, caption: str, topic: str, method: str = ""
 ) -> Callable[[BuildTable], BuildTable]:
     """Register the function that makes the rows of a table over the whole study."""
 
     def register(build: BuildTable) -> BuildTable:
-        SECTIONS[name] = StudySection(name, build, title, caption, topic)
+        SECTIONS[name] = StudySection(name, build, title, caption, topic, method)
         return build
 
     return register
@@ -103,11 +109,12 @@ def figure(
     topic: str,
     needs: tuple[str, ...],
     is_grid: bool = False,
+    method: str = "",
 ) -> Callable[[DrawFigure], DrawFigure]:
     """Register the function that draws a figure over the whole study."""
 
     def register(draw: DrawFigure) -> DrawFigure:
-        FIGURES[name] = StudyFigure(name, draw, title, caption, topic, needs, is_grid)
+        FIGURES[name] = StudyFigure(name, draw, title, caption, topic, needs, is_grid, method)
         return draw
 
     return register

@@ -74,6 +74,7 @@ def similarity(study: StudyResults) -> TableRows:
     'form "noise" all models start from the same noise; in the form "inverted" from noise that '
     "one more model made of held-out images.",
     topic="shares",
+    method="bias-and-variance",
 )
 def bias_variance(study: StudyResults) -> TableRows:
     """A row for each group of models, form, true class and estimate."""
