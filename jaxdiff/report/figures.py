@@ -121,7 +121,8 @@ def _reference_value(
     caption="A row for each model, a column for each noise, which all models share. A frame "
     "marks a sample whose class differs from that of the shallowest model of the seed: orange "
     "where it is the majority, blue the minority, dotted pink neither. Look for columns that "
-    "change as depth grows, and count the frames of either color.",
+    "change as depth grows, and for frames of either color; the table of flips counts them over "
+    "all samples of a seed.",
     topic="samples",
     needs=("common",),
     is_grid=True,
