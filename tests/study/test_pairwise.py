@@ -47,6 +47,18 @@ def test_parts_that_share_no_image(seeds, parts, expected):
     assert pairwise.are_disjoint(Pair("seed", a, b)) is expected
 
 
+@pytest.mark.parametrize(("parts", "expected"), [(2, 0), (3, 2), (5, 3)])
+def test_two_parts_leave_no_disjoint_seeds_of_one_majority(parts, expected):
+    """Of six seeds whose majority alternates; with two parts they are of different turns."""
+    results = [
+        build_result("2", seed, [6], parts=parts, majority=9 if seed % 2 else 6)
+        for seed in range(6)
+    ]
+    pairs = pairwise.cell_pairs(results)
+    assert {pair.kind for pair in pairs} == {"seed"}
+    assert sum(map(pairwise.are_disjoint, pairs)) == expected
+
+
 def test_each_other_model_is_compared_with_the_shallowest_and_each_seed_with_the_next():
     results = [build_result(model, seed, [6, 9]) for model in ("2", "3", "4") for seed in (0, 2)]
     pairs = [(pair.kind, pair.a.name, pair.b.name) for pair in pairwise.cell_pairs(results)]
