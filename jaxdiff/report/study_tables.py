@@ -161,8 +161,10 @@ def bias_variance(study: StudyResults) -> TableRows:
     "smoothness",
     title="Is the energy of a deeper model smoother?",
     caption="Each model against the shallowest one of the same data and seed, at the same noised "
-    "images; a log ratio below 0 means smoother. What networks with random weights show as well "
-    "was not learned.",
+    "images; a log ratio below 0 means smoother. n counts images and the intervals are over them, "
+    "given these networks: of other seeds they say nothing. Where the interval contains 0 no "
+    "difference was seen. What networks with random weights show as well was not learned. The "
+    "norms are of M's symmetric part; the table of the curvature has M's asymmetry.",
     topic="mechanism",
 )
 def smoothness_between_models(study: StudyResults) -> TableRows:
