@@ -198,7 +198,8 @@ def nearest_training_images(study: StudyResults) -> Figure:
     caption="Models of the first seed at the same few noised images; bars hold 80 % of the "
     "images, open marks are the same networks with random weights. M = I - H / 2 says how much "
     "of a step the denoiser keeps in each direction. If deeper models had a smoother energy, as "
-    "the paper argues from Theorem 1, the values would fall from left to right.",
+    "the paper argues from Theorem 1, the values would fall from left to right. The line under "
+    "the panels says how much of M is of no Hessian.",
     topic="mechanism",
     needs=("probe",),
 )

@@ -331,6 +331,23 @@ def test_the_figures_draw_what_was_measured(name, panels):
     assert "<svg" in style.to_svg(figure, name)
 
 
+def test_the_asymmetry_stands_under_the_figures():
+    """The median over points and noise levels of the trained network alone."""
+    readings = [
+        make_reading("trained", 0, "denoiser", "asymmetry", [0.3, 0.4]),
+        make_reading("trained", 0, "denoiser", "asymmetry", [0.5, math.nan]),
+        make_reading("random", 0, "denoiser", "asymmetry", [0.9, 0.9]),
+    ]
+    deep = MODELS[1]
+    measured = ProbedModel("deep", 2, 1, 4, [*deep.readings, *readings])
+    for name in ("against_level", "against_noise", "against_depth"):
+        (legend,) = probe_figures.FIGURES[name]([MODELS[0], measured]).legends
+        note = " ".join(legend.get_title().get_text().split())
+        assert "the median of |M - M^T| / |M + M^T|, 0 for a gradient, is 0.40 (deep)." in note
+        (legend,) = probe_figures.FIGURES[name](MODELS).legends
+        assert not legend.get_title().get_text()
+
+
 def test_what_was_not_measured_is_not_drawn():
     readings = [make_reading("trained", 0, "scale", "total_variance", [1.0])]
     models = [ProbedModel("alone", 1, 1, 4, readings)]

@@ -149,7 +149,7 @@ PROBE_ROWS = [
         "values": [0.8, 0.9],
         "errors": [0.0, 0.0],
     }
-    for name in ("spectral_norm", "trace")
+    for name in ("spectral_norm", "trace", "asymmetry")
 ]
 
 
