@@ -17,7 +17,6 @@ from jaxdiff.analysis.smoothness import (
 from jaxdiff.estimates import Estimate
 
 Theorem = Literal["", "premise never holds", "undecided", "refuted", "not refuted"]
-ASYMMETRY = "|M - M^T| / |M + M^T|"  # Frobenius norms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,7 +279,12 @@ def summarize(models: Sequence[ProbedModel]) -> list[SummaryLine]:
             "pixels", model, "|H|", _norm_statistics, reading="hessian", name="spectral_norm"
         )
         lines += _summarize_points(
-            "pixels", model, ASYMMETRY, _norm_statistics, reading="denoiser", name="asymmetry"
+            "pixels",
+            model,
+            "asymmetry of M",
+            _norm_statistics,
+            reading="denoiser",
+            name="asymmetry",
         )
     return lines
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from jaxdiff.analysis.probe_summary import ASYMMETRY, Tally, tally_decreases
+from jaxdiff.analysis.probe_summary import Tally, tally_decreases
 from jaxdiff.analysis.probed_models import ProbedModel, Quantity, group_cells
 from jaxdiff.analysis.smoothness import WEIGHTS
 from jaxdiff.report.style import INK, series_style, style_axes
@@ -193,13 +193,14 @@ def describe_asymmetry(models: Models) -> str:
     for model in models:
         labels = {"reading": "denoiser", "name": "asymmetry", "weights": "trained"}
         values = [reading.values for reading in model.readings if reading.matches(**labels)]
-        if values:
-            medians.append(f"{np.nanmedian(np.concatenate(values)):.2f} ({model.name})")
+        defined = [value for array in values for value in array if np.isfinite(value)]
+        if defined:
+            medians.append(f"{np.median(defined):.2f} ({model.name})")
     if not medians:
         return ""
     return (
-        f"The trained networks' M is no Hessian: the median of {ASYMMETRY}, 0 for a gradient, is "
-        f"{', '.join(medians)}. Norms of M and H are of the symmetric part."
+        "The trained networks' M is no Hessian: the median of |M - M^T| / |M + M^T|, 0 for a "
+        f"gradient, is {', '.join(medians)}. Norms of M and H are of the symmetric part."
     )
 
 

@@ -331,15 +331,18 @@ def test_the_figures_draw_what_was_measured(name, panels):
     assert "<svg" in style.to_svg(figure, name)
 
 
-def test_the_asymmetry_stands_under_the_figures():
+def test_the_asymmetry_stands_under_the_figures_and_in_the_summary():
     """The median over points and noise levels of the trained network alone."""
     readings = [
         make_reading("trained", 0, "denoiser", "asymmetry", [0.3, 0.4]),
-        make_reading("trained", 0, "denoiser", "asymmetry", [0.5, math.nan]),
+        make_reading("trained", 0, "denoiser", "asymmetry", [0.5, 0.4]),
         make_reading("random", 0, "denoiser", "asymmetry", [0.9, 0.9]),
     ]
     deep = MODELS[1]
     measured = ProbedModel("deep", 2, 1, 4, [*deep.readings, *readings])
+    medians = [line for line in summarize([measured]) if line.quantity == "asymmetry of M"]
+    assert (medians[0].statistic, medians[0].random) == ("median", 0.9)
+    assert medians[0].trained == pytest.approx(0.4)
     for name in ("against_level", "against_noise", "against_depth"):
         (legend,) = probe_figures.FIGURES[name]([MODELS[0], measured]).legends
         note = " ".join(legend.get_title().get_text().split())
