@@ -63,10 +63,12 @@ CAPTION = """\
 premise: |J| of the map from the pixels to a level, at all levels and points; the theorem asks for \
 less than 1. falls: share of the decided points at which the norm falls from level to level. \
 theorem: what Theorem 1's claim comes to at the points where its premise holds; the counts are in \
-tables/in_short.csv. ratio: the deeper model's norm over the other's, a geometric mean. What \
-random weights show too is not learned. |H| is 2 wherever a model removes a direction entirely, \
-so M = I - H / 2 is compared; the largest |H| bounds L from below, so whose L is larger is not \
-decidable."""
+tables/in_short.csv. ratio: the deeper model's norm over the other's, a geometric mean with its \
+95 % interval over the probed images, given these networks; where it contains 1 no difference was \
+seen, and of models of another seed it says nothing. What random weights show too is not learned. \
+|H| is 2 wherever a model removes a direction entirely, so M = I - H / 2 is compared; the largest \
+|H| bounds L from below, so whose L is larger is not decidable. asymmetry of M: |M - M^T| \
+over |M + M^T|, 0 where M is of an energy; norms of M and H are of the symmetric part."""
 
 flags.DEFINE_multi_string(
     "model", None, "Folder of a trained cell or diffusers folder; may be repeated."
@@ -244,22 +246,39 @@ def write_report(probed: Sequence[ProbedModel], workdir: epath.Path) -> None:
 def print_summary(lines: Sequence[probe_summary.SummaryLine]) -> None:
     """Print a small table for each comparison, and what to read them for."""
     for comparison, group in itertools.groupby(lines, lambda line: line.comparison):
-        columns = ("model", "quantity", "statistic", "trained", "random", "theorem")
-        table = Table(*columns, title=comparison, title_justify="left", box=None)
-        for line in group:
-            quantity = line.quantity
-            if line.scale not in ("", smoothness.RAW):
-                quantity += f" {line.scale}"
-            table.add_row(
-                line.model,
-                quantity,
-                line.statistic,
-                _format_number(line.trained),
-                _format_number(line.random),
-                line.theorem,
-            )
+        rows = [_summary_row(line) for line in group]
+        table = Table(title=comparison, title_justify="left", box=None)
+        # A comparison has a column for a verdict only where it gives one.
+        columns = [name for name in rows[0] if any(row[name] for row in rows)]
+        for name in columns:
+            table.add_column(name, no_wrap=name == "model")
+        for row in rows:
+            table.add_row(*(row[name] for name in columns))
         _cli.console.print(table)
     _cli.console.print(CAPTION)
+
+
+def _summary_row(line: probe_summary.SummaryLine) -> dict[str, str]:
+    quantity = line.quantity
+    if line.scale not in ("", smoothness.RAW):
+        quantity += f" {line.scale}"
+    return {
+        "model": line.model,
+        "quantity": quantity,
+        "statistic": line.statistic,
+        "trained": _format_ratio(line),
+        "random": _format_number(line.random),
+        "theorem": line.theorem,
+        "verdict": line.verdict,
+    }
+
+
+def _format_ratio(line: probe_summary.SummaryLine) -> str:
+    """The statistic of the trained networks, with its interval where it has one."""
+    text = _format_number(line.trained)
+    if line.low is None or line.high is None:
+        return text
+    return f"{text} [{_format_number(line.low)}, {_format_number(line.high)}]"
 
 
 def _format_number(value: float | None) -> str:

@@ -7,7 +7,14 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxdiff.analysis.probed_models import Norms, ProbedModel, Quantity
-from jaxdiff.analysis.smoothness import Comparison, Kind, compare_models
+from jaxdiff.analysis.smoothness import (
+    OVER_POINTS,
+    Comparison,
+    Kind,
+    compare_models,
+    name_change,
+)
+from jaxdiff.estimates import Estimate
 
 Theorem = Literal["", "premise never holds", "undecided", "refuted", "not refuted"]
 
@@ -54,7 +61,8 @@ class Tally:
     decreases, increases, undecided
         Numbers of points.
     log_ratio
-        Mean of log(after / before); None where it is undefined.
+        Mean of log(after / before) over the points, each the mean over its levels and noise
+        levels; None where it is undefined.
     theorem
         Counts of the points that the theorem speaks of; None where it does not.
     """
@@ -67,7 +75,7 @@ class Tally:
     decreases: int
     increases: int
     undecided: int
-    log_ratio: float | None
+    log_ratio: Estimate | None
     theorem: TheoremCounts | None
 
     @property
@@ -90,11 +98,22 @@ class Tally:
         """How often the norm falls from level to level; by what factor two depths differ."""
         if self.kind == "level with level":
             return self.percent
-        return None if self.log_ratio is None else float(np.exp(self.log_ratio))
+        return self.ratio.value
+
+    @property
+    def ratio(self) -> Estimate:
+        """The geometric mean of after / before, with its interval."""
+        return (self.log_ratio or Estimate.undefined()).map(np.exp)
+
+    @property
+    def verdict(self) -> str:
+        """What the ratio says of the points of these networks; empty where it is undefined."""
+        return "" if self.log_ratio is None else name_change(self.log_ratio, self.decided > 0)
 
     def to_row(self) -> dict[str, Any]:
         """The row of tables/in_short.csv."""
         theorem = self.theorem
+        log_ratio = self.log_ratio or Estimate.undefined()
         return {
             "comparison": self.kind,
             "model": self.model,
@@ -106,7 +125,11 @@ class Tally:
             "does not fall": self.increases,
             "undecided": self.undecided,
             "falls, %": self.percent,
-            "log ratio": self.log_ratio,
+            "log ratio": log_ratio.value,
+            "log low": log_ratio.low,
+            "log high": log_ratio.high,
+            "interval": log_ratio.method,
+            "verdict": self.verdict,
             "premise holds": None if theorem is None else theorem.premise_holds,
             "of": None if theorem is None else theorem.points,
             "premise holds, decided": None if theorem is None else theorem.decided,
@@ -166,13 +189,17 @@ def _agreed_changes(forms: Sequence[Comparison]) -> np.ndarray:
     return np.where(np.all(changes == changes[0], axis=0), changes[0], 0)
 
 
-def _mean_log_ratio(comparisons: Sequence[Comparison]) -> float | None:
+def _mean_log_ratio(comparisons: Sequence[Comparison]) -> Estimate | None:
+    """The mean over the points; levels, noise levels and ranks repeat a point and are no others."""
     # A norm may be 0 or undefined at single points; their ratios are left out.
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = [np.log(pair.after.values / pair.before.values) for pair in comparisons]
-    log_ratios = np.concatenate(ratios)
-    defined = log_ratios[np.isfinite(log_ratios)]
-    return float(defined.mean()) if len(defined) else None
+    log_ratios = np.stack(ratios)
+    is_defined = np.isfinite(log_ratios)
+    counts = is_defined.sum(axis=0)
+    sums = np.where(is_defined, log_ratios, 0.0).sum(axis=0)
+    means = sums[counts > 0] / counts[counts > 0]
+    return Estimate.mean(means.tolist(), OVER_POINTS) if len(means) else None
 
 
 def _count_premises(
@@ -211,6 +238,10 @@ class SummaryLine:
         The statistic with trained and with random weights; None where it was not measured.
     theorem
         What the trained network says of Theorem 1.
+    low, high
+        Ends of the interval of `trained`, where it is a ratio of two models.
+    verdict
+        What that interval says of the two trained networks.
     """
 
     comparison: str
@@ -221,10 +252,16 @@ class SummaryLine:
     trained: float | None
     random: float | None
     theorem: Theorem = ""
+    low: float | None = None
+    high: float | None = None
+    verdict: str = ""
 
 
 def summarize(models: Sequence[ProbedModel]) -> list[SummaryLine]:
-    """The probe's results: premise, conclusion from level to level, depths compared, |H|."""
+    """The probe's results: premise, conclusion from level to level, depths compared, |H|.
+
+    Last how far M is from symmetric: its antisymmetric part is of no Hessian.
+    """
     tallies = tally_decreases(models)
     levels = [tally for tally in tallies if tally.kind == "level with level"]
     depths = [tally for tally in tallies if tally.kind != "level with level"]
@@ -240,6 +277,14 @@ def summarize(models: Sequence[ProbedModel]) -> list[SummaryLine]:
         # What the theorem speaks of; the largest bounds L of Eqs. 7 and 25 from below.
         lines += _summarize_points(
             "pixels", model, "|H|", _norm_statistics, reading="hessian", name="spectral_norm"
+        )
+        lines += _summarize_points(
+            "pixels",
+            model,
+            "asymmetry of M",
+            _norm_statistics,
+            reading="denoiser",
+            name="asymmetry",
         )
     return lines
 
@@ -307,6 +352,11 @@ def _summarize_tallies(tallies: Sequence[Tally]) -> list[SummaryLine]:
             None if random is None else random.number,
             trained.theorem.verdict if trained.theorem is not None else "",
         )
+        if trained.kind != "level with level":
+            ratio = trained.ratio
+            line = dataclasses.replace(
+                line, low=ratio.low, high=ratio.high, verdict=trained.verdict
+            )
         if line.theorem or line.trained is not None or line.random is not None:
             lines.append(line)
     return lines

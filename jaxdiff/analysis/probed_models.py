@@ -152,16 +152,13 @@ def find_level_norms(site: Site) -> dict[Quantity, Norms]:
 def find_pixel_norms(site: Site) -> dict[Quantity, Norms]:
     """The curvature of the energy itself at the pixels, for models at the same x_t.
 
-    This is what the paper uses the theorem for. The smallest eigenvalue of H may be negative, so
-    its distance from 2, the value where there are no data, is compared.
+    This is what the paper uses the theorem for. The smallest eigenvalue of H says nothing more:
+    2 less it is twice the largest eigenvalue of M, which is |M| unless M has a larger one below 0.
     """
-    smallest = site.find(reading="hessian", name="smallest")
-    distance = None if smallest is None else Norms(2.0 - smallest.values, smallest.errors)
     return _drop_missing(
         {
             Quantity("pixels", "|M|"): site.find(reading="denoiser", name="spectral_norm"),
             Quantity("pixels", "tr M"): site.find(reading="denoiser", name="trace"),
-            Quantity("pixels", "2 - smallest eigenvalue"): distance,
         }
     )
 

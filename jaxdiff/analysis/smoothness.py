@@ -2,7 +2,8 @@
 
 Premise and conclusion are tested separately. Norms are compared raw and multiplied by the level's
 total variance, and every comparison of trained networks has one of the same networks with random
-weights beside it: what holds there too is not learned. No JAX.
+weights beside it: what holds there too is not learned. Intervals are over points of the networks
+that were probed, and say nothing of networks of another seed. No JAX.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ WEIGHTS = ("trained", "random")
 RAW = "raw"
 TIMES_VARIANCE = "x total variance"
 SCALES = (RAW, TIMES_VARIANCE)
+OVER_POINTS = "points, given these networks"  # what intervals are over
 
 Kind = Literal["level with level", "bottleneck with bottleneck", "level 0 with level 0"]
 
@@ -60,6 +62,7 @@ class DecreaseTest:
         """The columns of a table."""
         share = self.share or Estimate.undefined()
         ratio = self.log_ratio
+        has_decided_points = self.undecided < (ratio.n or 0)
         return {
             "refuted": self.refuted,
             "share": share.value,
@@ -70,7 +73,22 @@ class DecreaseTest:
             "log_ratio": ratio.value,
             "log_low": math.nan if ratio.low is None else ratio.low,
             "log_high": math.nan if ratio.high is None else ratio.high,
+            "interval": ratio.method,
+            "verdict": name_change(ratio, has_decided_points),
         }
+
+
+def name_change(log_ratio: Estimate, has_decided_points: bool) -> str:
+    """The verdict on the norms of two sites in words, at the points of given networks.
+
+    "no difference seen" where the interval of the log ratio contains 0, or where the errors of
+    the norms leave every point undecided; otherwise whether the norm is smaller or larger after.
+    """
+    if log_ratio.low is None or log_ratio.high is None:
+        return "no interval"
+    if not has_decided_points or log_ratio.low <= 0 <= log_ratio.high:
+        return "no difference seen"
+    return "smaller" if log_ratio.high < 0 else "larger"
 
 
 def compare_pointwise(before: Norms, after: Norms) -> Int[np.ndarray, " points"]:
@@ -114,7 +132,7 @@ def test_decrease(before: Norms, after: Norms) -> DecreaseTest:
         refuted=increases > 0,
         share=Estimate.proportion(decreases, decided) if decided else None,
         undecided=len(changes) - decided,
-        log_ratio=Estimate.mean(log_ratios.tolist(), "points"),
+        log_ratio=Estimate.mean(log_ratios.tolist(), OVER_POINTS),
     )
 
 

@@ -120,7 +120,10 @@ def _check_groups(cell: Cell, dataset: Dataset) -> None:
 def cell_training_set(cell: Cell, dataset: Dataset) -> Int[np.ndarray, " n"]:
     """Indices of a cell's training images.
 
-    Seeds take the disjoint parts in turn, then reshuffle.
+    Seeds take the disjoint parts in turn, and no two seeds of one turn share an image. Every turn
+    cuts the data anew, so that neither class as the majority keeps parts of its own. Of two parts
+    and alternating majorities, seeds of one majority are never of one turn: two of them that share
+    no image need three parts.
     """
     parts = cell.data.parts
     shuffle, part = divmod(cell.seed, parts)

@@ -24,7 +24,9 @@ OPTIONS = ProbeOptions(
     title="Curvature",
     caption=(
         "The Hessian H of the energy and M = I - H / 2 at the pixels, at a few noised images: "
-        "the median and the 10 and 90 % quantiles, beside the same network with random weights."
+        "the median and the 10 and 90 % quantiles, beside the same network with random weights. "
+        "A network's M need not be symmetric, as an energy's would be: the rows asymmetry give "
+        "|M - M^T| / |M + M^T|, 0 for a gradient, and all other rows are of the symmetric part."
     ),
     needs=("leveled_sampler", "train", "roles"),
     settings=("probe",),

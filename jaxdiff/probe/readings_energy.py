@@ -113,7 +113,11 @@ def read_pull_back(inputs: LevelInputs) -> list[Reading]:
 
 
 def read_decoder(inputs: LevelInputs) -> list[Reading]:
-    """The energy composed with the decoder of the level, and its two terms."""
+    """The energy composed with the decoder of the level, and its two terms.
+
+    ``x0_error`` is |x0_hat - x0| / |x0|, 0 for a decoder that is an inverse. It is the same at
+    every level, since what a level's activation loses is in the skips.
+    """
     state = inputs.state
     if state.s < MIN_SIGNAL:
         return []
@@ -132,6 +136,12 @@ def read_decoder(inputs: LevelInputs) -> list[Reading]:
         for name in ("total", "gauss_newton", "remainder")
     ]
     readings.append(Reading.measured("decoder", "smallest", *parts.total["smallest"]))
-    for name in ("gap", "sum_error"):
-        readings.append(Reading.measured("decoder", name, getattr(parts, name)))
-    return readings
+    # The decoder adds to s x0_hat the true sigma eps, most of x_t: relative to x_t the gap would
+    # look small whatever x0_hat is. Both images have that noise, so s (x0_hat - x0) is left.
+    scaled_x0 = state.xt - (1.0 - state.s**2) ** 0.5 * state.eps
+    lengths = np.linalg.norm(scaled_x0.reshape(len(scaled_x0), -1), axis=1)
+    return [
+        *readings,
+        Reading.measured("decoder", "x0_error", parts.gap / lengths),
+        Reading.measured("decoder", "sum_error", parts.sum_error),
+    ]

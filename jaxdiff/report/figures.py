@@ -121,7 +121,8 @@ def _reference_value(
     caption="A row for each model, a column for each noise, which all models share. A frame "
     "marks a sample whose class differs from that of the shallowest model of the seed: orange "
     "where it is the majority, blue the minority, dotted pink neither. Look for columns that "
-    "change as depth grows, and count the frames of either color.",
+    "change as depth grows, and for frames of either color; the table of flips counts them over "
+    "all samples of a seed.",
     topic="samples",
     needs=("common",),
     is_grid=True,
@@ -199,7 +200,8 @@ def nearest_training_images(study: StudyResults) -> Figure:
     caption="Models of the first seed at the same few noised images; bars hold 80 % of the "
     "images, open marks are the same networks with random weights. M = I - H / 2 says how much "
     "of a step the denoiser keeps in each direction. If deeper models had a smoother energy, as "
-    "the paper argues from Theorem 1, the values would fall from left to right.",
+    "the paper argues from Theorem 1, the values would fall from left to right. The line under "
+    "the panels says how much of M is of no Hessian.",
     topic="mechanism",
     needs=("probe",),
 )

@@ -1,6 +1,7 @@
 """Figures of the Hessian-smoothness probe: against level, noise level and depth, and verdicts."""
 
 import dataclasses
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ FILL_STYLES = {"trained": "full", "random": "none"}
 RANDOM_SHIFT = 0.06  # of random weights beside trained ones, in steps between models
 TIME_SHIFT = 0.12  # of one noise level beside the next
 DARK = "#1a1a1a"  # text on colored cells, in light and dark mode
+LETTERS_PER_INCH = 15  # of the line under a figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,8 @@ def plot_against_level(models: Models) -> Figure | None:
             ax.axhline(1, color=INK, linewidth=0.8, linestyle=":")
         return is_drawn
 
-    return _plot_panels(_level_panels(models), draw, _model_handles(models), columns=3)
+    handles = _model_handles(models)
+    return _plot_panels(_level_panels(models), draw, handles, 3, describe_asymmetry(models))
 
 
 def plot_against_noise(models: Models) -> Figure | None:
@@ -101,7 +104,8 @@ def plot_against_noise(models: Models) -> Figure | None:
         ax.set_xlabel("noise level t", fontsize=8)
         return is_drawn
 
-    return _plot_panels(PIXEL_PANELS, draw, _model_handles(models), columns=4)
+    handles = _model_handles(models)
+    return _plot_panels(PIXEL_PANELS, draw, handles, 4, describe_asymmetry(models))
 
 
 def plot_against_depth(models: Models) -> Figure | None:
@@ -148,7 +152,7 @@ def plot_against_depth(models: Models) -> Figure | None:
                 label="random weights",
             )
         )
-    return _plot_panels([*pixels, *levels], draw, handles, columns=4)
+    return _plot_panels([*pixels, *levels], draw, handles, 4, describe_asymmetry(models))
 
 
 def plot_verdicts(models: Models) -> Figure | None:
@@ -183,6 +187,23 @@ def plot_study(cells: Sequence[CellResult]) -> Figure:
     return plot_against_depth(first_group) or Figure()
 
 
+def describe_asymmetry(models: Models) -> str:
+    """How much of each trained network's M is of no Hessian; empty where it was not measured."""
+    medians = []
+    for model in models:
+        labels = {"reading": "denoiser", "name": "asymmetry", "weights": "trained"}
+        values = [reading.values for reading in model.readings if reading.matches(**labels)]
+        defined = [value for array in values for value in array if np.isfinite(value)]
+        if defined:
+            medians.append(f"{np.median(defined):.2f} ({model.name})")
+    if not medians:
+        return ""
+    return (
+        "The trained networks' M is no Hessian: the median of |M - M^T| / |M + M^T|, 0 for a "
+        f"gradient, is {', '.join(medians)}. Norms of M and H are of the symmetric part."
+    )
+
+
 FIGURES: dict[str, Callable[[Models], Figure | None]] = {
     "against_level": plot_against_level,
     "against_noise": plot_against_noise,
@@ -202,9 +223,9 @@ def _level_panels(models: Models) -> list[Panel]:
 
 
 def _plot_panels(
-    panels: Sequence[Panel], draw: DrawPanel, handles: Sequence[Line2D], columns: int
+    panels: Sequence[Panel], draw: DrawPanel, handles: Sequence[Line2D], columns: int, note: str
 ) -> Figure | None:
-    """The panels that have something to draw; None where there is none."""
+    """The panels that have something to draw, over a note; None where there is none."""
     # Drawn once on trial, since the layout depends on how many panels have something to show.
     filled = [panel for panel in panels if draw(Figure().add_subplot(), panel)]
     if not filled:
@@ -220,7 +241,17 @@ def _plot_panels(
         style_axes(ax).tick_params(labelsize=8)
     for ax in axes[len(filled) :]:
         ax.set_visible(False)
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    # As the legend's title the note takes part in the layout; a text of its own would lie on it.
+    legend = figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=8,
+        title=textwrap.fill(note, int(LETTERS_PER_INCH * figure.get_figwidth())),
+        title_fontsize=8,
+    )
+    legend.get_title().set_multialignment("center")
     return figure
 
 

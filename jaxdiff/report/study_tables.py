@@ -10,6 +10,8 @@ from jaxdiff.report.registry import TableRows, measure_table, section
 from jaxdiff.report.tables import format_estimate, identity_columns
 from jaxdiff.results import Section, StudyResults
 
+NOISE_BANKS = {"seed": "the seed's own", "common": "of all seeds"}
+
 
 @section(
     "flips",
@@ -17,7 +19,9 @@ from jaxdiff.results import Section, StudyResults
     caption="How often the class changes from one model to the next when both start from the "
     "same noise. Compare the counts b and c: they differ where the share changes (McNemar's "
     "test). The last two columns select on one model's class, which by itself looks like an "
-    "effect in either direction; pairs that differ in the seed alone show what chance does.",
+    "effect in either direction; pairs that differ in the seed alone show what chance does. "
+    "Models of one seed are compared on all samples of that seed's noise bank, seeds on the few "
+    "noises that all of them share.",
     topic="samples",
 )
 def flips(study: StudyResults) -> TableRows:
@@ -25,10 +29,9 @@ def flips(study: StudyResults) -> TableRows:
     rows: TableRows = []
     for pair in study.comparisons.get("flips", []):
         selections = {entry["name"]: _format_selection(entry) for entry in pair["selections"]}
-        changes = {"depth": "depth", "seed": "seed only"}.get(pair["kind"], pair["kind"])
         rows.append(
             {
-                **_pair_columns(study, pair, changes),
+                **_pair_columns(study, pair),
                 "n": pair["n"],
                 "minority to majority (b)": pair["b_count"],
                 "majority to minority (c)": pair["c_count"],
@@ -45,17 +48,16 @@ def flips(study: StudyResults) -> TableRows:
     title="Similarity of models on the same noise",
     caption="Two models compared image by image on the same noise, and on different noises as "
     "the baseline. A smaller LPIPS or a larger correlation means more alike; intervals are 95 % "
-    "over noises.",
+    "over noises. Models of one seed are compared on that seed's noise bank, seeds on the one "
+    "that all of them share.",
     topic="samples",
 )
 def similarity(study: StudyResults) -> TableRows:
     """A row for each pair of models and measure of similarity."""
     rows: dict[tuple[str, str, str], dict[str, object]] = {}
     for entry in study.comparisons.get("similarity", []):
-        kinds = {"depth": "depth", "seed": "seed and its part of the data"}
-        changes = kinds.get(entry["kind"], entry["kind"])
         columns = {
-            **_pair_columns(study, entry, changes),
+            **_pair_columns(study, entry, of_seed="seed and its part of the data"),
             "measure": entry["name"],
             "n": entry["n"],
             "same noise": "",
@@ -72,7 +74,9 @@ def similarity(study: StudyResults) -> TableRows:
     title="Bias and variance over models",
     caption="Equations 4 and 5 of the paper over models that differ in their seed alone. In the "
     'form "noise" all models start from the same noise; in the form "inverted" from noise that '
-    "one more model made of held-out images.",
+    "one more model made of held-out images. An image that some model draws to neither class (the "
+    "column neither counts them) stays in for the models that draw it to either; n counts the "
+    "images with enough such models.",
     topic="shares",
     method="bias-and-variance",
 )
@@ -95,8 +99,10 @@ def bias_variance(study: StudyResults) -> TableRows:
     "smoothness",
     title="Is the energy of a deeper model smoother?",
     caption="Each model against the shallowest one of the same data and seed, at the same noised "
-    "images; a log ratio below 0 means smoother. What networks with random weights show as well "
-    "was not learned.",
+    "images; a log ratio below 0 means smoother. n counts images and the intervals are over them, "
+    "given these networks: of other seeds they say nothing. Where the interval contains 0 no "
+    "difference was seen. What networks with random weights show as well was not learned. The "
+    "norms are of M's symmetric part; the table of the curvature has M's asymmetry.",
     topic="mechanism",
 )
 def smoothness_between_models(study: StudyResults) -> TableRows:
@@ -156,13 +162,18 @@ def training(study: StudyResults) -> TableRows:
     return rows
 
 
-def _pair_columns(study: StudyResults, pair: Mapping[str, Any], changes: str) -> dict[str, object]:
-    """The two models of a comparison and what differs between them; two sets are just named."""
+def _pair_columns(
+    study: StudyResults, pair: Mapping[str, Any], of_seed: str = "seed only"
+) -> dict[str, object]:
+    """The two models of a comparison, what differs between them, and the noise; sets are named."""
     columns: dict[str, object] = {"from": pair["a"], "to": pair["b"]}
     if study.cells:
         by_name = {cell.name: cell.info.bottleneck or "" for cell in study.cells}
         columns["bottlenecks, px"] = f"{by_name[pair['a']]}, {by_name[pair['b']]}"
-        columns["changes"] = changes
+        # Comparisons of older code have neither key.
+        differs = pair.get("differs", pair["kind"])
+        columns["changes"] = of_seed if pair["kind"] == "seed" else differs
+        columns["noise bank"] = NOISE_BANKS[pair.get("bank", "common")]
     return columns
 
 

@@ -1,12 +1,17 @@
-"""Comparisons between finished models on the noise that they share: flips and similarity."""
+"""Comparisons between finished models on the noise that they share: flips and similarity.
+
+All models of a seed draw their samples from that seed's own noise bank, so they are compared on
+all of them. Models of different seeds share the common bank alone, which is smaller.
+"""
 
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from etils import epath
+from jaxtyping import Int, UInt8
 
 from jaxdiff import files
 from jaxdiff.measures import bias_variance, flips
@@ -17,35 +22,81 @@ from jaxdiff.settings import MeasureSettings
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Redo, run_stage
 from jaxdiff.study import inversion
+from jaxdiff.study.differences import describe_difference
 
-NUM_SIMILAR = 64  # noises whose images are compared by LPIPS
+NUM_SIMILAR = 256  # noises whose images are compared by LPIPS, at most
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Bank = Literal["seed", "common"]  # of a seed, for all its models; or of all seeds
+
+
+class Draws(NamedTuple):
+    """What a model draws from a noise bank: images and their classes."""
+
+    images: UInt8[np.ndarray, "n height width channel"]
+    labels: Int[np.ndarray, " n"]
+
+    @classmethod
+    def of(cls, result: Result, bank: Bank) -> "Draws":
+        """The samples of a result from one bank."""
+        if bank == "seed":
+            return cls(result.samples, result.labels)
+        return cls(result.common, result.common_labels)
 
 
 class Pair(NamedTuple):
-    """Two models on the same noise; kind: what differs between them."""
+    """Two models on the same noise.
 
-    kind: str
+    Parameters
+    ----------
+    kind
+        What they are: two models of one seed, one model of two seeds, or two sets of images.
+    a, b
+        Their results.
+    """
+
+    kind: Literal["model", "seed", "set"]
     a: Result
     b: Result
+
+    @property
+    def bank(self) -> Bank:
+        """The noise that both draw from: that of their seed, or the one of all seeds."""
+        return "seed" if self.kind == "model" else "common"
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What tells the rows of this pair from those of others."""
+        labels = {"kind": self.kind, "a": self.a.name, "b": self.b.name, "bank": self.bank}
+        if isinstance(self.a, CellResult) and isinstance(self.b, CellResult):
+            differs = "seed" if self.kind == "seed" else describe_difference(self.a, self.b)
+            labels["differs"] = differs
+        return labels
+
+    @property
+    def draws(self) -> tuple[Draws, Draws]:
+        """What either model draws from the noises that both have drawn from."""
+        draws = [Draws.of(result, self.bank) for result in (self.a, self.b)]
+        n = min(len(draw.images) for draw in draws)
+        first, second = (Draws(draw.images[:n], draw.labels[:n]) for draw in draws)
+        return first, second
 
 
 def cell_pairs(cells: Sequence[CellResult]) -> list[Pair]:
     """The pairs that a study compares, among cells of one mixture and number of images.
 
-    "depth": the shallowest model and each deeper one, of one seed. "seed": a seed and the next
-    one with the same majority, of one model.
+    "model": the shallowest model and each other one, of one seed. "seed": a seed and the next one
+    with the same majority, of one model, where both have drawn from the common bank.
     """
     pairs = []
     for group in _group_by_data(cells):
         for cell in group:
             base = next(c for c in group if c.info.seed == cell.info.seed)
             if base is not cell:
-                pairs.append(Pair("depth", base, cell))
+                pairs.append(Pair("model", base, cell))
             later = [
                 c for c in group if c.info.model == cell.info.model and c.info.seed > cell.info.seed
             ]
-            if later:
+            if later and len(cell.common) and len(later[0].common):
                 pairs.append(Pair("seed", cell, later[0]))
     return pairs
 
@@ -85,18 +136,15 @@ def are_disjoint(pair: Pair) -> bool:
 
 def compare_pair(pair: Pair, distance: Distance | None) -> dict[str, list[dict[str, Any]]]:
     """Flips, where images have classes, and similarity, of one pair."""
-    labels = {"kind": pair.kind, "a": pair.a.name, "b": pair.b.name}
+    a, b = pair.draws
     content: dict[str, list[dict[str, Any]]] = {"flips": [], "similarity": []}
     if _has_classes(pair.a):
-        roles_a = _roles(pair.a)
-        roles_b = _roles(pair.b)
-        content["flips"].append(labels | flips.count_flips(roles_a, roles_b).to_json())
+        counts = flips.count_flips(_roles(pair.a, a.labels), _roles(pair.b, b.labels))
+        content["flips"].append(pair.labels | counts.to_json())
     is_similar_kind = pair.kind != "seed" or are_disjoint(pair)
     if distance is not None and is_similar_kind:
-        images_a = pair.a.common[:NUM_SIMILAR]
-        images_b = pair.b.common[:NUM_SIMILAR]
-        estimates = flips.similarity(images_a, images_b, distance)
-        content["similarity"] = [labels | estimate.to_json() for estimate in estimates]
+        estimates = flips.similarity(a.images[:NUM_SIMILAR], b.images[:NUM_SIMILAR], distance)
+        content["similarity"] = [pair.labels | estimate.to_json() for estimate in estimates]
     return content
 
 
@@ -104,13 +152,13 @@ def _has_classes(result: Result) -> bool:
     return result.info.majority is not None and result.info.majority != result.info.minority
 
 
-def _roles(result: Result) -> np.ndarray:
-    """Role of each common sample: majority, minority or neither."""
+def _roles(result: Result, labels: Int[np.ndarray, " n"]) -> flips.RoleIndices:
+    """Role of each label: majority, minority or neither."""
     majority = result.info.majority
     minority = result.info.minority
     assert majority is not None
     assert minority is not None
-    return flips.role_indices(result.common_labels, majority, minority)
+    return flips.role_indices(labels, majority, minority)
 
 
 def bias_variance_on_noise(cells: Sequence[CellResult]) -> list[dict[str, Any]]:
@@ -118,7 +166,7 @@ def bias_variance_on_noise(cells: Sequence[CellResult]) -> list[dict[str, Any]]:
     rows = []
     comparable = [cell for cell in cells if len(cell.common) and _has_classes(cell)]
     for group in inversion.group_over_seeds(comparable):
-        roles = np.stack([_roles(cell) for cell in group])
+        roles = np.stack([_roles(cell, cell.common_labels) for cell in group])
         classes = np.where(roles == flips.ROLES.index("neither"), -1, roles)
         trained = group[0].info.proportions[1]
         labels = inversion.describe_group(group[0]) | {
@@ -162,23 +210,23 @@ def run_comparisons(
     """Compare the finished cells of a study; shared/comparisons.json."""
     shared = workdir / "shared"
     inverted = inversion.run_inversions(cells, workdir, progress, redo)
+    code = (cell_pairs, describe_difference, flips.count_flips, bias_variance.two_way_mean, LPIPS)
     has_common = any(len(cell.common) for cell in cells)
-    names = ["result.json", "classes.npz", *(["common.npz"] if has_common else [])]
+    names = ["result.json", "classes.npz", "samples.npz", *(["common.npz"] if has_common else [])]
     inputs = {
         "cells": {
             cell.name: files.checksums(workdir / "cells" / cell.name, names) for cell in cells
         },
         "lpips": settings.lpips,
         "inverted": [files.sha256(path) for path in inverted],
-        "code": code_digest(flips.count_flips, bias_variance.two_way_mean, LPIPS),
+        "code": code_digest(*code),
     }
 
     def make() -> None:
         rows = bias_variance_on_noise(cells)
         for path in inverted:
             rows += files.read_json(path)["bias_variance"]
-        comparable = [cell for cell in cells if len(cell.common)]
-        pairs = cell_pairs(comparable)
+        pairs = cell_pairs(cells)
         write_comparisons(shared / "comparisons.json", pairs, settings, rows, progress)
 
     run_stage(shared, "comparisons", inputs, ("comparisons.json",), make, redo=redo)
@@ -199,7 +247,7 @@ def compare_sets(
             for result in sets
         },
         "lpips": settings.lpips,
-        "code": code_digest(flips.count_flips, LPIPS),
+        "code": code_digest(set_pairs, flips.count_flips, LPIPS),
     }
     make = functools.partial(
         write_comparisons,

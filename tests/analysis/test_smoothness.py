@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxdiff.analysis import smoothness
 from jaxdiff.analysis.probe_summary import summarize, tally_decreases
@@ -105,6 +106,8 @@ def test_a_decrease_at_every_point():
     assert test.share.value == 1.0
     assert test.log_ratio.value == pytest.approx(-np.log(2))
     assert test.log_ratio.low == pytest.approx(test.log_ratio.high)
+    assert test.to_row()["verdict"] == "smaller"
+    assert test.to_row()["interval"] == "t 95 % over points, given these networks"
 
 
 def test_one_increase_refutes():
@@ -126,8 +129,29 @@ def test_errors_leave_points_undecided():
     test = smoothness.test_decrease(one_point, exact(np.array([2.0])))
     assert (test.share, test.undecided) == (None, 1)
     row = test.to_row()
-    assert (row["share"], row["n"]) == (None, 1)
+    assert (row["share"], row["n"], row["verdict"]) == (None, 1, "no interval")
     assert math.isnan(row["log_low"])
+
+
+@pytest.mark.parametrize(
+    ("ratios", "error", "verdict"),
+    [
+        ([0.5, 0.6, 0.7, 0.5], 0.0, "smaller"),
+        ([1.5, 1.6, 1.7, 1.5], 0.0, "larger"),
+        ([0.9, 1.1, 1.0, 1.02], 0.0, "no difference seen"),
+        ([0.5, 0.9, 1.2, 0.6], 0.0, "no difference seen"),
+        ([0.5, 0.6, 0.7, 0.5], 1.0, "no difference seen"),
+    ],
+)
+def test_a_verdict_needs_an_interval_without_0_and_norms_beyond_their_errors(
+    ratios, error, verdict
+):
+    before = Norms(np.ones(4), np.full(4, error))
+    after = Norms(np.array(ratios), np.full(4, error))
+    row = smoothness.test_decrease(before, after).to_row()
+    low, high = stats.t.interval(0.95, 3, np.mean(np.log(ratios)), stats.sem(np.log(ratios)))
+    assert (row["log_low"], row["log_high"]) == pytest.approx((low, high))
+    assert row["verdict"] == verdict
 
 
 def test_norms_that_are_not_positive_are_refused():
@@ -143,10 +167,11 @@ def test_the_norm_falls_raw_and_rises_scaled():
     """Half as large at three times the variance; with random weights it rises on both scales."""
     raw = find_tally(MODELS, model="deep", quantity=DECODER, scale=RAW)
     assert (raw.decreases, raw.increases, raw.undecided) == (8, 0, 0)
-    assert raw.log_ratio == pytest.approx(np.log(0.5))
+    assert float(raw.log_ratio) == pytest.approx(np.log(0.5))
+    assert raw.log_ratio.n == 4, "two levels repeat a point"
     scaled = find_tally(MODELS, model="deep", quantity=DECODER, scale=TIMES_VARIANCE)
     assert (scaled.decreases, scaled.increases) == (0, 8)
-    assert scaled.log_ratio == pytest.approx(np.log(1.5))
+    assert float(scaled.log_ratio) == pytest.approx(np.log(1.5))
     random = find_tally(MODELS, model="deep", quantity=DECODER, scale=RAW, weights="random")
     assert random.decreases == 0
 
@@ -182,7 +207,7 @@ def test_levels_that_do_not_follow_each_other():
     models = [keep_readings(model, lambda r: r.labels["level"] != 1) for model in MODELS]
     tally = find_tally(models, model="deep", quantity=DECODER, scale=RAW)
     assert (tally.decreases, tally.theorem) == (4, None)
-    assert tally.log_ratio == pytest.approx(np.log(0.25))
+    assert float(tally.log_ratio) == pytest.approx(np.log(0.25))
 
 
 def test_memories_of_one_image_are_not_compared():
@@ -218,11 +243,52 @@ def test_large_errors_leave_all_points_undecided():
 def test_models_are_compared_at_bottlenecks_and_pixels():
     """deep is 3 times shallow: 3 / 2 at level 2 against level 1, and 3 at the pixels."""
     bottleneck = find_tally(MODELS, "bottleneck with bottleneck", quantity=DECODER, scale=RAW)
-    assert bottleneck.log_ratio == pytest.approx(np.log(1.5))
+    assert float(bottleneck.log_ratio) == pytest.approx(np.log(1.5))
     assert bottleneck.theorem is None
     pixels = find_tally(MODELS, "level 0 with level 0", quantity=Quantity("pixels", "|M|"))
-    assert pixels.log_ratio == pytest.approx(np.log(3))
+    assert float(pixels.log_ratio) == pytest.approx(np.log(3))
     assert pixels.increases == 4
+    assert pixels.verdict == "larger"
+
+
+def test_the_interval_of_two_models_is_over_points_and_not_over_noise_levels():
+    """A point's log ratios at two noise levels are averaged first: n is 4 and not 8."""
+    ratios = np.array([[0.8, 1.1, 1.0, 1.3], [0.9, 1.2, 1.4, 0.7]])
+    readings = {"shallow": [], "deep": []}
+    for t, after in zip((100, 200), ratios, strict=True):
+        for name, values in (("shallow", np.ones(4)), ("deep", after)):
+            labels = {"weights": "trained", "t": t, "level": 0}
+            reading = Reading.measured("denoiser", "spectral_norm", values, **labels)
+            readings[name].append(reading)
+    models = [ProbedModel(name, i + 1, 1, 4, readings[name]) for i, name in enumerate(readings)]
+    (tally,) = [t for t in tally_decreases(models) if t.kind == "level 0 with level 0"]
+    means = np.log(ratios).mean(axis=0)
+    low, high = stats.t.interval(0.95, 3, means.mean(), stats.sem(means))
+    ends = (float(tally.log_ratio), tally.log_ratio.low, tally.log_ratio.high)
+    assert ends == pytest.approx((means.mean(), low, high))
+    (line,) = [line for line in summarize(models) if line.statistic == "ratio"]
+    assert (line.trained, line.low, line.high) == pytest.approx(
+        (np.exp(means.mean()), np.exp(low), np.exp(high))
+    )
+    assert line.verdict == "no difference seen"
+
+
+def test_the_largest_eigenvalue_of_m_counts_once():
+    """2 less the smallest eigenvalue of H = 2 (I - M) is 2 lambda_max(M): the same ratio."""
+    rng = np.random.default_rng(0)
+    models = []
+    for i, name in enumerate(("shallow", "deep")):
+        matrices = [np.diag(rng.uniform(0, 1, 5)) for _ in range(4)]
+        norms = [np.linalg.norm(m, 2) for m in matrices]
+        smallest = [np.linalg.eigvalsh(2 * (np.eye(5) - m))[0] for m in matrices]
+        np.testing.assert_allclose(2 - np.array(smallest), 2 * np.array(norms))
+        readings = [
+            make_reading("trained", 0, "denoiser", "spectral_norm", norms),
+            make_reading("trained", 0, "hessian", "smallest", smallest),
+        ]
+        models.append(ProbedModel(name, i + 1, 1, 4, readings))
+    rows = select_rows(smoothness.verdict_rows(models), comparison="level 0 with level 0")
+    assert [(row["reading"], row["form"]) for row in rows] == [("pixels", "|M|")]
 
 
 def test_the_summary_has_every_result_on_a_line():
@@ -247,7 +313,8 @@ def test_the_summary_has_every_result_on_a_line():
     assert numbers(*levels, "pull-back", TIMES_VARIANCE, falls) == (0.0, 0.0, "")
     ratio = ("level 0 with level 0", "shallow -> deep", "pixels |M|", RAW, "ratio")
     assert numbers(*ratio) == (pytest.approx(3), pytest.approx(3), "")
-    assert not any("smallest eigenvalue" in quantity for _, _, quantity, _, _ in lines)
+    assert lines[ratio].verdict == "larger"
+    assert lines[(*levels, "decoder", RAW, falls)].verdict == ""
     assert numbers("pixels", "shallow", "|H|", "", "median") == (2.0, 2.0, "")
     assert numbers("pixels", "shallow", "|H|", "", "90 % quantile") == (2.0, 2.0, "")
 
@@ -262,6 +329,26 @@ def test_the_figures_draw_what_was_measured(name, panels):
     assert len(visible) == panels
     assert all(ax.lines or ax.texts for ax in visible)
     assert "<svg" in style.to_svg(figure, name)
+
+
+def test_the_asymmetry_stands_under_the_figures_and_in_the_summary():
+    """The median over points and noise levels of the trained network alone."""
+    readings = [
+        make_reading("trained", 0, "denoiser", "asymmetry", [0.3, 0.4]),
+        make_reading("trained", 0, "denoiser", "asymmetry", [0.5, 0.4]),
+        make_reading("random", 0, "denoiser", "asymmetry", [0.9, 0.9]),
+    ]
+    deep = MODELS[1]
+    measured = ProbedModel("deep", 2, 1, 4, [*deep.readings, *readings])
+    medians = [line for line in summarize([measured]) if line.quantity == "asymmetry of M"]
+    assert (medians[0].statistic, medians[0].random) == ("median", 0.9)
+    assert medians[0].trained == pytest.approx(0.4)
+    for name in ("against_level", "against_noise", "against_depth"):
+        (legend,) = probe_figures.FIGURES[name]([MODELS[0], measured]).legends
+        note = " ".join(legend.get_title().get_text().split())
+        assert "the median of |M - M^T| / |M + M^T|, 0 for a gradient, is 0.40 (deep)." in note
+        (legend,) = probe_figures.FIGURES[name](MODELS).legends
+        assert not legend.get_title().get_text()
 
 
 def test_what_was_not_measured_is_not_drawn():

@@ -211,6 +211,22 @@ def test_the_energy_composed_with_the_decoder(state, readings):
 
 
 @pytest.mark.slow
+def test_the_decoders_error_is_of_the_clean_image(model, state, data, readings):
+    """|x0_hat - x0| / |x0|, the same at every level; of x_t it would be less than half of that."""
+    x = jnp.asarray(state.xt)
+    t = jnp.full(len(x), T)
+    x0_hat, _ = to_x0_and_eps(model.schedule, "v", model.unet(x, t), x, t)
+    x0 = data.probed.reshape(len(x), -1)
+    distance = np.linalg.norm(np.asarray(x0_hat).reshape(len(x), -1) - x0, axis=1)
+    expected = distance / np.linalg.norm(x0, axis=1)
+    of_xt = state.s * distance / np.linalg.norm(state.xt.reshape(len(x), -1), axis=1)
+    assert np.all(of_xt < 0.5 * expected)
+    for level in (0, 2):
+        values = find_values(readings[level], reading="decoder", name="x0_error")
+        np.testing.assert_allclose(values, expected, rtol=1e-3)
+
+
+@pytest.mark.slow
 def test_standard_errors_cover_on_a_unet(state):
     """99 % of 504 draws of 64 probes lie within 3 standard errors; Lanczos at 30 steps."""
     x = jnp.asarray(state.xt[0])

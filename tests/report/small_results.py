@@ -159,7 +159,7 @@ PROBE_ROWS = [
         "values": [0.8, 0.9],
         "errors": [0.0, 0.0],
     }
-    for name in ("spectral_norm", "trace")
+    for name in ("spectral_norm", "trace", "asymmetry")
 ]
 
 
@@ -273,7 +273,7 @@ def _write_images(folder: epath.Path, is_complete: bool) -> None:
 
 
 def _write_comparisons(shared: epath.Path, a: str, b: str) -> None:
-    pair = {"kind": "depth", "a": a, "b": b}
+    pair = {"kind": "model", "a": a, "b": b, "bank": "seed", "differs": "depth and width"}
     selections = [estimate("minority_in_a", 0.5, 4).to_json()]
     flips = {**pair, "n": 4, "b_count": 2, "c_count": 1, "p_value": 1.0, "selections": selections}
     similarity = [

@@ -69,6 +69,11 @@ def test_an_undefined_k_is_left_out(study):
     assert values == [[0.8], [], [0.6], [0.5]]
 
 
+def test_the_curvature_stands_over_the_measured_asymmetry(study):
+    (legend,) = figures.curvature(study).legends
+    assert "is 0.85 (2), 0.85 (3)." in " ".join(legend.get_title().get_text().split())
+
+
 def test_the_gate_is_a_bar_in_three_parts(study):
     bars = figures.quality_gate(study).axes[0].patches
     widths = [bar.get_width() for bar in bars]

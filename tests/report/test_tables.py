@@ -47,6 +47,8 @@ def test_comparisons_and_predictions_in_words(tmp_path):
     study = read_study(write_study(tmp_path))
     (flips,) = study_tables.flips(study)
     assert flips["bottlenecks, px"] == "4, 4"
+    assert flips["changes"] == "depth and width"
+    assert flips["noise bank"] == "the seed's own"
     assert flips["majority in second, if minority in first"] == "0.50 [0.48, 0.52] of 4"
     (similarity,) = study_tables.similarity(study)
     assert similarity["same noise"] == "0.100 [0.080, 0.120]"

@@ -3,40 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxdiff.results import CellInfo, CellResult
 from jaxdiff.study import inversion, pairwise
 from jaxdiff.study.pairwise import Pair
-
-
-def build_result(model, seed, common_labels=(), parts=5, majority=6):
-    """A finished cell without files."""
-    labels = np.array(common_labels, int)
-    no_images = np.zeros((0, 8, 8, 1), np.uint8)
-    name = f"{model}-s{seed}"
-    info = CellInfo(
-        name=name,
-        model=model,
-        depth=int(model),
-        parameters=1,
-        seed=seed,
-        n=300,
-        proportions=(0.8, 0.2),
-        majority=majority,
-        minority=15 - majority,
-    )
-    return CellResult(
-        name=name,
-        info=info,
-        sections={},
-        descriptions={},
-        run={},
-        samples=no_images,
-        labels=labels[:0],
-        nearest=no_images[:, None],
-        common=np.zeros((len(labels), 8, 8, 1), np.uint8),
-        common_labels=labels,
-        config={"data": {"parts": parts}},
-    )
+from tests.study.small_cells import build_result
 
 
 def test_bias_and_variance_over_seeds_on_shared_noise():
@@ -78,15 +47,69 @@ def test_parts_that_share_no_image(seeds, parts, expected):
     assert pairwise.are_disjoint(Pair("seed", a, b)) is expected
 
 
-def test_each_deeper_model_is_compared_with_the_shallowest_and_each_seed_with_the_next():
-    results = [build_result(model, seed) for model in ("2", "3", "4") for seed in (0, 2)]
+@pytest.mark.parametrize(("parts", "expected"), [(2, 0), (3, 2), (5, 3)])
+def test_two_parts_leave_no_disjoint_seeds_of_one_majority(parts, expected):
+    """Of six seeds whose majority alternates; with two parts they are of different turns."""
+    results = [
+        build_result("2", seed, [6], parts=parts, majority=9 if seed % 2 else 6)
+        for seed in range(6)
+    ]
+    pairs = pairwise.cell_pairs(results)
+    assert {pair.kind for pair in pairs} == {"seed"}
+    assert sum(map(pairwise.are_disjoint, pairs)) == expected
+
+
+def test_each_other_model_is_compared_with_the_shallowest_and_each_seed_with_the_next():
+    results = [build_result(model, seed, [6, 9]) for model in ("2", "3", "4") for seed in (0, 2)]
     pairs = [(pair.kind, pair.a.name, pair.b.name) for pair in pairwise.cell_pairs(results)]
     assert sorted(pairs) == [
-        ("depth", "2-s0", "3-s0"),
-        ("depth", "2-s0", "4-s0"),
-        ("depth", "2-s2", "3-s2"),
-        ("depth", "2-s2", "4-s2"),
+        ("model", "2-s0", "3-s0"),
+        ("model", "2-s0", "4-s0"),
+        ("model", "2-s2", "3-s2"),
+        ("model", "2-s2", "4-s2"),
         ("seed", "2-s0", "2-s2"),
         ("seed", "3-s0", "3-s2"),
         ("seed", "4-s0", "4-s2"),
     ]
+
+
+def test_models_of_a_seed_are_compared_on_all_its_samples_and_seeds_on_the_common_ones():
+    """Three flips in 300 samples of the seed's bank, and one in 2 of the common bank."""
+    labels = np.full(300, 6)
+    flipped = labels.copy()
+    flipped[-3:] = 9
+    shallow = build_result("2", 0, [6, 6], labels)
+    deep = build_result("3", 0, [9, 9], flipped)
+    other_seed = build_result("2", 2, [6, 9], labels)
+    rows = {
+        pair.kind: pairwise.compare_pair(pair, None)["flips"][0]
+        for pair in pairwise.cell_pairs([shallow, deep, other_seed])
+    }
+    of_models = rows["model"]
+    of_seeds = rows["seed"]
+    assert (of_models["bank"], of_models["differs"]) == ("seed", "depth")
+    assert (of_seeds["bank"], of_seeds["differs"]) == ("common", "seed")
+    assert (of_models["n"], of_models["b_count"], of_models["c_count"]) == (300, 0, 3)
+    assert (of_seeds["n"], of_seeds["c_count"]) == (2, 1)
+
+
+def test_without_a_common_bank_models_are_compared_and_seeds_are_not():
+    results = [build_result(model, seed, (), [6, 9]) for model in ("2", "3") for seed in (0, 2)]
+    assert {pair.kind for pair in pairwise.cell_pairs(results)} == {"model"}
+
+
+def test_images_that_are_compared_come_from_the_bank_of_the_row():
+    """The distance between grays is that between labels; at most NUM_SIMILAR noises."""
+
+    def distance(a, b):
+        return np.abs(a.astype(float) - b).mean(axis=(1, 2, 3))
+
+    a = build_result("2", 0, [6, 6, 6], [9] * 300)
+    b = build_result("3", 0, [6, 6, 6], [6] * 300)
+    rows = pairwise.compare_pair(Pair("model", a, b), distance)["similarity"]
+    paired = next(row for row in rows if (row["name"], row["pairing"]) == ("lpips", "paired"))
+    assert (paired["bank"], paired["n"], paired["value"]) == ("seed", pairwise.NUM_SIMILAR, 3)
+    other_seed = build_result("2", 2, [9, 9, 9], [9] * 300)
+    rows = pairwise.compare_pair(Pair("seed", a, other_seed), distance)["similarity"]
+    paired = next(row for row in rows if (row["name"], row["pairing"]) == ("lpips", "paired"))
+    assert (paired["bank"], paired["n"], paired["value"]) == ("common", 3, 3)
