@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num, UInt8
 from scipy import stats
 
-from jaxdiff.datasets.mixtures import draw_subset
+from jaxdiff.datasets.mixtures import draw_subset, mixture
 from jaxdiff.estimates import Estimate, wilson
 from jaxdiff.measures.artifacts import Artifacts, Images
 from jaxdiff.measures.exact_knn import nearest
@@ -206,27 +206,15 @@ def nearer_by_chance(
     """
     if strata is None:
         strata = np.zeros(len(unseen), int)
-    first, second = _split_in_halves(strata)
+    labels, sizes = np.unique(strata, return_counts=True)
+    # An odd image of a class is left out.
+    counts = {int(label): int(size) // 2 for label, size in zip(labels, sizes, strict=True)}
+    first, second = (mixture(strata, counts, part=part, parts=2) for part in (0, 1))
     if not len(first):
         why = f"{len(unseen)} unseen images have no halves"
         return Estimate.undefined("nearer_by_chance", len(samples), why=why)
     estimate = nearer_to_training(samples, unseen[first], unseen[second], strata[first])
     return estimate.named("nearer_by_chance")
-
-
-def _split_in_halves(
-    strata: Int[np.ndarray, " r"],
-) -> tuple[Int[np.ndarray, " h"], Int[np.ndarray, " h"]]:
-    """Indices of two random halves with the same classes in the same order."""
-    rng = np.random.default_rng(0)
-    halves: list[list[np.ndarray]] = [[], []]
-    for label in np.unique(strata):
-        members = rng.permutation(np.flatnonzero(strata == label))
-        half = len(members) // 2  # an odd one is left out
-        halves[0].append(members[:half])
-        halves[1].append(members[half : 2 * half])
-    first, second = (np.concatenate(half) for half in halves)
-    return first, second
 
 
 def copy_spurious_novel(
