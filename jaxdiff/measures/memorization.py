@@ -7,6 +7,7 @@ them. Images are rows [n, d] of any number type in one space, in which distances
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int, Num, UInt8
 from scipy import stats
 
 from jaxdiff.datasets.mixtures import draw_subset, mixture
-from jaxdiff.estimates import Estimate, wilson
+from jaxdiff.estimates import NORMAL_QUANTILE, Estimate, wilson
 from jaxdiff.measures.artifacts import Artifacts, Images
 from jaxdiff.measures.exact_knn import nearest
 from jaxdiff.measures.registry import measure
@@ -115,8 +116,8 @@ def nearer_to_training(
     Returns
     -------
     estimate
-        0.5 without copying, larger with it. The interval is Wilson's at the number of independent
-        samples that have the variance of `_reference_variance`, at most all of them.
+        0.5 without copying, larger with it. The interval is over references of either kind and
+        over samples: Wilson's at the number of independent samples that would be as uncertain.
 
     Raises
     ------
@@ -141,45 +142,63 @@ def nearer_to_training(
     to_train = np.bincount(nearest_train.indices[:, 0], is_nearer / count, len(train))
     to_unseen = np.bincount(nearest_unseen.indices[:, 0], (1.0 - is_nearer) / count, len(unseen))
     value = float(is_nearer.mean())
-    variance = _reference_variance(to_train, to_unseen, strata)
-    spread = value * (1 - value)
-    # At 0 and 1 there is no spread to compare with; Wilson's interval is then that of the samples.
-    trials = min(count, spread / variance) if spread * variance > 0 else count
+    trials = _effective_trials(value, count, _influences(to_train, to_unseen, strata))
     low, high = wilson(value * trials, trials)
     method = "Wilson 95 % over references and samples"
     return Estimate(value, low, high, count, method, name="nearer_to_training")
 
 
-def _reference_variance(
+def _influences(
     to_train: Float[np.ndarray, " r"],
     to_unseen: Float[np.ndarray, " r"],
     strata: Int[np.ndarray, " r"] | None,
-) -> float:
-    """Variance of the fraction of samples nearer to training images, over references and samples.
+) -> Float[np.ndarray, " n"]:
+    """What each reference adds to the fraction of samples nearer to training images.
 
     A few references are nearest to many samples (hubs), and whether these few are training images
     is chance. So references are what is resampled, each with the samples that are nearest to it:
-    the fraction is the ratio of the training images' samples to all, and this is the variance of a
-    ratio of totals over strata of references (Cochran 1977, section 6.11). The chance that is in
-    drawing samples is part of it, since it is in the references' counts.
+    the fraction is a ratio of totals over references, of which every class has a fixed number of
+    either kind, and the sum of the squares of its influences is its variance (Cochran 1977, section
+    6.11). The chance that is in drawing samples is part of it, since it is in the references'
+    counts.
 
     Parameters
     ----------
     to_train, to_unseen
         Fraction of all samples that are nearest to each reference; together they sum to 1.
     strata
-        Class of the i-th reference of both kinds, whose numbers are fixed.
+        Class of the i-th reference of both kinds.
     """
     nearer = float(to_train.sum())
     if strata is None:
         strata = np.zeros(len(to_train), int)
-    variance = 0.0
+    influences = []
     for fractions, weight in ((to_train, 1.0 - nearer), (to_unseen, nearer)):
         for label in np.unique(strata):
             members = fractions[strata == label]
-            if len(members) > 1:
-                variance += weight**2 * len(members) * float(members.var(ddof=1))
-    return variance
+            size = len(members)
+            if size > 1:
+                deviations = members - members.mean()
+                influences.append(weight * math.sqrt(size / (size - 1)) * deviations)
+    return np.concatenate(influences) if influences else np.zeros(0)
+
+
+def _effective_trials(value: float, count: int, influences: Float[np.ndarray, " n"]) -> float:
+    """The number of independent samples whose fraction is as uncertain, at most `count`.
+
+    It is smaller by the ratio of a normal to a t quantile (Korn & Graubard 1998), with
+    Satterthwaite's degrees of freedom: hubs make a variance of few large terms.
+    """
+    squares = influences**2
+    variance = float(squares.sum())
+    spread = value * (1 - value)
+    if spread * variance <= 0:  # all samples are on one side, or the references equally near
+        return float(count)
+    variance_of_squares = float(np.square(squares).sum()) - variance**2 / len(squares)
+    quantile = NORMAL_QUANTILE
+    if variance_of_squares > 0:
+        quantile = float(stats.t.ppf(0.975, 2 * variance**2 / variance_of_squares))
+    return min(count, spread / variance) * (NORMAL_QUANTILE / quantile) ** 2
 
 
 def nearer_by_chance(

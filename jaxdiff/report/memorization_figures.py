@@ -70,7 +70,7 @@ R2_CURVES = (
     caption="The paper's Figure 2C with numbers. It says that models move from the upper left "
     "(high variance: copies of training images) to the lower right (high bias: the majority "
     "grows) as they get deeper. Left: how much less a model loses on training images than on "
-    "unseen ones, which is above 0 long before a sample is a copy; of images without a model, the "
+    "unseen ones, which can be above 0 where no sample is a copy; of images without a model, the "
     "fraction nearer to training than to unseen images, less one half. Right: memorized samples; "
     "dotted, the fraction of unseen images that would count as such. A large mark is a model, with "
     "its 95 % interval, small ones its earlier checkpoints, a color a model.",

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxdiff.estimates import wilson
 from jaxdiff.measures.memorization import nearer_by_chance, nearer_to_training
@@ -94,7 +95,7 @@ def test_the_interval_is_that_of_resampled_references():
         totals = weights * counts
         return totals[:120].sum() / totals.sum()
 
-    variance = 0.0
+    influences = []
     for stratum in range(4):
         members = np.flatnonzero(strata == stratum)
         size = len(members)
@@ -104,11 +105,16 @@ def test_the_interval_is_that_of_resampled_references():
             weights[members] = size / (size - 1)
             weights[left_out] = 0.0
             values.append(fraction(weights))
-        variance += (size - 1) ** 2 / size * np.var(values, ddof=1)
+        influences.append(np.sqrt((size - 1) / size) * (values - np.mean(values)))
+    squares = np.concatenate(influences) ** 2
+    variance = squares.sum()
+    degrees = 2 * variance**2 / (np.square(squares).sum() - variance**2 / 240)
     value = fraction(np.ones(240))
     estimate = nearer_to_training(samples, train, unseen, labels)
     assert estimate.value == pytest.approx(value)
-    low, high = wilson(value**2 * (1 - value) / variance, value * (1 - value) / variance)
+    ratio = stats.norm.ppf(0.975) / stats.t.ppf(0.975, degrees)
+    trials = value * (1 - value) / variance * ratio**2
+    low, high = wilson(value * trials, trials)
     assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=2e-3)
     alone = wilson(round(value * 800), 800)
     assert estimate.high - estimate.low > 1.2 * (alone[1] - alone[0])
