@@ -13,7 +13,11 @@ from absl import app, flags
 
 from benchmarks.turns import peak
 from jaxdiff.measures.distributions import kid, prdc
-from jaxdiff.measures.memorization import copy_spurious_novel, memorization_metrics
+from jaxdiff.measures.memorization import (
+    copy_spurious_novel,
+    memorization_metrics,
+    nearer_to_training,
+)
 
 flags.DEFINE_integer("references", 50_000, "Training images.")
 flags.DEFINE_integer("queries", 1_000, "Samples, and as many held-out images.")
@@ -38,7 +42,9 @@ def main(_) -> None:
         print(f"{name:10} {time.perf_counter() - start:6.1f} s, {peak() - memory:5.0f} MB")
 
     report("memorized", memorization_metrics, {"samples": samples, "held_out": held_out}, train)
-    report("copies", copy_spurious_novel, samples, second_samples, train, held_out)
+    report("nearer", nearer_to_training, samples, train[0::2], train[1::2])
+    references = train[: len(second_samples)]  # as many of both
+    report("copies", copy_spurious_novel, samples, second_samples, references, held_out)
     held_out_features = held_out.astype(np.float32)
     features = samples.astype(np.float32)
     report("prdc", prdc, held_out_features, features)

@@ -167,13 +167,13 @@ class Proportion(NamedTuple):
         return self.successes / self.trials
 
 
-def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float | int, trials: float | int, level: float = 0.95) -> tuple[float, float]:
     """Score interval of a proportion (Wilson 1927).
 
     Parameters
     ----------
     successes, trials
-        0 <= successes <= trials, trials > 0.
+        0 <= successes <= trials, trials > 0; an effective number of trials need not be whole.
     level
         Confidence level, between 0 and 1.
 

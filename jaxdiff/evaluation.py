@@ -14,8 +14,10 @@ from jaxtyping import Int, UInt8
 
 from jaxdiff import files, results
 from jaxdiff.cells.classifiers import Classifiers, run_classifiers
+from jaxdiff.cells.data import UNSEEN_POOLS, join_splits, match_splits
 from jaxdiff.cells.measuring import ResultFolder, run_measures
 from jaxdiff.datasets.dataset import Dataset, Split
+from jaxdiff.datasets.mixtures import draw_subset
 from jaxdiff.datasets.registry import load_splits
 from jaxdiff.features.extractors import load_extractor
 from jaxdiff.measures.artifacts import Images, MatchedSplits, Predictions, Roles
@@ -59,7 +61,7 @@ class Reference:
     def from_dataset(
         cls, dataset: Dataset, cache: epath.Path, progress: Progress = no_progress
     ) -> "Reference":
-        """The generator's pool as the reference; the other pools for held-out images."""
+        """The generator's pool as the reference; the other pools for unseen images."""
         splits = load_splits(dataset, cache, np.sort(dataset.pools["generator"]), progress)
         dataset_id = {"data": dataset.source.identity, "classes": list(dataset.classes)}
         return cls(
@@ -76,6 +78,24 @@ class Reference:
         """Fingerprint of the images."""
         arrays = [self.images] if self.held_out is None else [self.images, self.held_out]
         return files.array_digest(*arrays)
+
+    @functools.cached_property
+    def matched(self) -> MatchedSplits | None:
+        """As many images of the reference as of those that no model was trained on.
+
+        A dataset's are matched class by class, see `match_splits`; of other images, whose classes
+        are not known, the larger set gives a random subset.
+        """
+        if self.splits is not None:
+            train = self.splits["train"]
+            unseen = join_splits([self.splits[name] for name in UNSEEN_POOLS])
+            return match_splits(train, unseen, train.labels, unseen.labels)
+        if self.held_out is None:
+            return None
+        sets = (self.images, self.held_out)
+        count = min(len(images) for images in sets)
+        subsets = [images[draw_subset(np.zeros(len(images), int), count)] for images in sets]
+        return MatchedSplits(*subsets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,17 +175,9 @@ class SetContext(ResultFolder):
     def held_out(self) -> Images | None:
         return self.reference.held_out
 
-    @functools.cached_property
+    @property
     def matched(self) -> MatchedSplits | None:
-        """Random subsets of equal size: nothing is known of the images' classes."""
-        if self.reference.held_out is None:
-            return None
-        sets = (self.reference.images, self.reference.held_out)
-        count = min(len(images) for images in sets)
-        rng = np.random.default_rng(0)
-        indices = [np.sort(rng.permutation(len(images))[:count]) for images in sets]
-        train, held_out = (images[i] for images, i in zip(sets, indices, strict=True))
-        return MatchedSplits(train, held_out)
+        return self.reference.matched
 
     @functools.cached_property
     def predictions(self) -> Predictions | None:
@@ -192,7 +204,7 @@ class SetContext(ResultFolder):
             return False
         if name in ("predictions", "confusion", "predict"):
             return self.roles is not None
-        if name in ("matched", "held_out"):
+        if name in ("matched", "held_out"):  # a dataset has both, a folder of images neither
             return self.reference.held_out is not None
         return getattr(self, name, None) is not None
 
@@ -205,6 +217,9 @@ class SetContext(ResultFolder):
         if name in self.outputs:
             return self.outputs[name]
         roles = None if self.roles is None else dataclasses.asdict(self.roles)
+        if name == "matched":
+            dataset_id = self.reference.dataset_id
+            return {"reference": self.reference.digest, "dataset": dict(dataset_id)}
         return {"reference": self.reference.digest, "roles": roles}
 
 

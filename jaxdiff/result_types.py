@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from jaxdiff.estimates import Estimate
 
@@ -186,6 +186,31 @@ class Result:
         return next(iter(self.estimates(section, name, **labels)), None)
 
 
+@dataclasses.dataclass(frozen=True)
+class CheckpointLosses:
+    """The eps losses of single images at each checkpoint, as losses.npz holds them.
+
+    Parameters
+    ----------
+    train, unseen
+        Losses of training images, and of images that the model was not trained on.
+    steps
+        Optimizer steps of the checkpoints.
+    t
+        Noise steps.
+    """
+
+    train: Float[np.ndarray, "checkpoint level n"]
+    unseen: Float[np.ndarray, "checkpoint level m"]
+    steps: Int[np.ndarray, " checkpoint"]
+    t: Int[np.ndarray, " level"]
+
+    @property
+    def last_unseen(self) -> Float[np.ndarray, " m"]:
+        """The mean over noise levels of each unseen image, at the last checkpoint."""
+        return self.unseen[-1].mean(axis=0, dtype=np.float64)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CellResult(Result):
     """A finished cell.
@@ -198,12 +223,15 @@ class CellResult(Result):
         A line of metrics.jsonl each: the loss along training.
     probe
         Rows of probe.json: the curvature at single points.
+    losses
+        losses.npz: the losses of single images; None where they were not kept.
     """
 
     info: CellInfo
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Sequence[Mapping[str, float | int]] = ()
     probe: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    losses: CheckpointLosses | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from jaxdiff.estimates import Estimate
 from jaxdiff.result_types import (
     CellInfo,
     CellResult,
+    CheckpointLosses,
     DepthFigure,
     Result,
     Section,
@@ -32,6 +33,7 @@ __all__ = [
     "SCHEMA",
     "CellInfo",
     "CellResult",
+    "CheckpointLosses",
     "DepthFigure",
     "Result",
     "Section",
@@ -198,6 +200,7 @@ def _read_cell(folder: epath.Path) -> CellResult:
         config=files.read_json(folder / "config.json"),
         metrics=_read_json_lines(folder / "metrics.jsonl"),
         probe=_read_json_or_nothing(folder / "probe.json").get("rows", []),
+        losses=_read_losses(folder / "losses.npz"),
         **_read_common_fields(folder, result),
     )
 
@@ -230,6 +233,10 @@ def _read_common_fields(folder: epath.Path, result: Mapping[str, Any]) -> dict[s
 
 def _read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
     return read_npz(path) if path.exists() else {}
+
+
+def _read_losses(path: epath.Path) -> CheckpointLosses | None:
+    return CheckpointLosses(**read_npz(path)) if path.exists() else None
 
 
 def _read_estimates(

@@ -7,12 +7,25 @@ import pytest
 from etils import epath
 
 from jaxdiff import files, results
+from jaxdiff.datasets.dataset import Split
+from jaxdiff.datasets.prepare import Prepared
 from jaxdiff.evaluation import EvaluationSettings, Reference, evaluate
 from jaxdiff.measures.artifacts import Roles
 from jaxdiff.measures.registry import load_measures
 from jaxdiff.settings import MeasureSettings
 from jaxdiff.stage import Redo
 from jaxdiff.study.pairwise import compare_sets
+
+
+class InMemory(Prepared):
+    """A prepared dataset without files."""
+
+    def __init__(self, images):
+        object.__setattr__(self, "images", images)
+
+    def read(self, indices):
+        return self.images[indices]
+
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 1)).astype(np.uint8)
 REFERENCE = Reference("reference", IMAGES[12:])
@@ -49,6 +62,31 @@ def test_copies_are_found_and_held_out_images_are_measured_too(tmp_path):
     assert distances["b", "samples"] == 0
     assert distances["a", "samples"] > 0.1
     assert distances["a", "held_out"] == pytest.approx(distances["b", "held_out"])
+
+
+def test_unseen_images_are_those_of_all_other_pools_class_by_class():
+    labels = np.repeat(np.tile([0, 1], 4), [8, 4, 3, 3, 3, 3, 3, 3])
+    prepared = InMemory(IMAGES)
+    starts = {"train": 0, "held_out": 12, "classifier_test": 18, "classifier": 24}
+    ends = (12, 18, 24, 30)
+    rows = [np.arange(start, end) for start, end in zip(starts.values(), ends, strict=True)]
+    splits = {
+        name: Split(prepared, indices, labels[indices])
+        for name, indices in zip(starts, rows, strict=True)
+    }
+    reference = Reference("digits", IMAGES[:12], IMAGES[12:18], splits, ("no", "yes"))
+    matched = reference.matched
+    assert matched.labels.tolist() == [0] * 8 + [1] * 4
+    assert set(map(bytes, matched.train)) == set(map(bytes, IMAGES[:12]))
+    unseen = {bytes(image): label for image, label in zip(IMAGES[12:], labels[12:], strict=True)}
+    assert [unseen[bytes(image)] for image in matched.unseen] == matched.labels.tolist()
+
+
+def test_images_of_unknown_classes_are_matched_in_number():
+    matched = dataclasses.replace(REFERENCE, held_out=IMAGES[:6]).matched
+    assert len(matched.train) == len(matched.unseen) == 6
+    assert matched.labels is None
+    assert REFERENCE.matched is None
 
 
 def test_a_set_is_no_cell(tmp_path):

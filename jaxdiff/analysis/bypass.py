@@ -2,7 +2,7 @@
 
 "Toward high variance" has three signs: samples nearer to the training images, more of them
 memorized, and a smaller effective k. "More realistic" has two: a higher quality gate and a lower
-KID to held-out images. A claim is supported where some sign is for it and none against,
+KID to unseen images. A claim is supported where some sign is for it and none against,
 contradicted where some is against and none for it. Samples that are of neither class are no
 support for high variance, however near they are: where the gate falls, what speaks for it does
 not count. These rules were fixed before any run.
@@ -52,7 +52,7 @@ class Quantity:
 QUANTITIES = {
     "moved": Quantity("change of the samples, RMS a pixel", "moved", "rms"),
     "gate": Quantity("quality gate", "quality", "gate", is_relative=False),
-    "kid": Quantity("KID to held-out images", "fidelity", "kid", {"against": "held_out"}),
+    "kid": Quantity("KID to unseen images", "fidelity", "kid", {"against": "unseen"}),
     "nearest": Quantity(
         "distance to the nearest training image",
         "neighbors",

@@ -12,7 +12,14 @@ from jaxtyping import Int
 from jaxdiff import checkpoints, files, models, results
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.classifiers import Classifiers
-from jaxdiff.cells.data import DataPaths, load_cell_splits, open_cell_dataset
+from jaxdiff.cells.data import (
+    UNSEEN_POOLS,
+    DataPaths,
+    join_splits,
+    load_cell_splits,
+    match_splits,
+    open_cell_dataset,
+)
 from jaxdiff.cells.measuring import ResultFolder
 from jaxdiff.datasets.dataset import Dataset, Split
 from jaxdiff.datasets.images import to_float, to_uint8
@@ -26,7 +33,7 @@ from jaxdiff.sampling import Sampler
 from jaxdiff.settings import MeasureSettings, to_json
 from jaxdiff.stage import Outputs
 
-DATA_ARTIFACTS = ("roles", "seed", "train", "held_out", "held_out_of_classes", "matched", "unseen")
+DATA_ARTIFACTS = ("roles", "seed", "train", "held_out", "held_out_of_classes", "unseen")
 DENOISED_FROM = 0.3  # noise level, as a share of T, from which held-out images are denoised
 
 
@@ -97,7 +104,7 @@ class CellContext(ResultFolder):
     @functools.cached_property
     def held_out(self) -> Images:
         split = self.splits["held_out"]
-        return split.images[mixture(split.labels, self._matched_counts(split))]
+        return split.images[mixture(split.labels, self._counts_at_mix(split))]
 
     @functools.cached_property
     def held_out_of_classes(self) -> Images:
@@ -106,30 +113,46 @@ class CellContext(ResultFolder):
 
     @functools.cached_property
     def matched(self) -> MatchedSplits:
-        held_out = self.splits["held_out"]
-        counts = self._matched_counts(self.train, held_out)
-        subsets = [split.images[mixture(split.labels, counts)] for split in (self.train, held_out)]
-        return MatchedSplits(*subsets)
+        test = self.splits["classifier_test"]
+        num_queries = self.settings.queries
+        queries = self._unseen_rows(num_queries) if num_queries else np.zeros(0, int)
+        # A memory that held the queries themselves would explain a model best.
+        others = test.select(np.setdiff1d(np.arange(len(test)), queries))
+        splits = {**self.splits, "classifier_test": others}
+        unseen = join_splits([splits[name] for name in UNSEEN_POOLS])
+        return match_splits(self.train, unseen, self._strata(self.train), self._strata(unseen))
+
+    def _strata(self, split: Split) -> Int[np.ndarray, " n"]:
+        """What a cell's training images are chosen by: each image's class, or its group."""
+        if not self.cell.is_grouped:
+            return split.labels
+        groups = self.dataset.groups
+        assert groups is not None
+        return groups[split.indices]
 
     def unseen(self, count: int) -> Images:
+        split = self.splits["classifier_test"]
+        return split.images[self._unseen_rows(count)]
+
+    def _unseen_rows(self, count: int) -> Int[np.ndarray, " n"]:
         split = self.splits["classifier_test"]
         majority_size = int((split.labels == self.cell.majority).sum())
         minority_size = int((split.labels == self.cell.minority).sum())
         minority = min(max(1, round(count * self.cell.proportions[1])), minority_size)
         majority = min(count - minority, majority_size)
         counts = {self.cell.majority: majority, self.cell.minority: minority}
-        return split.images[mixture(split.labels, counts)]
+        return mixture(split.labels, counts)
 
     def _is_of_classes(self, split: Split) -> np.ndarray:
         return np.isin(split.labels, self.roles.classes)
 
-    def _matched_counts(self, *splits: Split) -> dict[int, int]:
-        """Images of each class in the largest set of the cell's mix that every split can give."""
-        majority, minority = self.cell.majority, self.cell.minority
-        majority_size = min(int((split.labels == majority).sum()) for split in splits)
-        minority_size = min(int((split.labels == minority).sum()) for split in splits)
-        share, complement = self.cell.proportions[1], self.cell.proportions[0]
-        target = max(round(majority_size * share / complement), 1)
+    def _counts_at_mix(self, split: Split) -> dict[int, int]:
+        """Images of each class in the largest set of the cell's mix that a split can give."""
+        majority, minority = self.roles.classes
+        majority_share, minority_share = self.cell.proportions
+        majority_size = int((split.labels == majority).sum())
+        minority_size = int((split.labels == minority).sum())
+        target = max(round(majority_size * minority_share / majority_share), 1)
         return {majority: majority_size, minority: min(target, minority_size)}
 
     # ---- the trained model ----
@@ -242,6 +265,8 @@ class CellContext(ResultFolder):
             return self.outputs["denoise"]
         if name in ("sampler", "leveled_sampler", "checkpoints"):
             return {"trained": self.trained_from(), "sample": to_json(self.cell.sample)}
+        if name == "matched":
+            return self.data_digest() | {"queries": self.settings.queries}
         if name in DATA_ARTIFACTS:
             return self.data_digest()
         return self.outputs[name]  # another measure

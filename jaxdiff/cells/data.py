@@ -12,7 +12,12 @@ from jaxdiff import files
 from jaxdiff.cells.cell import Cell
 from jaxdiff.datasets import registry
 from jaxdiff.datasets.dataset import Dataset, Split
+from jaxdiff.datasets.mixtures import match_counts, mixture
+from jaxdiff.measures.artifacts import MatchedSplits
 from jaxdiff.progress import Progress
+
+# The pools that no model of a study is trained on; a classifier's images are new to a model too.
+UNSEEN_POOLS = ("held_out", "classifier_test", "classifier")
 
 
 class DataPaths(NamedTuple):
@@ -141,3 +146,32 @@ def load_cell_splits(
     dataset = open_cell_dataset(cell, paths.data_dir)
     train = cell_training_set(cell, dataset)
     return registry.load_splits(dataset, paths.cache_dir(workdir), train, progress)
+
+
+def join_splits(splits: Sequence[Split]) -> Split:
+    """Splits of one prepared dataset as one."""
+    indices = np.concatenate([split.indices for split in splits])
+    labels = np.concatenate([split.labels for split in splits])
+    return Split(splits[0].source, indices, labels)
+
+
+def match_splits(
+    train: Split,
+    unseen: Split,
+    train_strata: Int[np.ndarray, " n"],
+    unseen_strata: Int[np.ndarray, " m"],
+) -> MatchedSplits:
+    """As many images of either split in every stratum, by the rule of `match_counts`.
+
+    Parameters
+    ----------
+    train, unseen
+        The two splits.
+    train_strata, unseen_strata
+        Class or group of each image.
+    """
+    counts = match_counts(train_strata, unseen_strata)
+    rows = mixture(train_strata, counts)
+    # The unseen split may be much larger than what is taken of it: only that is read.
+    unseen_images = unseen.select(mixture(unseen_strata, counts)).images
+    return MatchedSplits(train.images[rows], unseen_images, train_strata[rows])

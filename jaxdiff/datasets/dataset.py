@@ -33,6 +33,10 @@ class Split:
         """uint8 [n, size, size, channel]."""
         return self.source.read(self.indices)
 
+    def select(self, rows: Int[np.ndarray, " selected"]) -> "Split":
+        """Some of the images; no other one is read."""
+        return Split(self.source, self.indices[rows], self.labels[rows])
+
     def __len__(self) -> int:
         return len(self.indices)
 

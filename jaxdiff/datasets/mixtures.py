@@ -101,6 +101,41 @@ def mixture(
     return np.concatenate(selected)
 
 
+def match_counts(
+    labels: Int[np.ndarray, " n"], other_labels: Int[np.ndarray, " m"]
+) -> dict[int, int]:
+    """Images of each class in the largest sets that two pools can both give at the first's mix.
+
+    The most frequent class of the first pool comes in whole: all that both pools have of it. The
+    others follow in the mix of the first pool, each with at least one image; where a pool has too
+    few, with all that both have, so that a scarce class shrinks itself and not the sets.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    available = [
+        min(int(size), int((other_labels == label).sum()))
+        for label, size in zip(classes, sizes, strict=True)
+    ]
+    largest = int(np.argmax(sizes))
+    scale = available[largest] / sizes[largest]
+    counts = {}
+    for label, size, limit in zip(classes, sizes, available, strict=True):
+        counts[int(label)] = min(limit, max(1, round(scale * size)))
+    return counts
+
+
+def draw_subset(
+    labels: Int[np.ndarray, " n"], count: int, seed: int = 0
+) -> Int[np.ndarray, " selected"]:
+    """Sorted indices of at most `count` random images with the same mix of classes."""
+    count = min(count, len(labels))
+    shuffle = np.random.default_rng(seed).permutation(len(labels))
+    by_class = shuffle[np.argsort(labels[shuffle], kind="stable")]
+    # Equal steps through the images sorted by class: each class's count is its share, rounded.
+    middles = 2 * np.arange(count) + 1
+    positions = middles * len(labels) // max(2 * count, 1)
+    return np.sort(by_class[positions])
+
+
 def shuffled_part(
     pool: Int[np.ndarray, " pool"], count: int, label: int, *, part: int, parts: int, seed: int
 ) -> Int[np.ndarray, " part"]:

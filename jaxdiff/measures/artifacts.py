@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkab
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from jaxdiff.datasets.mixtures import draw_subset
 from jaxdiff.estimates import Estimate
 from jaxdiff.progress import Progress
 
@@ -86,10 +87,30 @@ class Predictions:
 
 
 class MatchedSplits(NamedTuple):
-    """Training and held-out images in equal numbers and the same class mix."""
+    """As many training as unseen images, class by class.
+
+    Parameters
+    ----------
+    train, unseen
+        Images of the training set, and images that nothing but a classifier was trained on.
+    labels
+        Class of the i-th image of either set; None where the classes are not known.
+    """
 
     train: Images
-    held_out: Images
+    unseen: Images
+    labels: Int[np.ndarray, " _n"] | None = None
+
+    def limit(self, count: int) -> "MatchedSplits":
+        """At most `count` images of either set, a random subset in the same mix of classes."""
+        rows = draw_subset(self.strata, count)
+        labels = None if self.labels is None else self.labels[rows]
+        return MatchedSplits(self.train[rows], self.unseen[rows], labels)
+
+    @property
+    def strata(self) -> Int[np.ndarray, " _n"]:
+        """The labels; one class where they are not known."""
+        return np.zeros(len(self.train), int) if self.labels is None else self.labels
 
 
 @runtime_checkable  # the test suite checks the types of arguments
@@ -150,7 +171,11 @@ class Artifacts(Protocol):
 
     @property
     def matched(self) -> MatchedSplits | None:
-        """Training and held-out images in equal numbers."""
+        """All training and unseen images that can be had in equal numbers, class by class.
+
+        The unseen ones hold none of ``unseen(settings.queries)``, so that a measure can ask about
+        these with either set as a memory.
+        """
 
     @property
     def sampler(self) -> "Sampler | None":
@@ -168,7 +193,10 @@ class Artifacts(Protocol):
         """What both classifiers see in images."""
 
     def unseen(self, count: int) -> Images:
-        """At most `count` images in the training mix that are in none of the sets above."""
+        """At most `count` images in the training mix that no model is trained on.
+
+        None of them is in `train`, in `held_out` or, up to ``settings.queries``, in `matched`.
+        """
 
     def sampler_at(self, step: int) -> "Sampler":
         """The sampler with the weights of a kept checkpoint."""

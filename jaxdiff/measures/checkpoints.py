@@ -1,17 +1,18 @@
 """Memorization along training: losses at the same noise, and a few samples of early checkpoints."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from scipy import stats
 
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.diffusion import Schedule
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures.amplification import amplification_scales
-from jaxdiff.measures.artifacts import Artifacts, Images, require
+from jaxdiff.measures.artifacts import Artifacts, Images, MatchedSplits, require
 from jaxdiff.measures.fixed_noise import FIXED_NOISE_SEED, PredictEps, noise_images
 from jaxdiff.measures.memorization import flatten, memorization_metrics
 from jaxdiff.measures.quality import quality_gate
@@ -20,12 +21,25 @@ from jaxdiff.measures.shares import select_share, share_forms
 from jaxdiff.sampling import COMMON_SEED
 
 NUM_NOISE_LEVELS = 8  # at which losses are compared
+MAX_IMAGES = 512  # of either set: more would make losses dearer than training short runs
+
+
+class Losses(NamedTuple):
+    """Losses of training and of unseen images at one checkpoint."""
+
+    train: Float[np.ndarray, "level n"]
+    unseen: Float[np.ndarray, "level n"]
+
+
+def noise_levels(schedule: Schedule) -> Int[np.ndarray, " level"]:
+    """The last steps of eight equal parts of a schedule, T - 1 among them."""
+    return np.linspace(0, schedule.steps, NUM_NOISE_LEVELS + 1)[1:].astype(int) - 1
 
 
 def eps_losses(
     predict_eps: PredictEps, schedule: Schedule, x0: Float[Array, "n h w c"], seed: int
-) -> Float[np.ndarray, " n"]:
-    """Each image's mean squared error of the predicted eps over 8 noise levels.
+) -> Float[np.ndarray, "level n"]:
+    """Mean squared error of the predicted eps, for each noise level and image.
 
     The noise is the same at every call. What a model loses less on its training images than on
     others, it has memorized of them (Carlini et al. 2023; along training, Bonnaire et al. 2025).
@@ -42,34 +56,41 @@ def eps_losses(
         Names the noise.
     """
     losses = []
-    # The last steps of eight equal parts of the schedule, T - 1 among them.
-    for last in np.linspace(0, schedule.steps, NUM_NOISE_LEVELS + 1)[1:].astype(int):
-        t = int(last) - 1
-        xt, eps = noise_images(schedule, x0, t, seed)
+    for t in noise_levels(schedule):
+        xt, eps = noise_images(schedule, x0, int(t), seed)
         error = predict_eps(xt, jnp.full(len(x0), t)) - eps
-        losses.append(np.asarray(jnp.square(error).mean(axis=(1, 2, 3))))
-    return np.mean(losses, axis=0)
+        losses.append(np.asarray(jnp.square(error).mean(axis=(1, 2, 3)), np.float32))
+    return np.stack(losses)
 
 
-def loss_gap(train: Float[np.ndarray, " n"], held_out: Float[np.ndarray, " m"]) -> list[Estimate]:
-    """The mean eps loss of training and of held-out images, and their difference.
+def loss_gap(
+    train: Float[np.ndarray, "level n"], unseen: Float[np.ndarray, "level m"]
+) -> list[Estimate]:
+    """The mean eps loss of training and of unseen images over noise levels, and their difference.
+
+    Parameters
+    ----------
+    train, unseen
+        Losses of `eps_losses`.
 
     Returns
     -------
     estimates
-        ``eps_loss`` of either set with t intervals; ``eps_gap``, held-out less train, with
+        ``eps_loss`` of either set with t intervals; ``eps_gap``, unseen less train, with
         Welch's: above 0 is memorization, larger is more.
     """
+    train_means = train.mean(axis=0)
+    unseen_means = unseen.mean(axis=0)
     # Unpaired: the two sets are different images.
-    gap = stats.ttest_ind(held_out, train, equal_var=False).confidence_interval()
+    gap = stats.ttest_ind(unseen_means, train_means, equal_var=False).confidence_interval()
     return [
-        Estimate.mean(train.tolist(), "images", "eps_loss", images="train"),
-        Estimate.mean(held_out.tolist(), "images", "eps_loss", images="held_out"),
+        Estimate.mean(train_means.tolist(), "images", "eps_loss", images="train"),
+        Estimate.mean(unseen_means.tolist(), "images", "eps_loss", images="unseen"),
         Estimate(
-            float(held_out.mean() - train.mean()),
+            float(unseen_means.mean() - train_means.mean()),
             float(gap.low),
             float(gap.high),
-            len(train) + len(held_out),
+            len(train_means) + len(unseen_means),
             "Welch 95 %",
             name="eps_gap",
         ),
@@ -80,44 +101,62 @@ def loss_gap(train: Float[np.ndarray, " n"], held_out: Float[np.ndarray, " m"]) 
     "checkpoints",
     title="Along training",
     caption=(
-        "Look for the checkpoint at which eps_gap, the loss of held-out images less that of "
-        "training images at the same noise, rises above 0: that is memorization. Memorized, gate "
-        "and shares of early checkpoints are of a few samples each."
+        "Look for the checkpoint at which eps_gap, the loss of unseen images less that of "
+        "training images at the same noise levels, rises above 0: that is memorization. Memorized, "
+        "gate and shares of early checkpoints are of a few samples each."
     ),
     needs=("checkpoints", "sampler", "matched", "train", "roles", "predict"),
     settings=("checkpoints", "share"),
+    outputs=("losses.npz",),
     topic="training",
 )
 def checkpoints(artifacts: Artifacts) -> list[Estimate]:
-    """Losses at every kept checkpoint; before the last one also what a few samples show."""
+    """Losses at every kept checkpoint; before the last one also what a few samples show.
+
+    losses.npz: the losses ``train`` and ``unseen`` float32 [checkpoint, noise level, image], the
+    optimizer ``steps`` of the checkpoints and the noise steps ``t``. The images and their noise are
+    the same for all models of the same training data, which are thus compared in pairs.
+    """
     steps = require(artifacts.checkpoints)
+    images = require(artifacts.matched).limit(MAX_IMAGES)
+    losses = []
     estimates = []
     for i, step in enumerate(steps):
         # The samples of the last checkpoint are measured in full elsewhere.
         num_samples = 0 if step == steps[-1] else artifacts.settings.checkpoints
-        results = _measure_checkpoint(artifacts, step, num_samples)
+        step_losses, results = _measure_checkpoint(artifacts, step, images, num_samples)
+        losses.append(step_losses)
         estimates += [result.labeled(step=step) for result in results]
         artifacts.progress("checkpoints", i + 1, len(steps), f"step {step}")
+    artifacts.write_npz(
+        "losses.npz",
+        train=np.stack([item.train for item in losses]),
+        unseen=np.stack([item.unseen for item in losses]),
+        steps=np.array(steps),
+        t=noise_levels(require(artifacts.sampler).model.schedule),
+    )
     return estimates
 
 
-def _measure_checkpoint(artifacts: Artifacts, step: int, num_samples: int) -> list[Estimate]:
+def _measure_checkpoint(
+    artifacts: Artifacts, step: int, images: MatchedSplits, num_samples: int
+) -> tuple[Losses, list[Estimate]]:
     sampler = artifacts.sampler_at(step)
     schedule = sampler.model.schedule
 
     def predict_eps(xt: Array, t: Array) -> np.ndarray:
         return sampler.predict(xt, t)[1]
 
-    matched = require(artifacts.matched)
-    estimates = loss_gap(
-        eps_losses(predict_eps, schedule, to_float(matched.train), FIXED_NOISE_SEED),
-        eps_losses(predict_eps, schedule, to_float(matched.held_out), FIXED_NOISE_SEED),
+    losses = Losses(
+        eps_losses(predict_eps, schedule, to_float(images.train), FIXED_NOISE_SEED),
+        eps_losses(predict_eps, schedule, to_float(images.unseen), FIXED_NOISE_SEED),
     )
+    estimates = loss_gap(*losses)
     if num_samples:
         # The bank that all seeds share, so that checkpoints and models start from the same noise.
         samples = to_uint8(sampler.sample(np.arange(num_samples), COMMON_SEED))
         estimates += _sample_estimates(samples, artifacts)
-    return estimates
+    return losses, estimates
 
 
 def _sample_estimates(samples: Images, artifacts: Artifacts) -> list[Estimate]:

@@ -238,7 +238,7 @@ def _kernel_sums(
     "fidelity",
     title="Samples as a distribution",
     caption=(
-        "PRDC, FID and KID against as many training and held-out images. Read them beside "
+        "PRDC, FID and KID against as many training and unseen images. Read them beside "
         "memorization, since copies of the training images do best by most of them. FID is "
         "comparable at equal n alone; KID is unbiased."
     ),
@@ -254,7 +254,9 @@ def fidelity(artifacts: Artifacts) -> list[Estimate]:
     """
     settings = artifacts.settings
     matched = artifacts.matched
-    references = {"reference": artifacts.train.images} if matched is None else matched._asdict()
+    references = {"reference": artifacts.train.images}
+    if matched is not None:
+        references = {"train": matched.train, "unseen": matched.unseen}
     spaces = [space for space in settings.spaces if space != "pixels"] or ["pixels"]
     estimates = []
     for i, space in enumerate(spaces):

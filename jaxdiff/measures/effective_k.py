@@ -128,7 +128,7 @@ def effective_k(artifacts: Artifacts) -> list[Estimate]:
     # R^2 grows with the size of the memory: held-out images are compared with as many of train.
     controls = {
         "as many of train": _scale(matched.train),
-        "held_out": _scale(matched.held_out),
+        "held_out": _scale(matched.unseen),
     }
     schedule = sampler.model.schedule
     levels = [round(level * schedule.steps) for level in NOISE_LEVELS]

@@ -1,27 +1,31 @@
 """How much samples copy the training images.
 
-Nearness alone is no copying, since held-out images are near to training images too: every measure
-is reported beside the same measure of held-out images, or against them. Images are rows [n, d] of
-any number type in one space, in which distances are Euclidean (uint8 pixels are not copied as
-floats).
+Nearness alone is no copying, since unseen images, on which no model was trained, are near to
+training images too: every measure is reported beside the same measure of unseen images, or against
+them. Images are rows [n, d] of any number type in one space, in which distances are Euclidean
+(uint8 pixels are not copied as floats).
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, Num, UInt8
+from jaxtyping import Float, Int, Num, UInt8
 from scipy import stats
 
-from jaxdiff.estimates import Estimate
+from jaxdiff.datasets.mixtures import draw_subset, mixture
+from jaxdiff.estimates import NORMAL_QUANTILE, Estimate, wilson
 from jaxdiff.measures.artifacts import Artifacts, Images
 from jaxdiff.measures.exact_knn import nearest
 from jaxdiff.measures.registry import measure
 
 Vectors = Num[np.ndarray, "_n d"]
 MAX_RATIO = 1 / 3  # below this d1 / d2 a sample counts as memorized (Yoon et al. 2023)
-# Fraction of held-out images that are nearer to a training image than the threshold of a copy.
+# Fraction of unseen images that are nearer to a training image than the threshold of a copy.
 COPY_QUANTILE = 0.01
+MIN_QUANTILE_IMAGES = 200  # with fewer, one or no image is below the quantile
+KINDS = ("copy", "spurious", "generalized")
 
 
 def memorization_metrics(sets: Mapping[str, Vectors], train: Vectors) -> list[Estimate]:
@@ -30,7 +34,7 @@ def memorization_metrics(sets: Mapping[str, Vectors], train: Vectors) -> list[Es
     Parameters
     ----------
     sets
-        Images by name; one set should be held-out images.
+        Images by name; one set should be unseen images.
     train
         At least three training images.
 
@@ -89,33 +93,151 @@ def _median(values: Float[np.ndarray, " n"]) -> Estimate:
     return Estimate(float(np.median(values)), low_value, high_value, n, "binomial 95 %")
 
 
-def nearer_to_training(samples: Vectors, train: Vectors, held_out: Vectors) -> Estimate:
-    """The fraction of samples that are nearer to a training image than to any held-out one.
+def nearer_to_training(
+    samples: Vectors,
+    train: Vectors,
+    unseen: Vectors,
+    strata: Int[np.ndarray, " r"] | None = None,
+) -> Estimate:
+    """The fraction of samples that are nearer to a training image than to any unseen one.
 
-    It compares the distances to the closest record (Meehan et al. 2020 test the same two). Samples
-    that are as near to both are left out.
+    It compares the distances to the closest record (Meehan et al. 2020 test the same two). A sample
+    that is as near to both counts half.
 
     Parameters
     ----------
     samples
         Images of a model.
-    train, held_out
-        As many training as held-out images, with the same class mix.
+    train, unseen
+        r images each.
+    strata
+        Class of the i-th image of both sets; by default all are of one class.
 
     Returns
     -------
     estimate
-        0.5 without copying, larger with it; Wilson interval.
+        0.5 without copying, larger with it. The interval is over references of either kind and
+        over samples: Wilson's at the number of independent samples that would be as uncertain.
+
+    Raises
+    ------
+    ValueError
+        Where the two sets are not equally large.
+
+    References
+    ----------
+    Korn & Graubard (1998) for intervals at an effective sample size.
     """
-    train_distances = nearest(samples, train, 1).values[:, 0]
-    held_out_distances = nearest(samples, held_out, 1).values[:, 0]
-    nearer = int((train_distances < held_out_distances).sum())
-    untied = int((train_distances != held_out_distances).sum())
-    return Estimate.proportion(nearer, untied, "nearer_to_training")
+    if len(train) != len(unseen):
+        raise ValueError(
+            f"{len(train)} training and {len(unseen)} unseen images draw samples unequally; give "
+            "as many of both, as `Artifacts.matched` has them"
+        )
+    nearest_train = nearest(samples, train, 1)
+    nearest_unseen = nearest(samples, unseen, 1)
+    # 1 where a training image is nearer, 0 where an unseen one is, 1/2 where neither.
+    sides = np.sign(nearest_unseen.values[:, 0] - nearest_train.values[:, 0])
+    is_nearer = (1.0 + sides.astype(float)) / 2
+    count = len(samples)
+    to_train = np.bincount(nearest_train.indices[:, 0], is_nearer / count, len(train))
+    to_unseen = np.bincount(nearest_unseen.indices[:, 0], (1.0 - is_nearer) / count, len(unseen))
+    value = float(is_nearer.mean())
+    trials = _effective_trials(value, count, _influences(to_train, to_unseen, strata))
+    low, high = wilson(value * trials, trials)
+    method = "Wilson 95 % over references and samples"
+    return Estimate(value, low, high, count, method, name="nearer_to_training")
+
+
+def _influences(
+    to_train: Float[np.ndarray, " r"],
+    to_unseen: Float[np.ndarray, " r"],
+    strata: Int[np.ndarray, " r"] | None,
+) -> Float[np.ndarray, " n"]:
+    """What each reference adds to the fraction of samples nearer to training images.
+
+    A few references are nearest to many samples (hubs), and whether these few are training images
+    is chance. So references are what is resampled, each with the samples that are nearest to it:
+    the fraction is a ratio of totals over references, of which every class has a fixed number of
+    either kind, and the sum of the squares of its influences is its variance (Cochran 1977, section
+    6.11). The chance that is in drawing samples is part of it, since it is in the references'
+    counts.
+
+    Parameters
+    ----------
+    to_train, to_unseen
+        Fraction of all samples that are nearest to each reference; together they sum to 1.
+    strata
+        Class of the i-th reference of both kinds.
+    """
+    nearer = float(to_train.sum())
+    if strata is None:
+        strata = np.zeros(len(to_train), int)
+    influences = []
+    for fractions, weight in ((to_train, 1.0 - nearer), (to_unseen, nearer)):
+        for label in np.unique(strata):
+            members = fractions[strata == label]
+            size = len(members)
+            if size > 1:
+                deviations = members - members.mean()
+                influences.append(weight * math.sqrt(size / (size - 1)) * deviations)
+    return np.concatenate(influences) if influences else np.zeros(0)
+
+
+def _effective_trials(value: float, count: int, influences: Float[np.ndarray, " n"]) -> float:
+    """The number of independent samples whose fraction is as uncertain, at most `count`.
+
+    It is smaller by the ratio of a normal to a t quantile (Korn & Graubard 1998), with
+    Satterthwaite's degrees of freedom: hubs make a variance of few large terms.
+    """
+    squares = influences**2
+    variance = float(squares.sum())
+    spread = value * (1 - value)
+    if spread * variance <= 0:  # all samples are on one side, or the references equally near
+        return float(count)
+    variance_of_squares = float(np.square(squares).sum()) - variance**2 / len(squares)
+    quantile = NORMAL_QUANTILE
+    if variance_of_squares > 0:
+        quantile = float(stats.t.ppf(0.975, 2 * variance**2 / variance_of_squares))
+    return min(count, spread / variance) * (NORMAL_QUANTILE / quantile) ** 2
+
+
+def nearer_by_chance(
+    samples: Vectors, unseen: Vectors, strata: Int[np.ndarray, " r"] | None = None
+) -> Estimate:
+    """The same fraction between two random halves of the unseen images.
+
+    It is 0.5 but for chance, and shows what `nearer_to_training` may be without copying; chance is
+    larger here, since halves have half as many references.
+
+    Parameters
+    ----------
+    samples
+        Images of a model.
+    unseen
+        Images that it was not trained on.
+    strata
+        Class of each unseen image, of which either half gets as many.
+
+    Returns
+    -------
+    estimate
+        Undefined where no class has two unseen images.
+    """
+    if strata is None:
+        strata = np.zeros(len(unseen), int)
+    labels, sizes = np.unique(strata, return_counts=True)
+    # An odd image of a class is left out.
+    counts = {int(label): int(size) // 2 for label, size in zip(labels, sizes, strict=True)}
+    first, second = (mixture(strata, counts, part=part, parts=2) for part in (0, 1))
+    if not len(first):
+        why = f"{len(unseen)} unseen images have no halves"
+        return Estimate.undefined("nearer_by_chance", len(samples), why=why)
+    estimate = nearer_to_training(samples, unseen[first], unseen[second], strata[first])
+    return estimate.named("nearer_by_chance")
 
 
 def copy_spurious_novel(
-    samples: Vectors, second_samples: Vectors, train: Vectors, held_out: Vectors
+    samples: Vectors, second_samples: Vectors, references: Vectors, unseen: Vectors
 ) -> list[Estimate]:
     """Shares of samples that are copies, spurious, or generalized; they sum to 1.
 
@@ -123,35 +245,50 @@ def copy_spurious_novel(
     ----------
     samples, second_samples
         Two sets from the same model.
-    train, held_out
-        Training images, and held-out images that set the threshold.
+    references
+        As many training images as second samples, so that neither is nearer for its number.
+    unseen
+        Images that the model was not trained on, which set the threshold.
 
     Returns
     -------
     estimates
-        ``copy``: as near to a training image as only 1 % of held-out images are.
+        ``copy``: as near to one of the references as only 1 % of unseen images are.
         ``spurious``: no copy, and as near to a sample of the second set, so that the model draws
         it again and again. ``generalized``: neither. Wilson intervals; the label ``threshold`` is
-        the distance.
+        the distance. All are undefined, with the label ``why``, for fewer than 200 unseen images,
+        of which 1 % is no quantile.
+
+    Raises
+    ------
+    ValueError
+        Where references and second samples are not equally many.
 
     References
     ----------
-    Pham et al. (2025), who choose their thresholds by eye; that of held-out images is the same for
+    Pham et al. (2025), who choose their thresholds by eye; that of unseen images is the same for
     every model of a study.
     """
-    held_out_distances = nearest(held_out, train, 1).values[:, 0]
+    if len(references) != len(second_samples):
+        raise ValueError(
+            f"{len(references)} training images and {len(second_samples)} second samples are not "
+            "equally near for their number alone; give as many of both"
+        )
+    if len(unseen) < MIN_QUANTILE_IMAGES:
+        why = (
+            f"{len(unseen)} unseen images set no threshold at their {COPY_QUANTILE:.0%} quantile; "
+            f"{MIN_QUANTILE_IMAGES} are needed"
+        )
+        return [Estimate.undefined(name, len(samples), why=why) for name in KINDS]
+    unseen_distances = nearest(unseen, references, 1).values[:, 0]
     # "lower" is a distance that occurs, so that exactly these images are at or below it.
-    threshold = float(np.quantile(held_out_distances, COPY_QUANTILE, method="lower"))
-    is_copy = nearest(samples, train, 1).values[:, 0] <= threshold
+    threshold = float(np.quantile(unseen_distances, COPY_QUANTILE, method="lower"))
+    is_copy = nearest(samples, references, 1).values[:, 0] <= threshold
     is_repeated = nearest(samples, second_samples, 1).values[:, 0] <= threshold
-    masks = {
-        "copy": is_copy,
-        "spurious": is_repeated & ~is_copy,
-        "generalized": ~is_repeated & ~is_copy,
-    }
+    masks = (is_copy, is_repeated & ~is_copy, ~is_repeated & ~is_copy)
     return [
         Estimate.proportion(int(mask.sum()), len(samples), name, threshold=threshold)
-        for name, mask in masks.items()
+        for name, mask in zip(KINDS, masks, strict=True)
     ]
 
 
@@ -165,9 +302,12 @@ def flatten(images: Images) -> UInt8[np.ndarray, "_n d"]:
     title="Memorization",
     caption=(
         "Compare memorized (d1 / d2 < 1/3 among the training images), distance_ratio and "
-        "authenticity with the same of held-out images: the last two fall with copying. "
-        "nearer_to_training is 0.5 without copying; copy, spurious and generalized samples are "
-        "near to a training image, to another sample, or to neither."
+        "authenticity with the same of unseen images: the last two fall with copying. "
+        "nearer_to_training compares with as many unseen as training images and is 0.5 without "
+        "copying; its interval is over images of either kind and over samples, and "
+        "nearer_by_chance, between two halves of the unseen images, shows what chance does. Copy, "
+        "spurious and generalized samples are near to a training image, to another sample, or to "
+        "neither, among as many of both."
     ),
     needs=("samples", "train"),
     optional=("common_samples", "matched"),
@@ -177,18 +317,35 @@ def memorization(artifacts: Artifacts) -> list[Estimate]:
     """Every measure of copying, in pixels."""
     samples = flatten(artifacts.samples)
     train = flatten(artifacts.train.images)
-    if artifacts.matched is None:
+    matched = artifacts.matched
+    if matched is None:
         return memorization_metrics({"samples": samples}, train)
-    matched_train = flatten(artifacts.matched.train)
-    held_out = flatten(artifacts.matched.held_out)
-    estimates = memorization_metrics({"samples": samples, "held_out": held_out}, train)
-    estimates.append(nearer_to_training(samples, matched_train, held_out))
-    common_samples = artifacts.common_samples
-    if common_samples is None or not len(common_samples):
-        return estimates
-    # The threshold in the units of Table 3: the RMS difference a pixel of [0, 1].
-    scale = 255.0 * samples.shape[1] ** 0.5
-    for estimate in copy_spurious_novel(samples, flatten(common_samples), train, held_out):
-        threshold = estimate.labels["threshold"] / scale
-        estimates.append(estimate.labeled(threshold=threshold))
+    unseen = flatten(matched.unseen)
+    strata = matched.strata
+    estimates = [
+        *memorization_metrics({"samples": samples, "unseen": unseen}, train),
+        nearer_to_training(samples, flatten(matched.train), unseen, strata),
+        nearer_by_chance(samples, unseen, strata),
+    ]
+    if artifacts.common_samples is not None and len(artifacts.common_samples):
+        estimates += _kinds_of_samples(artifacts, artifacts.common_samples, unseen)
+    return estimates
+
+
+def _kinds_of_samples(
+    artifacts: Artifacts, common_samples: Images, unseen: Vectors
+) -> list[Estimate]:
+    """Copies, spurious and generalized samples; the threshold is in the units of Table 3."""
+    samples = flatten(artifacts.samples)
+    count = min(len(artifacts.train.images), len(common_samples))
+    subset = draw_subset(artifacts.train.labels, count)
+    references = flatten(artifacts.train.images[subset])
+    scale = 255.0 * samples.shape[1] ** 0.5  # to the RMS difference a pixel of [0, 1]
+    estimates = []
+    for estimate in copy_spurious_novel(
+        samples, flatten(common_samples[:count]), references, unseen
+    ):
+        threshold = estimate.labels.get("threshold")
+        labels = {} if threshold is None else {"threshold": threshold / scale}
+        estimates.append(estimate.labeled(**labels))
     return estimates

@@ -58,7 +58,8 @@ def neighbor_estimates(
     caption=(
         "Distance (pixels: RMS of [0, 1]) or cosine similarity to the k-th nearest training image "
         "(kth), and its mean over the first k. Compare samples with held-out images, which were "
-        "never trained on: nearer samples at k = 1 are copies."
+        "never trained on: samples that are nearer at k = 1 copy. At larger k they need not, since "
+        "smooth images are near to many."
     ),
     needs=("samples", "train"),
     optional=("held_out",),
@@ -79,13 +80,13 @@ def neighbors(artifacts: Artifacts) -> list[Estimate]:
         is_pixels = space == "pixels"
         # As in the paper: cosine in feature spaces, Euclidean distance in pixels.
         metric = "euclidean" if is_pixels else "cosine"
-        # The distance over the root of the dimension is the RMS difference a pixel.
-        scale = np.sqrt(memory.shape[1]) if is_pixels else 1.0
         for name, images in sets.items():
             result = nearest(extractor(images), memory, max(settings.k), metric)
+            if is_pixels:
+                result = _to_rms(result, memory.shape[1])
             labels = {"images": name, "space": space, "metric": metric}
             is_stored = is_pixels and name == "samples"
-            estimates += neighbor_estimates(result.values / scale, settings.k, labels, is_stored)
+            estimates += neighbor_estimates(result.values, settings.k, labels, is_stored)
             if is_stored:
                 _write_neighbors(artifacts, result)
         artifacts.progress("neighbors", i + 1, len(settings.spaces), space)
@@ -93,16 +94,29 @@ def neighbors(artifacts: Artifacts) -> list[Estimate]:
         # The report shows neighbors in pixels whatever the spaces of the table are.
         extractor = load_extractor("pixels")
         memory = extractor(artifacts.train.images)
-        _write_neighbors(artifacts, nearest(extractor(artifacts.samples), memory, max(settings.k)))
+        result = nearest(extractor(artifacts.samples), memory, max(settings.k))
+        _write_neighbors(artifacts, _to_rms(result, memory.shape[1]))
     return estimates
 
 
+def _to_rms(result: Neighbors, dimension: int) -> Neighbors:
+    """Euclidean distances of pixels in [0, 1] as the RMS difference a pixel.
+
+    It is the same for a gray image and for its copy in RGB, whose distances are sqrt(3) times as
+    large.
+    """
+    return result._replace(values=result.values / np.sqrt(dimension))
+
+
 def _write_neighbors(artifacts: Artifacts, result: Neighbors) -> None:
-    """Write each sample's neighbors, and the nearest few of the first samples as images."""
+    """Write each sample's neighbors, and the nearest few of the first samples as images.
+
+    ``rms_distance`` and ``index`` [sample, k], best first; ``images`` of the first samples.
+    """
     nearest_indices = result.indices[:STORED_SAMPLES, :STORED_NEIGHBORS]
     artifacts.write_npz(
         "neighbors.npz",
-        value=result.values,
+        rms_distance=result.values.astype(np.float32),
         index=result.indices,
         images=artifacts.train.images[nearest_indices],
     )

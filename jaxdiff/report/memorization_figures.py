@@ -12,15 +12,38 @@ from matplotlib.lines import Line2D
 from jaxdiff.analysis.queries import format_mix, group_by_mix, group_key, model_name, model_names
 from jaxdiff.estimates import Estimate
 from jaxdiff.report.registry import figure
-from jaxdiff.report.style import INK, color_of, marker_of, new_axes
+from jaxdiff.report.style import INK, color_of, marker_of, style_axes
 from jaxdiff.results import CellInfo, Result, StudyResults
 
 
 class Point(NamedTuple):
-    """A checkpoint: logit of the majority, generated minus trained, and memorized samples in %."""
+    """A checkpoint: logit of the majority, generated minus trained, and a measure of copying."""
 
     amplification: float
-    memorized: float
+    copying: Estimate
+
+
+class Copying(NamedTuple):
+    """A measure of copying: how it is read from a result, and its axis.
+
+    Parameters
+    ----------
+    find
+        The estimate of a result's checkpoint, or of the result itself where the step is None.
+    label, scale
+        Label of the axis, and factor between the estimate and the axis.
+    origin
+        The estimate's value without copying, which is the axis's 0.
+    """
+
+    find: Callable[[Result, int | None], Estimate | None]
+    label: str
+    scale: float = 1.0
+    origin: float = 0.0
+
+    def to_axis(self, value: float) -> float:
+        """Where a value of the estimate lies on the axis."""
+        return self.scale * (value - self.origin)
 
 
 class Curve(NamedTuple):
@@ -46,35 +69,37 @@ R2_CURVES = (
     title="Memorization against amplification",
     caption="The paper's Figure 2C with numbers. It says that models move from the upper left "
     "(high variance: copies of training images) to the lower right (high bias: the majority "
-    "grows) as they get deeper. A large mark is a model, small ones its earlier checkpoints, a "
-    "color a model. Dotted: the fraction of held-out images that would count as memorized.",
+    "grows) as they get deeper. Left: how much less a model loses on training images than on "
+    "unseen ones, which can be above 0 where no sample is a copy; of images without a model, the "
+    "fraction nearer to training than to unseen images, less one half. Right: memorized samples; "
+    "dotted, the fraction of unseen images that would count as such. A large mark is a model, with "
+    "its 95 % interval, small ones its earlier checkpoints, a color a model.",
     topic="memorization",
     needs=("memorization", "amplification"),
     method="figure-2c",
 )
 def central(study: StudyResults) -> Figure | None:
-    """Memorized fraction against the logit amplification of each result."""
-    plot, ax = new_axes(height=3.8)
-    style_of = _styles(study.results)
-    for result in study.results:
-        points = _training_path(result)
-        if points:
-            color, marker = style_of(result)
-            _draw_path(ax, points, color, marker)
-    if not ax.lines:
+    """The loss gap and the memorized fraction against the logit amplification of each result."""
+    plot = Figure(figsize=(8.6, 3.8), layout="constrained")
+    left, right = plot.subplots(1, 2, sharex=True)
+    has_gaps = any(result.estimates("checkpoints", "eps_gap") for result in study.results)
+    _draw_copying(left, study.results, LOSS_GAP if has_gaps else NEARER_TO_TRAINING)
+    _draw_copying(right, study.results, MEMORIZED)
+    if not left.lines and not right.lines:
         return None
-    held_out = [r.find("memorization", "memorized", images="held_out") for r in study.results]
-    rates = [e.value for e in held_out if e is not None and e.value is not None]
+    unseen = [r.find("memorization", "memorized", images="unseen") for r in study.results]
+    rates = [e.value for e in unseen if e is not None and e.value is not None]
     if rates:
-        ax.axhline(100 * float(np.mean(rates)), color=INK, linestyle=":", linewidth=1)
-    ax.axvline(0, color=INK, linewidth=0.6)
+        right.axhline(100 * float(np.mean(rates)), color=INK, linestyle=":", linewidth=1)
     # At least 10 %, so that a few memorized samples do not fill the axis; room below 0 for marks.
-    top = max(10.0, 1.1 * ax.get_ylim()[1])
-    ax.set_ylim(-0.04 * top, top)
-    ax.set_xlabel("amplification: logit of the majority, generated - trained")
-    ax.set_ylabel("memorized samples, %")
+    top = max(10.0, 1.1 * right.get_ylim()[1])
+    right.set_ylim(-0.04 * top, top)
+    left.axhline(0, color=INK, linewidth=0.6)
+    for ax in (left, right):
+        ax.axvline(0, color=INK, linewidth=0.6)
+        ax.set_xlabel("amplification: logit of the majority,\ngenerated - trained")
     handles = _legend_handles(study.results)
-    plot.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
+    plot.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return plot
 
 
@@ -142,36 +167,70 @@ def _legend_handles(results: Sequence[Result]) -> list[Line2D]:
     return handles
 
 
-def _training_path(result: Result) -> list[Point]:
+def _find_loss_gap(result: Result, step: int | None) -> Estimate | None:
+    if step is None:
+        step = max((e.labels["step"] for e in result.estimates("checkpoints")), default=None)
+    return result.find("checkpoints", "eps_gap", step=step)
+
+
+def _find_nearer(result: Result, step: int | None) -> Estimate | None:
+    # It is measured of all samples alone, not of the few of an early checkpoint.
+    return result.find("memorization", "nearer_to_training") if step is None else None
+
+
+def _find_memorized(result: Result, step: int | None) -> Estimate | None:
+    if step is None:
+        return result.find("memorization", "memorized", images="samples")
+    return result.find("checkpoints", "memorized", step=step)
+
+
+LOSS_GAP = Copying(_find_loss_gap, "eps loss, unseen - training images")
+NEARER_TO_TRAINING = Copying(_find_nearer, "nearer to training images, fraction - 0.5", origin=0.5)
+MEMORIZED = Copying(_find_memorized, "memorized samples, %", scale=100.0)
+
+
+def _draw_copying(ax: Axes, results: Sequence[Result], measure: Copying) -> None:
+    style_axes(ax)
+    ax.set_ylabel(measure.label)
+    style_of = _styles(results)
+    for result in results:
+        points = _training_path(result, measure)
+        if points:
+            color, marker = style_of(result)
+            _draw_path(ax, points, measure, color, marker)
+
+
+def _training_path(result: Result, measure: Copying) -> list[Point]:
     """A result's checkpoints in order, the result itself last; undefined ones are left out."""
-    steps = sorted({e.labels["step"] for e in result.estimates("checkpoints")})
+    steps = sorted({e.labels["step"] for e in result.estimates("checkpoints", "odds_ratio")})
     pairs = [
-        (_last_at(result, "odds_ratio", step), _last_at(result, "memorized", step))
+        (result.find("checkpoints", "odds_ratio", step=step), measure.find(result, step))
         for step in steps
     ]
-    odds_ratio = result.find("amplification", "odds_ratio")
-    memorized = result.find("memorization", "memorized", images="samples")
-    pairs.append((odds_ratio, memorized))
+    pairs.append((result.find("amplification", "odds_ratio"), measure.find(result, None)))
     points = []
-    for odds, share in pairs:
+    for odds_ratio, copying in pairs:
         # A ratio of 0, where the majority was never drawn, has no logarithm.
-        if odds is None or share is None or not odds.value or share.value is None:
+        if odds_ratio is None or not odds_ratio.value:
             continue
-        points.append(Point(math.log(odds.value), 100 * share.value))
+        if copying is None or copying.value is None:
+            continue
+        points.append(Point(math.log(odds_ratio.value), copying))
     return points
 
 
-def _last_at(result: Result, name: str, step: int) -> Estimate | None:
-    estimates = result.estimates("checkpoints", name, step=step)
-    return estimates[-1] if estimates else None
-
-
-def _draw_path(ax: Axes, points: Sequence[Point], color: str, marker: str) -> None:
+def _draw_path(
+    ax: Axes, points: Sequence[Point], measure: Copying, color: str, marker: str
+) -> None:
     x = [point.amplification for point in points]
-    y = [point.memorized for point in points]
+    y = [measure.to_axis(float(point.copying)) for point in points]
     ax.plot(x, y, color=color, linewidth=0.7, alpha=0.5)
     ax.plot(x[:-1], y[:-1], marker, color=color, markersize=4, fillstyle="none")
     ax.plot(x[-1:], y[-1:], marker, color=color, markersize=7)
+    last = points[-1].copying
+    if last.low is not None and last.high is not None:
+        ends = [measure.to_axis(last.low), measure.to_axis(last.high)]
+        ax.plot(x[-1:] * 2, ends, color=color, linewidth=1)
 
 
 def _select(estimates: Sequence[Estimate], name: str, curve: Curve) -> list[Estimate]:

@@ -1,11 +1,12 @@
 """Tables in the form of the paper's Tables 2 and 3, with its numbers beside ours."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxdiff.analysis.queries import Mix, format_mix, group_by_mix, model_name, model_names
+from jaxdiff.estimates import Estimate
 from jaxdiff.report import paper
 from jaxdiff.report.registry import TableRows, section
 from jaxdiff.results import CellInfo, CellResult, Result, StudyResults
@@ -68,8 +69,10 @@ def _table_2_rows(cells: Sequence[CellResult], mix: Mix) -> TableRows:
     "table3",
     title="Distance to the k-th nearest training image (the paper's Table 3)",
     caption="Means over samples. Held-out images, on which no model was trained, are the row to "
-    "compare with: a model whose samples are nearer to the training images than these copies "
-    "them.",
+    "compare with at k = 1: a model whose samples are nearer to their nearest training image than "
+    "these copies. That holds at k = 1 alone: smooth images are near to many training images, and "
+    "so to the fifth and tenth, without being a copy of any. The interval is over images, or over "
+    "seeds where there are several.",
     topic="memorization",
     method="neighbors",
 )
@@ -151,7 +154,28 @@ def _mean_distances(
         labels = {"images": images, "space": space, "k": k}
         mean = _mean_percent(results, "neighbors", estimate, **labels)
         distances[f"{space}, {unit}, k = {k}"] = mean
+        if space == "pixels" and k == 1:
+            distances["pixels, k = 1, 95 % interval"] = _percent_interval(results, estimate, labels)
     return distances
+
+
+def _percent_interval(
+    results: Sequence[Result], estimate: str, labels: Mapping[str, object]
+) -> str | None:
+    """The interval over seeds, or over images where there is one seed, as "12.1 to 13.4"."""
+    # Held-out images are the same for all models of a seed: one model says all of them.
+    first = model_name(results[0])
+    one_model = [result for result in results if model_name(result) == first]
+    estimates = [result.find("neighbors", estimate, **labels) for result in one_model]
+    defined = [e for e in estimates if e is not None and e.value is not None]
+    if not defined:
+        return None
+    interval = defined[0]
+    if len(defined) > 1:
+        interval = Estimate.mean([float(e) for e in defined], "seeds")
+    if interval.low is None or interval.high is None:
+        return None
+    return f"{100 * interval.low:.2f} to {100 * interval.high:.2f}"
 
 
 def _mean_percent(

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxdiff.analysis import smoothness
-from jaxdiff.analysis.queries import format_time_blind_levels
+from jaxdiff.analysis import losses, smoothness
+from jaxdiff.analysis.queries import format_mix, format_time_blind_levels
 from jaxdiff.estimates import Estimate
 from jaxdiff.report.registry import TableRows, measure_table, section
-from jaxdiff.report.tables import format_estimate, identity_columns
+from jaxdiff.report.tables import format_estimate, identity_columns, value_columns
 from jaxdiff.results import Section, StudyResults
 
 NOISE_BANKS = {"seed": "the seed's own", "common": "of all seeds"}
@@ -157,6 +157,38 @@ def training(study: StudyResults) -> TableRows:
                 "images/s": median_speed,
                 "seconds": cell.run["seconds"],
                 "device": f"{cell.run['devices']} x {cell.run['device']}",
+            }
+        )
+    return rows
+
+
+@section(
+    "held_out_loss",
+    title="Held-out loss in pairs",
+    caption="The eps loss at the last checkpoint on images that no model was trained on, each "
+    "model against the shallowest of the same data and seed. Images and noise are the same, so "
+    "that the difference is known far better than either loss; its interval is over images, "
+    "given these two networks. Below 0 the second model loses less.",
+    topic="training",
+)
+def held_out_loss(study: StudyResults) -> TableRows:
+    """A row for each model but the shallowest, training data and seed."""
+    rows: TableRows = []
+    for pair in losses.compare_losses(study.cells):
+        values = value_columns(pair.difference)
+        rows.append(
+            {
+                "from": pair.shallow.name,
+                "to": pair.deep.name,
+                "data": format_mix(pair.mix),
+                "seed": pair.deep.info.seed,
+                "depths": f"{pair.shallow.info.depth}, {pair.deep.info.depth}",
+                "loss of from": format_estimate(pair.shallow_loss, digits=5),
+                "loss of to": format_estimate(pair.deep_loss, digits=5),
+                "difference": values["value"],
+                "low": values["low"],
+                "high": values["high"],
+                "images": pair.difference.n,
             }
         )
     return rows

@@ -204,7 +204,7 @@ def test_a_cell_of_bypass_json_is_read_with_its_labels():
         "kin": "abcdefghij",
         "depth": 2,
         "seed": 1,
-        "rows": [row | {"against": "train"}, row | {"against": "held_out", "value": 0.3}],
+        "rows": [row | {"against": "train"}, row | {"against": "unseen", "value": 0.3}],
     }
     cell = CellPoints.from_json("cell", content)
     assert cell.group.kin == "abcdefgh"

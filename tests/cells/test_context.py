@@ -1,5 +1,8 @@
 """Sets of images that a cell's measures compare are equally large and of the same mixture."""
 
+import dataclasses
+import types
+
 import numpy as np
 import pytest
 from etils import epath
@@ -16,58 +19,116 @@ MAJORITY = 6
 MINORITY = 9
 
 
+COUNTS = {  # images of the majority and of the minority
+    "train": (40, 10),
+    "held_out": (12, 12),
+    "classifier_test": (14, 14),
+    "classifier": (10, 10),
+}
+
+
+def make_splits(folder):
+    """Splits of a dataset whose images are filled with their own index; 30 are of a third class."""
+    classes = (MAJORITY, MINORITY)
+    parts = [np.repeat(classes, counts) for counts in COUNTS.values()]
+    labels = np.concatenate([*parts, np.full(30, 3)])
+    annotations = Annotations(labels, tuple("0123456789"))
+
+    def decode(i):
+        return np.full((8, 8, 1), i, np.uint8)
+
+    source = Source("", {"labels": labels.tolist()}, len(labels), lambda: annotations, decode)
+    prepared = prepare(source, folder, "toy")
+    starts = np.cumsum([0, *map(len, parts)])
+    rows = {
+        name: np.arange(start, start + len(part))
+        for name, start, part in zip(COUNTS, starts[:-1], parts, strict=True)
+    }
+    others = np.arange(starts[-1], len(labels))
+    for name in ("held_out", "classifier"):
+        rows[name] = np.concatenate([others[:15], rows[name]])
+        others = others[15:]
+    return {name: Split(prepared, indices, labels[indices]) for name, indices in rows.items()}
+
+
 @pytest.fixture
-def build_split(tmp_path):
-    """Builds a split whose images are filled with their own index."""
-
-    def build(labels):
-        annotations = Annotations(labels, tuple("0123456789"))
-
-        def decode(i):
-            return np.full((8, 8, 1), i, np.uint8)
-
-        identity = {"labels": labels.tolist()}
-        source = Source("", identity, len(labels), lambda: annotations, decode)
-        prepared = prepare(source, tmp_path, "toy")
-        return Split(prepared, np.arange(len(labels)), labels)
-
-    return build
-
-
-@pytest.fixture
-def context(tmp_path, build_split):
+def context(tmp_path):
     config = default_config()
     config.data.n = (50,)
     config.data.proportions = ((0.8, 0.2),)
     config.measures.k = (1,)
+    config.measures.queries = 5
     (cell,) = grid.expand(config)
     context = CellContext(cell, epath.Path(tmp_path), DataPaths("", tmp_path))
-    held_out = build_split(np.repeat([3, MAJORITY, MINORITY], (30, 25, 25)))
-    context.splits = {
-        "train": build_split(np.repeat([MAJORITY, MINORITY], (40, 10))),
-        "held_out": held_out,
-        "classifier_test": held_out,
-    }
+    context.splits = make_splits(tmp_path)
     return context
 
 
-def count_classes(images, split):
-    """Numbers of the majority and the minority among images of a split."""
-    labels = split.labels[images[:, 0, 0, 0]]
+def indices_of(images):
+    return images[:, 0, 0, 0].astype(int)
+
+
+def count_classes(images, context):
+    """Numbers of the majority and of the minority among images."""
+    labels = context.splits["train"].source.annotations.labels[indices_of(images)]
     return [int((labels == label).sum()) for label in (MAJORITY, MINORITY)]
 
 
-def test_train_and_held_out_images_are_matched(context):
+def test_all_training_and_unseen_images_are_matched(context):
     matched = context.matched
-    assert count_classes(matched.train, context.splits["train"]) == [25, 6]
-    assert count_classes(matched.held_out, context.splits["held_out"]) == [25, 6]
+    # 36 unseen images of the majority, of which 4 are queries.
+    assert count_classes(matched.train, context) == [32, 8]
+    assert count_classes(matched.unseen, context) == [32, 8]
+    pools = [set(context.splits[name].indices) for name in ("held_out", "classifier_test")]
+    unseen = set(indices_of(matched.unseen))
+    assert len(unseen) == 40
+    assert not unseen & set(context.train.indices)
+    assert all(unseen & pool for pool in pools)
+    labels = context.train.source.annotations.labels
+    np.testing.assert_array_equal(labels[indices_of(matched.train)], matched.labels)
+    np.testing.assert_array_equal(labels[indices_of(matched.unseen)], matched.labels)
+
+
+def test_matched_images_are_no_queries(context):
+    """A memory that held a query itself would explain a model of it best."""
+    queries = set(indices_of(context.unseen(5)))
+    assert len(queries) == 5
+    assert not queries & set(indices_of(context.matched.unseen))
+
+
+def test_without_queries_all_images_are_matched(context):
+    measures = dataclasses.replace(context.cell.measures, queries=0)
+    before = context.digest("matched")
+    context.cell = dataclasses.replace(context.cell, measures=measures)
+    assert count_classes(context.matched.unseen, context) == [36, 9]
+    assert context.digest("matched") != before
+
+
+def test_a_cell_of_groups_is_matched_by_group(context):
+    """Otherwise training images would be nearer to samples for their group alone."""
+    count = len(context.train.source.annotations.labels)
+    labels = context.train.source.annotations.labels
+    groups = 2 * labels + (np.arange(count) % 4 == 0)
+    context.dataset = types.SimpleNamespace(groups=groups)
+    context.cell = dataclasses.replace(context.cell, shares=(0.6, 0.2, 0.1, 0.1))
+    matched = context.matched
+    assert len(np.unique(matched.labels)) == 4
+    for images in (matched.train, matched.unseen):
+        np.testing.assert_array_equal(groups[indices_of(images)], matched.labels)
+
+
+def test_fewer_of_the_matched_images_have_the_same_mix(context):
+    limited = context.matched.limit(20)
+    assert count_classes(limited.train, context) == [16, 4]
+    assert count_classes(limited.unseen, context) == [16, 4]
 
 
 def test_unseen_images_have_the_mixture_of_the_training_set(context):
-    assert count_classes(context.unseen(20), context.splits["classifier_test"]) == [16, 4]
+    assert count_classes(context.unseen(15), context) == [12, 3]
 
 
 def test_held_out_images_of_the_two_classes(context):
     images = context.held_out_of_classes
-    assert count_classes(images, context.splits["held_out"]) == [25, 25]
-    assert len(images) == 50
+    assert count_classes(images, context) == [12, 12]
+    assert len(images) == 24
+    assert count_classes(context.held_out, context) == [12, 3]

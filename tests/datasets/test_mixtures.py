@@ -3,7 +3,14 @@ import pytest
 from PIL import Image
 
 from jaxdiff.datasets.image_io import to_size
-from jaxdiff.datasets.mixtures import exact_counts, group_counts, max_mixture_size, mixture
+from jaxdiff.datasets.mixtures import (
+    draw_subset,
+    exact_counts,
+    group_counts,
+    match_counts,
+    max_mixture_size,
+    mixture,
+)
 
 
 def test_mixtures_nest_and_parts_are_disjoint():
@@ -35,6 +42,32 @@ def test_groups_have_whole_images():
         ValueError, match=r"40 images split as .* leave a group without an image; choose a larger n"
     ):
         group_counts(40, (0.4438, 0.1394, 0.4082, 0.0086))
+
+
+@pytest.mark.parametrize(
+    ("train", "unseen", "matched"),
+    [
+        ((240, 60), (260, 260), (240, 60)),  # all training images
+        ((4000, 1000), (1780, 1780), (1780, 445)),  # as many as there are, at the training mix
+        ((240, 60), (260, 10), (240, 10)),  # a scarce class takes no other one with it
+        ((4000, 3), (100, 50), (100, 1)),  # a rare class is never dropped,
+        ((240, 60), (260, 0), (240, 0)),  # unless there is none of it
+        ((60, 240), (260, 260), (60, 240)),
+    ],
+)
+def test_matched_sets_keep_the_mix_and_every_class(train, unseen, matched):
+    counts = match_counts(np.repeat([6, 9], train), np.repeat([3, 6, 9], (500, *unseen)))
+    assert counts == dict(zip((6, 9), matched, strict=True))
+
+
+def test_a_subset_has_the_mix_of_its_set():
+    labels = np.random.default_rng(0).permutation(np.repeat([6, 9, 4], (240, 55, 5)))
+    rows = draw_subset(labels, 60)
+    assert len(np.unique(rows)) == 60
+    assert [int((labels[rows] == label).sum()) for label in (6, 9, 4)] == [48, 11, 1]
+    assert set(rows) != set(draw_subset(labels, 60, seed=1))
+    assert rows.max() > 200, "not the first ones"
+    np.testing.assert_array_equal(draw_subset(labels, 999), np.arange(300))
 
 
 def test_sizes():

@@ -64,6 +64,7 @@ def test_a_run_leaves_the_layout_and_prints_its_results(tiny_run):
         "common.npz",
         "classes.npz",
         "neighbors.npz",
+        "losses.npz",
         "probe.json",
         "result.json",
         "run.json",

@@ -172,7 +172,7 @@ def make_artifacts(size=8, **changes):
         confusion=100 * np.eye(NUM_LABELS, dtype=int),
         held_out=held_out.images,
         held_out_of_classes=held_out.images,
-        matched=MatchedSplits(train.images, held_out.images),
+        matched=MatchedSplits(train.images, held_out.images, train.labels),
         unseen_images=draw_split(15, 5, seed=4, size=size).images,
     )
     return dataclasses.replace(artifacts, **changes)

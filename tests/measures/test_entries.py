@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from jaxdiff.datasets.images import to_uint8
+from jaxdiff.datasets.mixtures import draw_subset
 from jaxdiff.estimates import Estimate
-from jaxdiff.measures.artifacts import Artifacts
+from jaxdiff.measures import checkpoints as checkpoints_module
+from jaxdiff.measures.artifacts import Artifacts, MatchedSplits
 from jaxdiff.measures.registry import load_measures
 from tests.measures.fake_artifacts import (
     REJECT_LABEL,
@@ -175,13 +177,21 @@ def test_neighbors_find_copies_and_write_them():
     arrays = artifacts.arrays["neighbors.npz"]
     np.testing.assert_array_equal(arrays["index"][:, 0], np.arange(5, 20))
     np.testing.assert_array_equal(arrays["images"][:, 0], artifacts.samples)
+    assert arrays["rms_distance"][:, 1:].min() > 0.05
     assert artifacts.reports == [("neighbors", 1, 1)]
 
 
-def test_neighbors_in_pixels_are_written_whatever_the_spaces():
-    artifacts = make_artifacts(settings=FakeSettings(spaces=()))
-    assert compute("neighbors", artifacts) == []
-    assert artifacts.arrays["neighbors.npz"]["index"].shape == (40, 3)
+@pytest.mark.parametrize("spaces", [(), ("pixels",)])
+def test_stored_distances_are_the_rms_difference_a_pixel(spaces):
+    """Of pixels in [0, 1], gray or RGB, whatever the spaces of the table are."""
+    artifacts = make_artifacts(settings=FakeSettings(spaces=spaces))
+    assert bool(compute("neighbors", artifacts)) == bool(spaces)
+    arrays = artifacts.arrays["neighbors.npz"]
+    assert arrays["index"].shape == (40, 3)
+    nearest = artifacts.train.images[arrays["index"][:, 0]]
+    difference = (artifacts.samples.astype(float) - nearest) / 255
+    rms = np.sqrt(np.square(difference).mean(axis=(1, 2, 3)))
+    np.testing.assert_allclose(arrays["rms_distance"][:, 0], rms, rtol=1e-6)
 
 
 def test_neighbors_without_held_out_images():
@@ -190,31 +200,62 @@ def test_neighbors_without_held_out_images():
     assert {estimate.labels["images"] for estimate in estimates} == {"samples"}
 
 
-def test_memorization_of_copies_and_of_new_images():
-    artifacts = make_artifacts()
-    estimates = compute("memorization", artifacts)
-    assert len(estimates) == 10
+@pytest.fixture(scope="module")
+def many_unseen():
+    """Artifacts with 220 training and as many unseen images, of which 1 % is two."""
+    train = draw_split(165, 55, seed=0)
+    unseen = draw_split(165, 55, seed=2)
+    matched = MatchedSplits(train.images, unseen.images, train.labels)
+    return make_artifacts(train=train, matched=matched)
+
+
+def test_memorization_of_copies_and_of_new_images(many_unseen):
+    estimates = compute("memorization", many_unseen)
+    assert len(estimates) == 11
     assert select(estimates, "memorized", images="samples").value == 0
-    artifacts.samples = artifacts.train.images
-    estimates = compute("memorization", artifacts)
-    assert select(estimates, "memorized", images="samples").values == [1.0] * 60
-    assert select(estimates, "memorized", images="held_out").value == 0
+    nearer = select(estimates, "nearer_to_training")
+    assert nearer.low < 0.5 < nearer.high
+    chance = select(estimates, "nearer_by_chance")
+    assert chance.low < 0.5 < chance.high
+    # Copies of the very images among which copies are sought.
+    count = len(many_unseen.common_samples)
+    rows = draw_subset(many_unseen.train.labels, count)
+    copies = dataclasses.replace(many_unseen, samples=many_unseen.train.images[rows])
+    estimates = compute("memorization", copies)
+    assert select(estimates, "memorized", images="samples").values == [1.0] * count
+    assert select(estimates, "memorized", images="unseen").value == 0
     assert select(estimates, "nearer_to_training").value == 1
-    copies = select(estimates, "copy")
-    assert copies.value == 1
-    assert 0 < copies.labels["threshold"] < 1, "in the units of Table 3"
+    copy = select(estimates, "copy")
+    assert copy.value == 1
+    assert 0 < copy.labels["threshold"] < 1, "in the units of Table 3"
 
 
-@pytest.mark.parametrize(("missing", "count"), [("common_samples", 7), ("matched", 3)])
+def test_copies_are_sought_among_as_many_images_as_repeats(many_unseen):
+    """A tenth of the training images is no nearer than as many samples, whatever there are."""
+    rows = draw_subset(many_unseen.train.labels, 12)
+    others = np.setdiff1d(np.arange(220), rows)
+    copies = dataclasses.replace(many_unseen, samples=many_unseen.train.images[others])
+    assert select(compute("memorization", copies), "copy").value < 0.1
+
+
+def test_few_unseen_images_set_no_threshold():
+    estimates = compute("memorization", make_artifacts())
+    for name in ("copy", "spurious", "generalized"):
+        estimate = select(estimates, name)
+        assert estimate.value is None
+        assert estimate.labels["why"].startswith("60 unseen images set no threshold")
+
+
+@pytest.mark.parametrize(("missing", "count"), [("common_samples", 8), ("matched", 3)])
 def test_memorization_leaves_out_what_cannot_be_compared(missing, count):
     artifacts = make_artifacts(**{missing: None})
     assert len(compute("memorization", artifacts)) == count
 
 
-def test_fidelity_against_training_and_held_out_images():
+def test_fidelity_against_training_and_unseen_images():
     estimates = compute("fidelity", make_artifacts())
     assert len(estimates) == 12
-    assert select(estimates, "kid", space="pixels", against="held_out").n == 40
+    assert select(estimates, "kid", space="pixels", against="unseen").n == 40
     estimates = compute("fidelity", make_artifacts(matched=None))
     assert {estimate.labels["against"] for estimate in estimates} == {"reference"}
     assert compute("fidelity", make_artifacts(samples=draw_split(4, 1, 0).images)) == []
@@ -234,7 +275,24 @@ def test_checkpoints_see_a_model_learn_by_heart():
     assert early >= {"memorized", "gate", "forced_choice", "gated", "absolute"}
     late = {estimate.name for estimate in estimates if estimate.labels["step"] == 200}
     assert late == {"eps_loss", "eps_gap"}
+    losses = artifacts.arrays["losses.npz"]
+    assert losses["steps"].tolist() == [10, 200]
+    assert losses["t"].tolist() == [11, 24, 36, 49, 61, 74, 86, 99]
+    assert losses["unseen"].shape == (2, 8, 60)
+    assert losses["unseen"].dtype == np.float32
+    late_loss = select(estimates, "eps_loss", step=200, images="train")
+    assert losses["train"][1].mean() == pytest.approx(late_loss.value, rel=1e-5)
     assert artifacts.reports == [("checkpoints", 1, 2), ("checkpoints", 2, 2)]
+
+
+def test_losses_are_of_a_limited_number_of_images(monkeypatch):
+    monkeypatch.setattr(checkpoints_module, "MAX_IMAGES", 20)
+    artifacts = make_artifacts(checkpoints=[10])
+    artifacts.samplers = {10: MemorySampler(artifacts.train.images)}
+    artifacts.sampler = artifacts.samplers[10]
+    estimates = compute("checkpoints", artifacts)
+    assert artifacts.arrays["losses.npz"]["train"].shape == (1, 8, 20)
+    assert select(estimates, "eps_loss", images="unseen").n == 20
 
 
 @pytest.fixture(scope="module")

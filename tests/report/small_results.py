@@ -103,14 +103,20 @@ MEMORIZATION = SmallMeasure(
     "memorization",
     [
         estimate("memorized", 0.05, images="samples"),
-        estimate("memorized", 0.01, images="held_out"),
+        estimate("memorized", 0.01, images="unseen"),
+        estimate("nearer_to_training", 0.55),
     ],
     topic="memorization",
 )
 AMPLIFICATION = SmallMeasure("amplification", [estimate("odds_ratio", 1.5)], topic="shares")
 CHECKPOINTS = SmallMeasure(
     "checkpoints",
-    [estimate("odds_ratio", 1.2, step=10), estimate("memorized", 0.02, step=10)],
+    [
+        estimate("odds_ratio", 1.2, step=10),
+        estimate("memorized", 0.02, step=10),
+        estimate("eps_gap", 0.003, step=10),
+        estimate("eps_gap", 0.03, step=20),
+    ],
     topic="memorization",
 )
 EFFECTIVE_K = SmallMeasure(
@@ -181,6 +187,20 @@ def make_info(model: str, seed: int = 0, trained: float = 0.2) -> CellInfo:
     )
 
 
+def make_losses(depth: int, num_images: int = 40) -> dict[str, np.ndarray]:
+    """losses.npz of two checkpoints: images differ much, and models by .01 a level of depth."""
+    rng = np.random.default_rng(0)
+    of_image = rng.gamma(2.0, 0.1, num_images)
+    of_model = np.random.default_rng(depth).normal(-0.01 * depth, 0.01, (2, 8, num_images))
+    unseen = (of_image + of_model).astype(np.float32)
+    return {
+        "train": unseen - np.float32(0.02),
+        "unseen": unseen,
+        "steps": np.array([10, 20]),
+        "t": np.arange(8),
+    }
+
+
 def make_cell(info: CellInfo, **sections: Sequence[Estimate]) -> CellResult:
     """A cell in memory, without images."""
     labels = np.zeros(0, int)
@@ -227,6 +247,7 @@ def write_study(
         files.write(folder / "metrics.jsonl", "".join(lines) if is_complete else "")
         if is_complete:
             files.write_json(folder / "probe.json", {"rows": PROBE_ROWS})
+            results.write_npz(folder / "losses.npz", **make_losses(info.depth))
     if is_complete:
         _write_comparisons(workdir / "shared", *(make_info(model).name for model in models[:2]))
     return workdir

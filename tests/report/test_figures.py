@@ -8,7 +8,13 @@ import pytest
 
 from jaxdiff.report import figures, memorization_figures
 from jaxdiff.results import DepthFigure, Section, read_study
-from tests.report.small_results import make_shares, write_study
+from tests.report.small_results import (
+    AMPLIFICATION,
+    MEMORIZATION,
+    make_shares,
+    write_sets,
+    write_study,
+)
 
 
 @pytest.fixture
@@ -57,9 +63,30 @@ def test_a_frame_marks_another_class_than_the_shallowest_models(study):
 
 
 def test_the_central_figure_has_the_checkpoints_before_the_model(study):
-    path = memorization_figures.central(study).axes[0].lines[0]
-    np.testing.assert_allclose(path.get_xdata(), [math.log(1.2), math.log(1.5)])
-    np.testing.assert_allclose(path.get_ydata(), [2, 5])
+    left, right = memorization_figures.central(study).axes
+    for ax, values in ((left, [0.003, 0.03]), (right, [2, 5])):
+        path = ax.lines[0]
+        np.testing.assert_allclose(path.get_xdata(), [math.log(1.2), math.log(1.5)])
+        np.testing.assert_allclose(path.get_ydata(), values)
+    interval = left.lines[3]
+    np.testing.assert_allclose(interval.get_ydata(), [0.01, 0.05])
+    dotted = [line for line in right.lines if line.get_linestyle() == ":"]
+    np.testing.assert_allclose(dotted[0].get_ydata(), 1)
+
+
+def test_the_central_figure_of_images_without_a_model(tmp_path):
+    """They have no loss: the fraction that is nearer to training images, less one half."""
+    sets = read_study(write_sets(tmp_path, (MEMORIZATION, AMPLIFICATION), trained=0.2))
+    left, right = memorization_figures.central(sets).axes
+    np.testing.assert_allclose(left.lines[0].get_ydata(), [0.05])
+    np.testing.assert_allclose(left.lines[0].get_xdata(), [math.log(1.5)])
+    np.testing.assert_allclose(right.lines[0].get_ydata(), [5])
+    assert "nearer to training" in left.get_ylabel()
+
+
+def test_nothing_to_draw_is_no_central_figure(tmp_path):
+    sets = read_study(write_sets(tmp_path, (MEMORIZATION,)))
+    assert memorization_figures.central(sets) is None
 
 
 def test_an_undefined_k_is_left_out(study):

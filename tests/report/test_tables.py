@@ -1,11 +1,20 @@
 """Tables over a whole study."""
 
 import pytest
+from scipy import stats
 
+from jaxdiff import results
 from jaxdiff.estimates import Estimate
 from jaxdiff.report import conclusions, paper_tables, study_tables, tables
 from jaxdiff.results import StudyResults, read_study
-from tests.report.small_results import estimate, make_shares, write_study
+from tests.report.small_results import (
+    estimate,
+    make_cell,
+    make_info,
+    make_losses,
+    make_shares,
+    write_study,
+)
 
 
 def make_study(*cells):
@@ -31,6 +40,61 @@ def test_table_2_has_the_papers_rows_below_ours():
     assert rows[3]["quantity"] == "bottleneck, px"
     assert rows[4]["6"] == 28.85
     assert "2-large" in tables.to_csv(rows).splitlines()[0]
+
+
+def make_neighbors(model, seed, samples, held_out=0.12):
+    estimates = [
+        estimate("kth", value, images=images, space="pixels", k=k)
+        for k in (1, 5)
+        for images, value in (("samples", samples), ("held_out", held_out))
+    ]
+    return make_cell(make_info(model, seed), neighbors=estimates)
+
+
+def test_table_3_has_the_interval_of_the_nearest_neighbor():
+    """Over images where there is one seed; over seeds the t interval of two values."""
+    cells = [make_neighbors("2", 0, 0.10), make_neighbors("3", 0, 0.11)]
+    rows = paper_tables.table_3(make_study(*cells))
+    assert list(rows[0])[3:] == [
+        "pixels, RMS distance, %, k = 1",
+        "pixels, k = 1, 95 % interval",
+        "pixels, RMS distance, %, k = 5",
+    ]
+    intervals = {row["images of"]: row["pixels, k = 1, 95 % interval"] for row in rows}
+    assert intervals == {
+        "2": "8.00 to 12.00",
+        "3": "9.00 to 13.00",
+        "held-out images": "10.00 to 14.00",
+    }
+    more = [make_neighbors("2", 1, 0.12, 0.14), make_neighbors("3", 1, 0.11, 0.14)]
+    rows = paper_tables.table_3(make_study(*cells, *more))
+    half = stats.t.ppf(0.975, 1) * 1.0
+    assert rows[0]["pixels, k = 1, 95 % interval"] == f"{11 - half:.2f} to {11 + half:.2f}"
+    assert rows[2]["pixels, k = 1, 95 % interval"] == f"{13 - half:.2f} to {13 + half:.2f}"
+
+
+def test_losses_of_models_are_compared_in_pairs(tmp_path):
+    study = read_study(write_study(tmp_path, models=("2", "3", "4")))
+    rows = study_tables.held_out_loss(study)
+    assert [(row["from"], row["to"]) for row in rows] == [("2-s0", "3-s0"), ("2-s0", "4-s0")]
+    shallow, _, deep = (make_losses(depth)["unseen"][-1].mean(axis=0) for depth in (2, 3, 4))
+    test = stats.ttest_rel(deep, shallow)
+    interval = test.confidence_interval()
+    row = rows[1]
+    assert row["difference"] == pytest.approx((deep - shallow).mean(), rel=1e-5)
+    assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high), rel=1e-4)
+    assert row["high"] < 0, "undecided by the two losses, whose intervals overlap"
+    assert row["loss of to"].startswith(f"{deep.mean():.5f} [")
+    assert row["images"] == 40
+    assert row["depths"] == "2, 4"
+
+
+def test_other_images_are_no_pairs(tmp_path):
+    workdir = write_study(tmp_path)
+    results.write_npz(workdir / "cells/3-s0/losses.npz", **make_losses(3, num_images=30))
+    assert study_tables.held_out_loss(read_study(workdir)) == []
+    (workdir / "cells/3-s0/losses.npz").unlink()
+    assert study_tables.held_out_loss(read_study(workdir)) == []
 
 
 def test_one_seed_has_a_share_and_no_interval():
