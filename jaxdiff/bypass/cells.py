@@ -26,7 +26,7 @@ from jaxdiff.datasets.images import to_uint8
 from jaxdiff.denoiser import abstract_network, count_parameters
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures.artifacts import Images, Predictions
-from jaxdiff.measures.effective_k import NoiseLevel, compute_effective_k
+from jaxdiff.measures.effective_k import Memories, NoiseLevel, compute_effective_k
 from jaxdiff.measures.registry import MEASURES
 from jaxdiff.models import Model
 from jaxdiff.progress import Progress, no_progress
@@ -200,8 +200,8 @@ class BypassedCell(CellContext):
             why = f"nothing is bypassed at t = {t}, outside the window"
             return [Estimate.undefined("k_eff", len(xt), why=why, t=int(t))]
         x0_hat = sampler.predict(xt, np.full(len(xt), t))[0]
-        memory = 2.0 * self.train.images.astype(np.float32) / 255.0 - 1.0
-        estimates = compute_effective_k(xt, x0_hat, memory, NoiseLevel.at(schedule, t), {})
+        memories = Memories.build(self.train.images, self.matched)
+        estimates = compute_effective_k(xt, x0_hat, memories, NoiseLevel.at(schedule, t))
         return [estimate.labeled(t=int(t)) for estimate in estimates]
 
 

@@ -234,8 +234,16 @@ def test_effective_k_of_an_exact_denoiser(exact_denoiser):
     assert rho.value == pytest.approx(1.0, rel=0.1)
     k_eff = select(estimates, "k_eff", queries="unseen", t=70)
     assert 1 < k_eff.low < k_eff.value < k_eff.high < 60
-    controls = {estimate.labels["memory"] for estimate in estimates}
-    assert controls == {"train", "as many of train", "held_out"}
+    memories = {estimate.labels["memory"] for estimate in estimates}
+    assert memories == {"train", "matched train", "unseen", "matched train - unseen"}
+    difference = select(estimates, "r2_difference", queries="unseen", t=70)
+    train, unseen = (
+        select(estimates, "r2", queries="unseen", t=70, memory=memory)
+        for memory in ("matched train", "unseen")
+    )
+    assert difference.value == pytest.approx(train.value - unseen.value)
+    assert difference.low > 0
+    assert train.labels["images"] == unseen.labels["images"] == 60
     assert exact_denoiser.reports[-1] == ("effective k", 12, 12)
 
 
