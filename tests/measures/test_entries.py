@@ -254,7 +254,9 @@ def test_the_predicted_share_is_the_trained_one(exact_denoiser):
     unseen = select(estimates, "predicted", queries="unseen")
     assert unseen.n == 300
     assert unseen.low < 0.25 < unseen.high
-    assert "70" in unseen.labels["defined at t"].split()
+    defined = unseen.labels["defined at t"].split()
+    assert "70" in defined
+    assert unseen.labels["levels"] == f"{len(defined)} of 6"
 
 
 def test_the_predicted_share_without_a_fit_says_why(exact_denoiser, monkeypatch):
@@ -264,6 +266,24 @@ def test_the_predicted_share_without_a_fit_says_why(exact_denoiser, monkeypatch)
     (estimate,) = compute("predicted_share", artifacts)
     assert (estimate.value, estimate.n) == (None, 0)
     assert estimate.labels["why"] == "rho is undefined at every noise level"
+    assert estimate.labels["levels"] == "0 of 1"
+
+
+@pytest.mark.parametrize(("num_defined", "is_test"), [(1, False), (2, False), (3, True)])
+def test_a_share_predicted_from_few_noise_levels_is_no_test(
+    exact_denoiser, monkeypatch, num_defined, is_test
+):
+    artifacts = dataclasses.replace(exact_denoiser)
+    values = [1.0] * num_defined + [None] * (6 - num_defined)
+    fits = [
+        Estimate(value, name="rho", labels={"queries": "unseen", "t": 10 * i})
+        for i, value in enumerate(values)
+    ]
+    monkeypatch.setattr(artifacts, "estimates", lambda name: fits[::-1])
+    (estimate,) = compute("predicted_share", artifacts)
+    assert estimate.labels["defined at t"] == " ".join(str(10 * i) for i in range(num_defined))
+    assert estimate.labels["levels"] == f"{num_defined} of 6"
+    assert (estimate.labels["note"] == "") == is_test
 
 
 def test_samples_of_the_fake_sampler_are_its_memory():

@@ -122,7 +122,7 @@ EFFECTIVE_K = SmallMeasure(
 PREDICTED = SmallMeasure(
     "predicted_share",
     [
-        estimate("predicted", 0.13, queries="unseen", why="", **{"defined at t": "100"}),
+        estimate("predicted", 0.13, queries="unseen", why="", levels="1 of 6", note="no test"),
         estimate("predicted", None, queries="own path", why="rho is undefined"),
     ],
     topic="mechanism",
