@@ -93,13 +93,24 @@ def test_quality_has_the_gate_first_with_its_single_values():
 
 
 def test_quality_of_a_model_has_the_slope_of_the_mean():
-    """At the last step x_t is almost eps, so that the exact denoiser predicts its mean."""
+    """At the last step x_t is almost eps, so that any denoiser predicts its mean."""
     artifacts = make_artifacts()
     artifacts.sampler = MemorySampler(artifacts.train.images)
-    slope = compute("quality", artifacts)[-1]
-    assert slope.name == "mean_eps_slope"
-    assert slope.value == pytest.approx(1.0, abs=1e-4)
-    assert slope.n == 60
+    estimates = compute("quality", artifacts)
+    for denoiser in ("network", "linear"):
+        slope = select(estimates, "mean_eps_slope", t=99, denoiser=denoiser)
+        assert slope.value == pytest.approx(1.0, abs=1e-3)
+        assert slope.n == 60
+    assert {e.labels["t"] for e in estimates if e.name == "mean_eps_slope"} == {10, 30, 99}
+
+
+@pytest.mark.parametrize("prediction", ["v", "x0"])
+def test_the_slope_at_the_last_step_is_of_networks_that_predict_eps(prediction):
+    artifacts = make_artifacts()
+    artifacts.sampler = MemorySampler(artifacts.train.images)
+    artifacts.sampler.model.prediction = prediction
+    estimates = compute("quality", artifacts)
+    assert {e.labels["t"] for e in estimates if e.name == "mean_eps_slope"} == {10, 30}
 
 
 def test_share_and_amplification():
