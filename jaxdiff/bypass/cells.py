@@ -38,6 +38,7 @@ from jaxdiff.unet_bypass import BypassedUNet
 
 # Measures of the samples alone; those along training and at noise levels stay as they are.
 SAMPLE_MEASURES = ("quality", "share", "lpips", "neighbors", "memorization", "fidelity")
+MISSING_AT_A_POINT = ("denoised_confusion", "common_samples", "checkpoints", "random_sampler")
 
 
 class Point(NamedTuple):
@@ -115,6 +116,10 @@ class BypassedCell(CellContext):
     def checkpoints(self) -> None:
         """The last checkpoint alone is bypassed."""
 
+    @property
+    def random_sampler(self) -> None:
+        """The trained weights alone are bypassed."""
+
     def write_npz(self, name: str, **arrays: np.ndarray) -> None:
         """Nothing: what measures write beside their estimates is the trained cell's own."""
 
@@ -123,7 +128,7 @@ class BypassedCell(CellContext):
 
     def has(self, name: str) -> bool:
         """Whether an artifact exists at a point."""
-        return name not in ("denoised_confusion", "common_samples", "checkpoints")
+        return name not in MISSING_AT_A_POINT
 
     def at(self, point: Point) -> "BypassedCell":
         """The artifacts with this much bypassed; its samples are drawn."""

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from scipy import stats
 
 from jaxdiff import diffusion, samplers
-from jaxdiff.datasets.images import to_float
+from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.diffusion import Schedule
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures.artifacts import Artifacts, Predictions, require
@@ -19,6 +19,7 @@ from jaxdiff.measures.soft_knn import GaussianDenoiser, NoiseLevel
 from jaxdiff.sampling import noise_bank
 
 SLOPE_LEVELS = (0.1, 0.3)  # of all noise steps, at which the slope of the mean of eps is taken
+NUM_RANDOM_SAMPLES = 64  # of the network with random weights
 
 
 def quality_gate(predictions: Predictions, classes: Sequence[int]) -> list[Estimate]:
@@ -146,20 +147,27 @@ def _slopes(artifacts: Artifacts) -> list[Estimate]:
     title="Quality",
     caption=(
         "gate is the fraction of samples that the classifier labels as one of the two classes; "
-        "below 70 % the shares describe only the samples that are left. "
+        "below 70 % the shares describe only the samples that are left. gate_random_weights is "
+        "that of 64 samples of the same network with random weights, and should be near 0. "
         "mean_eps_slope is the slope of the predicted on the true image mean of eps: a network "
         "with a smaller one than a linear denoiser at the same t makes less of that mean than a "
         "linear map does. It is given at the last step for networks that predict eps alone, since "
         "all others have slope 1 there, whatever they have learned."
     ),
     needs=("samples", "predictions", "roles", "train"),
-    optional=("sampler", "held_out_of_classes"),
+    optional=("sampler", "random_sampler", "classify", "held_out_of_classes"),
     topic="quality",
 )
 def quality(artifacts: Artifacts) -> list[Estimate]:
-    """The gate; where there is a model, the slopes of the mean of eps."""
+    """The gate; where there is a model, that of random weights and the slopes of the mean."""
     classes = require(artifacts.roles).classes
     estimates = quality_gate(require(artifacts.predictions), classes)
+    random_sampler = artifacts.random_sampler
+    if random_sampler is not None:
+        samples = to_uint8(random_sampler.sample(np.arange(NUM_RANDOM_SAMPLES), artifacts.seed))
+        passes = np.isin(artifacts.classify(samples), classes)
+        gate = Estimate.proportion(int(passes.sum()), len(passes), "gate_random_weights")
+        estimates.append(gate)
     if artifacts.sampler is not None and artifacts.held_out_of_classes is not None:
         estimates += _slopes(artifacts)
     return estimates

@@ -113,6 +113,17 @@ def test_the_slope_at_the_last_step_is_of_networks_that_predict_eps(prediction):
     assert {e.labels["t"] for e in estimates if e.name == "mean_eps_slope"} == {10, 30}
 
 
+def test_the_gate_of_random_weights():
+    """The classifier of the fake artifacts takes everything for one of the classes but black."""
+    artifacts = make_artifacts()
+    black = np.zeros((1, 8, 8, 1), np.uint8)
+    images = np.concatenate([artifacts.train.images[:3], black])
+    artifacts.random_sampler = MemorySampler(images)
+    artifacts.classify = lambda images: np.where(images.any(axis=(1, 2, 3)), 1, REJECT_LABEL)
+    gate = select(compute("quality", artifacts), "gate_random_weights")
+    assert (gate.value, gate.n) == (0.75, 64)
+
+
 def test_share_and_amplification():
     artifacts = make_artifacts()
     shares = compute("share", artifacts)
