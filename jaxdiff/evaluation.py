@@ -142,6 +142,7 @@ class SetContext(ResultFolder):
     denoised_confusion = None
     sampler = None
     leveled_sampler = None
+    random_sampler = None
     checkpoints = None
     common_samples = None
     held_out_of_classes = None

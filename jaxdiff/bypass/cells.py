@@ -26,7 +26,7 @@ from jaxdiff.datasets.images import to_uint8
 from jaxdiff.denoiser import abstract_network, count_parameters
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures.artifacts import Images, Predictions
-from jaxdiff.measures.effective_k import NoiseLevel, compute_effective_k
+from jaxdiff.measures.effective_k import Memories, NoiseLevel, compute_effective_k
 from jaxdiff.measures.registry import MEASURES
 from jaxdiff.models import Model
 from jaxdiff.progress import Progress, no_progress
@@ -38,6 +38,7 @@ from jaxdiff.unet_bypass import BypassedUNet
 
 # Measures of the samples alone; those along training and at noise levels stay as they are.
 SAMPLE_MEASURES = ("quality", "share", "lpips", "neighbors", "memorization", "fidelity")
+MISSING_AT_A_POINT = ("denoised_confusion", "common_samples", "checkpoints", "random_sampler")
 
 
 class Point(NamedTuple):
@@ -115,6 +116,10 @@ class BypassedCell(CellContext):
     def checkpoints(self) -> None:
         """The last checkpoint alone is bypassed."""
 
+    @property
+    def random_sampler(self) -> None:
+        """The trained weights alone are bypassed."""
+
     def write_npz(self, name: str, **arrays: np.ndarray) -> None:
         """Nothing: what measures write beside their estimates is the trained cell's own."""
 
@@ -123,7 +128,7 @@ class BypassedCell(CellContext):
 
     def has(self, name: str) -> bool:
         """Whether an artifact exists at a point."""
-        return name not in ("denoised_confusion", "common_samples", "checkpoints")
+        return name not in MISSING_AT_A_POINT
 
     def at(self, point: Point) -> "BypassedCell":
         """The artifacts with this much bypassed; its samples are drawn."""
@@ -200,8 +205,8 @@ class BypassedCell(CellContext):
             why = f"nothing is bypassed at t = {t}, outside the window"
             return [Estimate.undefined("k_eff", len(xt), why=why, t=int(t))]
         x0_hat = sampler.predict(xt, np.full(len(xt), t))[0]
-        memory = 2.0 * self.train.images.astype(np.float32) / 255.0 - 1.0
-        estimates = compute_effective_k(xt, x0_hat, memory, NoiseLevel.at(schedule, t), {})
+        memories = Memories.build(self.train.images, self.matched)
+        estimates = compute_effective_k(xt, x0_hat, memories, NoiseLevel.at(schedule, t))
         return [estimate.labeled(t=int(t)) for estimate in estimates]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from flax import nnx
 from jaxtyping import Int
 
 from jaxdiff import checkpoints, files, models, results
@@ -24,7 +25,7 @@ from jaxdiff.cells.measuring import ResultFolder
 from jaxdiff.datasets.dataset import Dataset, Split
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.datasets.mixtures import mixture
-from jaxdiff.denoiser import LeveledDenoiser, abstract_network
+from jaxdiff.denoiser import LeveledDenoiser, abstract_network, build_network
 from jaxdiff.measures.artifacts import Images, MatchedSplits, Predictions, Roles
 from jaxdiff.measures.shares import confusion_matrix
 from jaxdiff.progress import Progress, no_progress
@@ -193,8 +194,16 @@ class CellContext(ResultFolder):
         return checkpoints.list_steps(self.folder / "checkpoints")
 
     def sampler_at(self, step: int) -> Sampler:
+        return self._sampler_of(models.load(self.folder, step).unet)
+
+    @property
+    def random_sampler(self) -> Sampler | None:
+        return self._sampler_of(build_network(self.cell.network, nnx.Rngs(self.cell.seed)))
+
+    def _sampler_of(self, network: nnx.Module) -> Sampler:
+        """The sampler with other weights of the same network."""
         sampler = copy.copy(self.sampler)  # shares the compiled programs
-        sampler.set_params(models.load(self.folder, step).unet)
+        sampler.set_params(network)
         return sampler
 
     # ---- samples and what the classifiers see in them ----
@@ -263,7 +272,7 @@ class CellContext(ResultFolder):
             return self.outputs["classifiers"]
         if name == "denoised_confusion":
             return self.outputs["denoise"]
-        if name in ("sampler", "leveled_sampler", "checkpoints"):
+        if name in ("sampler", "leveled_sampler", "random_sampler", "checkpoints"):
             return {"trained": self.trained_from(), "sample": to_json(self.cell.sample)}
         if name == "matched":
             return self.data_digest() | {"queries": self.settings.queries}

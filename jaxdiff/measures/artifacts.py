@@ -186,6 +186,10 @@ class Artifacts(Protocol):
         """The same, where its network can be entered at its levels (`LeveledDenoiser`)."""
 
     @property
+    def random_sampler(self) -> "Sampler | None":
+        """`sampler` with random weights of its network: what holds there too was not learned."""
+
+    @property
     def checkpoints(self) -> Sequence[int] | None:
         """Optimizer steps of the kept checkpoints, the last one that of `sampler`."""
 

@@ -16,6 +16,8 @@ from jaxdiff.landscape import retrieval
 from jaxdiff.measures.artifacts import Artifacts, require
 from jaxdiff.measures.registry import measure
 
+MIN_DEFINED = 0.5  # of the noise levels; where rho is defined at fewer, the share is no test
+
 
 def interpolate_rho(
     rho_at_t: Sequence[tuple[int, float]], num_noise_steps: int
@@ -30,25 +32,33 @@ def interpolate_rho(
     return np.exp(log_rho).astype(np.float32)
 
 
-def _defined_rho(estimates: Sequence[Estimate], queries: str) -> list[tuple[int, float]]:
-    """Pairs (t, rho) of one kind of queries where rho is defined, in the order of t."""
-    return sorted(
-        (estimate.labels["t"], estimate.value)
-        for estimate in estimates
-        if estimate.name == "rho"
-        and estimate.labels["queries"] == queries
-        and estimate.value is not None
-    )
+def _select_rho(estimates: Sequence[Estimate], queries: str) -> list[Estimate]:
+    """rho of one kind of queries at every noise level, in the order of t."""
+    selected = [e for e in estimates if e.name == "rho" and e.labels["queries"] == queries]
+    return sorted(selected, key=lambda estimate: estimate.labels["t"])
+
+
+def _describe_coverage(defined: Sequence[Estimate], levels: int) -> dict[str, str]:
+    """Labels that say at which and how many noise levels rho is defined."""
+    is_test = len(defined) >= MIN_DEFINED * levels
+    return {
+        "defined at t": " ".join(str(estimate.labels["t"]) for estimate in defined),
+        "levels": f"{len(defined)} of {levels}",
+        "note": "" if is_test else "no test: rho is held constant over most noise levels",
+    }
 
 
 @measure(
     "predicted_share",
     table="predicted",
-    title="Share that the fitted rho predicts",
+    title="Share that the fitted rho predicts (no test where few noise levels have one)",
     caption=(
         "The minority's share among samples of the soft k-NN denoiser that each model is most "
         "like, from its own training images. If depth amplifies by smoothing the retrieval, it is "
-        "near the share of the model's own samples."
+        "near the share of the model's own samples. The table says at how many of the noise levels "
+        "rho is defined; it is interpolated between them and held constant beyond the first and "
+        "the last. Where it is defined at only a few, this is no test: the share is that of a "
+        "denoiser which is like the model at those alone."
     ),
     needs=("effective_k", "samples", "sampler", "train", "roles"),
     topic="mechanism",
@@ -60,9 +70,11 @@ def predicted_share(artifacts: Artifacts) -> list[Estimate]:
     schedule = require(artifacts.sampler).model.schedule
     estimates = []
     for queries in dict.fromkeys(fit.labels["queries"] for fit in fits):
-        rho_at_t = _defined_rho(fits, queries)
-        labels = {"queries": queries, "defined at t": " ".join(str(t) for t, _ in rho_at_t)}
-        if rho_at_t:
+        at_levels = _select_rho(fits, queries)
+        defined = [estimate for estimate in at_levels if estimate.value is not None]
+        labels = {"queries": queries, **_describe_coverage(defined, len(at_levels))}
+        if defined:
+            rho_at_t = [(estimate.labels["t"], float(estimate)) for estimate in defined]
             rho = interpolate_rho(rho_at_t, schedule.steps)
             estimate = _sample_share(artifacts, rho).labeled(why="", **labels)
         else:

@@ -9,13 +9,17 @@ from jaxtyping import Array, Float
 from scipy import stats
 
 from jaxdiff import diffusion, samplers
-from jaxdiff.datasets.images import to_float
+from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.diffusion import Schedule
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures.artifacts import Artifacts, Predictions, require
 from jaxdiff.measures.fixed_noise import PredictEps
 from jaxdiff.measures.registry import measure
+from jaxdiff.measures.soft_knn import GaussianDenoiser, NoiseLevel
 from jaxdiff.sampling import noise_bank
+
+SLOPE_LEVELS = (0.1, 0.3)  # of all noise steps, at which the slope of the mean of eps is taken
+NUM_RANDOM_SAMPLES = 64  # of the network with random weights
 
 
 def quality_gate(predictions: Predictions, classes: Sequence[int]) -> list[Estimate]:
@@ -61,12 +65,14 @@ def mean_eps_slope(
     schedule: Schedule,
     x0: Float[Array, "n h w c"],
     eps: Float[Array, "n h w c"],
+    t: int,
 ) -> Estimate:
-    """Slope of the predicted on the true image mean of eps at t = T - 1; 1 is right.
+    """Slope of the predicted on the true image mean of eps at one noise step.
 
-    An instance norm before the last convolution hides the mean of eps from an eps-predicting
-    network, whose slope is then near 0: samples are well formed on a background of arbitrary
-    brightness. A v-predicting network has slope 1 at this t by construction.
+    An instance norm before the last convolution hides the image mean from a network. If that
+    predicts eps, its samples are then well formed on a background of arbitrary brightness. What
+    slope can be had depends on t and the data: compare it with that of a linear denoiser. A network
+    whose output has no mean has slope 0 if it predicts eps, sigma^2 if v and 1 if x0.
 
     Parameters
     ----------
@@ -78,6 +84,8 @@ def mean_eps_slope(
         Clean images in [-1, 1]; n times the channels is at least 3.
     eps
         The noise to add.
+    t
+        Noise step.
 
     Returns
     -------
@@ -85,9 +93,8 @@ def mean_eps_slope(
         The slope by least squares over images and channels, with its 95 % t interval.
     """
     n = len(x0)
-    # At the highest noise x_t is almost eps alone.
-    t = jnp.full(n, schedule.steps - 1)
-    eps_hat = predict_eps(diffusion.add_noise(schedule, x0, eps, t), t)
+    steps = jnp.full(n, t)
+    eps_hat = predict_eps(diffusion.add_noise(schedule, x0, eps, steps), steps)
     true_means = np.asarray(eps.mean(axis=(1, 2))).ravel()
     predicted_means = np.asarray(eps_hat.mean(axis=(1, 2))).ravel()
     fit = stats.linregress(true_means, predicted_means)
@@ -99,30 +106,68 @@ def mean_eps_slope(
     )
 
 
+def linear_eps(gaussian: GaussianDenoiser, schedule: Schedule) -> PredictEps:
+    """The eps that a linear denoiser predicts, as a function of x_t and t."""
+
+    def predict_eps(xt: Array, t: Array) -> np.ndarray:
+        noise = NoiseLevel.at(schedule, int(t[0]))  # all t are the same
+        images = np.asarray(xt)
+        x0_hat = gaussian.predict(images, noise).reshape(images.shape)
+        return (images - noise.s * x0_hat) / noise.sigma
+
+    return predict_eps
+
+
+def _slopes(artifacts: Artifacts) -> list[Estimate]:
+    """The slopes of the network and of a linear denoiser, on the same noised images."""
+    sampler = require(artifacts.sampler)
+
+    def predict_eps(xt: Array, t: Array) -> np.ndarray:
+        return sampler.predict(xt, t)[1]
+
+    schedule = sampler.model.schedule
+    levels = [round(level * schedule.steps) for level in SLOPE_LEVELS]
+    # Networks that predict v or x0 have slope 1 at T - 1 by construction.
+    if sampler.model.prediction == "eps":
+        levels.append(schedule.steps - 1)
+    x0 = to_float(require(artifacts.held_out_of_classes))
+    keys = noise_bank(artifacts.seed, np.arange(len(x0)))
+    eps = samplers.initial_noise(keys, sampler.image_shape)
+    gaussian = GaussianDenoiser.fit(np.asarray(to_float(artifacts.train.images)))
+    denoisers = {"network": predict_eps, "linear": linear_eps(gaussian, schedule)}
+    return [
+        mean_eps_slope(predict, schedule, x0, eps, t).labeled(t=t, denoiser=name)
+        for t in levels
+        for name, predict in denoisers.items()
+    ]
+
+
 @measure(
     "quality",
     title="Quality",
     caption=(
         "gate is the fraction of samples that the classifier labels as one of the two classes; "
-        "below 70 % the shares describe only the samples that are left. mean_eps_slope should "
-        "be 1: near 0 the network cannot output the mean of eps."
+        "below 80 % nothing is claimed of the shares. gate_random_weights is "
+        "that of 64 samples of the same network with random weights, and should be near 0. "
+        "mean_eps_slope is the slope of the predicted on the true image mean of eps: a network "
+        "with a smaller one than a linear denoiser at the same t makes less of that mean than a "
+        "linear map does. It is given at the last step for networks that predict eps alone, since "
+        "all others have slope 1 there, whatever they have learned."
     ),
-    needs=("samples", "predictions", "roles"),
-    optional=("sampler", "held_out_of_classes"),
+    needs=("samples", "predictions", "roles", "train"),
+    optional=("sampler", "random_sampler", "predict", "held_out_of_classes"),
     topic="quality",
 )
 def quality(artifacts: Artifacts) -> list[Estimate]:
-    """The gate, and the slope of the mean of eps where there is a sampler."""
-    estimates = quality_gate(require(artifacts.predictions), require(artifacts.roles).classes)
-    sampler = artifacts.sampler
-    if sampler is None or artifacts.held_out_of_classes is None:
-        return estimates
-
-    def predict_eps(xt: Array, t: Array) -> np.ndarray:
-        return sampler.predict(xt, t)[1]
-
-    x0 = to_float(artifacts.held_out_of_classes)
-    keys = noise_bank(artifacts.seed, np.arange(len(x0)))
-    eps = samplers.initial_noise(keys, sampler.image_shape)
-    estimates.append(mean_eps_slope(predict_eps, sampler.model.schedule, x0, eps))
+    """The gate; where there is a model, that of random weights and the slopes of the mean."""
+    classes = require(artifacts.roles).classes
+    estimates = quality_gate(require(artifacts.predictions), classes)
+    random_sampler = artifacts.random_sampler
+    if random_sampler is not None:
+        samples = to_uint8(random_sampler.sample(np.arange(NUM_RANDOM_SAMPLES), artifacts.seed))
+        passes = np.isin(artifacts.predict(samples).labels, classes)
+        gate = Estimate.proportion(int(passes.sum()), len(passes), "gate_random_weights")
+        estimates.append(gate)
+    if artifacts.sampler is not None and artifacts.held_out_of_classes is not None:
+        estimates += _slopes(artifacts)
     return estimates

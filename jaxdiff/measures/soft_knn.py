@@ -1,4 +1,4 @@
-"""The soft k-NN denoiser of a memory of images, and other denoisers to compare it with.
+"""The soft k-NN denoisers of a memory of images, and other denoisers to compare them with.
 
 At noise step t, x_t = s x + sigma eps and q = x_t / s. The soft k-NN denoiser weighs memory image i
 by exp(-|q - x_i|^2 / tau), tau = rho 2 sigma^2 / s^2 (Eq. 2 of the paper): rho = 1 is the exact
@@ -6,15 +6,14 @@ denoiser of the memory, and a larger rho attends to more of it. Images are float
 [n, height, width, channel] in [-1, 1].
 """
 
-import dataclasses
 import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
-from scipy import optimize
+from jaxtyping import Array, Float, Int
+from scipy import special
 
 from jaxdiff.diffusion import Schedule
 from jaxdiff.landscape.memory import softmax_weights
@@ -23,7 +22,6 @@ Queries = Float[np.ndarray, "q h w c"]
 Memory = Float[np.ndarray, "m h w c"]
 Vectors = Float[np.ndarray, "q d"]
 
-RHO_GRID = 2.0 ** np.arange(-4, 12.01, 0.5)  # a fit at its edge is no fit
 PATCH_SIDES = (3, 5, 7, 9)  # of the local-patch denoiser
 MAX_GAUSSIAN_IMAGES = 4096  # behind the Gaussian denoiser
 MAX_PATCH_IMAGES = 1024  # behind the local-patch denoiser
@@ -48,28 +46,6 @@ class NoiseLevel(NamedTuple):
         return 2.0 * (self.sigma / self.s) ** 2
 
 
-@dataclasses.dataclass(frozen=True)
-class SoftKnnFit:
-    """The soft k-NN denoiser that predicts a model best.
-
-    Parameters
-    ----------
-    rho
-        Its temperature over that of the memory's exact denoiser.
-    r2
-        R^2 of its prediction, see `r_squared`.
-    k_eff
-        exp(entropy of the weights) of each query, 1 to the size of the memory.
-    at_edge
-        Whether rho is at the end of the grid.
-    """
-
-    rho: float
-    r2: float
-    k_eff: Float[np.ndarray, " q"]
-    at_edge: bool
-
-
 class Baseline(NamedTuple):
     """R^2 of a denoiser, and the side of its patches, which only the local one has."""
 
@@ -90,46 +66,63 @@ def squared_distances(queries: Queries, memory: Memory) -> Float[np.ndarray, "q 
     return np.maximum(squares, 0.0)
 
 
-def weighted_mean(weights: Float[np.ndarray, "q m"], memory: Memory) -> Vectors:
-    """The weighted means of the memory's images."""
+def weighted_mean(weights: Float[np.ndarray, "q m"], memory: Float[np.ndarray, "m ..."]) -> Vectors:
+    """The weighted means of the memory's images, as vectors."""
     # Unlike distances, means need no more than float32.
     return weights.astype(np.float32) @ memory.reshape(len(memory), -1)
 
 
-def fit_soft_knn(xt: Queries, x0_hat: Queries, memory: Memory, noise: NoiseLevel) -> SoftKnnFit:
-    """Fit rho so that the soft k-NN denoiser of a memory predicts a model best.
+class SoftKnn(NamedTuple):
+    """The soft k-NN denoisers of one memory at some queries, one for each rho.
+
+    Distances are computed once, and serve every rho and every subset of the memory.
 
     Parameters
     ----------
-    xt
-        Noised images of one noise level.
-    x0_hat
-        What the model predicts of them; squared errors are summed over all.
-    memory
-        The denoiser's images.
-    noise
-        The noise level.
+    squares
+        |q - x_i|^2 of every query and image of the memory.
+    rows
+        The images of the memory as vectors.
+    tau
+        The temperature at rho = 1.
     """
-    squares = squared_distances(xt / noise.s, memory)
-    target = x0_hat.reshape(len(x0_hat), -1)
 
-    def error(log_rho: float) -> float:
-        weights = softmax_weights(squares, np.exp(log_rho) * noise.tau)
-        return float(np.square(weighted_mean(weights, memory) - target).sum())
+    squares: Float[np.ndarray, "q m"]
+    rows: Float[np.ndarray, "m d"]
+    tau: float
 
-    # The error has several minima: search the grid, then refine around its best point.
-    grid = np.log(RHO_GRID)
-    index = int(np.argmin([error(log_rho) for log_rho in grid]))
-    bounds = (grid[max(index - 1, 0)], grid[min(index + 1, len(grid) - 1)])
-    result = optimize.minimize_scalar(
-        error, bounds=bounds, method="bounded", options={"xatol": 1e-3}
-    )
-    rho = np.exp(result.x)
-    weights = softmax_weights(squares, rho * noise.tau)
-    entropy = -np.sum(weights * np.log(np.maximum(weights, 1e-300)), axis=1)
-    r2 = r_squared(weighted_mean(weights, memory), target)
-    at_edge = not 0 < index < len(grid) - 1
-    return SoftKnnFit(float(rho), r2, np.exp(entropy), at_edge)
+    @classmethod
+    def at(cls, xt: Queries, memory: Memory, noise: NoiseLevel) -> "SoftKnn":
+        """Those of a memory at noised images of one noise level."""
+        squares = squared_distances(xt / noise.s, memory)
+        return cls(squares, memory.reshape(len(memory), -1), noise.tau)
+
+    def subset(self, indices: Int[np.ndarray, " k"]) -> "SoftKnn":
+        """Those of some of the memory's images."""
+        return SoftKnn(self.squares[:, indices], self.rows[indices], self.tau)
+
+    def weights(self, rho: float) -> Float[np.ndarray, "q m"]:
+        """The weight of each image at each query (Eq. 2)."""
+        return softmax_weights(self.squares, rho * self.tau)
+
+    def predict(self, rho: float) -> Vectors:
+        """x0_hat of each query."""
+        return weighted_mean(self.weights(rho), self.rows)
+
+    def errors(self, rho: float, target: Vectors) -> Float[np.ndarray, " q"]:
+        """The squared error of each query's prediction, summed over its pixels."""
+        return np.square(self.predict(rho) - target).sum(axis=1, dtype=np.float64)
+
+    def entropies(self, rho: float) -> Float[np.ndarray, " q"]:
+        """The entropy of each query's weights, 0 to the logarithm of the memory's size."""
+        return special.entr(self.weights(rho)).sum(axis=1)
+
+
+def total_deviation(target: Vectors) -> float:
+    """The squared error of the best constant image as a prediction of the target."""
+    deviation = target - target.mean(axis=0, keepdims=True)
+    # All queries may be alike, and R^2 divides by it.
+    return max(float(np.square(deviation).sum()), 1e-30)
 
 
 def r_squared(prediction: Vectors, target: Vectors) -> float:
@@ -137,21 +130,44 @@ def r_squared(prediction: Vectors, target: Vectors) -> float:
 
     1 is perfect, 0 no better than a constant.
     """
-    deviation = target - target.mean(axis=0, keepdims=True)
-    error = float(np.square(prediction - target).sum())
-    return 1.0 - error / max(float(np.square(deviation).sum()), 1e-30)
+    return 1.0 - float(np.square(prediction - target).sum()) / total_deviation(target)
 
 
-def gaussian_denoiser(xt: Queries, memory: Memory, noise: NoiseLevel) -> Vectors:
-    """Wiener's denoiser, exact for a Gaussian with the memory's mean and covariance."""
-    s, sigma = noise
-    rows = memory[:MAX_GAUSSIAN_IMAGES].reshape(-1, memory[0].size).astype(np.float64)
-    mean = rows.mean(axis=0)
-    deviations = (rows - mean) / np.sqrt(max(len(rows) - 1, 1))
-    # By singular values: the covariance itself would have d x d numbers.
-    _, scale, axes = np.linalg.svd(deviations, full_matrices=False)
-    gain = s * scale**2 / (s**2 * scale**2 + sigma**2)
-    return mean + ((xt.reshape(len(xt), -1) - s * mean) @ axes.T * gain) @ axes
+class GaussianDenoiser(NamedTuple):
+    """Wiener's denoiser, exact for a Gaussian with the memory's mean and covariance.
+
+    It is linear in x_t and holds no image of the memory.
+
+    Parameters
+    ----------
+    mean
+        Mean of the memory.
+    variances
+        Of the memory along each axis.
+    axes
+        Its principal axes, orthonormal rows.
+    """
+
+    mean: Float[np.ndarray, " d"]
+    variances: Float[np.ndarray, " k"]
+    axes: Float[np.ndarray, "k d"]
+
+    @classmethod
+    def fit(cls, memory: Memory) -> "GaussianDenoiser":
+        """The denoiser of a memory, of which at most `MAX_GAUSSIAN_IMAGES` are used."""
+        rows = memory[:MAX_GAUSSIAN_IMAGES].reshape(-1, memory[0].size).astype(np.float64)
+        mean = rows.mean(axis=0)
+        deviations = (rows - mean) / np.sqrt(max(len(rows) - 1, 1))
+        # By singular values: the covariance itself would have d x d numbers.
+        _, scale, axes = np.linalg.svd(deviations, full_matrices=False)
+        return cls(mean, scale**2, axes)
+
+    def predict(self, xt: Queries, noise: NoiseLevel) -> Vectors:
+        """x0_hat of each noised image."""
+        s, sigma = noise
+        gain = s * self.variances / (s**2 * self.variances + sigma**2)
+        deviations = xt.reshape(len(xt), -1) - s * self.mean
+        return self.mean + (deviations @ self.axes.T * gain) @ self.axes
 
 
 def local_patch_denoiser(xt: Queries, memory: Memory, noise: NoiseLevel, side: int) -> Vectors:
@@ -193,7 +209,7 @@ def _denoise_patches(queries: Array, memory: Array, tau: Array, side: int) -> Ar
 
 
 def baseline_r2(
-    xt: Queries, x0_hat: Queries, memory: Memory, noise: NoiseLevel
+    xt: Queries, x0_hat: Queries, memory: Memory, gaussian: GaussianDenoiser, noise: NoiseLevel
 ) -> dict[str, Baseline]:
     """R^2 of three denoisers of the memory as predictions of x0_hat on the same x_t.
 
@@ -201,7 +217,6 @@ def baseline_r2(
     ``local_patch``: with the side that fits best.
     """
     target = x0_hat.reshape(len(x0_hat), -1)
-    weights = softmax_weights(squared_distances(xt / noise.s, memory), noise.tau)
     local_r2 = {
         side: r_squared(local_patch_denoiser(xt, memory, noise, side), target)
         for side in PATCH_SIDES
@@ -209,7 +224,7 @@ def baseline_r2(
     }
     best_side = max(local_r2, key=local_r2.__getitem__)
     return {
-        "exact": Baseline(r_squared(weighted_mean(weights, memory), target)),
-        "gaussian": Baseline(r_squared(gaussian_denoiser(xt, memory, noise), target)),
+        "exact": Baseline(r_squared(SoftKnn.at(xt, memory, noise).predict(1.0), target)),
+        "gaussian": Baseline(r_squared(gaussian.predict(xt, noise), target)),
         "local_patch": Baseline(local_r2[best_side], best_side),
     }

@@ -58,8 +58,8 @@ class Curve(NamedTuple):
 TRAINING_MEMORY = Curve("soft k-NN of the training images", "-", "soft_knn", "train")
 R2_CURVES = (
     TRAINING_MEMORY,
-    Curve("of fewer of them", "-.", "soft_knn", "as many of train"),
-    Curve("of as many held-out images", ":", "soft_knn", "held_out"),
+    Curve("of as many of them as unseen", "-.", "soft_knn", "matched train"),
+    Curve("of unseen images", ":", "soft_knn", "unseen"),
     Curve("Gaussian", "--", "gaussian", ""),
 )
 
@@ -107,10 +107,10 @@ def central(study: StudyResults) -> Figure | None:
     "effective_k",
     title="How many training images a denoising step attends to",
     caption="Left: the effective k of the soft k-NN denoiser that is most like the model, on "
-    "noised images that the model never saw; it is missing where undefined, and the table says "
-    "why. Right: how well that denoiser predicts the model, beside one of as many held-out "
-    "images and a Gaussian. Where these do as well, the model recalls no training images at that "
-    "noise level.",
+    "noised images that the model never saw, with its 95 % interval; it is missing where "
+    "undefined, and the table says why. Right: how well that denoiser predicts the model, beside "
+    "those of equally many training and unseen images, and a Gaussian. Where unseen images or the "
+    "Gaussian do as well, the model recalls no training images at that noise level.",
     topic="mechanism",
     needs=("effective_k",),
 )
@@ -124,6 +124,7 @@ def effective_k(study: StudyResults) -> Figure:
         color, marker = style_of(result)
         k = _select(estimates, "k_eff", TRAINING_MEMORY)
         _draw_over_noise(left, k, color, f"{marker}-")
+        _draw_intervals(left, k, color)
         for curve in R2_CURVES:
             r2 = _select(estimates, "r2", curve)
             linestyle = f"{marker}-" if curve is TRAINING_MEMORY else curve.linestyle
@@ -256,6 +257,12 @@ def _draw_over_noise(
     t = [estimate.labels["t"] for estimate in estimates]
     values = [float(estimate) for estimate in estimates]
     ax.plot(t, values, linestyle, color=color, markersize=4, linewidth=linewidth)
+
+
+def _draw_intervals(ax: Axes, estimates: Sequence[Estimate], color: str) -> None:
+    for estimate in estimates:
+        if estimate.low is not None and estimate.high is not None:
+            ax.vlines(estimate.labels["t"], estimate.low, estimate.high, color=color, linewidth=1)
 
 
 def _label_axes(ax: Axes, label: str) -> None:

@@ -31,6 +31,7 @@ from jaxdiff.results import Section, StudyResults, collect_sections, read_study
 
 REGISTERED_BY = (conclusions, figures, memorization_figures, paper_tables, study_tables)
 MIN_CLASSIFIER_GATE = 0.95  # of held-out images that the classifier should recognize
+MAX_RANDOM_GATE = 0.05  # of samples of random weights that may pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +205,8 @@ def _render(study: StudyResults, topics: Sequence[Topic], method: Method) -> str
         failed=_names_below_gate(study),
         min_gate=MIN_GATE,
         min_classifier_gate=MIN_CLASSIFIER_GATE,
+        random_passes=_names_above_random_gate(study),
+        max_random_gate=MAX_RANDOM_GATE,
         time_blind={c.info.model: format_time_blind_levels(c.info) for c in study.cells},
         settings_text=json.dumps(study.settings, indent=1),
         versions_text=json.dumps(study.results[-1].run, indent=1),
@@ -220,6 +223,15 @@ def _names_below_gate(study: StudyResults) -> list[str]:
     for result in study.results:
         gate = result.find("quality", "gate")
         if gate is not None and float(gate) < MIN_GATE:
+            names.append(result.name)
+    return names
+
+
+def _names_above_random_gate(study: StudyResults) -> list[str]:
+    names = []
+    for result in study.results:
+        gate = result.find("quality", "gate_random_weights")
+        if gate is not None and float(gate) > MAX_RANDOM_GATE:
             names.append(result.name)
     return names
 

@@ -124,9 +124,10 @@ def predicted_share(study: StudyResults, measure: Section) -> TableRows:
                     "trained share": proportions[-1] if proportions else "",
                     "rho fitted on": estimate.labels.get("queries", ""),
                     "rho defined at t": estimate.labels.get("defined at t", ""),
+                    "noise levels with rho": estimate.labels.get("levels", ""),
                     "predicted share": format_estimate(estimate),
                     "share of the samples": drawn,
-                    "why undefined": estimate.labels.get("why", ""),
+                    "note": estimate.labels.get("why") or estimate.labels.get("note", ""),
                 }
             )
     return rows

@@ -6,12 +6,17 @@ import types
 import numpy as np
 import pytest
 from etils import epath
+from flax import nnx
 
 from jaxdiff.cells.context import CellContext
 from jaxdiff.cells.data import DataPaths
 from jaxdiff.datasets.base import Annotations, Source
 from jaxdiff.datasets.dataset import Split
 from jaxdiff.datasets.prepare import prepare
+from jaxdiff.denoiser import build_network, get_params
+from jaxdiff.diffusion import Schedule
+from jaxdiff.models import Model
+from jaxdiff.sampling import Sampler
 from jaxdiff.study import grid
 from jaxdiff.study.config import default_config
 
@@ -132,3 +137,18 @@ def test_held_out_images_of_the_two_classes(context):
     assert count_classes(images, context) == [12, 12]
     assert len(images) == 24
     assert count_classes(context.held_out, context) == [12, 3]
+
+
+def test_random_weights_share_the_compiled_programs(context):
+    """They are those that training starts from, and the trained ones stay as they are."""
+    trained = build_network(context.cell.network, nnx.Rngs(7))
+    untrained = build_network(context.cell.network, nnx.Rngs(context.cell.seed))
+    model = Model(trained, Schedule.linear(10), "eps", {"data": {"size": 8}})
+    context.__dict__["_last_sampler"] = Sampler(model, context.sampler_spec, batch=8)
+    random = context.random_sampler
+    assert random.step is context.sampler.step
+    for sampler, network in ((random, untrained), (context.sampler, trained)):
+        params = get_params(network)
+        assert sampler.params.keys() == params.keys()
+        for name, array in params.items():
+            np.testing.assert_array_equal(sampler.params[name], array, err_msg=name)

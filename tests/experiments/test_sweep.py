@@ -99,6 +99,9 @@ def test_the_result_holds_every_section(tiny_run):
     assert result.keys() == SECTIONS | {"schema", "cell"}
     assert result["quality"][0]["name"] == "gate"
     assert 0 <= result["quality"][0]["value"] <= 1
+    quality = {(entry["name"], entry.get("t")) for entry in result["quality"]}
+    slopes = {("mean_eps_slope", t) for t in (100, 300, 999)}
+    assert quality >= slopes | {("gate_random_weights", None)}
     assert {entry["name"] for entry in result["lpips"]} >= {"all_pairs", "training_data"}
     assert {(entry["images"], entry["k"]) for entry in result["neighbors"]} == {
         (images, k) for images in ("samples", "held_out") for k in (1, 2, 5, 10)

@@ -50,7 +50,7 @@ class MemorySampler:
         self.memory = np.asarray(to_float(images))
         self.rho = rho
         self.image_shape = images.shape[1:]
-        self.model = SimpleNamespace(schedule=Schedule.cosine(100))
+        self.model = SimpleNamespace(schedule=Schedule.cosine(100), prediction="eps")
         self.spec = SimpleNamespace(steps=sampling_steps)
 
     def predict(self, xt, t):
@@ -118,6 +118,7 @@ class FakeArtifacts:
     matched: MatchedSplits | None = None
     sampler: MemorySampler | None = None
     leveled_sampler: MemorySampler | None = None
+    random_sampler: MemorySampler | None = None
     checkpoints: list[int] | None = None
     samplers: dict[int, MemorySampler] = dataclasses.field(default_factory=dict)
     unseen_images: np.ndarray | None = None

@@ -96,13 +96,37 @@ def test_quality_has_the_gate_first_with_its_single_values():
 
 
 def test_quality_of_a_model_has_the_slope_of_the_mean():
-    """At the last step x_t is almost eps, so that the exact denoiser predicts its mean."""
+    """At the last step x_t is almost eps, so that any denoiser predicts its mean."""
     artifacts = make_artifacts()
     artifacts.sampler = MemorySampler(artifacts.train.images)
-    slope = compute("quality", artifacts)[-1]
-    assert slope.name == "mean_eps_slope"
-    assert slope.value == pytest.approx(1.0, abs=1e-4)
-    assert slope.n == 60
+    estimates = compute("quality", artifacts)
+    for denoiser in ("network", "linear"):
+        slope = select(estimates, "mean_eps_slope", t=99, denoiser=denoiser)
+        assert slope.value == pytest.approx(1.0, abs=1e-3)
+        assert slope.n == 60
+    assert {e.labels["t"] for e in estimates if e.name == "mean_eps_slope"} == {10, 30, 99}
+
+
+@pytest.mark.parametrize("prediction", ["v", "x0"])
+def test_the_slope_at_the_last_step_is_of_networks_that_predict_eps(prediction):
+    artifacts = make_artifacts()
+    artifacts.sampler = MemorySampler(artifacts.train.images)
+    artifacts.sampler.model.prediction = prediction
+    estimates = compute("quality", artifacts)
+    assert {e.labels["t"] for e in estimates if e.name == "mean_eps_slope"} == {10, 30}
+
+
+def test_the_gate_of_random_weights():
+    """The classifier of the fake artifacts takes everything for one of the classes but black."""
+    artifacts = make_artifacts()
+    black = np.zeros((1, 8, 8, 1), np.uint8)
+    images = np.concatenate([artifacts.train.images[:3], black])
+    artifacts.random_sampler = MemorySampler(images)
+    artifacts.predict = lambda images: predict_labels(
+        np.where(images.any(axis=(1, 2, 3)), 1, REJECT_LABEL)
+    )
+    gate = select(compute("quality", artifacts), "gate_random_weights")
+    assert (gate.value, gate.n) == (0.75, 64)
 
 
 def test_share_and_amplification():
@@ -310,8 +334,16 @@ def test_effective_k_of_an_exact_denoiser(exact_denoiser):
     assert rho.value == pytest.approx(1.0, rel=0.1)
     k_eff = select(estimates, "k_eff", queries="unseen", t=70)
     assert 1 < k_eff.low < k_eff.value < k_eff.high < 60
-    controls = {estimate.labels["memory"] for estimate in estimates}
-    assert controls == {"train", "as many of train", "held_out"}
+    memories = {estimate.labels["memory"] for estimate in estimates}
+    assert memories == {"train", "matched train", "unseen", "matched train - unseen"}
+    difference = select(estimates, "r2_difference", queries="unseen", t=70)
+    train, unseen = (
+        select(estimates, "r2", queries="unseen", t=70, memory=memory)
+        for memory in ("matched train", "unseen")
+    )
+    assert difference.value == pytest.approx(train.value - unseen.value)
+    assert difference.low > 0
+    assert train.labels["images"] == unseen.labels["images"] == 60
     assert exact_denoiser.reports[-1] == ("effective k", 12, 12)
 
 
@@ -322,7 +354,9 @@ def test_the_predicted_share_is_the_trained_one(exact_denoiser):
     unseen = select(estimates, "predicted", queries="unseen")
     assert unseen.n == 300
     assert unseen.low < 0.25 < unseen.high
-    assert "70" in unseen.labels["defined at t"].split()
+    defined = unseen.labels["defined at t"].split()
+    assert "70" in defined
+    assert unseen.labels["levels"] == f"{len(defined)} of 6"
 
 
 def test_the_predicted_share_without_a_fit_says_why(exact_denoiser, monkeypatch):
@@ -332,6 +366,24 @@ def test_the_predicted_share_without_a_fit_says_why(exact_denoiser, monkeypatch)
     (estimate,) = compute("predicted_share", artifacts)
     assert (estimate.value, estimate.n) == (None, 0)
     assert estimate.labels["why"] == "rho is undefined at every noise level"
+    assert estimate.labels["levels"] == "0 of 1"
+
+
+@pytest.mark.parametrize(("num_defined", "is_test"), [(1, False), (2, False), (3, True)])
+def test_a_share_predicted_from_few_noise_levels_is_no_test(
+    exact_denoiser, monkeypatch, num_defined, is_test
+):
+    artifacts = dataclasses.replace(exact_denoiser)
+    values = [1.0] * num_defined + [None] * (6 - num_defined)
+    fits = [
+        Estimate(value, name="rho", labels={"queries": "unseen", "t": 10 * i})
+        for i, value in enumerate(values)
+    ]
+    monkeypatch.setattr(artifacts, "estimates", lambda name: fits[::-1])
+    (estimate,) = compute("predicted_share", artifacts)
+    assert estimate.labels["defined at t"] == " ".join(str(10 * i) for i in range(num_defined))
+    assert estimate.labels["levels"] == f"{num_defined} of 6"
+    assert (estimate.labels["note"] == "") == is_test
 
 
 def test_samples_of_the_fake_sampler_are_its_memory():

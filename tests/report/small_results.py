@@ -125,7 +125,7 @@ EFFECTIVE_K = SmallMeasure(
         estimate("k_eff", 3.0, queries="unseen", memory="train", t=100),
         estimate("k_eff", None, queries="unseen", memory="train", t=200, why="too noisy"),
         estimate("r2", 0.8, queries="unseen", memory="train", t=100, denoiser="soft_knn"),
-        estimate("r2", 0.6, queries="unseen", memory="held_out", t=100, denoiser="soft_knn"),
+        estimate("r2", 0.6, queries="unseen", memory="unseen", t=100, denoiser="soft_knn"),
         estimate("r2", 0.5, queries="unseen", t=100, denoiser="gaussian"),
     ],
     topic="mechanism",
@@ -133,7 +133,7 @@ EFFECTIVE_K = SmallMeasure(
 PREDICTED = SmallMeasure(
     "predicted_share",
     [
-        estimate("predicted", 0.13, queries="unseen", why="", **{"defined at t": "100"}),
+        estimate("predicted", 0.13, queries="unseen", why="", levels="1 of 6", note="no test"),
         estimate("predicted", None, queries="own path", why="rho is undefined"),
     ],
     topic="mechanism",

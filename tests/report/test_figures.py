@@ -94,6 +94,8 @@ def test_an_undefined_k_is_left_out(study):
     assert [line.get_xdata().tolist() for line in left.lines] == [[100], [100]]
     values = [line.get_ydata().tolist() for line in right.lines[:4]]
     assert values == [[0.8], [], [0.6], [0.5]]
+    intervals = [bars.get_segments()[0][:, 1].tolist() for bars in left.collections]
+    np.testing.assert_allclose(intervals, [[2.98, 3.02]] * 2)
 
 
 def test_the_curvature_stands_over_the_measured_asymmetry(study):

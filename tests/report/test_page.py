@@ -144,7 +144,8 @@ def test_sets_have_no_depth_and_no_training(tmp_path):
 
 
 def test_a_gate_that_is_not_reached_is_said_first(tmp_path):
-    poor = dataclasses.replace(QUALITY, estimates=[estimate("gate", 0.5)])
+    estimates = [estimate("gate", 0.5), estimate("gate_random_weights", 0.0625, n=64)]
+    poor = dataclasses.replace(QUALITY, estimates=estimates)
     workdir = write_study(tmp_path, [poor])
     confusion = files.read_json(workdir / "shared/confusion.json")
     confusion["gate"]["held_out"] = MIN_CLASSIFIER_GATE - 0.05
@@ -152,6 +153,13 @@ def test_a_gate_that_is_not_reached_is_said_first(tmp_path):
     page = report.write(workdir).read_text()
     assert "The quality gate is below 0.8 for 2-s0, 3-s0" in page
     assert "The classifier recognizes only 90 % of the held-out images" in page
+    assert "Samples of random weights pass the quality gate for 2-s0, 3-s0" in page
+
+
+def test_a_gate_that_random_weights_fail_is_not_mentioned(tmp_path):
+    estimates = [estimate("gate", 0.9), estimate("gate_random_weights", 0.047, n=64)]
+    workdir = write_study(tmp_path, [dataclasses.replace(QUALITY, estimates=estimates)])
+    assert "Samples of random weights" not in report.write(workdir).read_text()
 
 
 def test_a_cell_of_older_code_gets_a_sentence(tmp_path):

@@ -6,7 +6,7 @@ from scipy import stats
 from jaxdiff import results
 from jaxdiff.estimates import Estimate
 from jaxdiff.report import conclusions, paper_tables, study_tables, tables
-from jaxdiff.results import StudyResults, read_study
+from jaxdiff.results import StudyResults, collect_sections, read_study
 from tests.report.small_results import (
     estimate,
     make_cell,
@@ -121,6 +121,17 @@ def test_comparisons_and_predictions_in_words(tmp_path):
     training = study_tables.training(study)[0]
     assert training["time-blind levels"] == "1 of 2"
     assert training["last loss"] == 0.5
+
+
+def test_a_predicted_share_says_how_many_noise_levels_it_rests_on(tmp_path):
+    study = read_study(write_study(tmp_path))
+    (section,) = (s for s in collect_sections(study.results) if s.name == "predicted_share")
+    predicted, undefined, *_ = study_tables.predicted_share(study, section)
+    assert predicted["predicted share"] == "0.130 [0.110, 0.150]"
+    assert predicted["noise levels with rho"] == "1 of 6"
+    assert predicted["note"] == "no test"
+    assert undefined["predicted share"] == ""
+    assert undefined["note"] == "rho is undefined"
 
 
 @pytest.mark.parametrize("value", [0.5, None])
