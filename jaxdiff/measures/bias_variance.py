@@ -192,7 +192,8 @@ def two_way_mean(statistic: Statistic, y: Values) -> Estimate:
         means = np.array([rest.mean() for rest in left_out])
         over_models = (models - 1) * float(means.var())
         method = "two-way t 95 %"
-    # Both variances count the interaction of images and models: the interval errs to the wide side.
+    # Both variances count the interaction of images and models, which errs to the wide side; the
+    # few degrees of freedom of three models err to the narrow one.
     total = over_images + over_models
     # Satterthwaite; a statistic that is the same everywhere has no variance to weigh.
     freedom = n - 1.0
