@@ -192,11 +192,12 @@ def two_way_mean(statistic: Statistic, y: Values) -> Estimate:
         means = np.array([rest.mean() for rest in left_out])
         over_models = (models - 1) * float(means.var())
         method = "two-way t 95 %"
-    # Both variances count the interaction of images and models: the interval errs to the wide side.
+    # Both variances count the interaction of images and models, which errs to the wide side; the
+    # few degrees of freedom of three models err to the narrow one.
     total = over_images + over_models
-    # Satterthwaite; a statistic that is the same everywhere has no variance to weigh.
+    # Satterthwaite; without variance over models the freedom is that over images.
     freedom = n - 1.0
-    if total:
+    if over_models:
         freedom = total**2 / (over_images**2 / (n - 1) + over_models**2 / (models - 1))
     half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(total)
     value = float(values.mean())

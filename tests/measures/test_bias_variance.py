@@ -224,6 +224,9 @@ def test_a_model_that_decodes_nothing_is_none():
     assert {estimate.labels["models"] for estimate in with_it} == {3}
     pairs = zip(with_it, without_it, strict=True)
     assert all((a.value, a.low) == (b.value, b.low) for a, b in pairs)
+    alone = bias_variance_by_class(classes[[0, 3]], TRUE)
+    assert {estimate.name for estimate in alone} == {"bias"}, "one model has no pairs"
+    assert {estimate.labels["models"] for estimate in alone} == {1}
 
 
 def test_one_of_three_models_that_all_pairs_need():
