@@ -34,7 +34,7 @@ from jaxdiff.sampling import Sampler
 from jaxdiff.settings import MeasureSettings, to_json
 from jaxdiff.stage import Outputs
 
-DATA_ARTIFACTS = ("roles", "seed", "train", "held_out", "held_out_of_classes", "unseen")
+DATA_ARTIFACTS = ("roles", "seed", "train", "held_out", "held_out_of_classes", "matched", "unseen")
 DENOISED_FROM = 0.3  # noise level, as a share of T, from which held-out images are denoised
 
 
@@ -114,13 +114,7 @@ class CellContext(ResultFolder):
 
     @functools.cached_property
     def matched(self) -> MatchedSplits:
-        test = self.splits["classifier_test"]
-        num_queries = self.settings.queries
-        queries = self._unseen_rows(num_queries) if num_queries else np.zeros(0, int)
-        # A memory that held the queries themselves would explain a model best.
-        others = test.select(np.setdiff1d(np.arange(len(test)), queries))
-        splits = {**self.splits, "classifier_test": others}
-        unseen = join_splits([splits[name] for name in UNSEEN_POOLS])
+        unseen = join_splits([self.splits[name] for name in UNSEEN_POOLS])
         return match_splits(self.train, unseen, self._strata(self.train), self._strata(unseen))
 
     def _strata(self, split: Split) -> Int[np.ndarray, " n"]:
@@ -133,16 +127,12 @@ class CellContext(ResultFolder):
 
     def unseen(self, count: int) -> Images:
         split = self.splits["classifier_test"]
-        return split.images[self._unseen_rows(count)]
-
-    def _unseen_rows(self, count: int) -> Int[np.ndarray, " n"]:
-        split = self.splits["classifier_test"]
         majority_size = int((split.labels == self.cell.majority).sum())
         minority_size = int((split.labels == self.cell.minority).sum())
         minority = min(max(1, round(count * self.cell.proportions[1])), minority_size)
         majority = min(count - minority, majority_size)
         counts = {self.cell.majority: majority, self.cell.minority: minority}
-        return mixture(split.labels, counts)
+        return split.images[mixture(split.labels, counts)]
 
     def _is_of_classes(self, split: Split) -> np.ndarray:
         return np.isin(split.labels, self.roles.classes)
@@ -274,8 +264,6 @@ class CellContext(ResultFolder):
             return self.outputs["denoise"]
         if name in ("sampler", "leveled_sampler", "random_sampler", "checkpoints"):
             return {"trained": self.trained_from(), "sample": to_json(self.cell.sample)}
-        if name == "matched":
-            return self.data_digest() | {"queries": self.settings.queries}
         if name in DATA_ARTIFACTS:
             return self.data_digest()
         return self.outputs[name]  # another measure

@@ -173,8 +173,7 @@ class Artifacts(Protocol):
     def matched(self) -> MatchedSplits | None:
         """All training and unseen images that can be had in equal numbers, class by class.
 
-        The unseen ones hold none of ``unseen(settings.queries)``, so that a measure can ask about
-        these with either set as a memory.
+        The unseen ones may hold images that ``unseen`` returns.
         """
 
     @property
@@ -199,7 +198,7 @@ class Artifacts(Protocol):
     def unseen(self, count: int) -> Images:
         """At most `count` images in the training mix that no model is trained on.
 
-        None of them is in `train`, in `held_out` or, up to ``settings.queries``, in `matched`.
+        None of them is in `train` or in `held_out`; `matched` may hold some of them.
         """
 
     def sampler_at(self, step: int) -> "Sampler":

@@ -62,7 +62,6 @@ def context(tmp_path):
     config.data.n = (50,)
     config.data.proportions = ((0.8, 0.2),)
     config.measures.k = (1,)
-    config.measures.queries = 5
     (cell,) = grid.expand(config)
     context = CellContext(cell, epath.Path(tmp_path), DataPaths("", tmp_path))
     context.splits = make_splits(tmp_path)
@@ -81,32 +80,16 @@ def count_classes(images, context):
 
 def test_all_training_and_unseen_images_are_matched(context):
     matched = context.matched
-    # 36 unseen images of the majority, of which 4 are queries.
-    assert count_classes(matched.train, context) == [32, 8]
-    assert count_classes(matched.unseen, context) == [32, 8]
+    assert count_classes(matched.train, context) == [36, 9]
+    assert count_classes(matched.unseen, context) == [36, 9]
     pools = [set(context.splits[name].indices) for name in ("held_out", "classifier_test")]
     unseen = set(indices_of(matched.unseen))
-    assert len(unseen) == 40
+    assert len(unseen) == 45
     assert not unseen & set(context.train.indices)
     assert all(unseen & pool for pool in pools)
     labels = context.train.source.annotations.labels
     np.testing.assert_array_equal(labels[indices_of(matched.train)], matched.labels)
     np.testing.assert_array_equal(labels[indices_of(matched.unseen)], matched.labels)
-
-
-def test_matched_images_are_no_queries(context):
-    """A memory that held a query itself would explain a model of it best."""
-    queries = set(indices_of(context.unseen(5)))
-    assert len(queries) == 5
-    assert not queries & set(indices_of(context.matched.unseen))
-
-
-def test_without_queries_all_images_are_matched(context):
-    measures = dataclasses.replace(context.cell.measures, queries=0)
-    before = context.digest("matched")
-    context.cell = dataclasses.replace(context.cell, measures=measures)
-    assert count_classes(context.matched.unseen, context) == [36, 9]
-    assert context.digest("matched") != before
 
 
 def test_a_cell_of_groups_is_matched_by_group(context):
