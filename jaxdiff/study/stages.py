@@ -190,7 +190,7 @@ def write_samples(context: CellContext) -> None:
 def _run_classify(context: CellContext, redo: Redo) -> None:
     inputs = {
         "samples": context.digest("samples"),
-        "classifiers": context.digest("classify"),
+        "classifiers": context.digest("predict"),
         "code": code_digest(classifier.classify),
     }
     context.outputs["classify"] = run_stage(
@@ -201,7 +201,7 @@ def _run_classify(context: CellContext, redo: Redo) -> None:
 def _run_denoise(context: CellContext, redo: Redo) -> None:
     inputs = {
         "sampler": context.digest("sampler"),
-        "classifiers": context.digest("classify"),
+        "classifiers": context.digest("predict"),
         "code": code_digest(classifier.classify, Sampler),
     }
     context.outputs["denoise"] = run_stage(
