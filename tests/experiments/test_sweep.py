@@ -22,6 +22,7 @@ from tests.experiments.commands import (
 SECTIONS = {
     "quality",
     "share",
+    "loss_by_class",
     "amplification",
     "lpips",
     "neighbors",
