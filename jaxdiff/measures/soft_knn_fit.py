@@ -163,8 +163,8 @@ def compare_memories(train: SoftKnn, unseen: SoftKnn, target: Vectors) -> Memory
     comparison
         The SD over random halves of both sets, drawn without replacement, is the standard error:
         that is the delete-half jackknife. Where both sets are from one population, the interval
-        of the difference is above 0 in 2 to 4 % of simulations, and in fewer where the sets are
-        small or the noise is high, since R^2 then grows with the number of images.
+        of the difference is above 0 in 1 to 4 % of simulations. For small sets, whose R^2 still
+        grows with the number of images, it is too long, which is on the safe side.
 
     References
     ----------

@@ -273,7 +273,7 @@ def test_why_there_is_no_effective_k():
 def load_pair_of_digits():
     """The 1,000 embedded 6s and 9s, float in [-1, 1]."""
     digits = sources.open_source("digits", size=16, channels=1)
-    labels = np.asarray(digits.annotations().labels)
+    labels = np.asarray(digits.annotations.labels)
     indices = np.flatnonzero(np.isin(labels, (6, 9)))
     return np.stack([digits.decode(int(i)) for i in indices]).astype(np.float32) / 127.5 - 1
 
@@ -291,7 +291,7 @@ def test_sets_of_one_population_are_rarely_told_apart(size, t):
     images = load_pair_of_digits()
     rng = np.random.default_rng(1)
     comparisons = []
-    for seed in range(300):
+    for seed in range(200):
         parts = np.split(rng.permutation(len(images)), np.cumsum([32, 200, size, size]))
         queries, others, train, unseen = (images[part] for part in parts[:4])
         xt = add_noise(queries, noise, seed)
@@ -309,7 +309,7 @@ def test_sets_of_one_population_are_rarely_told_apart(size, t):
     ("rho", "t", "num_queries"), [(2.0, 300, 32), (4.0, 400, 32), (2.0, 200, 16)]
 )
 def test_the_interval_covers_the_rho_of_a_noisy_soft_k_nn_denoiser(rho, t, num_queries):
-    """95 % intervals of rho and k_eff over 400 sets of queries; 3 standard errors are .033.
+    """95 % intervals of rho and k_eff over 300 sets of queries; 3 standard errors are .038.
 
     The model errs by a part of another digit, by a factor that differs between queries.
     """
@@ -323,7 +323,7 @@ def test_the_interval_covers_the_rho_of_a_noisy_soft_k_nn_denoiser(rho, t, num_q
     entropy = -np.sum(weights * np.log(np.maximum(weights, 1e-300)), axis=1)
     k_eff = np.exp(entropy.mean())
     covers = []
-    for seed in range(400):
+    for seed in range(300):
         xt = add_noise(images[rng.integers(0, len(images), num_queries)], noise, seed)
         x0_hat, _ = denoise(xt, memory, noise, rho)
         scale = 0.3 * rng.gamma(1.0, size=(num_queries, 1, 1, 1))
@@ -337,7 +337,7 @@ def test_the_interval_covers_the_rho_of_a_noisy_soft_k_nn_denoiser(rho, t, num_q
             ]
         )
     coverage = np.mean(covers, axis=0)
-    assert (coverage >= 0.917).all(), coverage
+    assert (coverage >= 0.912).all(), coverage
     assert (coverage <= 0.99).all(), coverage
 
 
