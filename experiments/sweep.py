@@ -48,10 +48,11 @@ flags.DEFINE_bool("profile", False, "Record a few train steps of the first cell.
 _cli.define_redo()
 _cli.define_distributed()
 FLAGS = flags.FLAGS
+MIN_SEEDS = 4  # two of either majority, the fewest that have an interval
 
 
-def print_plan(cells: Sequence[Cell]) -> None:
-    """The table of --dry_run."""
+def print_plan(cells: Sequence[Cell], num_seeds: int, look: int) -> None:
+    """The table of --dry_run, and what the planned seeds can decide."""
     table = Table(
         Column("cell", no_wrap=True),
         "parameters",
@@ -80,6 +81,13 @@ def print_plan(cells: Sequence[Cell]) -> None:
     devices = f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
     _cli.console.print(
         f"{len(cells)} cells: about {hours:,.2f} hours on {devices}, {gigabytes:,.2f} GB"
+    )
+    early = f", with one look after {look}" if look else ""
+    note = "" if num_seeds >= MIN_SEEDS else f"; a verdict takes at least {MIN_SEEDS}"
+    plural = "s" if num_seeds > 1 else ""
+    _cli.console.print(
+        f"one primary claim over {num_seeds} seed{plural}{early}{note}. The seeds are the plan: "
+        "those that are added later are in no claim"
     )
 
 
@@ -167,7 +175,7 @@ def main() -> None:
     redo = Redo(FLAGS.redo)
     redo.check_all_matched(stages.stage_names())
     if FLAGS.dry_run:
-        return print_plan(cells)
+        return print_plan(cells, len(config.seeds), config.look)
     check_training_sets(cells, config.data.dir)
     paths = DataPaths(config.data.dir, config.data.cache)
     workdir = epath.Path(FLAGS.workdir or f"runs/{config.name}")

@@ -151,11 +151,13 @@ def _check_look(study: StudySettings) -> None:
     if not study.look:
         return
     roles = 2 if study.data.alternate else 1
-    if 2 * study.look != len(study.seeds) or study.look % roles:
+    is_half = 2 * study.look == len(study.seeds)
+    # A role needs two seeds for an interval.
+    if not is_half or study.look % roles or study.look < 2 * roles:
         raise ValueError(
             f"config.look is {study.look} and there are {len(study.seeds)} seeds; the look is "
-            f"after half of them, with as many of either majority, so that both numbers are "
-            f"multiples of {roles}"
+            f"after half of them, a multiple of {roles} that is at least {2 * roles}, so that "
+            "there are as many seeds of either majority"
         )
 
 

@@ -42,7 +42,8 @@ def test_a_study_from_before_plans_were_written_is_bound_to_its_seeds(tmp_path):
     ("changes", "message"),
     [
         ({"look": 2, "seeds": (0, 1, 2)}, "config.look is 2 and there are 3 seeds"),
-        ({"look": 3, "seeds": tuple(range(6))}, "multiples of 2"),
+        ({"look": 3, "seeds": tuple(range(6))}, "a multiple of 2 that is at least 4"),
+        ({"look": 2, "seeds": (0, 1, 2, 3)}, "a multiple of 2 that is at least 4"),
         ({"secondary": (("2", "7"),)}, "config.secondary holds \\('2', '7'\\); each entry"),
         ({"secondary": ("2",)}, "config.secondary holds '2'"),
     ],
@@ -53,4 +54,4 @@ def test_plans_that_cannot_be_kept(changes, message):
 
 
 def test_a_look_after_half_of_the_seeds():
-    assert len(grid.expand(make_config(look=2, seeds=(0, 1, 2, 3)))) == 8
+    assert len(grid.expand(make_config(look=4, seeds=tuple(range(8))))) == 16
