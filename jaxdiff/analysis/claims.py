@@ -21,34 +21,24 @@ from jaxdiff.analysis.contrasts import (
 )
 from jaxdiff.analysis.plan import Plan
 from jaxdiff.analysis.queries import format_mix, group_by_mix, group_key
+from jaxdiff.analysis.verdicts import (
+    ALPHA,
+    BOUNDS_CONFIDENCE,
+    EXACT_TRIALS,
+    FINAL_ALPHA,
+    LOOK_ALPHA,
+    LOSS_RATIO,
+    MIN_ALIGNMENT_SEEDS,
+    MIN_GATE,
+    MIN_TEST_IMAGES,
+    Verdict,
+    judge_contrast,
+    judge_equivalence,
+)
 from jaxdiff.estimates import Estimate, bounded_logit, holm, holm_levels
 from jaxdiff.results import CellInfo, CellResult, StudyResults
 
-Verdict = Literal[
-    "supported",
-    "smaller than half the paper's",
-    "no effect of half the paper's size",
-    "contradicted",
-    "undecided",
-    "not readable",
-    "interim",
-]
 Rule = Callable[[float], Verdict]  # from the level alpha to what the interval at 1 - alpha says
-
-HALF_THE_EFFECT = -0.25  # the paper's depth 6 against 2 is -0.51 logit of the minority share
-ALPHA = 0.05
-# O'Brien & Fleming's (1979) levels for one look after half of the seeds, and for the end after it.
-LOOK_ALPHA = 0.0052
-FINAL_ALPHA = 0.048
-# Losing the minority this many times as often as the majority must not change a verdict.
-LOSS_RATIO = 1.5
-MIN_GATE = 0.8  # below it an arm's samples cannot be read
-# With fewer a class the classifier's own errors leave a share undecided.
-MIN_TEST_IMAGES = 950
-ALIGNMENT_MARGIN = 0.02
-MIN_ALIGNMENT_SEEDS = 24  # with fewer the interval is wider than the margin allows
-BOUNDS_CONFIDENCE = 0.75  # of the bounds by which a model is compared with its training data
-EXACT_TRIALS = 10**9  # the trained share is exact, as if it came from this many images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,39 +119,6 @@ class Claim:
         if not why:
             verdict = self.rule(alpha)
         return dataclasses.replace(self, verdict=verdict, why=why, alpha=alpha, p_value=p_value)
-
-
-def judge_contrast(low: float, high: float, widening: float) -> Verdict:
-    """Judge the change of the logit share, deep less shallow, by its widened interval.
-
-    Parameters
-    ----------
-    low, high
-        Ends of the interval at the claim's level.
-    widening
-        How far what cannot be read may move either end, at least 0.
-    """
-    is_below = high + widening < 0
-    is_weak = low - widening > HALF_THE_EFFECT
-    if is_below and is_weak:
-        return "smaller than half the paper's"
-    if is_below:
-        return "supported"
-    return "no effect of half the paper's size" if is_weak else "undecided"
-
-
-def judge_equivalence(low: float, high: float, target: float) -> Verdict:
-    """Judge whether a share agrees with a target within 2 points, by its 90 % interval.
-
-    References
-    ----------
-    Schuirmann (1987): both one-sided tests at 5 % reject where the 90 % interval is inside.
-    """
-    lowest = target - ALIGNMENT_MARGIN
-    highest = target + ALIGNMENT_MARGIN
-    if lowest < low and high < highest:
-        return "supported"
-    return "contradicted" if high < lowest or low > highest else "undecided"
 
 
 def judge_study(study: StudyResults) -> list[Claim]:

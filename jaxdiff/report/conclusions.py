@@ -13,6 +13,7 @@ from jaxdiff.analysis import claims
 from jaxdiff.analysis.contrasts import Contrast
 from jaxdiff.analysis.over_seeds import OverSeeds, losses_over_seeds, shares_over_seeds
 from jaxdiff.analysis.queries import format_mix
+from jaxdiff.analysis.verdicts import HALF_THE_EFFECT
 from jaxdiff.report import paper
 from jaxdiff.report.registry import TableRows, figure, section
 from jaxdiff.report.style import INK, color_of, marker_of, new_axes
@@ -175,7 +176,7 @@ def contrasts(study: StudyResults) -> Figure | None:
     plot, ax = new_axes(width=6.4, height=1.4 + 0.7 * len(drawn))
     for row, claim in enumerate(drawn):
         _draw_claim(ax, -float(row), claim)
-    for effect in (claims.HALF_THE_EFFECT, paper.EFFECT):
+    for effect in (HALF_THE_EFFECT, paper.EFFECT):
         ax.axvline(effect, color=INK, linestyle="--", linewidth=0.8)
     predictions = [_predicted_change(claim.contrast) for claim in drawn if claim.contrast]
     for prediction in dict.fromkeys(predictions):

@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxdiff.analysis.claims import MIN_GATE
 from jaxdiff.analysis.queries import (
     Mix,
     format_mix,
@@ -18,6 +17,7 @@ from jaxdiff.analysis.queries import (
     model_names,
     seed_of,
 )
+from jaxdiff.analysis.verdicts import MIN_GATE
 from jaxdiff.report import probe_figures
 from jaxdiff.report.registry import figure
 from jaxdiff.report.style import COLORS, INK, color_of, new_axes, series_style

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from jaxdiff import files
 
 # The modules of REGISTERED_BY register what the page shows.
-from jaxdiff.analysis.claims import MIN_GATE, Claim, judge_study
+from jaxdiff.analysis.claims import Claim, judge_study
 from jaxdiff.analysis.plan import Plan
 from jaxdiff.analysis.queries import format_time_blind_levels
+from jaxdiff.analysis.verdicts import MIN_GATE
 from jaxdiff.report import (
     conclusions,
     figures,

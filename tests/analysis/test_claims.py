@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from scipy.special import logit
 
-from jaxdiff.analysis import claims, contrasts
+from jaxdiff.analysis import contrasts, verdicts
 from jaxdiff.analysis.claims import judge
 from jaxdiff.analysis.over_seeds import losses_over_seeds, shares_over_seeds
 from jaxdiff.analysis.plan import Plan
@@ -30,7 +30,7 @@ def cell(model, seed, share, trained=0.2, gate=0.98, ambiguous=5):
         quality=[Estimate(gate, n=1000, name="gate")],
         share=[
             Estimate(share, n=1000, name="share", labels={"form": "forced_choice"}),
-            bounds.labeled(ambiguous=ambiguous, confidence=claims.BOUNDS_CONFIDENCE),
+            bounds.labeled(ambiguous=ambiguous, confidence=verdicts.BOUNDS_CONFIDENCE),
         ],
     )
 
@@ -62,12 +62,12 @@ def test_verdicts_of_intervals():
         (-0.2, -0.1, 0.1): "undecided",
         (-0.9, 0.1, 0.0): "undecided",
     }
-    assert {case: claims.judge_contrast(*case) for case in intervals} == intervals
+    assert {case: verdicts.judge_contrast(*case) for case in intervals} == intervals
 
 
 def test_equivalence_of_intervals():
     intervals = {(0.19, 0.21): "supported", (0.1, 0.17): "contradicted", (0.17, 0.2): "undecided"}
-    assert {ends: claims.judge_equivalence(*ends, 0.2) for ends in intervals} == intervals
+    assert {ends: verdicts.judge_equivalence(*ends, 0.2) for ends in intervals} == intervals
 
 
 def test_a_blocked_mean_of_two_roles():
@@ -142,7 +142,7 @@ def test_what_cannot_be_read_can_undo_a_verdict():
     assert unclear.estimate == clear.estimate
     assert clear.verdict == "smaller than half the paper's"
     assert unclear.verdict == "no effect of half the paper's size"
-    assert unclear.critical_ratio < claims.LOSS_RATIO
+    assert unclear.critical_ratio < verdicts.LOSS_RATIO
 
 
 def test_a_low_gate_is_not_readable():
@@ -201,7 +201,7 @@ def test_one_look_at_its_own_level():
     """Eight seeds with a look at four, which an effect of this size decides."""
     early = judge_all(cells_of(*FALLING), 8, look=4)[0]
     assert early.verdict == "supported"
-    assert early.alpha == claims.LOOK_ALPHA
+    assert early.alpha == verdicts.LOOK_ALPHA
     assert early.why == "decided at the planned look after 4 of 8 seeds (p < 0.0052)"
     # Later seeds do not change what was decided.
     later = cells_of((*FALLING[0], 0.2, 0.2, 0.2, 0.2), (*FALLING[1], 0.3, 0.3, 0.3, 0.3))
@@ -209,7 +209,7 @@ def test_one_look_at_its_own_level():
     wide = ((0.2, 0.21, 0.19, 0.2), (0.1, 0.15, 0.1, 0.2))
     assert judge_all(cells_of(*wide), 8, look=4)[0].verdict == "interim"
     final = judge_all(cells_of(wide[0] * 2, wide[1] * 2), 8, look=4)[0]
-    assert final.alpha == claims.FINAL_ALPHA
+    assert final.alpha == verdicts.FINAL_ALPHA
 
 
 def test_controls_do_not_change_the_primary_claim():
@@ -248,7 +248,7 @@ def test_holm_demotes_every_verdict_and_widens_its_interval():
     by_mix = [claim for claim in secondary if claim.contrast is not None]
     assert len(by_mix) == 4
     for claim in by_mix:
-        assert claim.alpha < claims.ALPHA
+        assert claim.alpha < verdicts.ALPHA
         width = claim.estimate.high - claim.estimate.low
         assert width > alone.estimate.high - alone.estimate.low
         assert claim.p_value == pytest.approx(5 * alone.p_value), "four mixes, and the data"

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from jaxdiff.analysis.claims import judge, judge_contrast
+from jaxdiff.analysis.claims import judge
 from jaxdiff.analysis.plan import Plan
+from jaxdiff.analysis.verdicts import judge_contrast
 from jaxdiff.measures.artifacts import Predictions, Roles
 from jaxdiff.measures.quality import quality_gate
 from jaxdiff.measures.shares import ambiguity_bounds, select_share, share_forms
