@@ -178,9 +178,6 @@ def contrasts(study: StudyResults) -> Figure | None:
         _draw_claim(ax, -float(row), claim)
     for effect in (HALF_THE_EFFECT, paper.EFFECT):
         ax.axvline(effect, color=INK, linestyle="--", linewidth=0.8)
-    predictions = [_predicted_change(claim.contrast) for claim in drawn if claim.contrast]
-    for prediction in dict.fromkeys(predictions):
-        ax.axvline(prediction, color=INK, linestyle=":", linewidth=1)
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.set_yticks([-row for row in range(len(drawn))], [_name(claim) for claim in drawn])
     ax.set_ylim(0.6 - len(drawn), 0.6)
@@ -209,6 +206,9 @@ def _draw_claim(ax: Axes, y: float, claim: claims.Claim) -> None:
         ax.plot(ends, (y, y), color=INK, linewidth=7, alpha=0.18, solid_capstyle="butt")
         ax.plot((estimate.low, estimate.high), (y, y), color=INK, linewidth=1.6)
     ax.plot(float(estimate), y, "|", color=INK, markersize=16, markeredgewidth=2)
+    # It depends on the shares, and so on the claim.
+    prediction = _predicted_change(contrast)
+    ax.plot((prediction, prediction), (y - 0.3, y + 0.3), ":", color=INK, linewidth=1.2)
 
 
 def _name(claim: claims.Claim) -> str:
