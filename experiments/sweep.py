@@ -28,14 +28,16 @@ from rich.table import Column, Table
 
 from jaxdiff import parallel, report, results
 from jaxdiff.analysis.claims import judge_study
+from jaxdiff.analysis.plan import Plan
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.data import DataPaths, check_training_sets
 from jaxdiff.settings import SHARE_FORMS, explain, to_json
 from jaxdiff.stage import Redo, claim_folder
 from jaxdiff.study import grid, lock, pairwise, stages
-from jaxdiff.study.config import fixed_settings, planned_settings
+from jaxdiff.study.config import fixed_settings
 from jaxdiff.study.cost import Cost, estimate_cost
 from jaxdiff.study.metrics_writer import DivergedError
+from jaxdiff.study.planned import planned_settings
 
 config_flags.DEFINE_config_file(
     "config", None, "The study, a file of configs/; --config.KEY=VALUE changes one setting."
@@ -48,11 +50,10 @@ flags.DEFINE_bool("profile", False, "Record a few train steps of the first cell.
 _cli.define_redo()
 _cli.define_distributed()
 FLAGS = flags.FLAGS
-MIN_SEEDS = 4  # two of either majority, the fewest that have an interval
 
 
-def print_plan(cells: Sequence[Cell], num_seeds: int, look: int) -> None:
-    """The table of --dry_run, and what the planned seeds can decide."""
+def print_plan(cells: Sequence[Cell], plan: Plan) -> None:
+    """The table of --dry_run, and what is planned to be claimed."""
     table = Table(
         Column("cell", no_wrap=True),
         "parameters",
@@ -82,13 +83,16 @@ def print_plan(cells: Sequence[Cell], num_seeds: int, look: int) -> None:
     _cli.console.print(
         f"{len(cells)} cells: about {hours:,.2f} hours on {devices}, {gigabytes:,.2f} GB"
     )
-    early = f", with one look after {look}" if look else ""
-    note = "" if num_seeds >= MIN_SEEDS else f"; a verdict takes at least {MIN_SEEDS}"
-    plural = "s" if num_seeds > 1 else ""
-    _cli.console.print(
-        f"one primary claim over {num_seeds} seed{plural}{early}{note}. The seeds are the plan: "
-        "those that are added later are in no claim"
-    )
+    shallow, deep = plan.primary
+    if shallow != deep:
+        plural = "s" if len(plan.seeds) > 1 else ""
+        early = f", with one look after {plan.look}" if plan.look else ""
+        missing = plan.explain_roles()
+        note = f" No verdict: {missing}." if missing else ""
+        _cli.console.print(
+            f"primary claim: model {deep} against model {shallow} over {len(plan.seeds)} "
+            f"seed{plural}{early}; what is added to the study later is in no claim.{note}"
+        )
 
 
 class Outcome(NamedTuple):
@@ -170,17 +174,18 @@ def main() -> None:
             "--config is missing; say which study to run, as --config configs/quickstart.py"
         )
     _cli.start_distributed()
-    cells = grid.select(grid.expand(config), FLAGS.cells, FLAGS.shard)
+    all_cells = grid.expand(config)
+    cells = grid.select(all_cells, FLAGS.cells, FLAGS.shard)
     cells = grid.rotate_for_array_task(cells, os.environ)
     redo = Redo(FLAGS.redo)
     redo.check_all_matched(stages.stage_names())
-    if FLAGS.dry_run:
-        return print_plan(cells, len(config.seeds), config.look)
-    check_training_sets(cells, config.data.dir)
-    paths = DataPaths(config.data.dir, config.data.cache)
     workdir = epath.Path(FLAGS.workdir or f"runs/{config.name}")
     study_file = workdir / "study.json"
-    settings = planned_settings(to_json(config.to_dict()), study_file)
+    settings = planned_settings(to_json(config.to_dict()), all_cells, study_file)
+    if FLAGS.dry_run:
+        return print_plan(cells, Plan.from_study(settings))
+    check_training_sets(cells, config.data.dir)
+    paths = DataPaths(config.data.dir, config.data.cache)
     claim_folder(study_file, settings, fixed=fixed_settings)
     with _cli.Reporter() as progress:
         outcome = run_cells(cells, workdir, paths, progress, redo)

@@ -11,6 +11,7 @@ from scipy import stats
 from scipy.special import logit, ndtri
 
 NORMAL_QUANTILE = 1.96  # of a normal 95 % interval
+EXACT_TRIALS = 10**9  # of a share that is exact, whose logit is bounded as if of so many images
 
 
 @dataclasses.dataclass(frozen=True)

@@ -276,9 +276,11 @@ class StudyResults:
 
     @property
     def classifier_test_images(self) -> int:
-        """Test images of the class that has fewest, on which the classifier was tested."""
+        """Test images of the study's class that has fewer, on which the classifier was tested."""
         matrix = self.confusion.get("matrix", {}).get("convolutional", [])
-        return min((sum(counts) for counts in matrix if sum(counts)), default=0)
+        classes = self.settings.get("data", {}).get("classes", range(len(matrix)))
+        counts = [sum(matrix[label]) for label in classes if label < len(matrix)]
+        return min(filter(None, counts), default=0)
 
 
 Fields = TypeVar("Fields", bound=CellInfo | SetInfo | DepthFigure)

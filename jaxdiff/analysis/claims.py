@@ -6,7 +6,8 @@ docs/method.md states the rules for readers.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from scipy.special import expit
@@ -14,17 +15,20 @@ from scipy.special import expit
 from jaxdiff.analysis.contrasts import (
     BlockedMean,
     Contrast,
+    DataKey,
+    FinishedSeeds,
     build_contrast,
+    find_finished,
     find_share,
-    has_minority,
     logit_share,
+    mean_gate,
+    to_mix,
 )
 from jaxdiff.analysis.plan import Plan
-from jaxdiff.analysis.queries import format_mix, group_by_mix, group_key
+from jaxdiff.analysis.queries import format_mix
 from jaxdiff.analysis.verdicts import (
     ALPHA,
     BOUNDS_CONFIDENCE,
-    EXACT_TRIALS,
     FINAL_ALPHA,
     LOOK_ALPHA,
     LOSS_RATIO,
@@ -35,7 +39,7 @@ from jaxdiff.analysis.verdicts import (
     judge_contrast,
     judge_equivalence,
 )
-from jaxdiff.estimates import Estimate, bounded_logit, holm, holm_levels
+from jaxdiff.estimates import EXACT_TRIALS, Estimate, bounded_logit, holm, holm_levels
 from jaxdiff.results import CellInfo, CellResult, StudyResults
 
 Rule = Callable[[float], Verdict]  # from the level alpha to what the interval at 1 - alpha says
@@ -53,8 +57,14 @@ class Claim:
         The mean over seeds.
     rule
         What the interval says at a level.
+    planned
+        Seeds that it waits for.
+    gates
+        Mean quality gate of each model whose samples have to be readable.
     why
         The reason of a verdict that the interval alone does not give.
+    undefined
+        Finished cells without the value, whose seeds are not in the mean.
     contrast
         The two models seed by seed, for a claim about two models.
     rank
@@ -74,7 +84,10 @@ class Claim:
     quantity: str
     mean: BlockedMean
     rule: Rule
+    planned: int
+    gates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     why: str = ""
+    undefined: tuple[str, ...] = ()
     contrast: Contrast | None = None
     rank: Literal["primary", "secondary"] = "secondary"
     verdict: Verdict = "interim"
@@ -109,16 +122,28 @@ class Claim:
             return None
         return self.contrast.critical_ratio(max(-high, low, 0.0))
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether every seed that it waits for is finished, with or without a value."""
+        return self.mean.n == self.planned or bool(self.undefined)
+
     def judged(self, alpha: float, p_value: float | None) -> "Claim":
         """The claim with the verdict of its rule at this level."""
+        why = self.why or _explain_spread(self.mean)
+        unreadable = "" if why else _explain_unreadable(self.gates)
         verdict: Verdict = "undecided"
-        why = self.why
-        if not why and self.contrast is not None:
-            why = _explain_unreadable(self.contrast)
-            verdict = "not readable" if why else verdict
-        if not why:
+        if unreadable:
+            verdict = "not readable"
+        elif not why:
             verdict = self.rule(alpha)
-        return dataclasses.replace(self, verdict=verdict, why=why, alpha=alpha, p_value=p_value)
+        return dataclasses.replace(
+            self, verdict=verdict, why=why or unreadable, alpha=alpha, p_value=p_value
+        )
+
+    def postponed(self) -> "Claim":
+        """The claim of an unfinished study, without a level and a verdict."""
+        why = f"{self.mean.n} of {self.planned} planned seeds are finished"
+        return dataclasses.replace(self, why=why, alpha=None)
 
 
 def judge_study(study: StudyResults) -> list[Claim]:
@@ -146,212 +171,213 @@ def judge(
     cells = plan.select(cells)
     if not cells:
         return []
+    study = _Study(cells, plan, test_images, plan.select_diverged(diverged))
     shallow, deep = plan.primary_pair(cells)
-    compared = {shallow, deep, *(model for pair in plan.secondary for model in pair)}
-    left_out = {info.seed for info in diverged if info.model in compared}
-    seeds = tuple(seed for seed in plan.seeds if seed not in left_out)
-    early = seeds[: plan.look]
-    primary = _claim_change(cells, shallow, deep, early, test_images) if early else None
-    at_look = None if primary is None else _judge_look(primary, len(early), len(seeds))
-    if at_look is not None:
-        # A study that ends at its look is analyzed on the seeds of the look throughout.
-        return [at_look, *_judge_family(_secondary_claims(cells, plan, early, test_images))]
-    primary = _claim_change(cells, shallow, deep, seeds, test_images)
-    secondary = _secondary_claims(cells, plan, seeds, test_images)
+    early = plan.seeds[: plan.look]
     claims = []
-    if primary is not None:
+    if shallow != deep:
+        at_look = _judge_look(study.claim_change(shallow, deep, early)) if early else None
+        if at_look is not None:
+            # A study that ends at its look is analyzed on the seeds of the look throughout.
+            return [at_look, *_judge_family(study.secondary_claims(early))]
         alpha = FINAL_ALPHA if plan.look else ALPHA
-        claims = _postponed([primary], len(seeds)) or [primary.judged(alpha, primary.test_p_value)]
-        claims = [dataclasses.replace(claim, rank="primary") for claim in claims]
-    # Holm's correction needs the p-values of the whole family.
-    return claims + (_postponed(secondary, len(seeds)) or _judge_family(secondary))
+        claim = study.claim_change(shallow, deep, plan.seeds)
+        is_finished = claim.is_finished
+        claim = claim.judged(alpha, claim.test_p_value) if is_finished else claim.postponed()
+        claims.append(dataclasses.replace(claim, rank="primary"))
+    return claims + _judge_family(study.secondary_claims(plan.seeds))
 
 
-def _postponed(claims: Sequence[Claim], planned: int) -> list[Claim]:
-    """The claims without verdicts while some seed of one of them is missing; then empty."""
-    if all(claim.mean.n == planned for claim in claims):
-        return []
-    postponed = []
-    for claim in claims:
-        why = f"{claim.mean.n} of {planned} planned seeds are finished"
-        postponed.append(dataclasses.replace(claim, why=why, alpha=None))
-    return postponed
-
-
-def _judge_look(primary: Claim, look: int, planned: int) -> Claim | None:
+def _judge_look(claim: Claim) -> Claim | None:
     """The primary claim where the planned look supports it, which ends the study; else None."""
-    if primary.mean.n < look:
+    if not claim.is_finished:
         return None
-    claim = dataclasses.replace(primary, rank="primary").judged(LOOK_ALPHA, primary.test_p_value)
+    claim = dataclasses.replace(claim, rank="primary").judged(LOOK_ALPHA, claim.test_p_value)
     if claim.verdict != "supported":
         return None
-    why = f"decided at the planned look after {look} of {planned} seeds (p < {LOOK_ALPHA})"
+    why = f"decided at the planned look after {claim.planned} seeds (p < {LOOK_ALPHA})"
     return dataclasses.replace(claim, why=why)
 
 
-def _secondary_claims(
-    cells: Sequence[CellResult], plan: Plan, seeds: Sequence[int], test_images: int
-) -> list[Claim]:
-    shallow, deep = plan.primary_pair(cells)
-    groups = [group for mix, group in group_by_mix(cells).items() if has_minority(mix)]
-    claims = [_claim_change(cells, *pair, seeds, test_images) for pair in plan.secondary]
-    if len(groups) > 1:
-        claims += [_claim_change(group, shallow, deep, seeds, test_images) for group in groups]
-    claims.append(_claim_against_data(cells, deep, seeds, test_images))
-    claims += [_claim_alignment(group, shallow, seeds, test_images) for group in groups]
-    return [claim for claim in claims if claim is not None]
-
-
 def _judge_family(claims: Sequence[Claim]) -> list[Claim]:
-    """Judge claims together: Holm's level of each sets its interval, and so its verdict."""
-    p_values = [claim.test_p_value for claim in claims if claim.test_p_value is not None]
+    """Judge claims together: Holm's level of each sets its interval, and so its verdict.
+
+    The correction needs all p-values, so that none is judged before all are finished. A claim that
+    has a level of its own is no part of the family.
+    """
+    if not all(claim.is_finished for claim in claims):
+        return [claim.postponed() for claim in claims]
+    family = [claim for claim in claims if claim.alpha is None]
+    p_values = [claim.test_p_value for claim in family if claim.test_p_value is not None]
     tests = iter(zip(holm(p_values), holm_levels(p_values, ALPHA), strict=True))
     judged = []
     for claim in claims:
-        if claim.alpha is not None:  # it has a level of its own
-            judged.append(claim.judged(claim.alpha, None))
-        elif claim.test_p_value is None:
-            judged.append(claim.judged(ALPHA, None))
+        if claim.alpha is not None or claim.test_p_value is None:
+            judged.append(claim.judged(claim.alpha or ALPHA, None))
         else:
             p_value, level = next(tests)
             judged.append(claim.judged(level, p_value))
     return judged
 
 
-def _claim_change(
-    cells: Sequence[CellResult],
-    shallow: str,
-    deep: str,
-    seeds: Sequence[int],
-    test_images: int,
-) -> Claim | None:
-    """One model draws fewer of the minority than another; pooled over mixes, the seed as unit."""
-    contrast = None if shallow == deep else build_contrast(cells, shallow, deep, seeds)
-    if contrast is None:
-        return None
-    mean = contrast.mean
+@dataclasses.dataclass(frozen=True)
+class _Study:
+    """The planned cells of a study, from which claims are built."""
 
-    def rule(alpha: float) -> Verdict:
-        interval = mean.estimate(1 - alpha)
-        assert interval.low is not None
-        assert interval.high is not None
-        return judge_contrast(interval.low, interval.high, contrast.widening(LOSS_RATIO))
+    cells: Sequence[CellResult]
+    plan: Plan
+    test_images: int
+    diverged: Sequence[CellInfo]
 
-    return Claim(
-        f"model {deep} draws fewer of the minority than model {shallow}",
-        "; ".join(map(format_mix, contrast.mixes)),
-        "change of the logit share",
-        mean,
-        rule,
-        _explain_missing(list(contrast.roles.values()), test_images),
-        contrast,
-    )
+    def secondary_claims(self, seeds: Sequence[int]) -> list[Claim]:
+        """Planned pairs, each mix alone, and models against their training data."""
+        shallow, deep = self.plan.primary_pair(self.cells)
+        data = self.plan.data_with_minority(self.cells)
+        claims = [self.claim_change(*pair, seeds) for pair in self.plan.secondary]
+        if len(data) > 1 and shallow != deep:
+            claims += [self.claim_change(shallow, deep, seeds, [key]) for key in data]
+        if data:
+            claims.append(self.claim_against_data(deep, seeds, data))
+        return claims + [self.claim_alignment(shallow, seeds, key) for key in data]
 
+    def claim_change(
+        self, shallow: str, deep: str, seeds: Sequence[int], data: Sequence[DataKey] | None = None
+    ) -> Claim:
+        """One model draws fewer of the minority than another; pooled, the seed as unit."""
+        seeds = self._without_diverged(seeds, (shallow, deep))
+        if data is None:
+            data = self.plan.data_with_minority(self.cells)
+        contrast = build_contrast(self.cells, shallow, deep, seeds, data)
+        mean = contrast.mean
 
-def _claim_against_data(
-    cells: Sequence[CellResult], model: str, seeds: Sequence[int], test_images: int
-) -> Claim | None:
-    """A model draws fewer of the minority than it was shown, by the bounds of its share."""
-    members = [
-        cell
-        for cell in _select(cells, model, seeds)
-        if has_minority(group_key(cell)) and _find_bounds(cell) is not None
-    ]
-    if not members:
-        return None
-    upper = _mean_over_seeds(members, lambda cell: _bound_less_trained(cell, 1))
-    lower = _mean_over_seeds(members, lambda cell: _bound_less_trained(cell, -1))
+        def rule(alpha: float) -> Verdict:
+            interval = mean.estimate(1 - alpha)
+            assert interval.low is not None
+            assert interval.high is not None
+            return judge_contrast(interval.low, interval.high, contrast.widening(LOSS_RATIO))
 
-    def rule(alpha: float) -> Verdict:
-        high = upper.estimate(1 - alpha).high
-        low = lower.estimate(1 - alpha).low
-        if high is not None and high < 0:
-            return "supported"
-        return "contradicted" if low is not None and low > 0 else "undecided"
-
-    return Claim(
-        f"model {model} draws fewer of the minority than it was shown",
-        "; ".join(map(format_mix, dict.fromkeys(map(group_key, members)))),
-        "logit, generated less trained, every ambiguous sample counted for the minority",
-        upper,
-        rule,
-        _explain_missing(_roles(members), test_images),
-    )
-
-
-def _claim_alignment(
-    cells: Sequence[CellResult], model: str, seeds: Sequence[int], test_images: int
-) -> Claim | None:
-    """A model draws the minority as often as it was shown it; cells are of one mix."""
-    members = [cell for cell in _select(cells, model, seeds) if find_share(cell) is not None]
-    if not members:
-        return None
-    mean = _mean_over_seeds(members, logit_share)
-    trained = members[0].info.proportions[1]
-
-    def rule(alpha: float) -> Verdict:
-        interval = mean.estimate(1 - alpha).map(expit)
-        assert interval.low is not None
-        assert interval.high is not None
-        return judge_equivalence(interval.low, interval.high, trained)
-
-    why = _explain_missing(_roles(members), test_images)
-    if not why and mean.n < MIN_ALIGNMENT_SEEDS:
-        why = f"a margin of 2 points takes {MIN_ALIGNMENT_SEEDS} seeds: read the interval alone"
-    return Claim(
-        f"model {model} draws the trained share, within 2 points",
-        format_mix(group_key(members[0])),
-        "minority share (90 % interval)",
-        mean,
-        rule,
-        why,
-        alpha=0.10,
-        to_unit=expit,
-    )
-
-
-def _explain_missing(roles: Sequence[int], test_images: int) -> str:
-    """Why nothing can be concluded of seeds with these roles; empty where enough was measured."""
-    if len(roles) == 1:
-        return "one seed has no interval between seeds"
-    counts = {role: roles.count(role) for role in sorted(set(roles))}
-    if len(set(counts.values())) > 1:
-        words = " and ".join(f"{count} of class {role}" for role, count in counts.items())
-        return f"the majority is {words}: plan as many seeds of both"
-    if len(roles) == len(counts):
-        return "two seeds, one of each role, have no interval; plan at least 4"
-    if test_images < MIN_TEST_IMAGES:
-        return (
-            f"the classifier was tested on {test_images} images a class; "
-            f"{MIN_TEST_IMAGES} are needed"
+        return Claim(
+            f"model {deep} draws fewer of the minority than model {shallow}",
+            _format_data(data),
+            "change of the logit share",
+            mean,
+            rule,
+            len(seeds),
+            gates={arm.model: arm.gate for arm in contrast.arms},
+            why=self._explain_missing(contrast.undefined),
+            undefined=contrast.undefined,
+            contrast=contrast,
         )
-    return ""
+
+    def claim_against_data(
+        self, model: str, seeds: Sequence[int], data: Sequence[DataKey]
+    ) -> Claim:
+        """A model draws fewer of the minority than it was shown, by the bounds of its share."""
+        seeds = self._without_diverged(seeds, (model,))
+        finished = find_finished(self.cells, (model,), seeds, data, _find_bounds)
+        upper = _mean_of_bounds(finished, 1)
+        lower = _mean_of_bounds(finished, -1)
+
+        def rule(alpha: float) -> Verdict:
+            high = upper.estimate(1 - alpha).high
+            low = lower.estimate(1 - alpha).low
+            if high is not None and high < 0:
+                return "supported"
+            return "contradicted" if low is not None and low > 0 else "undecided"
+
+        return Claim(
+            f"model {model} draws fewer of the minority than it was shown",
+            _format_data(data),
+            "logit, generated less trained, every ambiguous sample counted for the minority",
+            upper,
+            rule,
+            len(seeds),
+            why=self._explain_missing(finished.undefined),
+            undefined=finished.undefined,
+        )
+
+    def claim_alignment(self, model: str, seeds: Sequence[int], key: DataKey) -> Claim:
+        """A model draws the minority as often as it was shown it."""
+        seeds = self._without_diverged(seeds, (model,))
+        finished = find_finished(self.cells, (model,), seeds, [key], find_share)
+        members = [cell for rows in finished.cells.values() for (cell,) in rows]
+        mean = BlockedMean.of([logit_share(cell) for cell in members], _roles(members))
+        trained = to_mix(key).proportions[1]
+
+        def rule(alpha: float) -> Verdict:
+            interval = mean.estimate(1 - alpha).map(expit)
+            assert interval.low is not None
+            assert interval.high is not None
+            return judge_equivalence(interval.low, interval.high, trained)
+
+        why = self._explain_missing(finished.undefined)
+        if not why and mean.n < MIN_ALIGNMENT_SEEDS:
+            why = f"a margin of 2 points takes {MIN_ALIGNMENT_SEEDS} seeds: read the interval alone"
+        return Claim(
+            f"model {model} draws the trained share, within 2 points",
+            _format_data([key]),
+            "minority share, at 90 %",
+            mean,
+            rule,
+            len(seeds),
+            gates={model: mean_gate(members)},
+            why=why,
+            undefined=finished.undefined,
+            alpha=0.10,
+            to_unit=expit,
+        )
+
+    def _without_diverged(self, seeds: Sequence[int], models: Sequence[str]) -> list[int]:
+        """The seeds without those of which one of the models has diverged."""
+        left_out = {info.seed for info in self.diverged if info.model in models}
+        return [seed for seed in seeds if seed not in left_out]
+
+    def _explain_missing(self, undefined: Sequence[str]) -> str:
+        """Why nothing can be concluded whatever the values are; empty where something can."""
+        if undefined:
+            return f"what is compared is undefined for {', '.join(undefined)}"
+        if self.test_images < MIN_TEST_IMAGES:
+            few_images = (
+                f"the classifier was tested on {self.test_images} images a class; "
+                f"{MIN_TEST_IMAGES} are needed"
+            )
+            return self.plan.explain_roles() or few_images
+        return self.plan.explain_roles()
 
 
-def _explain_unreadable(contrast: Contrast) -> str:
-    """Which models' samples cannot be read well enough; empty where both can."""
-    failed = [arm for arm in contrast.arms if arm.gate < MIN_GATE]
-    gates = " and ".join(f"{arm.gate:.2f} of model {arm.model}" for arm in failed)
-    return f"the mean quality gate is {gates}; {MIN_GATE} is needed" if failed else ""
+def _explain_spread(mean: BlockedMean) -> str:
+    """Why a mean has no interval; empty where it has one."""
+    if mean.freedom < 1:
+        return "there are too few seeds for an interval; plan at least 4"
+    return "" if mean.standard_error > 0 else "the seeds do not differ, so that nothing is tested"
 
 
-def _select(cells: Sequence[CellResult], model: str, seeds: Sequence[int]) -> list[CellResult]:
-    return [cell for cell in cells if cell.info.model == model and cell.info.seed in seeds]
+def _explain_unreadable(gates: Mapping[str, float]) -> str:
+    """Which models' samples cannot be read well enough; empty where all can."""
+    unknown = [model for model, gate in gates.items() if math.isnan(gate)]
+    if unknown:
+        return f"no quality gate was measured of model {' and '.join(unknown)}"
+    failed = [f"{gate:.2f} of model {model}" for model, gate in gates.items() if gate < MIN_GATE]
+    return (
+        f"the mean quality gate is {' and '.join(failed)}; {MIN_GATE} is needed" if failed else ""
+    )
+
+
+def _format_data(data: Sequence[DataKey]) -> str:
+    return "; ".join(format_mix(to_mix(key)) for key in data)
 
 
 def _roles(cells: Sequence[CellResult]) -> list[int]:
-    """The class that has the majority, for each seed."""
-    return list({cell.info.seed: cell.info.majority for cell in cells}.values())
+    return [cell.info.majority for cell in cells]
 
 
-def _mean_over_seeds(
-    cells: Sequence[CellResult], value: Callable[[CellResult], float]
-) -> BlockedMean:
-    """The blocked mean over seeds of each seed's mean over its cells."""
-    by_seed: dict[int, list[float]] = {}
-    for cell in cells:
-        by_seed.setdefault(cell.info.seed, []).append(value(cell))
-    return BlockedMean.of([sum(v) / len(v) for v in by_seed.values()], _roles(cells))
+def _mean_of_bounds(finished: FinishedSeeds, sign: int) -> BlockedMean:
+    """The mean over seeds of one extreme (1 the upper, -1 the lower), less the trained logit."""
+    values = []
+    for rows in finished.cells.values():
+        by_mix = [_bound_less_trained(cell, sign) for (cell,) in rows]
+        values.append(sum(by_mix) / len(by_mix))
+    return BlockedMean.of(values, list(finished.roles().values()))
 
 
 def _find_bounds(cell: CellResult) -> Estimate | None:

@@ -6,14 +6,18 @@ class and not to its role cancels in the mean of the two roles' means.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from scipy import optimize, stats
 
-from jaxdiff.analysis.queries import Mix, group_by_mix, group_key
+from jaxdiff.analysis.queries import Mix
 from jaxdiff.estimates import Estimate, bounded_logit
 from jaxdiff.results import CellResult
+
+# Shares as config.data.proportions has them, and the number of images.
+DataKey: TypeAlias = tuple[tuple[float, ...], int]
 
 LARGEST_RATIO = 1e6  # beyond it a ratio of losses counts as infinite
 
@@ -41,7 +45,7 @@ class BlockedMean:
 
     @classmethod
     def of(cls, values: Sequence[float], roles: Sequence[int]) -> "BlockedMean":
-        """The blocked mean of at least one value.
+        """The blocked mean; nan of no value.
 
         Parameters
         ----------
@@ -50,6 +54,8 @@ class BlockedMean:
         roles
             What has the majority in the seed's training data.
         """
+        if not values:
+            return cls(math.nan, math.nan, 0, 0)
         table = np.array(values, float)
         blocks = [table[np.array(roles) == role] for role in sorted(set(roles))]
         freedom = len(values) - len(blocks)
@@ -71,7 +77,7 @@ class BlockedMean:
     def estimate(self, level: float = 0.95) -> Estimate:
         """The mean with its t interval; without one where there are no degrees of freedom."""
         if self.freedom < 1:
-            return Estimate(self.value, n=self.n)
+            return Estimate(self.value if self.n else None, n=self.n)
         half = float(stats.t.ppf(0.5 + level / 2, self.freedom)) * self.standard_error
         method = f"t {100 * level:g} % over seeds, roles blocked"
         ends = (self.value - half, self.value + half)
@@ -138,6 +144,8 @@ class Contrast:
         By seed: logit share of the deep model less that of the shallow one.
     roles
         By seed: the class that has the majority.
+    undefined
+        Finished cells whose share is undefined; their seeds have no change.
     """
 
     shallow: Arm
@@ -145,6 +153,7 @@ class Contrast:
     mixes: tuple[Mix, ...]
     changes: Mapping[int, float]
     roles: Mapping[int, int]
+    undefined: tuple[str, ...] = ()
 
     @property
     def arms(self) -> tuple[Arm, Arm]:
@@ -174,7 +183,8 @@ class Contrast:
         ratio
             1 where the distance is 0, inf where no ratio shifts a logit so far.
         """
-        if distance <= 0:
+        # Not of a gate of 0 either, whose samples may hide anything.
+        if not 0 <= self.widening(1.0) < distance:
             return 1.0
         if self.widening(LARGEST_RATIO) <= distance:
             return math.inf
@@ -186,43 +196,89 @@ class Contrast:
         return math.exp(optimize.brentq(excess, 0.0, math.log(LARGEST_RATIO)))
 
 
-def build_contrast(
-    cells: Sequence[CellResult], shallow: str, deep: str, seeds: Sequence[int]
-) -> Contrast | None:
-    """The contrast of two models over these seeds, as far as both are finished in every mix.
+class FinishedSeeds(NamedTuple):
+    """The seeds of which every cell is finished.
 
-    Mixes of equal classes have no minority and are left out. None where no seed is complete.
+    Parameters
+    ----------
+    cells
+        By seed: for each mix the cells of the models, in order.
+    undefined
+        Cells without the value that was asked for; their seeds are not in `cells`.
     """
-    mixes = tuple(mix for mix in group_by_mix(cells) if has_minority(mix))
-    by_key = {
-        (group_key(cell), cell.info.model, cell.info.seed): cell
-        for cell in cells
-        if find_share(cell) is not None
-    }
-    changes = {}
-    roles = {}
+
+    cells: dict[int, list[list[CellResult]]]
+    undefined: tuple[str, ...]
+
+    def roles(self) -> dict[int, int]:
+        """By seed: the class that has the majority."""
+        return {seed: rows[0][0].info.majority for seed, rows in self.cells.items()}
+
+
+def find_finished(
+    cells: Sequence[CellResult],
+    models: Sequence[str],
+    seeds: Sequence[int],
+    data: Sequence[DataKey],
+    find_value: Callable[[CellResult], Estimate | None],
+) -> FinishedSeeds:
+    """The seeds of which every model is finished on all training data."""
+    by_key = {(data_key(cell), cell.info.model, cell.info.seed): cell for cell in cells}
+    finished = {}
+    undefined: list[str] = []
     for seed in seeds:
-        pairs = [[by_key.get((mix, model, seed)) for model in (shallow, deep)] for mix in mixes]
-        complete = [(a, b) for a, b in pairs if a is not None and b is not None]
-        if complete and len(complete) == len(mixes):
-            changes[seed] = float(np.mean([logit_share(b) - logit_share(a) for a, b in complete]))
-            roles[seed] = complete[0][0].info.majority
-    if not changes:
-        return None
-    arms = [
-        Arm(
-            model,
-            tuple(_mean_gate([by_key[mix, model, seed] for seed in changes]) for mix in mixes),
-            tuple(_mean_share([by_key[mix, model, seed] for seed in changes]) for mix in mixes),
-        )
-        for model in (shallow, deep)
-    ]
-    return Contrast(arms[0], arms[1], mixes, changes, roles)
+        rows = [[by_key.get((key, model, seed)) for model in models] for key in data]
+        complete = [[cell for cell in row if cell is not None] for row in rows]
+        if not rows or any(len(row) < len(models) for row in complete):
+            continue
+        names = [cell.name for row in complete for cell in row if find_value(cell) is None]
+        if names:
+            undefined += names
+        else:
+            finished[seed] = complete
+    return FinishedSeeds(finished, tuple(undefined))
 
 
-def has_minority(mix: Mix) -> bool:
+def build_contrast(
+    cells: Sequence[CellResult],
+    shallow: str,
+    deep: str,
+    seeds: Sequence[int],
+    data: Sequence[DataKey],
+) -> Contrast:
+    """The contrast of two models over these seeds, as far as both are finished on all data."""
+    finished = find_finished(cells, (shallow, deep), seeds, data, find_share)
+    changes = {
+        seed: float(np.mean([logit_share(b) - logit_share(a) for a, b in rows]))
+        for seed, rows in finished.cells.items()
+    }
+    arms = []
+    for i, model in enumerate((shallow, deep)):
+        by_mix = [[rows[j][i] for rows in finished.cells.values()] for j in range(len(data))]
+        gates = tuple(mean_gate(members) for members in by_mix)
+        shares = tuple(_mean_share(members) for members in by_mix)
+        arms.append(Arm(model, gates, shares))
+    mixes = tuple(to_mix(key) for key in data)
+    return Contrast(arms[0], arms[1], mixes, changes, finished.roles(), finished.undefined)
+
+
+def data_key(cell: CellResult) -> DataKey:
+    """The training data of a cell, its shares as the study's settings have them."""
+    return tuple(cell.config.get("proportions", cell.info.proportions)), cell.info.n
+
+
+def to_mix(key: DataKey) -> Mix:
+    """The shares of the two classes, of which four groups are halves."""
+    shares, n = key
+    if len(shares) == 4:
+        shares = (shares[0] + shares[1], shares[2] + shares[3])
+    return Mix(shares, n)
+
+
+def has_minority(key: DataKey) -> bool:
     """Whether the two classes have different shares of the training data."""
-    return len(mix.proportions) == 2 and mix.proportions[0] > mix.proportions[1]
+    shares = to_mix(key).proportions
+    return len(shares) == 2 and shares[0] > shares[1] + 1e-9
 
 
 def find_share(cell: CellResult) -> Estimate | None:
@@ -239,12 +295,14 @@ def logit_share(cell: CellResult) -> float:
     return bounded_logit(float(share), share.n)
 
 
+def mean_gate(cells: Sequence[CellResult]) -> float:
+    """The mean quality gate; nan where one was not measured."""
+    gates = [cell.find("quality", "gate") for cell in cells]
+    values = [math.nan if gate is None else float(gate) for gate in gates]
+    return float(np.mean(values)) if values else math.nan
+
+
 def _mean_share(cells: Sequence[CellResult]) -> float:
     shares = [find_share(cell) for cell in cells]
-    return float(np.mean([float(share) for share in shares if share is not None]))
-
-
-def _mean_gate(cells: Sequence[CellResult]) -> float:
-    """The mean quality gate; 1 where none was measured, as for classes without a reject class."""
-    gates = [cell.find("quality", "gate") for cell in cells]
-    return float(np.mean([1.0 if gate is None else float(gate) for gate in gates]))
+    values = [float(share) for share in shares if share is not None]
+    return float(np.mean(values)) if values else math.nan

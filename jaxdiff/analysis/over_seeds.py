@@ -53,7 +53,8 @@ def losses_over_seeds(cells: Sequence[CellResult], role: str) -> list[OverSeeds]
         if known:
             values = tuple(float(lost) for _, lost in known)
             mean = BlockedMean.of(values, [cell.info.majority for cell, _ in known])
-            estimate = mean.estimate()
+            # The t interval of a small fraction may pass its ends.
+            estimate = mean.estimate().map(lambda x: min(max(x, 0.0), 1.0))
             rows.append(OverSeeds(model, group[0].info.bottleneck, mix, values, estimate))
     return rows
 

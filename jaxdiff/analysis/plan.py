@@ -1,11 +1,13 @@
 """What a study plans before its runs: the models that are compared, the seeds, one early look."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxdiff.analysis.contrasts import DataKey, data_key, has_minority, to_mix
 from jaxdiff.analysis.queries import model_names
-from jaxdiff.results import CellResult
+from jaxdiff.results import CellInfo, CellResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,53 +21,84 @@ class Plan:
     look
         Seeds after which the one look is taken; 0 takes none.
     primary
-        The shallow and the deep model; empty for the ends of the unchanged rows of Table A.
+        The shallow and the deep model; empty for the ends of the models that are finished.
     secondary
         Pairs of models of secondary claims.
-    rows
-        Models that are unchanged rows of Table A.
-    axes
-        The planned models, proportions and numbers of images; what is missing is not bound.
+    models
+        The planned models; empty for all.
+    data
+        The planned training data; empty for all.
+    alternate
+        Whether odd seeds give the majority to the second class.
     """
 
     seeds: tuple[int, ...]
     look: int = 0
     primary: tuple[str, ...] = ()
     secondary: tuple[tuple[str, str], ...] = ()
-    rows: tuple[str, ...] = ()
-    axes: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    models: tuple[str, ...] = ()
+    data: tuple[DataKey, ...] = ()
+    alternate: bool = True
 
     @classmethod
     def from_study(cls, settings: Mapping[str, Any]) -> "Plan":
         """Read study.json; a study without a plan is bound to the seeds that it lists."""
-        axes = dict(settings.get("planned", {}))
-        # A model that is given by a name alone is an unchanged row of Table A.
-        entries = settings.get("models", {})
+        planned = settings.get("planned", {})
+        sizes = planned.get("n", ())
+        mixes = [tuple(shares) for shares in planned.get("proportions", ())]
         return cls(
-            seeds=tuple(axes.pop("seeds", settings.get("seeds", (0,)))),
+            seeds=tuple(planned.get("seeds", settings.get("seeds", (0,)))),
             look=settings.get("look", 0),
-            primary=tuple(settings.get("primary", ())),
+            primary=tuple(planned.get("primary", settings.get("primary", ()))),
             secondary=tuple((pair[0], pair[1]) for pair in settings.get("secondary", ())),
-            rows=tuple(name for name, entry in entries.items() if isinstance(entry, str)),
-            axes=axes,
+            models=tuple(planned.get("models", ())),
+            data=tuple(itertools.product(mixes, sizes)),
+            alternate=settings.get("data", {}).get("alternate", True),
         )
 
     def select(self, cells: Sequence[CellResult]) -> list[CellResult]:
         """The planned cells: what a study gained later is in no claim."""
-        return [cell for cell in cells if cell.info.seed in self.seeds and self._is_on_axes(cell)]
+        return [
+            cell
+            for cell in cells
+            if cell.info.seed in self.seeds
+            and (not self.models or cell.info.model in self.models)
+            and (not self.data or data_key(cell) in self.data)
+        ]
 
-    def _is_on_axes(self, cell: CellResult) -> bool:
-        keys = {"models": "model", "proportions": "proportions", "n": "n"}
-        return all(
-            cell.config.get(keys[axis], planned[0]) in planned
-            for axis, planned in self.axes.items()
-        )
+    def select_diverged(self, infos: Sequence[CellInfo]) -> list[CellInfo]:
+        """The planned cells among those whose loss was not finite."""
+        planned = {(to_mix(key).proportions, key[1]) for key in self.data}
+        is_grouped = any(len(shares) == 4 for shares, _ in self.data)
+        return [
+            info
+            for info in infos
+            if (not self.models or info.model in self.models)
+            # Shares of groups are rounded to whole images.
+            and (not planned or is_grouped or (info.proportions, info.n) in planned)
+        ]
+
+    def data_with_minority(self, cells: Sequence[CellResult]) -> list[DataKey]:
+        """The planned training data that have a minority, most unbalanced first."""
+        keys = set(self.data or map(data_key, cells))
+        return sorted((key for key in keys if has_minority(key)), reverse=True)
 
     def primary_pair(self, cells: Sequence[CellResult]) -> tuple[str, str]:
-        """The shallow and the deep model among planned cells; equal where there is only one."""
+        """The shallow and the deep model of the primary claim; equal where there is only one."""
         if self.primary:
             return self.primary[0], self.primary[1]
         names = model_names(cells)
-        # Controls, which change a row of Table A, are no part of the contrast over depth.
-        candidates = [name for name in names if name in self.rows] or names
-        return candidates[0], candidates[-1]
+        return names[0], names[-1]
+
+    def explain_roles(self) -> str:
+        """Why the planned seeds can decide nothing; empty where they can."""
+        if len(self.seeds) == 1:
+            return "one seed has no interval between seeds"
+        odd = sum(seed % 2 for seed in self.seeds)
+        even = len(self.seeds) - odd
+        if self.alternate and odd != even:
+            return (
+                f"{even} planned seeds have the first class as the majority and {odd} the second; "
+                "plan as many of both"
+            )
+        return ""

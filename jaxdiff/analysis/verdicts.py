@@ -25,7 +25,6 @@ MIN_TEST_IMAGES = 950
 ALIGNMENT_MARGIN = 0.02
 MIN_ALIGNMENT_SEEDS = 24  # with fewer the interval is wider than the margin allows
 BOUNDS_CONFIDENCE = 0.75  # of the bounds by which a model is compared with its training data
-EXACT_TRIALS = 10**9  # the trained share is exact, as if it came from this many images
 
 
 def judge_contrast(low: float, high: float, widening: float) -> Verdict:

@@ -2,12 +2,10 @@
 
 import math
 
-from jaxdiff.estimates import Estimate, bounded_logit
+from jaxdiff.estimates import EXACT_TRIALS, Estimate, bounded_logit
 from jaxdiff.measures.artifacts import Artifacts, require
 from jaxdiff.measures.registry import measure
 
-# The trained share is exact: it is bounded as if it came from this many images.
-EXACT_TRIALS = 10**9
 # Logits of the trained share below this are those of equal classes, which have no exponent.
 MIN_LOGIT = 1e-6
 

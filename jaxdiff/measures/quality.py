@@ -147,7 +147,7 @@ def _slopes(artifacts: Artifacts) -> list[Estimate]:
     title="Quality",
     caption=(
         "gate is the fraction of samples that the classifier labels as one of the two classes; "
-        "below 80 % nothing is claimed of the shares. gate_random_weights is "
+        "nothing is claimed of a model whose mean over seeds is below 80 %. gate_random_weights is "
         "that of 64 samples of the same network with random weights, and should be near 0. "
         "mean_eps_slope is the slope of the predicted on the true image mean of eps: a network "
         "with a smaller one than a linear denoiser at the same t makes less of that mean than a "

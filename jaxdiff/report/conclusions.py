@@ -12,7 +12,7 @@ from scipy.special import logit
 from jaxdiff.analysis import claims
 from jaxdiff.analysis.contrasts import Contrast
 from jaxdiff.analysis.over_seeds import OverSeeds, losses_over_seeds, shares_over_seeds
-from jaxdiff.analysis.queries import format_mix
+from jaxdiff.analysis.queries import format_mix, group_key
 from jaxdiff.analysis.verdicts import HALF_THE_EFFECT
 from jaxdiff.report import paper
 from jaxdiff.report.registry import TableRows, figure, section
@@ -30,8 +30,9 @@ SEED_SPREAD = 0.3  # height of a claim's seeds, in steps between claims
     "runs. Its interval decides only after both ends are widened by what unreadable samples could "
     "hide if the minority were lost 1.5 times as often as the majority (R = 1.5). R* is the ratio "
     "at which the interval touches 0; the measured R is that of denoised held-out images. "
-    "Secondary claims are corrected for their number (Holm), intervals and verdicts alike. All "
-    "other tables and figures are exploratory.",
+    "Secondary claims are corrected for their number (Holm), intervals and verdicts alike; only "
+    "the agreement with the trained share has a level of its own. All other tables and figures "
+    "are exploratory.",
     topic="conclusions",
 )
 def verdicts(study: StudyResults) -> TableRows:
@@ -72,23 +73,25 @@ def _arm_columns(contrast: Contrast | None, study: StudyResults) -> dict[str, ob
     for i, place in enumerate(("shallow", "deep")):
         arm = None if contrast is None else contrast.arms[i]
         columns[f"gate, {place}"] = "" if arm is None else arm.gate
-        ratio = None if arm is None else _measured_ratio(study, arm.model)
+        ratio = None
+        if contrast is not None and arm is not None:
+            ratio = _measured_ratio(study, contrast, arm.model)
         columns[f"measured R, {place}"] = "" if ratio is None else _format_ratio(ratio)
     return columns
 
 
-def _measured_ratio(study: StudyResults, model: str) -> float | None:
-    """The minority's mean loss over the majority's, of a model's denoised held-out images."""
-    means = []
+def _measured_ratio(study: StudyResults, contrast: Contrast, model: str) -> float | None:
+    """The minority's mean loss over the majority's, of denoised held-out images; None if 0."""
+    cells = [
+        cell
+        for cell in study.cells
+        if cell.info.seed in contrast.changes and group_key(cell) in contrast.mixes
+    ]
+    means = {}
     for role in ("minority", "majority"):
-        rows = [row for row in losses_over_seeds(study.cells, role) if row.model == model]
-        if not rows:
-            return None
-        means.append(float(np.mean([float(row.estimate) for row in rows])))
-    minority, majority = means
-    if majority == 0:
-        return math.inf if minority > 0 else 1.0
-    return minority / majority
+        rows = [row for row in losses_over_seeds(cells, role) if row.model == model]
+        means[role] = float(np.mean([float(row.estimate) for row in rows])) if rows else 0.0
+    return means["minority"] / means["majority"] if means["majority"] > 0 else None
 
 
 def _format_ratio(ratio: float) -> str:
@@ -170,12 +173,14 @@ def contrasts(study: StudyResults) -> Figure | None:
     """The primary claim and the secondary ones about two models."""
     if not study.cells:
         return None
-    drawn = [claim for claim in claims.judge_study(study) if claim.contrast is not None]
+    judged = claims.judge_study(study)
+    drawn = [claim for claim in judged if claim.contrast is not None and claim.mean.n]
     if not drawn:
         return None
     plot, ax = new_axes(width=6.4, height=1.4 + 0.7 * len(drawn))
+    roles = sorted({role for c in drawn if c.contrast for role in c.contrast.roles.values()})
     for row, claim in enumerate(drawn):
-        _draw_claim(ax, -float(row), claim)
+        _draw_claim(ax, -float(row), claim, roles)
     for effect in (HALF_THE_EFFECT, paper.EFFECT):
         ax.axvline(effect, color=INK, linestyle="--", linewidth=0.8)
     ax.axvline(0, color=INK, linewidth=0.8)
@@ -183,14 +188,13 @@ def contrasts(study: StudyResults) -> Figure | None:
     ax.set_ylim(0.6 - len(drawn), 0.6)
     ax.grid(visible=False)
     ax.set_xlabel("change of the logit share of the minority, deep less shallow")
-    _add_roles_legend(plot, drawn)
+    _add_roles_legend(plot, roles)
     return plot
 
 
-def _draw_claim(ax: Axes, y: float, claim: claims.Claim) -> None:
+def _draw_claim(ax: Axes, y: float, claim: claims.Claim, roles: Sequence[int]) -> None:
     contrast = claim.contrast
     assert contrast is not None
-    roles = sorted(set(contrast.roles.values()))
     seeds = list(contrast.changes)
     # One seed stands on the line itself.
     offsets = np.linspace(0.5, -0.5, len(seeds)) if len(seeds) > 1 else np.zeros(1)
@@ -226,8 +230,7 @@ def _predicted_change(contrast: Contrast) -> float:
     return (last - first) * float(np.mean(logits))
 
 
-def _add_roles_legend(plot: Figure, drawn: Sequence[claims.Claim]) -> None:
-    roles = sorted({role for c in drawn if c.contrast for role in c.contrast.roles.values()})
+def _add_roles_legend(plot: Figure, roles: Sequence[int]) -> None:
     handles = []
     for i, role in enumerate(roles):
         label = f"majority: class {role}"

@@ -214,8 +214,8 @@ def curvature(study: StudyResults) -> Figure:
     "gate",
     title="Quality gate",
     caption="What the classifier takes the samples for: one of the two classes (the gate), "
-    "another class of the dataset, or nothing. Left of the dotted line at 80 %, nothing is "
-    "claimed of a model's shares.",
+    "another class of the dataset, or nothing. Nothing is claimed of a model whose "
+    "mean over seeds is left of the dotted line at 80 %.",
     topic="quality",
     needs=("quality",),
 )

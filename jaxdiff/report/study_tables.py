@@ -202,7 +202,7 @@ def _pair_columns(
     columns: dict[str, object] = {"from": pair["a"], "to": pair["b"]}
     if study.cells:
         by_name = {cell.name: cell.info.bottleneck or "" for cell in study.cells}
-        columns["bottlenecks, px"] = f"{by_name[pair['a']]}, {by_name[pair['b']]}"
+        columns["bottlenecks, px"] = f"{by_name.get(pair['a'], '')}, {by_name.get(pair['b'], '')}"
         # Comparisons of older code have neither key.
         differs = pair.get("differs", pair["kind"])
         columns["changes"] = of_seed if pair["kind"] == "seed" else differs

@@ -7,13 +7,13 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from jaxdiff import files, settings
+from jaxdiff import settings
 from jaxdiff.datasets.registry import DATASET_NAMES_HELP, is_dataset_name
 from jaxdiff.features.extractors import EXTRACTORS
 from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.measures.registry import load_measures
 from jaxdiff.plugins import import_plugins
-from jaxdiff.settings import Config, StudySettings
+from jaxdiff.settings import Config, MeasureSettings, StudySettings
 
 AXES = ("seeds", "models", "data.proportions", "data.n")  # what may grow in a begun study
 # Studies that began before these settings existed have their defaults.
@@ -143,8 +143,13 @@ def _check_secondary(study: StudySettings) -> None:
 
 
 def _is_pair(pair: Any, study: StudySettings) -> bool:
-    is_two = isinstance(pair, tuple) and len(pair) == 2
+    is_two = isinstance(pair, tuple) and len(pair) == 2 and pair[0] != pair[1]
     return is_two and all(model in study.models for model in pair)
+
+
+def _check_seeds(study: StudySettings) -> None:
+    if len(set(study.seeds)) < len(study.seeds):
+        raise ValueError(f"config.seeds is {study.seeds}; each seed is one trained model a cell")
 
 
 def _check_look(study: StudySettings) -> None:
@@ -152,12 +157,13 @@ def _check_look(study: StudySettings) -> None:
         return
     roles = 2 if study.data.alternate else 1
     is_half = 2 * study.look == len(study.seeds)
+    odd = sum(seed % 2 for seed in study.seeds[: study.look])
+    is_balanced = roles == 1 or 2 * odd == study.look
     # A role needs two seeds for an interval.
-    if not is_half or study.look % roles or study.look < 2 * roles:
+    if not is_half or not is_balanced or study.look < 2 * roles:
         raise ValueError(
             f"config.look is {study.look} and there are {len(study.seeds)} seeds; the look is "
-            f"after half of them, a multiple of {roles} that is at least {2 * roles}, so that "
-            "there are as many seeds of either majority"
+            f"after half of them, at least {2 * roles}, with as many even as odd seeds"
         )
 
 
@@ -184,25 +190,11 @@ RULES: tuple[Callable[[StudySettings], None], ...] = (
     _check_tensorboard,
     _check_accumulate,
     _check_primary,
+    _check_seeds,
     _check_secondary,
     _check_look,
     _check_lpips_size,
 )
-
-
-def planned_settings(settings: Mapping[str, Any], path: epath.Path) -> dict[str, Any]:
-    """The content of study.json: the settings, and the axes of the study when it began.
-
-    Cells that a study gains later are trained and measured, and are in no claim.
-    """
-    begun = files.read_json(path) if path.exists() else settings
-    axes = {
-        "seeds": begun["seeds"],
-        "models": list(begun["models"]),
-        "proportions": begun["data"]["proportions"],
-        "n": begun["data"]["n"],
-    }
-    return {**settings, "planned": begun.get("planned", axes)}
 
 
 def fixed_settings(study: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,6 +202,8 @@ def fixed_settings(study: Mapping[str, Any]) -> dict[str, Any]:
     free = (*AXES, "planned", "measures", "plugins")
     study = {**CLAIM_DEFAULTS, **study}
     data = study["data"]
+    # The form of the share is part of the claims' rule, though measures may change.
+    share = study["measures"].get("share", MeasureSettings.share)
     fixed_data = {key: data[key] for key in data if f"data.{key}" not in AXES + PATH_KEYS}
     fixed = {key: value for key, value in study.items() if key not in free}
-    return fixed | {"data": fixed_data}
+    return fixed | {"data": fixed_data, "share": share}

@@ -136,6 +136,8 @@ def _run_train(context: CellContext, redo: Redo, profile: bool) -> None:
     folder = context.folder
     if redo.matches("train") and parallel.is_leader() and (folder / "checkpoints").exists():
         (folder / "checkpoints").rmtree()  # or training would go on from the last one
+        # What was measured of the old weights is no result of a training that may diverge.
+        (folder / "result.json").unlink(missing_ok=True)
 
     def make() -> None:
         parallel.on_leader("data", lambda: context.splits)  # prepared once, before all read it

@@ -6,7 +6,8 @@ from etils import epath
 from jaxdiff import files
 from jaxdiff.settings import to_json
 from jaxdiff.study import grid
-from jaxdiff.study.config import default_config, fixed_settings, planned_settings
+from jaxdiff.study.config import default_config, fixed_settings
+from jaxdiff.study.planned import planned_settings
 
 
 def make_config(**changes):
@@ -18,14 +19,19 @@ def make_config(**changes):
     return config
 
 
+def plan_study(config, path):
+    return planned_settings(to_json(config.to_dict()), grid.expand(config), path)
+
+
 def test_seeds_that_are_added_later_are_not_planned(tmp_path):
     path = epath.Path(tmp_path) / "study.json"
-    begun = planned_settings(to_json(make_config(seeds=(0, 1)).to_dict()), path)
+    begun = plan_study(make_config(seeds=(0, 1)), path)
     files.write_json(path, begun)
-    grown = planned_settings(to_json(make_config(seeds=(0, 1, 2)).to_dict()), path)
+    grown = plan_study(make_config(seeds=(0, 1, 2)), path)
     assert grown["seeds"] == [0, 1, 2]
     assert grown["planned"]["seeds"] == [0, 1]
     assert grown["planned"]["models"] == ["2", "3"]
+    assert grown["planned"]["primary"] == ["2", "3"]
     assert fixed_settings(grown) == fixed_settings(begun)
 
 
@@ -34,16 +40,45 @@ def test_a_study_from_before_plans_were_written_is_bound_to_its_seeds(tmp_path):
     settings = to_json(make_config(seeds=(0, 1)).to_dict())
     older = {key: value for key, value in settings.items() if key not in ("look", "secondary")}
     files.write_json(path, older)
-    assert planned_settings(settings, path)["planned"]["seeds"] == [0, 1]
+    assert plan_study(make_config(seeds=(0, 1)), path)["planned"]["seeds"] == [0, 1]
     assert fixed_settings(settings) == fixed_settings(older)
+
+
+def test_the_primary_pair_is_of_unchanged_rows_and_stays(tmp_path):
+    path = epath.Path(tmp_path) / "study.json"
+    config = make_config(models={"3": "3", "2": "2", "5-eps": {"row": "5"}})
+    begun = plan_study(config, path)
+    assert begun["planned"]["primary"] == ["2", "3"], "5-eps is a control"
+    files.write_json(path, begun)
+    grown = plan_study(make_config(models={"2": "2", "3": "3", "4": "4"}), path)
+    assert grown["planned"]["primary"] == ["2", "3"]
+
+
+def test_the_form_of_the_share_stays_in_a_begun_study():
+    begun = to_json(make_config().to_dict())
+    changed = make_config()
+    changed.measures.share = "gated"
+    assert fixed_settings(to_json(changed.to_dict())) != fixed_settings(begun)
+    changed.measures.share = "forced_choice"
+    changed.measures.queries = 1
+    assert fixed_settings(to_json(changed.to_dict())) == fixed_settings(begun)
+
+
+def test_a_folder_of_an_evaluation_is_refused_by_its_settings(tmp_path):
+    path = epath.Path(tmp_path) / "study.json"
+    files.write_json(path, {"name": "sets", "data": {"sets": ["a"]}})
+    assert plan_study(make_config(), path)["planned"]["seeds"] == [0]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"look": 2, "seeds": (0, 1, 2)}, "config.look is 2 and there are 3 seeds"),
-        ({"look": 3, "seeds": tuple(range(6))}, "a multiple of 2 that is at least 4"),
-        ({"look": 2, "seeds": (0, 1, 2, 3)}, "a multiple of 2 that is at least 4"),
+        ({"look": 3, "seeds": tuple(range(6))}, "at least 4, with as many even as odd seeds"),
+        ({"look": 2, "seeds": (0, 1, 2, 3)}, "at least 4, with as many even as odd seeds"),
+        ({"look": 4, "seeds": (0, 2, 4, 6, 1, 3, 5, 7)}, "with as many even as odd seeds"),
+        ({"seeds": (0, 0, 1, 1)}, "each seed is one trained model a cell"),
+        ({"primary": ("2", "2")}, "name the shallow and the deep model"),
         ({"secondary": (("2", "7"),)}, "config.secondary holds \\('2', '7'\\); each entry"),
         ({"secondary": ("2",)}, "config.secondary holds '2'"),
     ],

@@ -1,0 +1,57 @@
+"""What a study plans when it begins, as study.json holds it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from jaxdiff import files
+from jaxdiff.cells.cell import Cell
+from jaxdiff.denoiser import count_parameters
+
+
+def planned_settings(
+    settings: Mapping[str, Any], cells: Sequence[Cell], path: epath.Path
+) -> dict[str, Any]:
+    """The content of study.json: the settings, and what was planned when the study began.
+
+    Cells that a study gains later are trained and measured, and are in no claim.
+
+    Parameters
+    ----------
+    settings
+        All settings, as JSON holds them.
+    cells
+        All cells of the study.
+    path
+        Of study.json, which may exist.
+    """
+    begun = files.read_json(path) if path.exists() else settings
+    if "planned" in begun:
+        return {**settings, "planned": begun["planned"]}
+    # A folder of experiments.evaluate has a study.json as well, and is refused elsewhere.
+    begun = begun if "seeds" in begun else settings
+    planned = {
+        "seeds": begun["seeds"],
+        "models": list(begun["models"]),
+        "proportions": begun["data"]["proportions"],
+        "n": begun["data"]["n"],
+        "primary": list(begun["primary"]) or primary_pair(begun["models"], cells),
+    }
+    return {**settings, "planned": planned}
+
+
+def primary_pair(models: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
+    """The shallowest and the deepest unchanged row of Table A; of all models where there is none.
+
+    A model that is given by a name alone is such a row; controls, which change a row, are no part
+    of the contrast over depth.
+    """
+    networks = {cell.model: cell.network for cell in cells if cell.model in models}
+    ranks = {
+        model: (getattr(network, "depth", 0), count_parameters(network))
+        for model, network in networks.items()
+    }
+    ordered = sorted(ranks, key=ranks.__getitem__)
+    candidates = [model for model in ordered if isinstance(models[model], str)] or ordered
+    return [candidates[0], candidates[-1]]
