@@ -200,7 +200,9 @@ class SetContext(ResultFolder):
         raise ValueError("a set of images has no model")
 
     def has(self, name: str) -> bool:
-        """Whether an artifact exists."""
+        """Whether an artifact, or another measure's result, exists."""
+        if name in self.outputs:
+            return True
         if name == "unseen":
             return False
         if name in ("predictions", "confusion", "predict"):
