@@ -17,7 +17,7 @@ from jaxdiff.cells.classifiers import Classifiers, run_classifiers
 from jaxdiff.cells.data import UNSEEN_POOLS, join_splits, match_splits
 from jaxdiff.cells.measuring import ResultFolder, run_measures
 from jaxdiff.datasets.dataset import Dataset, Split
-from jaxdiff.datasets.mixtures import draw_subset
+from jaxdiff.datasets.mixtures import draw_images
 from jaxdiff.datasets.registry import load_splits
 from jaxdiff.features.extractors import load_extractor
 from jaxdiff.measures.artifacts import Images, MatchedSplits, Predictions, Roles
@@ -94,7 +94,7 @@ class Reference:
             return None
         sets = (self.images, self.held_out)
         count = min(len(images) for images in sets)
-        subsets = [images[draw_subset(np.zeros(len(images), int), count)] for images in sets]
+        subsets = [draw_images(images, count) for images in sets]
         return MatchedSplits(*subsets)
 
 
