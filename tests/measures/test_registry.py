@@ -1,6 +1,8 @@
 """What a measure declares is what the study and the report need; its code is its fingerprint."""
 
 import importlib
+import inspect
+import re
 import sys
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from jaxdiff import source_code
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures import registry
+from jaxdiff.measures.artifacts import Artifacts
 from jaxdiff.measures.registry import AgainstDepth, Measure, in_order, measure
 from jaxdiff.source_code import code_digest, list_code_modules
 
@@ -111,3 +114,24 @@ def test_measures_run_after_those_that_they_need():
     assert list(ordered) == ["a", "b", "c"]
     with pytest.raises(ValueError, match="the measures a, b need each other"):
         in_order([build("a", ("b",)), build("b", ("a",))])
+
+
+# Part of what declared artifacts depend on, or no artifact.
+NOT_DECLARED = {
+    "seed",
+    "settings",
+    "progress",
+    "estimates",
+    "sampler_at",
+    "write_npz",
+    "write_json",
+}
+
+
+@pytest.mark.parametrize("name", registry.load_measures())
+def test_a_measure_declares_the_artifacts_that_it_reads(name):
+    declaration = registry.load_measures()[name]
+    source = inspect.getsource(inspect.getmodule(declaration.compute))
+    artifacts = {key for key in vars(Artifacts) if not key.startswith("_")} - NOT_DECLARED
+    reads = set(re.findall(r"\bartifacts\.(\w+)", source)) & artifacts
+    assert reads <= {*declaration.needs, *declaration.optional}
