@@ -20,13 +20,15 @@ from jaxdiff.datasets.dataset import Dataset, Split
 from jaxdiff.datasets.mixtures import draw_images
 from jaxdiff.datasets.registry import load_splits
 from jaxdiff.features.extractors import load_extractor
-from jaxdiff.measures.artifacts import Images, MatchedSplits, Predictions, Roles
+from jaxdiff.measures.artifacts import Images, Predictions, Roles
 from jaxdiff.measures.lpips import LPIPS
+from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.registry import MEASURES
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.provenance import describe_environment
 from jaxdiff.sampling import Sampler
 from jaxdiff.settings import ClassifierSettings, MeasureSettings, to_json
+from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Outputs, Redo, claim_folder
 
 
@@ -222,7 +224,11 @@ class SetContext(ResultFolder):
         roles = None if self.roles is None else dataclasses.asdict(self.roles)
         if name == "matched":
             dataset_id = self.reference.dataset_id
-            return {"reference": self.reference.digest, "dataset": dict(dataset_id)}
+            return {
+                "reference": self.reference.digest,
+                "dataset": dict(dataset_id),
+                "code": code_digest(match_splits),
+            }
         return {"reference": self.reference.digest, "roles": roles}
 
 

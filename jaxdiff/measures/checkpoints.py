@@ -12,8 +12,9 @@ from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.diffusion import Schedule
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures.amplification import amplification_scales
-from jaxdiff.measures.artifacts import Artifacts, Images, MatchedSplits, require
+from jaxdiff.measures.artifacts import Artifacts, Images, require
 from jaxdiff.measures.fixed_noise import FIXED_NOISE_SEED, PredictEps, noise_images
+from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.memorization import flatten, memorization_metrics
 from jaxdiff.measures.quality import quality_gate
 from jaxdiff.measures.registry import measure

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 from jaxdiff.datasets.images import to_float
 from jaxdiff.diffusion import Schedule
 from jaxdiff.estimates import Estimate
-from jaxdiff.measures.artifacts import Artifacts, Images, MatchedSplits, require
+from jaxdiff.measures.artifacts import Artifacts, Images, require
 from jaxdiff.measures.fixed_noise import FIXED_NOISE_SEED, noise_images
+from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.registry import measure
 from jaxdiff.measures.soft_knn import (
     GaussianDenoiser,

@@ -8,8 +8,8 @@ from jaxdiff.diffusion import Schedule
 from jaxdiff.estimates import Estimate
 from jaxdiff.landscape.memory import softmax_weights
 from jaxdiff.measures import soft_knn, soft_knn_fit
-from jaxdiff.measures.artifacts import MatchedSplits
 from jaxdiff.measures.effective_k import Memories, compute_effective_k, explain_undefined
+from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.predicted_share import interpolate_rho
 from jaxdiff.measures.soft_knn import GaussianDenoiser, NoiseLevel, SoftKnn
 from jaxdiff.measures.soft_knn_fit import SoftKnnFit

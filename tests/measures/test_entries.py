@@ -11,7 +11,8 @@ from jaxdiff.datasets.mixtures import draw_subset
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures import checkpoints as checkpoints_module
 from jaxdiff.measures import quality as quality_module
-from jaxdiff.measures.artifacts import Artifacts, MatchedSplits
+from jaxdiff.measures.artifacts import Artifacts
+from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.registry import load_measures
 from tests.measures.fake_artifacts import (
     REJECT_LABEL,
