@@ -20,6 +20,7 @@ from jaxdiff.measures.soft_knn import MAX_GAUSSIAN_IMAGES, GaussianDenoiser, Noi
 from jaxdiff.sampling import noise_bank
 
 SLOPE_LEVELS = (0.1, 0.3)  # of all noise steps, at which the slope of the mean of eps is taken
+MIN_SLOPE_PAIRS = 3  # of true and predicted means, one for each image and channel
 NUM_RANDOM_SAMPLES = 64  # of the network with random weights
 
 
@@ -131,7 +132,10 @@ def _slopes(artifacts: Artifacts) -> list[Estimate]:
     # Networks that predict v or x0 have slope 1 at T - 1 by construction.
     if sampler.model.prediction == "eps":
         levels.append(schedule.steps - 1)
-    x0 = to_float(require(artifacts.held_out_of_classes))
+    images = require(artifacts.held_out_of_classes)
+    if len(images) * images.shape[-1] < MIN_SLOPE_PAIRS:
+        return []
+    x0 = to_float(images)
     keys = noise_bank(artifacts.seed, np.arange(len(x0)))
     eps = samplers.initial_noise(keys, sampler.image_shape)
     # All training images as floats may be more than the memory holds.

@@ -410,3 +410,13 @@ def test_the_slopes_make_floats_of_no_more_images_than_they_use(monkeypatch, lim
     monkeypatch.setattr(quality_module, "to_float", record)
     compute("quality", artifacts)
     assert sizes == [len(artifacts.held_out_of_classes), min(limit, 60)]
+
+
+@pytest.mark.parametrize(("count", "has_slopes"), [(1, False), (2, False), (3, True)])
+def test_few_held_out_images_have_no_slopes(count, has_slopes):
+    artifacts = make_artifacts()
+    artifacts.sampler = MemorySampler(artifacts.train.images)
+    artifacts.held_out_of_classes = artifacts.held_out_of_classes[:count]
+    estimates = compute("quality", artifacts)
+    assert any(estimate.name == "mean_eps_slope" for estimate in estimates) == has_slopes
+    json.dumps([estimate.to_json() for estimate in estimates], allow_nan=False)
