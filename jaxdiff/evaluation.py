@@ -17,16 +17,18 @@ from jaxdiff.cells.classifiers import Classifiers, run_classifiers
 from jaxdiff.cells.data import UNSEEN_POOLS, join_splits, match_splits
 from jaxdiff.cells.measuring import ResultFolder, run_measures
 from jaxdiff.datasets.dataset import Dataset, Split
-from jaxdiff.datasets.mixtures import draw_subset
+from jaxdiff.datasets.mixtures import draw_images
 from jaxdiff.datasets.registry import load_splits
 from jaxdiff.features.extractors import load_extractor
-from jaxdiff.measures.artifacts import Images, MatchedSplits, Predictions, Roles
+from jaxdiff.measures.artifacts import Images, Predictions, Roles
 from jaxdiff.measures.lpips import LPIPS
+from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.registry import MEASURES
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.provenance import describe_environment
 from jaxdiff.sampling import Sampler
 from jaxdiff.settings import ClassifierSettings, MeasureSettings, to_json
+from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Outputs, Redo, claim_folder
 
 
@@ -94,7 +96,7 @@ class Reference:
             return None
         sets = (self.images, self.held_out)
         count = min(len(images) for images in sets)
-        subsets = [images[draw_subset(np.zeros(len(images), int), count)] for images in sets]
+        subsets = [draw_images(images, count) for images in sets]
         return MatchedSplits(*subsets)
 
 
@@ -200,7 +202,9 @@ class SetContext(ResultFolder):
         raise ValueError("a set of images has no model")
 
     def has(self, name: str) -> bool:
-        """Whether an artifact exists."""
+        """Whether an artifact, or another measure's result, exists."""
+        if name in self.outputs:
+            return True
         if name == "unseen":
             return False
         if name in ("predictions", "confusion", "predict"):
@@ -220,7 +224,11 @@ class SetContext(ResultFolder):
         roles = None if self.roles is None else dataclasses.asdict(self.roles)
         if name == "matched":
             dataset_id = self.reference.dataset_id
-            return {"reference": self.reference.digest, "dataset": dict(dataset_id)}
+            return {
+                "reference": self.reference.digest,
+                "dataset": dict(dataset_id),
+                "code": code_digest(match_splits),
+            }
         return {"reference": self.reference.digest, "roles": roles}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 # A function's code is its module and those that it imports from these packages. Other modules
 # (the networks, the samplers) are bound by what they make, not by their text.
 CODE_PACKAGES = (
+    "jaxdiff.datasets.mixtures",
     "jaxdiff.estimates",
     "jaxdiff.features",
     "jaxdiff.landscape",

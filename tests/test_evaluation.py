@@ -9,9 +9,11 @@ from etils import epath
 from jaxdiff import files, results
 from jaxdiff.datasets.dataset import Split
 from jaxdiff.datasets.prepare import Prepared
+from jaxdiff.estimates import Estimate
 from jaxdiff.evaluation import EvaluationSettings, Reference, evaluate
 from jaxdiff.measures.artifacts import Roles
-from jaxdiff.measures.registry import load_measures
+from jaxdiff.measures.registry import MEASURES as REGISTERED
+from jaxdiff.measures.registry import Measure, load_measures
 from jaxdiff.settings import MeasureSettings
 from jaxdiff.stage import Redo
 from jaxdiff.study.pairwise import compare_sets
@@ -121,6 +123,30 @@ def test_other_images_of_the_same_name_are_measured_again(tmp_path):
     before = nearest(tmp_path)["a", "samples"]
     run(tmp_path, sets={"a": IMAGES[12:24], "b": IMAGES[:12]})
     assert nearest(tmp_path)["a", "samples"] != before
+
+
+def brightness(artifacts):
+    return [Estimate(float(artifacts.samples.mean()), name="brightness")]
+
+
+def darkness(artifacts):
+    return [Estimate(255.0 - float(artifacts.estimates("brightness")[0]), name="darkness")]
+
+
+@pytest.mark.parametrize("declaration", [{"needs": ("brightness",)}, {"optional": ("brightness",)}])
+def test_a_measure_of_another_measure_follows_the_samples(tmp_path, monkeypatch, declaration):
+    declaration = {"needs": ()} | declaration
+    measures = [
+        Measure("brightness", brightness, "Brightness", "", needs=("samples",)),
+        Measure("darkness", darkness, "Darkness", "", **declaration),
+    ]
+    for measure in measures:
+        monkeypatch.setitem(REGISTERED, measure.name, measure)
+    for images in (IMAGES[:12], IMAGES[12:24]):
+        run(tmp_path, sets={"a": images})
+        (result,) = results.read_sets(tmp_path)
+        (estimate,) = result.estimates("darkness", "darkness")
+        assert estimate.value == pytest.approx(255.0 - images.mean())
 
 
 def test_sets_of_the_same_noise_are_compared(tmp_path):

@@ -20,7 +20,7 @@ from jaxdiff.bypass.config import BypassSettings, check_forms
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.classifiers import FILES as CLASSIFIER_FILES
 from jaxdiff.cells.context import CellContext
-from jaxdiff.cells.data import DataPaths
+from jaxdiff.cells.data import DataPaths, match_splits
 from jaxdiff.cells.measuring import available
 from jaxdiff.datasets.images import to_uint8
 from jaxdiff.denoiser import abstract_network, count_parameters
@@ -178,7 +178,7 @@ class BypassedCell(CellContext):
             "settings": {key: settings[key] for key in keys},
             "measures": to_json(self.settings),
             "inception": files.sha256(inception) if inception else "",
-            "code": code_digest(*measures, compute_effective_k, Sampler),
+            "code": code_digest(BypassedCell, *measures, match_splits, Sampler),
         }
 
     def measure(self) -> dict[str, list[Estimate]]:

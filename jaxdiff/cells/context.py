@@ -26,15 +26,17 @@ from jaxdiff.datasets.dataset import Dataset, Split
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.datasets.mixtures import mixture
 from jaxdiff.denoiser import LeveledDenoiser, abstract_network, build_network
-from jaxdiff.measures.artifacts import Images, MatchedSplits, Predictions, Roles
+from jaxdiff.measures.artifacts import Images, Predictions, Roles
+from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.shares import confusion_matrix
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling import Sampler
 from jaxdiff.settings import MeasureSettings, to_json
+from jaxdiff.source_code import code_digest
 from jaxdiff.stage import Outputs
 
-DATA_ARTIFACTS = ("roles", "seed", "train", "held_out", "held_out_of_classes", "matched", "unseen")
+DATA_ARTIFACTS = ("roles", "seed", "train", "held_out", "held_out_of_classes", "unseen")
 DENOISED_FROM = 0.3  # noise level, as a share of T, from which held-out images are denoised
 
 
@@ -264,6 +266,8 @@ class CellContext(ResultFolder):
             return self.outputs["denoise"]
         if name in ("sampler", "leveled_sampler", "random_sampler", "checkpoints"):
             return {"trained": self.trained_from(), "sample": to_json(self.cell.sample)}
+        if name == "matched":
+            return {"data": self.data_digest(), "code": code_digest(match_splits)}
         if name in DATA_ARTIFACTS:
             return self.data_digest()
         return self.outputs[name]  # another measure

@@ -13,7 +13,7 @@ from jaxdiff.cells.cell import Cell
 from jaxdiff.datasets import registry
 from jaxdiff.datasets.dataset import Dataset, Split
 from jaxdiff.datasets.mixtures import match_counts, mixture
-from jaxdiff.measures.artifacts import MatchedSplits
+from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.progress import Progress
 
 # The pools that no model of a study is trained on; a classifier's images are new to a model too.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Num
 
 
 def exact_counts(n: int, proportions: Sequence[float]) -> list[int]:
@@ -134,6 +134,11 @@ def draw_subset(
     middles = 2 * np.arange(count) + 1
     positions = middles * len(labels) // max(2 * count, 1)
     return np.sort(by_class[positions])
+
+
+def draw_images(images: Num[np.ndarray, "_n ..."], count: int) -> Num[np.ndarray, "_selected ..."]:
+    """At most `count` random images in their order; the first ones may be of one class."""
+    return images[draw_subset(np.zeros(len(images), int), count)]
 
 
 def shuffled_part(

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from jaxdiff.datasets.mixtures import draw_subset
 from jaxdiff.estimates import Estimate
+from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.progress import Progress
 
 if TYPE_CHECKING:
@@ -84,33 +84,6 @@ class Predictions:
     def reject_label(self) -> int:
         """The label of images that are of no class."""
         return self.probabilities.shape[1] - 1
-
-
-class MatchedSplits(NamedTuple):
-    """As many training as unseen images, class by class.
-
-    Parameters
-    ----------
-    train, unseen
-        Images of the training set, and images that nothing but a classifier was trained on.
-    labels
-        Class of the i-th image of either set; None where the classes are not known.
-    """
-
-    train: Images
-    unseen: Images
-    labels: Int[np.ndarray, " _n"] | None = None
-
-    def limit(self, count: int) -> "MatchedSplits":
-        """At most `count` images of either set, a random subset in the same mix of classes."""
-        rows = draw_subset(self.strata, count)
-        labels = None if self.labels is None else self.labels[rows]
-        return MatchedSplits(self.train[rows], self.unseen[rows], labels)
-
-    @property
-    def strata(self) -> Int[np.ndarray, " _n"]:
-        """The labels; one class where they are not known."""
-        return np.zeros(len(self.train), int) if self.labels is None else self.labels
 
 
 @runtime_checkable  # the test suite checks the types of arguments

@@ -1,6 +1,7 @@
 """Memorization along training: losses at the same noise, and a few samples of early checkpoints."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -12,8 +13,9 @@ from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.diffusion import Schedule
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures.amplification import amplification_scales
-from jaxdiff.measures.artifacts import Artifacts, Images, MatchedSplits, require
+from jaxdiff.measures.artifacts import Artifacts, Images, require
 from jaxdiff.measures.fixed_noise import FIXED_NOISE_SEED, PredictEps, noise_images
+from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.memorization import flatten, memorization_metrics
 from jaxdiff.measures.quality import quality_gate
 from jaxdiff.measures.registry import measure
@@ -77,23 +79,22 @@ def loss_gap(
     -------
     estimates
         ``eps_loss`` of either set with t intervals; ``eps_gap``, unseen less train, with
-        Welch's: above 0 is memorization, larger is more.
+        Welch's: above 0 is memorization, larger is more. Too few images leave no interval.
     """
     train_means = train.mean(axis=0)
     unseen_means = unseen.mean(axis=0)
     # Unpaired: the two sets are different images.
-    gap = stats.ttest_ind(unseen_means, train_means, equal_var=False).confidence_interval()
+    value = float(unseen_means.mean() - train_means.mean())
+    gap = Estimate(value, n=len(train_means) + len(unseen_means), name="eps_gap")
+    if min(len(train_means), len(unseen_means)) > 1:
+        welch = stats.ttest_ind(unseen_means, train_means, equal_var=False).confidence_interval()
+        low, high = float(welch.low), float(welch.high)
+        if math.isfinite(low) and math.isfinite(high):
+            gap = dataclasses.replace(gap, low=low, high=high, method="Welch 95 %")
     return [
         Estimate.mean(train_means.tolist(), "images", "eps_loss", images="train"),
         Estimate.mean(unseen_means.tolist(), "images", "eps_loss", images="unseen"),
-        Estimate(
-            float(unseen_means.mean() - train_means.mean()),
-            float(gap.low),
-            float(gap.high),
-            len(train_means) + len(unseen_means),
-            "Welch 95 %",
-            name="eps_gap",
-        ),
+        gap,
     ]
 
 

@@ -28,7 +28,7 @@ OPTIONS = ProbeOptions(
         "A network's M need not be symmetric, as an energy's would be: the rows asymmetry give "
         "|M - M^T| / |M + M^T|, 0 for a gradient, and all other rows are of the symmetric part."
     ),
-    needs=("leveled_sampler", "train", "roles"),
+    needs=("leveled_sampler", "train", "roles", "unseen"),
     settings=("probe",),
     outputs=("probe.json",),
     topic="mechanism",

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 from jaxdiff.datasets.images import to_float
 from jaxdiff.diffusion import Schedule
 from jaxdiff.estimates import Estimate
-from jaxdiff.measures.artifacts import Artifacts, Images, MatchedSplits, require
+from jaxdiff.measures.artifacts import Artifacts, Images, require
 from jaxdiff.measures.fixed_noise import FIXED_NOISE_SEED, noise_images
+from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.registry import measure
 from jaxdiff.measures.soft_knn import (
     GaussianDenoiser,
@@ -71,11 +72,11 @@ class Memories:
         """
         rng = np.random.default_rng(CONTROL_SEED)
         excluded = set() if queries is None else {image.tobytes() for image in queries}
-        is_candidate = [image.tobytes() not in excluded for image in matched[1]]
+        is_candidate = [image.tobytes() not in excluded for image in matched.unseen]
         candidates = np.flatnonzero(is_candidate)
-        count = min(len(candidates), len(matched[0]), MAX_CONTROL_IMAGES)
-        unseen = matched[1][np.sort(rng.permutation(candidates)[:count])]
-        matched_train = matched[0][np.sort(rng.permutation(len(matched[0]))[:count])]
+        count = min(len(candidates), len(matched.train), MAX_CONTROL_IMAGES)
+        unseen = matched.unseen[np.sort(rng.permutation(candidates)[:count])]
+        matched_train = matched.train[np.sort(rng.permutation(len(matched.train))[:count])]
         return cls(_scale(train), _scale(matched_train), _scale(unseen))
 
     @functools.cached_property

@@ -25,6 +25,7 @@ MAX_RATIO = 1 / 3  # below this d1 / d2 a sample counts as memorized (Yoon et al
 # Fraction of unseen images that are nearer to a training image than the threshold of a copy.
 COPY_QUANTILE = 0.01
 MIN_QUANTILE_IMAGES = 200  # with fewer, one or no image is below the quantile
+MIN_REFERENCES = 10  # of either kind: with fewer, intervals cover too rarely
 KINDS = ("copy", "spurious", "generalized")
 
 
@@ -118,6 +119,7 @@ def nearer_to_training(
     estimate
         0.5 without copying, larger with it. The interval is over references of either kind and
         over samples: Wilson's at the number of independent samples that would be as uncertain.
+        Undefined, with the label ``why``, for fewer than 10 references of either kind.
 
     Raises
     ------
@@ -133,6 +135,9 @@ def nearer_to_training(
             f"{len(train)} training and {len(unseen)} unseen images draw samples unequally; give "
             "as many of both, as `Artifacts.matched` has them"
         )
+    if len(train) < MIN_REFERENCES:
+        why = f"{len(train)} references of either kind; {MIN_REFERENCES} are needed"
+        return Estimate.undefined("nearer_to_training", len(samples), why=why)
     nearest_train = nearest(samples, train, 1)
     nearest_unseen = nearest(samples, unseen, 1)
     # 1 where a training image is nearer, 0 where an unseen one is, 1/2 where neither.
@@ -172,15 +177,25 @@ def _influences(
     nearer = float(to_train.sum())
     if strata is None:
         strata = np.zeros(len(to_train), int)
+    strata = _merge_single_strata(strata)
     influences = []
     for fractions, weight in ((to_train, 1.0 - nearer), (to_unseen, nearer)):
         for label in np.unique(strata):
             members = fractions[strata == label]
             size = len(members)
-            if size > 1:
-                deviations = members - members.mean()
-                influences.append(weight * math.sqrt(size / (size - 1)) * deviations)
-    return np.concatenate(influences) if influences else np.zeros(0)
+            deviations = members - members.mean()
+            influences.append(weight * math.sqrt(size / (size - 1)) * deviations)
+    return np.concatenate(influences)
+
+
+def _merge_single_strata(strata: Int[np.ndarray, " r"]) -> Int[np.ndarray, " r"]:
+    """Strata of two references and more: those of one join the smallest other, to show a spread."""
+    labels, sizes = np.unique(strata, return_counts=True)
+    num_single = int((sizes == 1).sum())
+    if num_single == 0:
+        return strata
+    smallest = labels[np.argsort(sizes, kind="stable")][: num_single + 1]
+    return np.where(np.isin(strata, smallest), smallest[0], strata)
 
 
 def _effective_trials(value: float, count: int, influences: Float[np.ndarray, " n"]) -> float:
@@ -327,8 +342,9 @@ def memorization(artifacts: Artifacts) -> list[Estimate]:
         nearer_to_training(samples, flatten(matched.train), unseen, strata),
         nearer_by_chance(samples, unseen, strata),
     ]
-    if artifacts.common_samples is not None and len(artifacts.common_samples):
-        estimates += _kinds_of_samples(artifacts, artifacts.common_samples, unseen)
+    common_samples = artifacts.common_samples  # read from disk
+    if common_samples is not None and len(common_samples):
+        estimates += _kinds_of_samples(artifacts, common_samples, unseen)
     return estimates
 
 

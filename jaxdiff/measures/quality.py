@@ -10,15 +10,17 @@ from scipy import stats
 
 from jaxdiff import diffusion, samplers
 from jaxdiff.datasets.images import to_float, to_uint8
+from jaxdiff.datasets.mixtures import draw_images
 from jaxdiff.diffusion import Schedule
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures.artifacts import Artifacts, Predictions, require
 from jaxdiff.measures.fixed_noise import PredictEps
 from jaxdiff.measures.registry import measure
-from jaxdiff.measures.soft_knn import GaussianDenoiser, NoiseLevel
+from jaxdiff.measures.soft_knn import MAX_GAUSSIAN_IMAGES, GaussianDenoiser, NoiseLevel
 from jaxdiff.sampling import noise_bank
 
 SLOPE_LEVELS = (0.1, 0.3)  # of all noise steps, at which the slope of the mean of eps is taken
+MIN_SLOPE_PAIRS = 3  # of true and predicted means, one for each image and channel
 NUM_RANDOM_SAMPLES = 64  # of the network with random weights
 
 
@@ -130,10 +132,15 @@ def _slopes(artifacts: Artifacts) -> list[Estimate]:
     # Networks that predict v or x0 have slope 1 at T - 1 by construction.
     if sampler.model.prediction == "eps":
         levels.append(schedule.steps - 1)
-    x0 = to_float(require(artifacts.held_out_of_classes))
+    images = require(artifacts.held_out_of_classes)
+    if len(images) * images.shape[-1] < MIN_SLOPE_PAIRS:
+        return []
+    x0 = to_float(images)
     keys = noise_bank(artifacts.seed, np.arange(len(x0)))
     eps = samplers.initial_noise(keys, sampler.image_shape)
-    gaussian = GaussianDenoiser.fit(np.asarray(to_float(artifacts.train.images)))
+    # All training images as floats may be more than the memory holds.
+    train = draw_images(artifacts.train.images, MAX_GAUSSIAN_IMAGES)
+    gaussian = GaussianDenoiser.fit(np.asarray(to_float(train)))
     denoisers = {"network": predict_eps, "linear": linear_eps(gaussian, schedule)}
     return [
         mean_eps_slope(predict, schedule, x0, eps, t).labeled(t=t, denoiser=name)

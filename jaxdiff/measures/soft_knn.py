@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy import special
 
+from jaxdiff.datasets.mixtures import draw_images
 from jaxdiff.diffusion import Schedule
 from jaxdiff.landscape.memory import softmax_weights
 
@@ -154,8 +155,9 @@ class GaussianDenoiser(NamedTuple):
 
     @classmethod
     def fit(cls, memory: Memory) -> "GaussianDenoiser":
-        """The denoiser of a memory, of which at most `MAX_GAUSSIAN_IMAGES` are used."""
-        rows = memory[:MAX_GAUSSIAN_IMAGES].reshape(-1, memory[0].size).astype(np.float64)
+        """The denoiser of a memory, of which at most `MAX_GAUSSIAN_IMAGES` random ones are used."""
+        images = draw_images(memory, MAX_GAUSSIAN_IMAGES)
+        rows = images.reshape(len(images), -1).astype(np.float64)
         mean = rows.mean(axis=0)
         deviations = (rows - mean) / np.sqrt(max(len(rows) - 1, 1))
         # By singular values: the covariance itself would have d x d numbers.
@@ -180,7 +182,7 @@ def local_patch_denoiser(xt: Queries, memory: Memory, noise: NoiseLevel, side: i
     xt
         Noised images.
     memory
-        At most `MAX_PATCH_IMAGES` of them are used.
+        At most `MAX_PATCH_IMAGES` random ones of them are used.
     noise
         The noise level.
     side
@@ -191,7 +193,7 @@ def local_patch_denoiser(xt: Queries, memory: Memory, noise: NoiseLevel, side: i
     Kamb & Ganguli (2025), without their shifts; Niedoba et al. (2024).
     """
     queries = jnp.asarray(xt / noise.s, jnp.float32)
-    images = jnp.asarray(memory[:MAX_PATCH_IMAGES], jnp.float32)
+    images = jnp.asarray(draw_images(memory, MAX_PATCH_IMAGES), jnp.float32)
     return np.asarray(_denoise_patches(queries, images, noise.tau, side)).reshape(len(xt), -1)
 
 

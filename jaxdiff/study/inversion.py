@@ -13,6 +13,7 @@ from etils import epath
 from jaxtyping import Int, UInt8
 
 from jaxdiff import files, models, results
+from jaxdiff.cells.classifiers import FILES as CLASSIFIER_FILES
 from jaxdiff.cells.classifiers import Classifiers
 from jaxdiff.datasets.dataset import Split
 from jaxdiff.datasets.images import to_float, to_uint8
@@ -112,7 +113,8 @@ def run_inversions(
             for cell in members
         }
         inputs["images"] = files.sha256(shared / IMAGES)
-        inputs["code"] = code_digest(bias_variance.two_way_mean, Sampler)
+        inputs["classifiers"] = files.checksums(shared, CLASSIFIER_FILES)
+        inputs["code"] = code_digest(write_group, Sampler)  # with what it imports
         output = f"inverted/{group.name}.json"
         make = functools.partial(write_group, group, workdir, shared / output, progress)
         run_stage(shared, f"inverted-{group.name}", inputs, (output,), make, redo=redo)

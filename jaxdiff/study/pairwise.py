@@ -210,7 +210,8 @@ def run_comparisons(
     """Compare the finished cells of a study; shared/comparisons.json."""
     shared = workdir / "shared"
     inverted = inversion.run_inversions(cells, workdir, progress, redo)
-    code = (cell_pairs, describe_difference, flips.count_flips, bias_variance.two_way_mean, LPIPS)
+    # Besides its module and the measures in it.
+    code = (cell_pairs, describe_difference, inversion.group_over_seeds, LPIPS)
     has_common = any(len(cell.common) for cell in cells)
     names = ["result.json", "classes.npz", "samples.npz", *(["common.npz"] if has_common else [])]
     inputs = {

@@ -12,7 +12,7 @@ from etils import epath
 from jaxdiff import files, parallel, results
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.classifiers import run_classifiers
-from jaxdiff.cells.context import CellContext
+from jaxdiff.cells.context import DENOISED_FROM, CellContext
 from jaxdiff.cells.data import DataPaths
 from jaxdiff.cells.measuring import run_measures
 from jaxdiff.datasets.images import to_uint8
@@ -204,6 +204,7 @@ def _run_denoise(context: CellContext, redo: Redo) -> None:
     inputs = {
         "sampler": context.digest("sampler"),
         "classifiers": context.digest("predict"),
+        "level": DENOISED_FROM,
         "code": code_digest(classifier.classify, Sampler),
     }
     context.outputs["denoise"] = run_stage(

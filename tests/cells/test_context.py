@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 from flax import nnx
 
+from jaxdiff import source_code
 from jaxdiff.cells.context import CellContext
 from jaxdiff.cells.data import DataPaths
 from jaxdiff.datasets.base import Annotations, Source
@@ -17,7 +18,8 @@ from jaxdiff.denoiser import build_network, get_params
 from jaxdiff.diffusion import Schedule
 from jaxdiff.models import Model
 from jaxdiff.sampling import Sampler
-from jaxdiff.study import grid
+from jaxdiff.stage import NO_REDO
+from jaxdiff.study import grid, stages
 from jaxdiff.study.config import default_config
 
 MAJORITY = 6
@@ -135,3 +137,31 @@ def test_random_weights_share_the_compiled_programs(context):
         assert sampler.params.keys() == params.keys()
         for name, array in params.items():
             np.testing.assert_array_equal(sampler.params[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("edited", ["jaxdiff.datasets.mixtures", "jaxdiff.measures.matched"])
+def test_matched_images_are_bound_to_the_code_that_chooses_them(context, monkeypatch, edited):
+    source = types.SimpleNamespace(identity={})
+    context.dataset = types.SimpleNamespace(source=source)
+    names = ("matched", "train")
+    first = [context.digest(name) for name in names]
+    monkeypatch.setattr(source_code, "_read_source", lambda name: name.encode() * (name != edited))
+    unedited = [context.digest(name) for name in names]
+    assert unedited[0] != first[0]
+    assert unedited[1] == first[1]
+
+
+@pytest.mark.parametrize("level", [0.2, 0.3])
+def test_denoised_images_are_bound_to_their_noise_level(context, monkeypatch, level):
+    inputs = {}
+
+    def record(folder, name, stage_inputs, *others, **options):
+        inputs.update(stage_inputs)
+        return {}
+
+    monkeypatch.setattr(stages, "run_stage", record)
+    monkeypatch.setattr(stages, "DENOISED_FROM", level)
+    context.dataset = types.SimpleNamespace(source=types.SimpleNamespace(identity={}))
+    context.outputs["classifiers"] = {}
+    stages._run_denoise(context, NO_REDO)
+    assert inputs["level"] == level

@@ -8,8 +8,8 @@ from jaxdiff.diffusion import Schedule
 from jaxdiff.estimates import Estimate
 from jaxdiff.landscape.memory import softmax_weights
 from jaxdiff.measures import soft_knn, soft_knn_fit
-from jaxdiff.measures.artifacts import MatchedSplits
 from jaxdiff.measures.effective_k import Memories, compute_effective_k, explain_undefined
+from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.predicted_share import interpolate_rho
 from jaxdiff.measures.soft_knn import GaussianDenoiser, NoiseLevel, SoftKnn
 from jaxdiff.measures.soft_knn_fit import SoftKnnFit
@@ -344,3 +344,18 @@ def test_the_interval_covers_the_rho_of_a_noisy_soft_k_nn_denoiser(rho, t, num_q
 def test_rho_is_interpolated_in_its_logarithm():
     rho = interpolate_rho([(1, 1.0), (3, 4.0)], 6)
     np.testing.assert_allclose(rho, [1, 1, 2, 4, 4, 4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("limit", ["MAX_GAUSSIAN_IMAGES", "MAX_PATCH_IMAGES"])
+def test_denoisers_of_a_part_of_the_memory_see_all_its_classes(monkeypatch, limit):
+    """Dark images, then as many bright ones: of pure noise either denoiser makes their mean."""
+    monkeypatch.setattr(soft_knn, limit, 64)
+    memory = np.repeat(np.float32([-1, 1]), 128)[:, None, None, None] * np.ones((1, 3, 3, 1))
+    memory = memory.astype(np.float32)
+    noise = NoiseLevel(1e-3, 1.0)
+    xt = np.zeros((1, 3, 3, 1), np.float32)
+    if limit == "MAX_GAUSSIAN_IMAGES":
+        prediction = GaussianDenoiser.fit(memory).predict(xt, noise)
+    else:
+        prediction = soft_knn.local_patch_denoiser(xt, memory, noise, side=3)
+    np.testing.assert_allclose(prediction, 0, atol=0.3)

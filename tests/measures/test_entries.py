@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from jaxdiff.datasets.images import to_uint8
+from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.datasets.mixtures import draw_subset
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures import checkpoints as checkpoints_module
-from jaxdiff.measures.artifacts import Artifacts, MatchedSplits
+from jaxdiff.measures import quality as quality_module
+from jaxdiff.measures.artifacts import Artifacts
+from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.registry import load_measures
 from tests.measures.fake_artifacts import (
     REJECT_LABEL,
@@ -392,3 +394,29 @@ def test_samples_of_the_fake_sampler_are_its_memory():
     np.testing.assert_array_equal(
         to_uint8(MemorySampler(images).sample(np.arange(7), 0)), images[np.arange(7) % 5]
     )
+
+
+@pytest.mark.parametrize("limit", [10, 60, 99])
+def test_the_slopes_make_floats_of_no_more_images_than_they_use(monkeypatch, limit):
+    artifacts = make_artifacts()
+    artifacts.sampler = MemorySampler(artifacts.train.images)
+    sizes = []
+
+    def record(images):
+        sizes.append(len(images))
+        return to_float(images)
+
+    monkeypatch.setattr(quality_module, "MAX_GAUSSIAN_IMAGES", limit)
+    monkeypatch.setattr(quality_module, "to_float", record)
+    compute("quality", artifacts)
+    assert sizes == [len(artifacts.held_out_of_classes), min(limit, 60)]
+
+
+@pytest.mark.parametrize(("count", "has_slopes"), [(1, False), (2, False), (3, True)])
+def test_few_held_out_images_have_no_slopes(count, has_slopes):
+    artifacts = make_artifacts()
+    artifacts.sampler = MemorySampler(artifacts.train.images)
+    artifacts.held_out_of_classes = artifacts.held_out_of_classes[:count]
+    estimates = compute("quality", artifacts)
+    assert any(estimate.name == "mean_eps_slope" for estimate in estimates) == has_slopes
+    json.dumps([estimate.to_json() for estimate in estimates], allow_nan=False)

@@ -1,5 +1,7 @@
 """Planted: a memorizer that returns training images with a little noise, and a generalizer."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -133,6 +135,19 @@ def test_a_denoiser_that_knows_nothing_loses_the_same_on_both(image_sets):
     schedule = Schedule.linear(100)
     losses = [eps_losses(lambda xt, t: 0 * xt, schedule, x0, seed=0) for x0 in image_sets]
     assert loss_gap(*losses)[-1].value == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("num_train", "num_unseen", "has_interval"),
+    [(1, 1, False), (1, 5, False), (5, 1, False), (2, 2, True)],
+)
+def test_the_loss_gap_of_single_images_has_no_interval(num_train, num_unseen, has_interval):
+    rng = np.random.default_rng(0)
+    train, unseen = (rng.random((8, n)).astype(np.float32) for n in (num_train, num_unseen))
+    gap = loss_gap(train, unseen)[-1]
+    assert gap.value == pytest.approx(unseen.mean() - train.mean(), abs=1e-6)
+    assert (gap.low is not None, gap.high is not None) == (has_interval, has_interval)
+    json.dumps([estimate.to_json() for estimate in loss_gap(train, unseen)], allow_nan=False)
 
 
 def test_too_few_training_images_get_a_sentence():

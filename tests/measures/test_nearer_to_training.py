@@ -141,3 +141,28 @@ def test_one_unseen_image_has_no_halves():
     estimate = nearer_by_chance(rows, rows[:1])
     assert estimate.value is None
     assert estimate.labels["why"] == "1 unseen images have no halves"
+
+
+@pytest.mark.parametrize("count", [1, 5, 9])
+def test_few_references_compare_nothing(count):
+    rng = np.random.default_rng(0)
+    train, unseen, labels = draw_references(rng, count)
+    estimate = nearer_to_training(draw_samples(rng, 50), train, unseen, labels)
+    assert (estimate.value, estimate.low, estimate.high) == (None, None, None)
+    assert estimate.labels["why"] == f"{count} references of either kind; 10 are needed"
+    assert nearer_by_chance(unseen, np.concatenate([train, unseen])).value is None
+
+
+@pytest.mark.parametrize("sizes", [(19, 1), (18, 1, 1), (10, 9, 1)])
+def test_intervals_cover_where_a_class_has_one_reference(sizes):
+    """All samples of that class go to one of two references: .95 of 100 studies, or more."""
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(100):
+        train = draw(rng, 5 * labels)
+        unseen = draw(rng, 5 * labels)
+        samples = draw(rng, 5 * rng.integers(len(sizes), size=200))
+        covered.append(cover(nearer_to_training(samples, train, unseen, labels), 0.5))
+    print(f"{sizes}: {np.mean(covered):.2f}")
+    assert np.mean(covered) >= 0.88

@@ -1,15 +1,21 @@
 """What a measure declares is what the study and the report need; its code is its fingerprint."""
 
 import importlib
+import inspect
+import re
 import sys
 
 import pytest
 
 from jaxdiff import source_code
+from jaxdiff.bypass.cells import BypassedCell
+from jaxdiff.cells.data import match_splits
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures import registry
+from jaxdiff.measures.artifacts import Artifacts
 from jaxdiff.measures.registry import AgainstDepth, Measure, in_order, measure
 from jaxdiff.source_code import code_digest, list_code_modules
+from jaxdiff.study import inversion
 
 SOURCE = """
 from jaxdiff.estimates import Estimate
@@ -111,3 +117,49 @@ def test_measures_run_after_those_that_they_need():
     assert list(ordered) == ["a", "b", "c"]
     with pytest.raises(ValueError, match="the measures a, b need each other"):
         in_order([build("a", ("b",)), build("b", ("a",))])
+
+
+# Part of what declared artifacts depend on, or no artifact.
+NOT_DECLARED = {
+    "seed",
+    "settings",
+    "progress",
+    "estimates",
+    "sampler_at",
+    "write_npz",
+    "write_json",
+}
+
+
+@pytest.mark.parametrize("name", registry.load_measures())
+def test_a_measure_declares_the_artifacts_that_it_reads(name):
+    declaration = registry.load_measures()[name]
+    source = inspect.getsource(inspect.getmodule(declaration.compute))
+    artifacts = {key for key in vars(Artifacts) if not key.startswith("_")} - NOT_DECLARED
+    reads = set(re.findall(r"\bartifacts\.(\w+)", source)) & artifacts
+    assert reads <= {*declaration.needs, *declaration.optional}
+
+
+MEASURED = "jaxdiff.measures."
+
+
+@pytest.mark.parametrize(
+    ("function", "modules"),
+    [
+        (match_splits, {"jaxdiff.datasets.mixtures", MEASURED + "matched"}),
+        (registry.load_measures()["memorization"].compute, {"jaxdiff.datasets.mixtures"}),
+        (registry.load_measures()["checkpoints"].compute, {MEASURED + "matched"}),
+        (inversion.write_group, {MEASURED + "flips", MEASURED + "bias_variance"}),
+        (BypassedCell, {"jaxdiff.bypass.cells", MEASURED + "effective_k"}),
+    ],
+)
+def test_an_edit_of_what_a_function_computes_with_changes_its_digest(
+    monkeypatch, function, modules
+):
+    sources: dict[str, bytes] = {}
+    monkeypatch.setattr(source_code, "_read_source", lambda name: sources.get(name, b""))
+    digests = [code_digest(function)]
+    for edited in modules:
+        sources[edited] = b"other code"
+        digests.append(code_digest(function))
+    assert len(set(digests)) == 1 + len(modules)

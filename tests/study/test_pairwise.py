@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from etils import epath
 
+from jaxdiff import files
+from jaxdiff.cells.classifiers import FILES as CLASSIFIER_FILES
 from jaxdiff.study import inversion, pairwise
 from jaxdiff.study.pairwise import Pair
 from tests.study.small_cells import build_result
@@ -113,3 +116,20 @@ def test_images_that_are_compared_come_from_the_bank_of_the_row():
     rows = pairwise.compare_pair(Pair("seed", a, other_seed), distance)["similarity"]
     paired = next(row for row in rows if (row["name"], row["pairing"]) == ("lpips", "paired"))
     assert (paired["bank"], paired["n"], paired["value"]) == ("common", 3, 3)
+
+
+@pytest.mark.parametrize("name", CLASSIFIER_FILES)
+def test_inverted_images_are_bound_to_the_classifiers(tmp_path, monkeypatch, name):
+    """Their classes are what the estimates are of."""
+    inputs = []
+    monkeypatch.setattr(inversion, "run_stage", lambda *stage, **_: inputs.append(stage[2]))
+    shared = epath.Path(tmp_path) / "shared"
+    for path in (*CLASSIFIER_FILES, inversion.IMAGES):
+        files.write(shared / path, b"before")
+    cells = [build_result("2", seed) for seed in (0, 2, 4)]
+    for cell in cells:
+        files.write(tmp_path / "cells" / cell.name / "result.json", b"{}")
+    for content in (b"before", b"after"):
+        files.write(shared / name, content)
+        inversion.run_inversions(cells, epath.Path(tmp_path))
+    assert inputs[0] != inputs[1]
