@@ -22,6 +22,7 @@ from jaxdiff.denoiser import get_params
 from jaxdiff.plugins import import_plugins
 
 flags.DEFINE_string("model", None, "A trained cell's folder, or a diffusers folder.")
+flags.DEFINE_integer("step", None, "Checkpoint of a cell; by default its last one.", lower_bound=0)
 flags.DEFINE_string("out", None, "A new folder.")
 _cli.define_plugins()
 FLAGS = flags.FLAGS
@@ -35,7 +36,7 @@ def main() -> None:
     out = epath.Path(FLAGS.out)
     if out.exists():
         raise ValueError(f"{out} exists; choose another --out or remove it")
-    model = models.load(FLAGS.model)
+    model = models.load(FLAGS.model, FLAGS.step)
     to_cell = diffusers_io.is_diffusers_folder(FLAGS.model)
     save_atomically(model, out, "cell" if to_cell else "diffusers")
     count = sum(param.size for param in get_params(model.unet).values())

@@ -1,6 +1,7 @@
 """Checkpoints with integrity checks: Orbax writes the arrays, a SHA-256 manifest their digests.
 
-The manifest is written last, by rename. A step without a matching manifest does not exist.
+The manifest is written last, by rename. A step without a matching manifest does not exist, and
+every read compares the step with it.
 """
 
 import dataclasses
@@ -141,6 +142,26 @@ def find_corruption(folder: epath.PathLike, step: int) -> str | None:
     return None
 
 
+def check_step(folder: epath.PathLike, step: int) -> None:
+    """Check that a step has the bytes that were saved.
+
+    Raises
+    ------
+    ValueError
+        Where it has not; the message names the file and the steps that are valid.
+    """
+    corruption = find_corruption(folder, step)
+    if corruption is None:
+        return
+    others = [other for other in list_steps(folder) if other != step]
+    valid = [str(other) for other in others if find_corruption(folder, other) is None]
+    raise ValueError(
+        f"checkpoint {step} in {folder} must be as it was saved, but {corruption}; take another "
+        f"step (valid: {', '.join(valid) or 'none'}), delete {step} and {step}.json to go on "
+        "without it, or train again with --redo train"
+    )
+
+
 def latest_valid_step(folder: epath.PathLike) -> int | None:
     """The newest valid step, None where there is none.
 
@@ -171,7 +192,13 @@ def restore(folder: epath.PathLike, step: int, like: PyTree) -> PyTree:
     like
         A state, or its shapes with shardings. The shardings that were saved are never used,
         since the run may have other devices.
+
+    Raises
+    ------
+    ValueError
+        Where the step differs from its manifest.
     """
+    parallel.on_leader(f"check {step}", lambda: check_step(folder, step))
     flat = _flatten(like)
     shapes = {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
@@ -186,7 +213,13 @@ def restore_part(folder: epath.PathLike, step: int, part: str) -> dict[str, jax.
 
     The arrays are put on this process's first device. Unlike the other functions, this one may
     be called by one process of several alone.
+
+    Raises
+    ------
+    ValueError
+        Where the step differs from its manifest.
     """
+    check_step(folder, step)
     path = _path(folder, step)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     process = jax.process_index()

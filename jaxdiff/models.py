@@ -129,23 +129,29 @@ def load(path: epath.PathLike, step: int | None = None) -> Model:
     path
         Folder of a cell, or a diffusers folder.
     step
-        Checkpoint of the cell; by default the latest valid one.
+        Checkpoint of the cell; by default the latest that was finished.
 
     Raises
     ------
     ValueError
-        Where the folder is neither, or has no valid weights.
+        Where the folder is neither, or the weights are missing or damaged. An older checkpoint
+        is never taken in place of a damaged one, since it is another model.
     """
     folder = epath.Path(path)
     spec = load_spec(folder)
     # A cell's weights are its EMA; what a diffusers folder holds is for its author to say.
     if diffusers_io.is_diffusers_folder(folder):
+        if step is not None:
+            raise ValueError(
+                f"{path} is a diffusers folder, which has no steps; leave the step out"
+            )
         unet = diffusers_io.load_unet(folder)
         return Model(unet, spec.schedule, spec.prediction, spec.settings)
+    steps = checkpoints.list_steps(folder / "checkpoints")
+    if not steps:
+        raise ValueError(f"{path} has no checkpoint yet; run its study to the end first")
     if step is None:
-        step = checkpoints.latest_valid_step(folder / "checkpoints")
-    if step is None:
-        raise ValueError(f"{path} has no valid checkpoint yet; run its study to the end first")
+        step = steps[-1]
     ema = checkpoints.restore_part(folder / "checkpoints", step, "ema")
     unet = bind_params(abstract_network(spec.config), ema)
     return Model(unet, spec.schedule, spec.prediction, spec.settings)

@@ -56,3 +56,39 @@ def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path, caplog):
 )
 def test_the_policy_selects_steps(policy, steps, kept_steps):
     assert policy.select(steps) == kept_steps
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda folder, step: checkpoints.restore(folder, step, {"ema": {"a": jnp.zeros(300)}}),
+        lambda folder, step: checkpoints.restore_part(folder, step, "ema"),
+    ],
+    ids=["the state", "a part"],
+)
+def test_every_read_of_a_damaged_step_is_refused(tmp_path, step, read):
+    state = {"ema": {"a": jnp.arange(300.0)}}
+    for saved_step in (1, 2):
+        checkpoints.save(tmp_path, saved_step, state)
+    # The array's bytes: Orbax itself reads them without a word.
+    paths = [path for path in (tmp_path / str(step)).rglob("*") if path.is_file()]
+    largest = max(paths, key=lambda path: path.stat().st_size)
+    flip_a_byte(largest)
+    sentence = rf"checkpoint {step} in .*{largest.name} differs .*\(valid: {3 - step}\)"
+    with pytest.raises(ValueError, match=sentence):
+        read(tmp_path, step)
+    ema = checkpoints.restore_part(tmp_path, 3 - step, "ema")
+    np.testing.assert_array_equal(ema["a"], state["ema"]["a"])
+
+
+def test_a_step_that_was_never_saved_is_refused(tmp_path):
+    checkpoints.save(tmp_path, 1, {"ema": {"a": jnp.arange(3.0)}})
+    with pytest.raises(ValueError, match=r"checkpoint 7 .*manifest is missing.*\(valid: 1\)"):
+        checkpoints.restore_part(tmp_path, 7, "ema")

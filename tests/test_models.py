@@ -108,3 +108,21 @@ def test_the_folder_of_another_model_is_not_written(minimal_unet, tmp_path):
 
 def test_configs_are_hashable():
     assert hash(dataclasses.replace(TINY_CONFIG)) == hash(TINY_CONFIG)
+
+
+def test_a_damaged_last_checkpoint_is_refused_and_an_older_one_can_be_named(minimal_unet, tmp_path):
+    models.save(Model(minimal_unet, CUSTOM, "v"), tmp_path)
+    changed = {name: value + 1 for name, value in get_params(minimal_unet).items()}
+    checkpoints.save(tmp_path / "checkpoints", 5, {"ema": changed})
+    (tmp_path / "checkpoints" / "5.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"checkpoint 5 .*differs from its manifest"):
+        models.load(tmp_path)
+    older = models.load(tmp_path, step=0)
+    assert_equal_models(older, Model(minimal_unet, CUSTOM, "v"))
+
+
+def test_a_diffusers_folder_has_no_steps(minimal_unet, tmp_path):
+    model = Model(minimal_unet, CUSTOM, "v", image_shape=(8, 8, 1))
+    models.save(model, tmp_path, "diffusers")
+    with pytest.raises(ValueError, match="has no steps"):
+        models.load(tmp_path, step=3)
