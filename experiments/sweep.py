@@ -26,7 +26,7 @@ from etils import epath
 from ml_collections import config_flags
 from rich.table import Column, Table
 
-from jaxdiff import parallel, report, results
+from jaxdiff import checkpoints, parallel, report, results
 from jaxdiff.analysis.claims import judge_study
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.data import DataPaths, check_training_sets
@@ -179,6 +179,7 @@ def main() -> None:
     check_training_sets(cells, config.data.dir)
     paths = DataPaths(config.data.dir, config.data.cache)
     workdir = epath.Path(FLAGS.workdir or f"runs/{config.name}")
+    checkpoints.check_folder(workdir)
     study_file = workdir / "study.json"
     settings = planned_settings(to_json(config.to_dict()), study_file)
     claim_folder(study_file, settings, fixed=fixed_settings)

@@ -5,9 +5,11 @@ every read compares the step with it.
 """
 
 import dataclasses
+import errno
 import logging
 import os
 import re
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -51,6 +53,28 @@ class RetentionPolicy:
         return (step // self.log_spaced).bit_count() == 1  # a power of two
 
 
+def check_folder(folder: epath.PathLike) -> None:
+    r"""Check that checkpoints in a folder can be restored.
+
+    Raises
+    ------
+    ValueError
+        Where its path has a character of a file pattern, or a backslash.
+    """
+    # Orbax looks for its parts by patterns: what it writes there cannot be read again.
+    _check_characters(folder, "[]*?\\")
+
+
+def _check_characters(folder: epath.PathLike, refused: str) -> None:
+    path = str(epath.Path(folder).resolve())
+    characters = " ".join(character for character in refused if character in path)
+    if characters:
+        raise ValueError(
+            f"the path of a folder of checkpoints must have none of {' '.join(refused)}, got "
+            f"{characters} in {folder}; choose another folder or rename it"
+        )
+
+
 def save(
     folder: epath.PathLike, step: int, state: PyTree, policy: RetentionPolicy = RetentionPolicy()
 ) -> None:
@@ -71,15 +95,20 @@ def save(
 
     Raises
     ------
+    ValueError
+        Where the path of the folder cannot hold checkpoints.
     OSError
         Where the disk refuses; the steps that were saved before stay.
     """
+    check_folder(folder)
     folder = epath.Path(folder)
+    arrays = _flatten(state)
     # An interrupted save may have left an unfinished step.
     parallel.on_leader(f"forget {step}", lambda: _delete_step(folder, step))
     try:
-        ocp.save(_path(folder, step), _flatten(state))
-        parallel.on_leader(f"manifest {step}", lambda: _write_manifest(folder, step, policy))
+        ocp.save(_path(folder, step), arrays)
+        names = arrays.keys()
+        parallel.on_leader(f"manifest {step}", lambda: _write_manifest(folder, step, names, policy))
     except (OSError, ValueError) as error:
         code = _os_error_code(error)
         if code is None:
@@ -94,7 +123,14 @@ def save(
         ) from None
 
 
-def _write_manifest(folder: epath.Path, step: int, policy: RetentionPolicy) -> None:
+def _write_manifest(
+    folder: epath.Path, step: int, names: Collection[str], policy: RetentionPolicy
+) -> None:
+    # A step that cannot be opened must not count as saved.
+    with _this_process_alone():
+        saved = ocp.metadata(_path(folder, step)).metadata
+    if saved is None or saved.keys() != set(names):
+        raise OSError(errno.EIO, "what was written cannot be opened again")
     files.write_json(folder / f"{step}.json", files.checksums(folder, [str(step)]))
     steps = list_steps(folder)
     for old_step in set(steps) - policy.select(steps):
@@ -150,6 +186,8 @@ def check_step(folder: epath.PathLike, step: int) -> None:
     ValueError
         Where it has not; the message names the file and the steps that are valid.
     """
+    # TensorStore takes a backslash for a slash.
+    _check_characters(folder, "\\")
     corruption = find_corruption(folder, step)
     if corruption is None:
         return
@@ -222,14 +260,7 @@ def restore_part(folder: epath.PathLike, step: int, part: str) -> dict[str, jax.
     check_step(folder, step)
     path = _path(folder, step)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    process = jax.process_index()
-    # Without these options Orbax would wait for the other processes.
-    options = ocp.options.MultiprocessingOptions(
-        primary_host=process,
-        active_processes={process},
-        barrier_sync_key_prefix=f"process_{process}",
-    )
-    with ocp.Context(multiprocessing_options=options):
+    with _this_process_alone():
         saved = ocp.metadata(path).metadata
         shapes = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
@@ -240,6 +271,17 @@ def restore_part(folder: epath.PathLike, step: int, part: str) -> dict[str, jax.
     return {
         name.removeprefix(prefix): leaf for name, leaf in leaves.items() if name.startswith(prefix)
     }
+
+
+def _this_process_alone() -> ocp.Context:
+    """Orbax's options without which it would wait for the other processes."""
+    process = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process_{process}",
+    )
+    return ocp.Context(multiprocessing_options=options)
 
 
 def _path(folder: epath.PathLike, step: int) -> epath.Path:

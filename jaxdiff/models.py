@@ -268,6 +268,7 @@ def network_config(network: nnx.Module) -> UNetConfig:
 
 def _save_cell(model: Model, folder: epath.Path) -> None:
     settings = _complete_settings(model)
+    checkpoints.check_folder(folder)
     # `load` would take the newer checkpoint, or the other model.
     steps = checkpoints.list_steps(folder / "checkpoints")
     if diffusers_io.is_diffusers_folder(folder) or set(steps) - {SAVED_STEP}:

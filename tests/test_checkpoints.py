@@ -92,3 +92,42 @@ def test_a_step_that_was_never_saved_is_refused(tmp_path):
     checkpoints.save(tmp_path, 1, {"ema": {"a": jnp.arange(3.0)}})
     with pytest.raises(ValueError, match=r"checkpoint 7 .*manifest is missing.*\(valid: 1\)"):
         checkpoints.restore_part(tmp_path, 7, "ema")
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a[b", "a]b", "a\\b", "a*b", "a?b"])
+def test_a_path_that_orbax_takes_for_a_pattern_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"must have none of \[ \] \* \? .*choose another folder"):
+        checkpoints.save(tmp_path / name, 1, {"ema": {"a": jnp.arange(3.0)}})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a b", "a{x}", "a%20b", "a#b", "a'b", 'a"b', "~a", "$HOME", "ä"])
+def test_other_characters_of_a_path_are_handled(tmp_path, name):
+    checkpoints.save(tmp_path / name, 1, {"ema": {"a": jnp.arange(3.0)}})
+    ema = checkpoints.restore_part(tmp_path / name, 1, "ema")
+    np.testing.assert_array_equal(ema["a"], np.arange(3.0))
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*b", "a?b"])
+def test_a_folder_may_be_renamed_to_a_pattern(tmp_path, name):
+    checkpoints.save(tmp_path / "a", 1, {"ema": {"a": jnp.arange(3.0)}})
+    (tmp_path / "a").rename(tmp_path / name)
+    ema = checkpoints.restore_part(tmp_path / name, 1, "ema")
+    np.testing.assert_array_equal(ema["a"], np.arange(3.0))
+
+
+def test_a_folder_with_a_backslash_cannot_be_read(tmp_path):
+    checkpoints.save(tmp_path / "a", 1, {"ema": {"a": jnp.arange(3.0)}})
+    (tmp_path / "a").rename(tmp_path / "a\\b")
+    with pytest.raises(ValueError, match="choose another folder or rename it"):
+        checkpoints.restore_part(tmp_path / "a\\b", 1, "ema")
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a\\b"])
+def test_a_step_that_cannot_be_opened_is_not_saved(tmp_path, monkeypatch, name):
+    """Orbax writes into such a folder without an error, and cannot read it again."""
+    monkeypatch.setattr(checkpoints, "check_folder", lambda folder: None)
+    with pytest.raises(OSError, match=r"step 1 cannot be saved .* no step is saved yet"):
+        checkpoints.save(tmp_path / name, 1, {"ema": {"a": jnp.arange(3.0)}})
+    assert checkpoints.list_steps(tmp_path / name) == []
+    assert not (tmp_path / name / "1").exists()
