@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from jaxdiff import checkpoints, diffusers_io, diffusers_scheduler, files
+from jaxdiff import checkpoints, diffusers_io, diffusers_scheduler, files, weights
 from jaxdiff.denoiser import (
     abstract_network,
     bind_params,
@@ -153,6 +153,8 @@ def load(path: epath.PathLike, step: int | None = None) -> Model:
     if step is None:
         step = steps[-1]
     ema = checkpoints.restore_part(folder / "checkpoints", step, "ema")
+    arrays = {name: np.asarray(value) for name, value in ema.items()}
+    weights.check_finite(arrays, folder / "checkpoints" / str(step))
     unet = bind_params(abstract_network(spec.config), ema)
     return Model(unet, spec.schedule, spec.prediction, spec.settings)
 

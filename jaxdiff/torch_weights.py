@@ -119,7 +119,7 @@ def from_torch(
     Raises
     ------
     ValueError
-        For the first tensor that is missing, unexpected or of another shape.
+        For the first tensor that is missing, unexpected, of another shape or no floating point.
     """
     # Folders of before 2023 are read as if they were of today.
     tensors = {_modern_name(name): tensor for name, tensor in tensors.items()}
@@ -135,6 +135,11 @@ def from_torch(
             raise ValueError(
                 f"{folder} has {name} of shape {list(tensors[name].shape)}; its config.json asks "
                 f"for {list(expected)}"
+            )
+        if not weights.is_floating(value.dtype):
+            raise ValueError(
+                f"{folder} has {name} of type {value.dtype}, and weights must be floating point; "
+                "get the model in float32, float16 or bfloat16"
             )
         params[name] = jnp.asarray(value, dtype if value.ndim > 1 else jnp.float32)
     return params

@@ -111,6 +111,16 @@ def test_tensors_that_do_not_fit_are_named(changes, sentence, folder):
         diffusers_io.load_unet(folder)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.uint8, np.bool_])
+def test_integer_weights_are_refused(dtype, folder):
+    tensors = safetensors.numpy.load_file(folder / FILE)
+    tensors["conv_in.bias"] = tensors["conv_in.bias"].astype(dtype)
+    safetensors.numpy.save_file(tensors, folder / FILE)
+    sentence = f"conv_in.bias of type {np.dtype(dtype)}, and weights must be floating point"
+    with pytest.raises(ValueError, match=sentence):
+        diffusers_io.load_unet(folder)
+
+
 def test_broken_and_missing_weights_are_one_sentence(folder):
     (folder / FILE).write_bytes((folder / FILE).read_bytes()[:5000])
     with pytest.raises(ValueError, match="cannot read weights from"):

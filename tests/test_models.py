@@ -126,3 +126,13 @@ def test_a_diffusers_folder_has_no_steps(minimal_unet, tmp_path):
     models.save(model, tmp_path, "diffusers")
     with pytest.raises(ValueError, match="has no steps"):
         models.load(tmp_path, step=3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_cell_with_weights_that_are_not_finite_is_refused(minimal_unet, tmp_path, bad):
+    models.save(Model(minimal_unet, CUSTOM, "v"), tmp_path)
+    params = get_params(minimal_unet)
+    params["conv_in.bias"] = params["conv_in.bias"].at[1].set(bad)
+    checkpoints.save(tmp_path / "checkpoints", 0, {"ema": params})
+    with pytest.raises(ValueError, match=r"finite .* and conv_in.bias in .*checkpoints/0 has"):
+        models.load(tmp_path)
