@@ -36,8 +36,13 @@ def main() -> None:
     out = epath.Path(FLAGS.out)
     if out.exists():
         raise ValueError(f"{out} exists; choose another --out or remove it")
-    model = models.load(FLAGS.model, FLAGS.step)
     to_cell = diffusers_io.is_diffusers_folder(FLAGS.model)
+    if to_cell and diffusers_io.find_scheduler_folder(FLAGS.model) is None:
+        raise ValueError(
+            f"{FLAGS.model} must have the scheduler_config.json of its training, which says what "
+            "noise its network knows, and neither it nor the folder above has one; put it there"
+        )
+    model = models.load(FLAGS.model, FLAGS.step)
     save_atomically(model, out, "cell" if to_cell else "diffusers")
     count = sum(param.size for param in get_params(model.unet).values())
     form = "a cell" if to_cell else "a diffusers pipeline"

@@ -4,6 +4,7 @@ A folder is the U-Net's own (config.json beside the weights) or a pipeline's (un
 model_index.json; the first hub checkpoints have all three in one place).
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,12 +12,13 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from jaxdiff import files, torch_weights
+from jaxdiff import diffusers_scheduler, files, torch_weights
 from jaxdiff.denoiser import abstract_network, bind_params, get_params
 from jaxdiff.diffusers_config import DIFFUSERS_VERSION, read_config, write_config
 from jaxdiff.unet import UNet
 
 WEIGHTS = "diffusion_pytorch_model"  # name of the weights file without its ending
+TRAINING_CHECKPOINT = re.compile(r"checkpoint-\d+")  # a folder of diffusers' training scripts
 
 
 def load_unet(folder: epath.PathLike) -> UNet:
@@ -102,10 +104,31 @@ def find_unet_folder(folder: epath.PathLike) -> epath.Path:
     )
 
 
+def find_scheduler_folder(folder: epath.PathLike) -> epath.Path | None:
+    """The folder of the scheduler that a U-Net was trained with, None where there is none.
+
+    It is the pipeline's own folder, the one above the U-Net's, whatever the U-Net's is called, or
+    the one above that, where a training run has written checkpoint-N/unet.
+
+    Raises
+    ------
+    ValueError
+        Where the folder is no UNet2DModel's.
+    """
+    folder = epath.Path(folder)
+    unet_folder = find_unet_folder(folder)
+    parent = unet_folder.resolve().parent
+    candidates = [folder, parent]
+    if TRAINING_CHECKPOINT.fullmatch(parent.name):
+        candidates.append(parent.parent)
+    return next((path for path in candidates if diffusers_scheduler.find_file(path)), None)
+
+
 def is_diffusers_folder(folder: epath.PathLike) -> bool:
     """Whether a folder looks like one of diffusers, of any model."""
     folder = epath.Path(folder)
-    if (folder / "model_index.json").exists():
+    # A training run's checkpoint-N has unet/ without an index.
+    if (folder / "model_index.json").exists() or (folder / "unet" / "config.json").exists():
         return True
     path = folder / "config.json"
     return path.exists() and "_class_name" in files.read_json(path)

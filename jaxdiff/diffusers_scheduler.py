@@ -62,10 +62,17 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
 }
 
 
+def find_file(folder: epath.PathLike) -> epath.Path | None:
+    """A folder's scheduler_config.json, None where it has none."""
+    folder = epath.Path(folder)
+    candidates = (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json")
+    return next((path for path in candidates if path.exists()), None)
+
+
 def read(
     folder: epath.PathLike, supported: Sequence[str] = ("DDPMScheduler", "DDIMScheduler")
 ) -> dict[str, Any]:
-    """All fields of a folder's scheduler_config.json; DDPM's defaults where there is none.
+    """All fields of a folder's scheduler_config.json.
 
     Parameters
     ----------
@@ -77,13 +84,12 @@ def read(
     Raises
     ------
     ValueError
-        For another scheduler, and for a field or a value that is not supported.
+        Where there is no such file, for another scheduler, and for a field or a value that is not
+        supported.
     """
-    folder = epath.Path(folder)
-    candidates = (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json")
-    path = next((path for path in candidates if path.exists()), None)
+    path = find_file(folder)
     if path is None:
-        return dict(DEFAULT)
+        raise ValueError(f"{folder} has no scheduler_config.json; put it there")
     raw = files.read_json(path)
     class_name = str(raw.get("_class_name"))
     if class_name not in supported:

@@ -1,6 +1,7 @@
 """Trained models on disk: the folder of a study's cell, or a diffusers folder from anywhere."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +22,7 @@ from jaxdiff.diffusion import SCHEDULES, Prediction, Schedule
 from jaxdiff.unet import UNet, UNetConfig
 from jaxdiff.unet_bypass import BypassedUNet
 
+log = logging.getLogger(__name__)
 Form = Literal["cell", "diffusers"]
 Shape = tuple[int, int, int]  # height, width and channels
 DEFAULT_BATCH = 16  # samples of a model from elsewhere that are computed at once
@@ -145,6 +147,13 @@ def load(path: epath.PathLike, step: int | None = None) -> Model:
             raise ValueError(
                 f"{path} is a diffusers folder, which has no steps; leave the step out"
             )
+        if diffusers_io.find_scheduler_folder(folder) is None:
+            log.warning(
+                "%s has no scheduler_config.json, nor has the folder above it: DDPM's linear "
+                "schedule and a network that predicts eps are assumed; put the file of its "
+                "training there",
+                folder,
+            )
         unet = diffusers_io.load_unet(folder)
         return Model(unet, spec.schedule, spec.prediction, spec.settings)
     steps = checkpoints.list_steps(folder / "checkpoints")
@@ -208,14 +217,15 @@ def _load_diffusers_spec(folder: epath.Path) -> ModelSpec:
             f"{unet_folder} takes continuous noise levels (time_embedding_type fourier); DDPM's "
             "steps are integers"
         )
-    # The scheduler lies beside the unet folder of a pipeline.
-    is_subfolder = unet_folder == folder and folder.name == "unet"
-    scheduler = diffusers_scheduler.read(folder.parent if is_subfolder else folder)
+    scheduler_folder = diffusers_io.find_scheduler_folder(folder)
+    scheduler = diffusers_scheduler.DEFAULT
+    if scheduler_folder is not None:
+        scheduler = diffusers_scheduler.read(scheduler_folder)
     size = config.sample_size
     sampler = diffusers_scheduler.sampler_settings(scheduler)
     settings = {
         "unet": dataclasses.asdict(config),
-        "scheduler": scheduler,
+        "scheduler": dict(scheduler),
         "data": {"size": list(size) if isinstance(size, tuple) else size},
         "sample": sampler | {"batch": DEFAULT_BATCH},
     }

@@ -224,6 +224,43 @@ def test_pipelines_schedulers_and_models_load(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("unet", "scheduler", "model"),
+    [
+        ("unet", "scheduler", "."),
+        ("unet", "scheduler", "unet"),
+        ("my_unet", "scheduler", "my_unet"),
+        ("unet_ema", ".", "unet_ema"),
+        (".", ".", "."),
+        ("checkpoint-20/unet", "scheduler", "checkpoint-20/unet"),
+        ("checkpoint-20/unet", "scheduler", "checkpoint-20"),
+        ("checkpoint-20/unet_ema", "scheduler", "checkpoint-20/unet_ema"),
+        ("checkpoint-20", "scheduler", "checkpoint-20"),
+    ],
+)
+def test_the_scheduler_is_found_beside_and_above_the_unet(
+    unet, scheduler, model, tiny, tmp_path, caplog
+):
+    diffusers_io.save_unet(tiny, tmp_path / unet)
+    fields = {"_class_name": "DDPMScheduler", "beta_end": 0.05, "prediction_type": "v_prediction"}
+    (tmp_path / scheduler).mkdir(exist_ok=True)
+    (tmp_path / scheduler / "scheduler_config.json").write_text(json.dumps(fields))
+    loaded = models.load(tmp_path / model)
+    assert loaded.prediction == "v"
+    alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.05, 1000))
+    np.testing.assert_allclose(loaded.schedule.alpha_bar, alpha_bar, rtol=1e-5)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("unet", ["unet", "run/unet"])
+def test_a_scheduler_that_is_assumed_is_said(unet, tiny, tmp_path, caplog):
+    """One two folders above belongs to the U-Net in a training run's checkpoint alone."""
+    diffusers_io.save_unet(tiny, tmp_path / "models" / unet)
+    (tmp_path / "scheduler_config.json").write_text("{}")
+    models.load(tmp_path / "models" / unet)
+    assert "linear schedule and a network that predicts eps are assumed" in caplog.text
+
+
+@pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"_class_name": "PNDMScheduler"}, "is of PNDMScheduler"),
