@@ -17,7 +17,7 @@ import uuid
 from absl import flags
 from etils import epath
 
-from jaxdiff import diffusers_io, models
+from jaxdiff import diffusers_io, diffusers_scheduler, models
 from jaxdiff.denoiser import get_params
 from jaxdiff.plugins import import_plugins
 
@@ -37,7 +37,7 @@ def main() -> None:
     if out.exists():
         raise ValueError(f"{out} exists; choose another --out or remove it")
     to_cell = diffusers_io.is_diffusers_folder(FLAGS.model)
-    if to_cell and diffusers_io.find_scheduler_folder(FLAGS.model) is None:
+    if to_cell and diffusers_scheduler.find_folder(FLAGS.model) is None:
         raise ValueError(
             f"{FLAGS.model} must have the scheduler_config.json of its training, which says what "
             "noise its network knows, and neither it nor the folder above has one; put it there"

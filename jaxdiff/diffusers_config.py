@@ -40,6 +40,16 @@ FIELDS: dict[str, Any] = {
     "num_class_embeds": None,
     "num_train_timesteps": None,
 }
+# What diffusers' EMAModel writes beside the fields of its U-Net; its weights are the averaged ones.
+EMA_FIELDS = (
+    "decay",
+    "min_decay",
+    "optimization_step",
+    "update_after_step",
+    "use_ema_warmup",
+    "inv_gamma",
+    "power",
+)
 SUPPORTED_VALUES = {
     "mid_block_type": ("UNetMidBlock2D", None),
     "downsample_type": ("conv", "resnet", None),
@@ -95,10 +105,10 @@ def read_config(raw: Mapping[str, Any], path: epath.PathLike) -> UNetConfig:
     """
     # Fields that begin with an underscore say who wrote the file.
     for key in raw:
-        if key not in FIELDS and not key.startswith("_"):
+        if key not in (*FIELDS, *EMA_FIELDS) and not key.startswith("_"):
             raise ValueError(f"{path} sets {key!r}, which is no supported field of UNet2DModel")
     # diffusers leaves out of the file what an older version did not have yet.
-    fields = FIELDS | dict(raw)
+    fields = FIELDS | {key: value for key, value in raw.items() if key in FIELDS}
     _check_values(fields, path)
     check_lengths(fields, path)
     down = _read_levels(fields, "down_block_types", path)

@@ -4,7 +4,6 @@ A folder is the U-Net's own (config.json beside the weights) or a pipeline's (un
 model_index.json; the first hub checkpoints have all three in one place).
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +11,13 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from jaxdiff import diffusers_scheduler, files, torch_weights
+from jaxdiff import files, torch_weights
 from jaxdiff.denoiser import abstract_network, bind_params, get_params
 from jaxdiff.diffusers_config import DIFFUSERS_VERSION, read_config, write_config
 from jaxdiff.unet import UNet
 
 WEIGHTS = "diffusion_pytorch_model"  # name of the weights file without its ending
-TRAINING_CHECKPOINT = re.compile(r"checkpoint-\d+")  # a folder of diffusers' training scripts
+WEIGHTS_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def load_unet(folder: epath.PathLike) -> UNet:
@@ -104,24 +103,31 @@ def find_unet_folder(folder: epath.PathLike) -> epath.Path:
     )
 
 
-def find_scheduler_folder(folder: epath.PathLike) -> epath.Path | None:
-    """The folder of the scheduler that a U-Net was trained with, None where there is none.
-
-    It is the pipeline's own folder, the one above the U-Net's, whatever the U-Net's is called, or
-    the one above that, where a training run has written checkpoint-N/unet.
+def check_form(path: epath.Path) -> None:
+    """Refuse what is no model's folder but weights alone, by what they are.
 
     Raises
     ------
     ValueError
-        Where the folder is no UNet2DModel's.
+        For a file, a folder of LoRA weights, and a checkpoint in one file.
     """
-    folder = epath.Path(folder)
-    unet_folder = find_unet_folder(folder)
-    parent = unet_folder.resolve().parent
-    candidates = [folder, parent]
-    if TRAINING_CHECKPOINT.fullmatch(parent.name):
-        candidates.append(parent.parent)
-    return next((path for path in candidates if diffusers_scheduler.find_file(path)), None)
+    if path.suffix in WEIGHTS_SUFFIXES and not path.is_dir():
+        if not path.exists():
+            raise ValueError(f"there is no {path}; give a cell's folder, or a diffusers folder")
+        if (path.parent / "config.json").exists():
+            raise ValueError(f"{path} is one file of a model; give its folder {path.parent}")
+        raise ValueError(f"{path} {torch_weights.SINGLE_FILE}")
+    if not path.is_dir() or (path / "config.json").exists():
+        return
+    names = sorted(file.name for file in path.iterdir())
+    if any(name.startswith(torch_weights.LORA_FILES) for name in names):
+        raise ValueError(
+            f"{path} holds LoRA weights, which only change a model; {torch_weights.MERGE_LORA}"
+        )
+    single_files = [name for name in names if name.endswith((".safetensors", ".ckpt"))]
+    is_pipeline = (path / "model_index.json").exists() or (path / "unet").exists()
+    if single_files and not is_pipeline:
+        raise ValueError(f"{path / single_files[0]} {torch_weights.SINGLE_FILE}")
 
 
 def is_diffusers_folder(folder: epath.PathLike) -> bool:

@@ -1,12 +1,13 @@
 """scheduler_config.json of diffusers' DDPM and DDIM schedulers, in and out; of PNDM's, in."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from jaxdiff import diffusion, files
+from jaxdiff import diffusers_io, diffusion, files
 from jaxdiff.diffusers_config import DIFFUSERS_VERSION
 from jaxdiff.diffusion import Prediction, Schedule
 
@@ -47,6 +48,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "PNDMScheduler": {key: COMMON_FIELDS[key] for key in PNDM_FIELDS}
     | {"set_alpha_to_one": False, "skip_prk_steps": False},
 }
+TRAINING_CHECKPOINT = re.compile(r"checkpoint-\d+")  # a folder of diffusers' training scripts
 # Of a U-Net that comes without a scheduler.
 DEFAULT: dict[str, Any] = {"_class_name": "DDPMScheduler"} | FIELDS["DDPMScheduler"]
 # A scheduler ignores fields of the others, which conversions leave in its file, and two fields of
@@ -67,6 +69,26 @@ def find_file(folder: epath.PathLike) -> epath.Path | None:
     folder = epath.Path(folder)
     candidates = (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json")
     return next((path for path in candidates if path.exists()), None)
+
+
+def find_folder(folder: epath.PathLike) -> epath.Path | None:
+    """The folder with the scheduler of a U-Net's training, None where there is none.
+
+    It is the pipeline's own folder, the one above the U-Net's, whatever the U-Net's is called, or
+    the one above that, where a training run has written checkpoint-N/unet.
+
+    Raises
+    ------
+    ValueError
+        Where the folder is no UNet2DModel's.
+    """
+    folder = epath.Path(folder)
+    unet_folder = diffusers_io.find_unet_folder(folder)
+    parent = unet_folder.resolve().parent
+    candidates = [folder, parent]
+    if TRAINING_CHECKPOINT.fullmatch(parent.name):
+        candidates.append(parent.parent)
+    return next((path for path in candidates if find_file(path)), None)
 
 
 def read(

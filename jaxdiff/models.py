@@ -147,7 +147,7 @@ def load(path: epath.PathLike, step: int | None = None) -> Model:
             raise ValueError(
                 f"{path} is a diffusers folder, which has no steps; leave the step out"
             )
-        if diffusers_io.find_scheduler_folder(folder) is None:
+        if diffusers_scheduler.find_folder(folder) is None:
             log.warning(
                 "%s has no scheduler_config.json, nor has the folder above it: DDPM's linear "
                 "schedule and a network that predicts eps are assumed; put the file of its "
@@ -182,6 +182,7 @@ def load_spec(path: epath.PathLike) -> ModelSpec:
         Where the folder is neither.
     """
     folder = epath.Path(path)
+    diffusers_io.check_form(folder)
     if diffusers_io.is_diffusers_folder(folder):
         return _load_diffusers_spec(folder)
     if not (folder / "config.json").exists():
@@ -217,7 +218,13 @@ def _load_diffusers_spec(folder: epath.Path) -> ModelSpec:
             f"{unet_folder} takes continuous noise levels (time_embedding_type fourier); DDPM's "
             "steps are integers"
         )
-    scheduler_folder = diffusers_io.find_scheduler_folder(folder)
+    if config.in_channels != config.out_channels:
+        raise ValueError(
+            f"{unet_folder} takes {config.in_channels} channels and returns {config.out_channels}, "
+            "as a model does that is given another image too or predicts its variance; choose an "
+            "unconditional model with as many as it returns"
+        )
+    scheduler_folder = diffusers_scheduler.find_folder(folder)
     scheduler = diffusers_scheduler.DEFAULT
     if scheduler_folder is not None:
         scheduler = diffusers_scheduler.read(scheduler_folder)

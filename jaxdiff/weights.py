@@ -45,6 +45,7 @@ SAFETENSORS_DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LARGEST = float(np.finfo(np.float32).max)
 LEGACY_TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of PyTorch's format before 1.6
 UNPICKLING_ERRORS = (
@@ -83,8 +84,14 @@ def read(path: epath.PathLike, sha256: str | None = None) -> dict[str, np.ndarra
                 f"{path} has the SHA-256 {actual[:12]}..., {sha256[:12]}... was expected; get the "
                 "file again"
             )
+    data = path.read_bytes()
+    if data.startswith(LFS_POINTER):
+        raise ValueError(
+            f"{path} is a Git LFS pointer in place of the weights; run git lfs pull in its folder, "
+            "or get the file again"
+        )
     try:
-        arrays = _read(path.read_bytes(), path)
+        arrays = _read(data, path)
     except (*UNPICKLING_ERRORS, safetensors.SafetensorError) as error:
         raise ValueError(
             f"cannot read weights from {path} ({error}); get a complete file that holds only arrays"

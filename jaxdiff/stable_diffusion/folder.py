@@ -24,6 +24,8 @@ CONFIGS = (TEXT_CONFIG, UNET_CONFIG, VAE_CONFIG)
 # Names of the weights' files without their endings.
 WEIGHTS_NAMES = {"text_encoder": ("model", "pytorch_model"), "unet": (WEIGHTS,), "vae": (WEIGHTS,)}
 SCHEDULERS = ("PNDMScheduler", "DDIMScheduler")
+# What a U-Net is for that takes more than the latents, by its number of channels.
+PURPOSES = {9: "inpainting", 8: "editing an image by an instruction", 5: "images from depth"}
 # Whether blocks of this type attend to the text.
 HAS_ATTENTION = {
     "CrossAttnDownBlock2D": True,
@@ -162,6 +164,12 @@ def unet_config(raw: Mapping[str, Any], path: epath.PathLike) -> ConditionalConf
         For a U-Net that Stable Diffusion 1 does not have; the message names the field.
     """
     fields = _read_fields(raw, UNET_FIELDS, UNET_FIXED, path)
+    purpose = PURPOSES.get(fields["in_channels"])
+    if purpose and fields["out_channels"] == 4:
+        raise ValueError(
+            f"the U-Net must take 4 channels, as for images from text, and {path} is of a model "
+            f"for {purpose}, which takes {fields['in_channels']}; choose a text-to-image model"
+        )
     if fields["mid_block_type"] not in ("UNetMidBlock2DCrossAttn", None):
         raise ValueError(
             f"mid_block_type must be UNetMidBlock2DCrossAttn or null, got "
