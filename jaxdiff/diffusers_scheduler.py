@@ -10,6 +10,7 @@ from etils import epath
 from jaxdiff import diffusers_io, diffusion, files
 from jaxdiff.diffusers_config import DIFFUSERS_VERSION
 from jaxdiff.diffusion import Prediction, Schedule
+from jaxdiff.field_rules import FLAG, NULL, Rule, check_fields, list_of, number, whole
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
@@ -54,6 +55,23 @@ DEFAULT: dict[str, Any] = {"_class_name": "DDPMScheduler"} | FIELDS["DDPMSchedul
 # A scheduler ignores fields of the others, which conversions leave in its file, and two fields of
 # the first hub checkpoints are read.
 READABLE_FIELDS = set().union(*FIELDS.values()) | {"tensor_format", "predict_epsilon"}
+MAX_STEPS = 1_000_000
+RULES: Mapping[str, Rule] = {
+    "num_train_timesteps": whole(1, MAX_STEPS),
+    "beta_start": number(0, 1),
+    "beta_end": number(0, 1),
+    "trained_betas": NULL | list_of(number(0, 1), 1, MAX_STEPS),
+    "clip_sample": FLAG,
+    "clip_sample_range": number(1e-6, 1e6),
+    "thresholding": FLAG,
+    "dynamic_thresholding_ratio": number(0, 1),
+    "sample_max_value": number(0, 1e6),
+    "steps_offset": whole(0, MAX_STEPS),
+    "rescale_betas_zero_snr": FLAG,
+    "set_alpha_to_one": FLAG,
+    "skip_prk_steps": FLAG,
+    "predict_epsilon": FLAG,
+}
 SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "beta_schedule": tuple(SCHEDULES),
     "prediction_type": tuple(PREDICTIONS),
@@ -121,6 +139,7 @@ def read(
     for key in raw:
         if key not in READABLE_FIELDS and not key.startswith("_"):
             raise ValueError(f"{path} sets {key!r}, which is no supported field of {class_name}")
+    check_fields(raw, RULES, path)
     defaults = FIELDS[class_name]
     # The common fields too, which a PNDMScheduler lacks and the readers of this dict expect.
     fields = COMMON_FIELDS | {"_class_name": class_name} | defaults
@@ -128,7 +147,29 @@ def read(
     if "predict_epsilon" in raw and "prediction_type" not in raw:
         fields["prediction_type"] = "epsilon" if raw["predict_epsilon"] else "sample"
     _check_values(fields, path)
+    _check_steps(fields, path)
     return fields
+
+
+def _check_steps(fields: Mapping[str, Any], path: epath.PathLike) -> None:
+    """Check what fields say together of the noise steps."""
+    T = fields["num_train_timesteps"]
+    betas = fields["trained_betas"]
+    if betas is not None and len(betas) != T:
+        raise ValueError(
+            f"{path} sets num_train_timesteps to {T} and has {len(betas)} trained_betas; they must "
+            "be as many"
+        )
+    if fields["steps_offset"] >= T:
+        raise ValueError(
+            f"{path} sets steps_offset to {fields['steps_offset']}; it must be below "
+            f"num_train_timesteps, {T}"
+        )
+    if betas is None and not 0 < fields["beta_start"] <= fields["beta_end"]:
+        raise ValueError(
+            f"{path} sets beta_start to {fields['beta_start']} and beta_end to "
+            f"{fields['beta_end']}; the first must be above 0 and the second no smaller"
+        )
 
 
 def _check_values(fields: Mapping[str, Any], path: epath.PathLike) -> None:

@@ -151,7 +151,9 @@ def from_torch(
         value = convert_layout(name, tensors[name])
         # The sentence has PyTorch's layout, since that is what the file shows.
         if value.shape != shape:
-            expected = convert_layout(name, np.empty(shape), to_torch=True).shape
+            # A view, since a wrong config.json may ask for more than the memory.
+            array = np.broadcast_to(np.float32(0), shape)
+            expected = convert_layout(name, array, to_torch=True).shape
             raise ValueError(
                 f"{folder} has {name} of shape {list(tensors[name].shape)}; its config.json asks "
                 f"for {list(expected)}"
