@@ -17,11 +17,12 @@ import uuid
 from absl import flags
 from etils import epath
 
-from jaxdiff import diffusers_io, models
+from jaxdiff import diffusers_io, diffusers_scheduler, models
 from jaxdiff.denoiser import get_params
 from jaxdiff.plugins import import_plugins
 
 flags.DEFINE_string("model", None, "A trained cell's folder, or a diffusers folder.")
+flags.DEFINE_integer("step", None, "Checkpoint of a cell; by default its last one.", lower_bound=0)
 flags.DEFINE_string("out", None, "A new folder.")
 _cli.define_plugins()
 FLAGS = flags.FLAGS
@@ -35,8 +36,13 @@ def main() -> None:
     out = epath.Path(FLAGS.out)
     if out.exists():
         raise ValueError(f"{out} exists; choose another --out or remove it")
-    model = models.load(FLAGS.model)
     to_cell = diffusers_io.is_diffusers_folder(FLAGS.model)
+    if to_cell and diffusers_scheduler.find_folder(FLAGS.model) is None:
+        raise ValueError(
+            f"{FLAGS.model} must have the scheduler_config.json of its training, which says what "
+            "noise its network knows, and neither it nor the folder above has one; put it there"
+        )
+    model = models.load(FLAGS.model, FLAGS.step)
     save_atomically(model, out, "cell" if to_cell else "diffusers")
     count = sum(param.size for param in get_params(model.unet).values())
     form = "a cell" if to_cell else "a diffusers pipeline"

@@ -33,6 +33,7 @@ from jaxdiff.samplers import SAMPLERS, SamplerSpec
 from jaxdiff.sampling import Sampler
 
 flags.DEFINE_string("model", None, "A trained cell's folder, or a diffusers folder.")
+flags.DEFINE_integer("step", None, "Checkpoint of a cell; by default its last one.", lower_bound=0)
 flags.DEFINE_integer("num", 64, "How many samples.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "The noise bank.", lower_bound=0)
 flags.DEFINE_string(
@@ -124,7 +125,7 @@ def main() -> None:
         )
     import_plugins(FLAGS.plugins)
     _cli.start_distributed()
-    model = models.load(FLAGS.model)
+    model = models.load(FLAGS.model, FLAGS.step)
     out = epath.Path(FLAGS.out)
     run = invert_images if FLAGS.invert else sample_images
     with _cli.Reporter() as progress:

@@ -26,7 +26,7 @@ from etils import epath
 from ml_collections import config_flags
 from rich.table import Column, Table
 
-from jaxdiff import parallel, report, results
+from jaxdiff import checkpoints, parallel, report, results
 from jaxdiff.analysis.claims import judge_study
 from jaxdiff.analysis.plan import Plan
 from jaxdiff.cells.cell import Cell
@@ -180,6 +180,7 @@ def main() -> None:
     redo = Redo(FLAGS.redo)
     redo.check_all_matched(stages.stage_names())
     workdir = epath.Path(FLAGS.workdir or f"runs/{config.name}")
+    checkpoints.check_folder(workdir)
     study_file = workdir / "study.json"
     settings = planned_settings(to_json(config.to_dict()), all_cells, study_file)
     if FLAGS.dry_run:

@@ -1,12 +1,15 @@
 """Checkpoints with integrity checks: Orbax writes the arrays, a SHA-256 manifest their digests.
 
-The manifest is written last, by rename. A step without a matching manifest does not exist.
+The manifest is written last, by rename. A step without a matching manifest does not exist, and
+every read compares the step with it.
 """
 
 import dataclasses
+import errno
 import logging
 import os
 import re
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -50,6 +53,28 @@ class RetentionPolicy:
         return (step // self.log_spaced).bit_count() == 1  # a power of two
 
 
+def check_folder(folder: epath.PathLike) -> None:
+    r"""Check that checkpoints in a folder can be restored.
+
+    Raises
+    ------
+    ValueError
+        Where its path has a character of a file pattern, or a backslash.
+    """
+    # Orbax looks for its parts by patterns: what it writes there cannot be read again.
+    _check_characters(folder, "[]*?\\")
+
+
+def _check_characters(folder: epath.PathLike, refused: str) -> None:
+    path = str(epath.Path(folder).resolve())
+    characters = " ".join(character for character in refused if character in path)
+    if characters:
+        raise ValueError(
+            f"the path of a folder of checkpoints must have none of {' '.join(refused)}, got "
+            f"{characters} in {folder}; choose another folder or rename it"
+        )
+
+
 def save(
     folder: epath.PathLike, step: int, state: PyTree, policy: RetentionPolicy = RetentionPolicy()
 ) -> None:
@@ -70,15 +95,20 @@ def save(
 
     Raises
     ------
+    ValueError
+        Where the path of the folder cannot hold checkpoints.
     OSError
         Where the disk refuses; the steps that were saved before stay.
     """
+    check_folder(folder)
     folder = epath.Path(folder)
+    arrays = _flatten(state)
     # An interrupted save may have left an unfinished step.
     parallel.on_leader(f"forget {step}", lambda: _delete_step(folder, step))
     try:
-        ocp.save(_path(folder, step), _flatten(state))
-        parallel.on_leader(f"manifest {step}", lambda: _write_manifest(folder, step, policy))
+        ocp.save(_path(folder, step), arrays)
+        names = arrays.keys()
+        parallel.on_leader(f"manifest {step}", lambda: _write_manifest(folder, step, names, policy))
     except (OSError, ValueError) as error:
         code = _os_error_code(error)
         if code is None:
@@ -93,7 +123,14 @@ def save(
         ) from None
 
 
-def _write_manifest(folder: epath.Path, step: int, policy: RetentionPolicy) -> None:
+def _write_manifest(
+    folder: epath.Path, step: int, names: Collection[str], policy: RetentionPolicy
+) -> None:
+    # A step that cannot be opened must not count as saved.
+    with _this_process_alone():
+        saved = ocp.metadata(_path(folder, step)).metadata
+    if saved is None or saved.keys() != set(names):
+        raise OSError(errno.EIO, "what was written cannot be opened again")
     files.write_json(folder / f"{step}.json", files.checksums(folder, [str(step)]))
     steps = list_steps(folder)
     for old_step in set(steps) - policy.select(steps):
@@ -141,6 +178,28 @@ def find_corruption(folder: epath.PathLike, step: int) -> str | None:
     return None
 
 
+def check_step(folder: epath.PathLike, step: int) -> None:
+    """Check that a step has the bytes that were saved.
+
+    Raises
+    ------
+    ValueError
+        Where it has not; the message names the file and the steps that are valid.
+    """
+    # TensorStore takes a backslash for a slash.
+    _check_characters(folder, "\\")
+    corruption = find_corruption(folder, step)
+    if corruption is None:
+        return
+    others = [other for other in list_steps(folder) if other != step]
+    valid = [str(other) for other in others if find_corruption(folder, other) is None]
+    raise ValueError(
+        f"checkpoint {step} in {folder} must be as it was saved, but {corruption}; take another "
+        f"step (valid: {', '.join(valid) or 'none'}), delete {step} and {step}.json to go on "
+        "without it, or train again with --redo train"
+    )
+
+
 def latest_valid_step(folder: epath.PathLike) -> int | None:
     """The newest valid step, None where there is none.
 
@@ -171,7 +230,13 @@ def restore(folder: epath.PathLike, step: int, like: PyTree) -> PyTree:
     like
         A state, or its shapes with shardings. The shardings that were saved are never used,
         since the run may have other devices.
+
+    Raises
+    ------
+    ValueError
+        Where the step differs from its manifest.
     """
+    parallel.on_leader(f"check {step}", lambda: check_step(folder, step))
     flat = _flatten(like)
     shapes = {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
@@ -186,17 +251,16 @@ def restore_part(folder: epath.PathLike, step: int, part: str) -> dict[str, jax.
 
     The arrays are put on this process's first device. Unlike the other functions, this one may
     be called by one process of several alone.
+
+    Raises
+    ------
+    ValueError
+        Where the step differs from its manifest.
     """
+    check_step(folder, step)
     path = _path(folder, step)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    process = jax.process_index()
-    # Without these options Orbax would wait for the other processes.
-    options = ocp.options.MultiprocessingOptions(
-        primary_host=process,
-        active_processes={process},
-        barrier_sync_key_prefix=f"process_{process}",
-    )
-    with ocp.Context(multiprocessing_options=options):
+    with _this_process_alone():
         saved = ocp.metadata(path).metadata
         shapes = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
@@ -207,6 +271,17 @@ def restore_part(folder: epath.PathLike, step: int, part: str) -> dict[str, jax.
     return {
         name.removeprefix(prefix): leaf for name, leaf in leaves.items() if name.startswith(prefix)
     }
+
+
+def _this_process_alone() -> ocp.Context:
+    """Orbax's options without which it would wait for the other processes."""
+    process = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process_{process}",
+    )
+    return ocp.Context(multiprocessing_options=options)
 
 
 def _path(folder: epath.PathLike, step: int) -> epath.Path:

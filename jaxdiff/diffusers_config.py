@@ -6,6 +6,17 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from jaxdiff.field_rules import (
+    FLAG,
+    NULL,
+    TEXT,
+    Rule,
+    check_fields,
+    list_of,
+    number,
+    one_of,
+    whole,
+)
 from jaxdiff.unet_config import UNetConfig
 
 DIFFUSERS_VERSION = "0.42.1"  # that writes the same files
@@ -40,10 +51,55 @@ FIELDS: dict[str, Any] = {
     "num_class_embeds": None,
     "num_train_timesteps": None,
 }
+# What diffusers' EMAModel writes beside the fields of its U-Net; its weights are the averaged ones.
+EMA_FIELDS = (
+    "decay",
+    "min_decay",
+    "optimization_step",
+    "update_after_step",
+    "use_ema_warmup",
+    "inv_gamma",
+    "power",
+)
 SUPPORTED_VALUES = {
     "mid_block_type": ("UNetMidBlock2D", None),
     "downsample_type": ("conv", "resnet", None),
     "upsample_type": ("conv", "resnet", None),
+}
+# Larger networks than these are mistakes, and building one would take all memory or time.
+CHANNELS = whole(1, 65_536)
+LAYERS = whole(1, 32)
+BLOCK_TYPES = list_of(TEXT, 1, 16)
+# Of the fields that all of diffusers' U-Nets and autoencoders have.
+COMMON_RULES: Mapping[str, Rule] = {
+    "sample_size": NULL | CHANNELS | list_of(CHANNELS, 2, 2),
+    "in_channels": CHANNELS,
+    "out_channels": CHANNELS,
+    "center_input_sample": FLAG,
+    "time_embedding_dim": NULL | CHANNELS,
+    "freq_shift": number(0, 1),
+    "flip_sin_to_cos": FLAG,
+    "down_block_types": BLOCK_TYPES,
+    "up_block_types": BLOCK_TYPES,
+    "block_out_channels": list_of(CHANNELS, 1, 16),
+    "layers_per_block": LAYERS,
+    "mid_block_scale_factor": number(1e-6, 1e6),
+    "downsample_padding": whole(0, 1),
+    "norm_num_groups": CHANNELS,
+    "norm_eps": number(0, 1),
+    "resnet_time_scale_shift": one_of("default", "scale_shift"),
+}
+RULES: Mapping[str, Rule] = {
+    **COMMON_RULES,
+    "time_embedding_type": one_of("positional", "fourier", "learned"),
+    "dropout": number(0, 0.999),
+    "act_fn": TEXT,
+    "attention_head_dim": NULL | CHANNELS,
+    "attn_norm_num_groups": NULL | CHANNELS,
+    "add_attention": FLAG,
+    "class_embed_type": NULL | one_of("timestep", "identity"),
+    "num_class_embeds": NULL | whole(1, 1_000_000),
+    "num_train_timesteps": NULL | whole(1, 1_000_000),
 }
 # Fields that UNetConfig has under the same name, and those of them that are floats here.
 SHARED_FIELDS = [field.name for field in dataclasses.fields(UNetConfig) if field.name in FIELDS]
@@ -95,10 +151,11 @@ def read_config(raw: Mapping[str, Any], path: epath.PathLike) -> UNetConfig:
     """
     # Fields that begin with an underscore say who wrote the file.
     for key in raw:
-        if key not in FIELDS and not key.startswith("_"):
+        if key not in (*FIELDS, *EMA_FIELDS) and not key.startswith("_"):
             raise ValueError(f"{path} sets {key!r}, which is no supported field of UNet2DModel")
     # diffusers leaves out of the file what an older version did not have yet.
-    fields = FIELDS | dict(raw)
+    fields = FIELDS | {key: value for key, value in raw.items() if key in FIELDS}
+    check_fields(fields, RULES, path)
     _check_values(fields, path)
     check_lengths(fields, path)
     down = _read_levels(fields, "down_block_types", path)
@@ -121,9 +178,6 @@ def _check_values(fields: Mapping[str, Any], path: epath.PathLike) -> None:
         if fields[key] not in supported:
             names = ", ".join(map(str, supported))
             raise ValueError(f"{path} sets {key} to {fields[key]!r}; choose one of {names}")
-    groups = fields["norm_num_groups"]
-    if not isinstance(groups, int):
-        raise ValueError(f"{path} sets norm_num_groups to {groups!r}; it must be a whole number")
 
 
 def _shared_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

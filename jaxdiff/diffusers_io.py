@@ -17,6 +17,7 @@ from jaxdiff.diffusers_config import DIFFUSERS_VERSION, read_config, write_confi
 from jaxdiff.unet import UNet
 
 WEIGHTS = "diffusion_pytorch_model"  # name of the weights file without its ending
+WEIGHTS_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def load_unet(folder: epath.PathLike) -> UNet:
@@ -102,10 +103,38 @@ def find_unet_folder(folder: epath.PathLike) -> epath.Path:
     )
 
 
+def check_form(path: epath.Path) -> None:
+    """Refuse what is no model's folder but weights alone, by what they are.
+
+    Raises
+    ------
+    ValueError
+        For a file, a folder of LoRA weights, and a checkpoint in one file.
+    """
+    if path.suffix in WEIGHTS_SUFFIXES and not path.is_dir():
+        if not path.exists():
+            raise ValueError(f"there is no {path}; give a cell's folder, or a diffusers folder")
+        if (path.parent / "config.json").exists():
+            raise ValueError(f"{path} is one file of a model; give its folder {path.parent}")
+        raise ValueError(f"{path} {torch_weights.SINGLE_FILE}")
+    if not path.is_dir() or (path / "config.json").exists():
+        return
+    names = sorted(file.name for file in path.iterdir())
+    if any(name.startswith(torch_weights.LORA_FILES) for name in names):
+        raise ValueError(
+            f"{path} holds LoRA weights, which only change a model; {torch_weights.MERGE_LORA}"
+        )
+    single_files = [name for name in names if name.endswith((".safetensors", ".ckpt"))]
+    is_pipeline = (path / "model_index.json").exists() or (path / "unet").exists()
+    if single_files and not is_pipeline:
+        raise ValueError(f"{path / single_files[0]} {torch_weights.SINGLE_FILE}")
+
+
 def is_diffusers_folder(folder: epath.PathLike) -> bool:
     """Whether a folder looks like one of diffusers, of any model."""
     folder = epath.Path(folder)
-    if (folder / "model_index.json").exists():
+    # A training run's checkpoint-N has unet/ without an index.
+    if (folder / "model_index.json").exists() or (folder / "unet" / "config.json").exists():
         return True
     path = folder / "config.json"
     return path.exists() and "_class_name" in files.read_json(path)

@@ -1,14 +1,16 @@
 """scheduler_config.json of diffusers' DDPM and DDIM schedulers, in and out; of PNDM's, in."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from jaxdiff import diffusion, files
+from jaxdiff import diffusers_io, diffusion, files
 from jaxdiff.diffusers_config import DIFFUSERS_VERSION
 from jaxdiff.diffusion import Prediction, Schedule
+from jaxdiff.field_rules import FLAG, NULL, Rule, check_fields, list_of, number, whole
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
@@ -47,11 +49,29 @@ FIELDS: dict[str, dict[str, Any]] = {
     "PNDMScheduler": {key: COMMON_FIELDS[key] for key in PNDM_FIELDS}
     | {"set_alpha_to_one": False, "skip_prk_steps": False},
 }
+TRAINING_CHECKPOINT = re.compile(r"checkpoint-\d+")  # a folder of diffusers' training scripts
 # Of a U-Net that comes without a scheduler.
 DEFAULT: dict[str, Any] = {"_class_name": "DDPMScheduler"} | FIELDS["DDPMScheduler"]
 # A scheduler ignores fields of the others, which conversions leave in its file, and two fields of
 # the first hub checkpoints are read.
 READABLE_FIELDS = set().union(*FIELDS.values()) | {"tensor_format", "predict_epsilon"}
+MAX_STEPS = 1_000_000
+RULES: Mapping[str, Rule] = {
+    "num_train_timesteps": whole(1, MAX_STEPS),
+    "beta_start": number(0, 1),
+    "beta_end": number(0, 1),
+    "trained_betas": NULL | list_of(number(0, 1), 1, MAX_STEPS),
+    "clip_sample": FLAG,
+    "clip_sample_range": number(1e-6, 1e6),
+    "thresholding": FLAG,
+    "dynamic_thresholding_ratio": number(0, 1),
+    "sample_max_value": number(0, 1e6),
+    "steps_offset": whole(0, MAX_STEPS),
+    "rescale_betas_zero_snr": FLAG,
+    "set_alpha_to_one": FLAG,
+    "skip_prk_steps": FLAG,
+    "predict_epsilon": FLAG,
+}
 SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "beta_schedule": tuple(SCHEDULES),
     "prediction_type": tuple(PREDICTIONS),
@@ -62,10 +82,37 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
 }
 
 
+def find_file(folder: epath.PathLike) -> epath.Path | None:
+    """A folder's scheduler_config.json, None where it has none."""
+    folder = epath.Path(folder)
+    candidates = (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json")
+    return next((path for path in candidates if path.exists()), None)
+
+
+def find_folder(folder: epath.PathLike) -> epath.Path | None:
+    """The folder with the scheduler of a U-Net's training, None where there is none.
+
+    It is the pipeline's own folder, the one above the U-Net's, whatever the U-Net's is called, or
+    the one above that, where a training run has written checkpoint-N/unet.
+
+    Raises
+    ------
+    ValueError
+        Where the folder is no UNet2DModel's.
+    """
+    folder = epath.Path(folder)
+    unet_folder = diffusers_io.find_unet_folder(folder)
+    parent = unet_folder.resolve().parent
+    candidates = [folder, parent]
+    if TRAINING_CHECKPOINT.fullmatch(parent.name):
+        candidates.append(parent.parent)
+    return next((path for path in candidates if find_file(path)), None)
+
+
 def read(
     folder: epath.PathLike, supported: Sequence[str] = ("DDPMScheduler", "DDIMScheduler")
 ) -> dict[str, Any]:
-    """All fields of a folder's scheduler_config.json; DDPM's defaults where there is none.
+    """All fields of a folder's scheduler_config.json.
 
     Parameters
     ----------
@@ -77,13 +124,12 @@ def read(
     Raises
     ------
     ValueError
-        For another scheduler, and for a field or a value that is not supported.
+        Where there is no such file, for another scheduler, and for a field or a value that is not
+        supported.
     """
-    folder = epath.Path(folder)
-    candidates = (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json")
-    path = next((path for path in candidates if path.exists()), None)
+    path = find_file(folder)
     if path is None:
-        return dict(DEFAULT)
+        raise ValueError(f"{folder} has no scheduler_config.json; put it there")
     raw = files.read_json(path)
     class_name = str(raw.get("_class_name"))
     if class_name not in supported:
@@ -93,6 +139,7 @@ def read(
     for key in raw:
         if key not in READABLE_FIELDS and not key.startswith("_"):
             raise ValueError(f"{path} sets {key!r}, which is no supported field of {class_name}")
+    check_fields(raw, RULES, path)
     defaults = FIELDS[class_name]
     # The common fields too, which a PNDMScheduler lacks and the readers of this dict expect.
     fields = COMMON_FIELDS | {"_class_name": class_name} | defaults
@@ -100,7 +147,29 @@ def read(
     if "predict_epsilon" in raw and "prediction_type" not in raw:
         fields["prediction_type"] = "epsilon" if raw["predict_epsilon"] else "sample"
     _check_values(fields, path)
+    _check_steps(fields, path)
     return fields
+
+
+def _check_steps(fields: Mapping[str, Any], path: epath.PathLike) -> None:
+    """Check what fields say together of the noise steps."""
+    T = fields["num_train_timesteps"]
+    betas = fields["trained_betas"]
+    if betas is not None and len(betas) != T:
+        raise ValueError(
+            f"{path} sets num_train_timesteps to {T} and has {len(betas)} trained_betas; they must "
+            "be as many"
+        )
+    if fields["steps_offset"] >= T:
+        raise ValueError(
+            f"{path} sets steps_offset to {fields['steps_offset']}; it must be below "
+            f"num_train_timesteps, {T}"
+        )
+    if betas is None and not 0 < fields["beta_start"] <= fields["beta_end"]:
+        raise ValueError(
+            f"{path} sets beta_start to {fields['beta_start']} and beta_end to "
+            f"{fields['beta_end']}; the first must be above 0 and the second no smaller"
+        )
 
 
 def _check_values(fields: Mapping[str, Any], path: epath.PathLike) -> None:

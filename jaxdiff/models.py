@@ -1,6 +1,7 @@
 """Trained models on disk: the folder of a study's cell, or a diffusers folder from anywhere."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from jaxdiff import checkpoints, diffusers_io, diffusers_scheduler, files
+from jaxdiff import checkpoints, diffusers_io, diffusers_scheduler, files, weights
 from jaxdiff.denoiser import (
     abstract_network,
     bind_params,
@@ -21,6 +22,7 @@ from jaxdiff.diffusion import SCHEDULES, Prediction, Schedule
 from jaxdiff.unet import UNet, UNetConfig
 from jaxdiff.unet_bypass import BypassedUNet
 
+log = logging.getLogger(__name__)
 Form = Literal["cell", "diffusers"]
 Shape = tuple[int, int, int]  # height, width and channels
 DEFAULT_BATCH = 16  # samples of a model from elsewhere that are computed at once
@@ -129,24 +131,39 @@ def load(path: epath.PathLike, step: int | None = None) -> Model:
     path
         Folder of a cell, or a diffusers folder.
     step
-        Checkpoint of the cell; by default the latest valid one.
+        Checkpoint of the cell; by default the latest that was finished.
 
     Raises
     ------
     ValueError
-        Where the folder is neither, or has no valid weights.
+        Where the folder is neither, or the weights are missing or damaged. An older checkpoint
+        is never taken in place of a damaged one, since it is another model.
     """
     folder = epath.Path(path)
     spec = load_spec(folder)
     # A cell's weights are its EMA; what a diffusers folder holds is for its author to say.
     if diffusers_io.is_diffusers_folder(folder):
+        if step is not None:
+            raise ValueError(
+                f"{path} is a diffusers folder, which has no steps; leave the step out"
+            )
+        if diffusers_scheduler.find_folder(folder) is None:
+            log.warning(
+                "%s has no scheduler_config.json, nor has the folder above it: DDPM's linear "
+                "schedule and a network that predicts eps are assumed; put the file of its "
+                "training there",
+                folder,
+            )
         unet = diffusers_io.load_unet(folder)
         return Model(unet, spec.schedule, spec.prediction, spec.settings)
+    steps = checkpoints.list_steps(folder / "checkpoints")
+    if not steps:
+        raise ValueError(f"{path} has no checkpoint yet; run its study to the end first")
     if step is None:
-        step = checkpoints.latest_valid_step(folder / "checkpoints")
-    if step is None:
-        raise ValueError(f"{path} has no valid checkpoint yet; run its study to the end first")
+        step = steps[-1]
     ema = checkpoints.restore_part(folder / "checkpoints", step, "ema")
+    arrays = {name: np.asarray(value) for name, value in ema.items()}
+    weights.check_finite(arrays, folder / "checkpoints" / str(step))
     unet = bind_params(abstract_network(spec.config), ema)
     return Model(unet, spec.schedule, spec.prediction, spec.settings)
 
@@ -165,6 +182,7 @@ def load_spec(path: epath.PathLike) -> ModelSpec:
         Where the folder is neither.
     """
     folder = epath.Path(path)
+    diffusers_io.check_form(folder)
     if diffusers_io.is_diffusers_folder(folder):
         return _load_diffusers_spec(folder)
     if not (folder / "config.json").exists():
@@ -200,14 +218,21 @@ def _load_diffusers_spec(folder: epath.Path) -> ModelSpec:
             f"{unet_folder} takes continuous noise levels (time_embedding_type fourier); DDPM's "
             "steps are integers"
         )
-    # The scheduler lies beside the unet folder of a pipeline.
-    is_subfolder = unet_folder == folder and folder.name == "unet"
-    scheduler = diffusers_scheduler.read(folder.parent if is_subfolder else folder)
+    if config.in_channels != config.out_channels:
+        raise ValueError(
+            f"{unet_folder} takes {config.in_channels} channels and returns {config.out_channels}, "
+            "as a model does that is given another image too or predicts its variance; choose an "
+            "unconditional model with as many as it returns"
+        )
+    scheduler_folder = diffusers_scheduler.find_folder(folder)
+    scheduler = diffusers_scheduler.DEFAULT
+    if scheduler_folder is not None:
+        scheduler = diffusers_scheduler.read(scheduler_folder)
     size = config.sample_size
     sampler = diffusers_scheduler.sampler_settings(scheduler)
     settings = {
         "unet": dataclasses.asdict(config),
-        "scheduler": scheduler,
+        "scheduler": dict(scheduler),
         "data": {"size": list(size) if isinstance(size, tuple) else size},
         "sample": sampler | {"batch": DEFAULT_BATCH},
     }
@@ -262,6 +287,7 @@ def network_config(network: nnx.Module) -> UNetConfig:
 
 def _save_cell(model: Model, folder: epath.Path) -> None:
     settings = _complete_settings(model)
+    checkpoints.check_folder(folder)
     # `load` would take the newer checkpoint, or the other model.
     steps = checkpoints.list_steps(folder / "checkpoints")
     if diffusers_io.is_diffusers_folder(folder) or set(steps) - {SAVED_STEP}:

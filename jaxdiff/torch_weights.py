@@ -4,7 +4,7 @@ Names are the same in both; kernels are OIHW there and HWIO here, and matrices a
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +18,19 @@ from jaxdiff.denoiser import Params, get_params
 # Attention's matrices were named so before 2023.
 LEGACY_ATTENTION_KEYS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 LEGACY_ATTENTION = re.compile(r"(\.attentions\.\d+)\.(query|key|value|proj_attn)\.")
+# What torch.compile and DataParallel put before names.
+WRAPPERS = re.compile(r"(^|\.)_orig_mod\.|^module\.")
+LORA = re.compile(r"lora_(A|B|up|down)\b|^lora_|\.lora\.")
+LORA_FILES = ("pytorch_lora_weights", "adapter_model", "adapter_config")
+SINGLE_FILE_PREFIX = "model.diffusion_model."  # of the U-Net in a checkpoint in one file
+MERGE_LORA = (
+    "load them in diffusers into the model that they change, call fuse_lora() and "
+    "unload_lora_weights(), and give the folder that save_pretrained writes"
+)
+SINGLE_FILE = (
+    "is a checkpoint in one file, and a diffusers folder is read; load it in diffusers with "
+    "StableDiffusionPipeline.from_single_file and give the folder that save_pretrained writes"
+)
 # Embedding tables [entry, channel] have the same layout in both.
 EMBEDDINGS = re.compile(r"(class_embedding|time_proj|token_embedding|position_embedding)\.weight$")
 
@@ -72,6 +85,12 @@ def find_weights_files(
         if candidate in variants:
             is_index = candidate.endswith(".json")
             return _find_shards(folder, candidate) if is_index else [folder / candidate]
+    # The names that peft and diffusers give them.
+    lora = [path.name for path in folder.iterdir() if path.name.startswith(LORA_FILES)]
+    if lora:
+        raise ValueError(
+            f"{folder} holds LoRA weights ({min(lora)}), which only change a model; {MERGE_LORA}"
+        )
     raise ValueError(
         f"{folder} has no weights: neither {name}.safetensors nor {bin_name}.bin, in one file or "
         "in shards"
@@ -119,8 +138,9 @@ def from_torch(
     Raises
     ------
     ValueError
-        For the first tensor that is missing, unexpected or of another shape.
+        For the first tensor that is missing, unexpected, of another shape or no floating point.
     """
+    _check_kind(tensors, folder)
     # Folders of before 2023 are read as if they were of today.
     tensors = {_modern_name(name): tensor for name, tensor in tensors.items()}
     shapes = {name: value.shape for name, value in get_params(module).items()}
@@ -131,13 +151,31 @@ def from_torch(
         value = convert_layout(name, tensors[name])
         # The sentence has PyTorch's layout, since that is what the file shows.
         if value.shape != shape:
-            expected = convert_layout(name, np.empty(shape), to_torch=True).shape
+            # A view, since a wrong config.json may ask for more than the memory.
+            array = np.broadcast_to(np.float32(0), shape)
+            expected = convert_layout(name, array, to_torch=True).shape
             raise ValueError(
                 f"{folder} has {name} of shape {list(tensors[name].shape)}; its config.json asks "
                 f"for {list(expected)}"
             )
+        if not weights.is_floating(value.dtype):
+            raise ValueError(
+                f"{folder} has {name} of type {value.dtype}, and weights must be floating point; "
+                "get the model in float32, float16 or bfloat16"
+            )
         params[name] = jnp.asarray(value, dtype if value.ndim > 1 else jnp.float32)
     return params
+
+
+def _check_kind(names: Iterable[str], folder: epath.Path) -> None:
+    """Refuse tensors that belong to no network of diffusers."""
+    for name in names:
+        if LORA.search(name):
+            raise ValueError(
+                f"{folder} holds LoRA weights ({name}), which only change a model; {MERGE_LORA}"
+            )
+        if name.startswith(SINGLE_FILE_PREFIX):
+            raise ValueError(f"the weights file in {folder} {SINGLE_FILE}")
 
 
 def _check_names(verb: str, names: set[str], folder: epath.Path) -> None:
@@ -148,11 +186,13 @@ def _check_names(verb: str, names: set[str], folder: epath.Path) -> None:
 
 
 def _modern_name(name: str) -> str:
-    """A tensor's name since 2023."""
+    """A tensor's name since 2023, without what wraps the network."""
 
     def rename(match: re.Match[str]) -> str:
         return f"{match[1]}.{LEGACY_ATTENTION_KEYS[match[2]]}."
 
+    while WRAPPERS.search(name):
+        name = WRAPPERS.sub(r"\1", name)
     return LEGACY_ATTENTION.sub(rename, name)
 
 

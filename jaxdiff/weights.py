@@ -10,7 +10,7 @@ import pickle
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -45,6 +45,8 @@ SAFETENSORS_DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+LARGEST = float(np.finfo(np.float32).max)
 LEGACY_TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of PyTorch's format before 1.6
 UNPICKLING_ERRORS = (
     pickle.UnpicklingError,
@@ -72,7 +74,7 @@ def read(path: epath.PathLike, sha256: str | None = None) -> dict[str, np.ndarra
     Raises
     ------
     ValueError
-        Where the checksum differs, or the file holds anything but arrays.
+        Where the checksum differs, or the file holds anything but arrays of finite numbers.
     """
     path = epath.Path(path)
     if sha256 is not None:
@@ -82,12 +84,51 @@ def read(path: epath.PathLike, sha256: str | None = None) -> dict[str, np.ndarra
                 f"{path} has the SHA-256 {actual[:12]}..., {sha256[:12]}... was expected; get the "
                 "file again"
             )
+    data = path.read_bytes()
+    if data.startswith(LFS_POINTER):
+        raise ValueError(
+            f"{path} is a Git LFS pointer in place of the weights; run git lfs pull in its folder, "
+            "or get the file again"
+        )
     try:
-        return _read(path.read_bytes(), path)
+        arrays = _read(data, path)
     except (*UNPICKLING_ERRORS, safetensors.SafetensorError) as error:
         raise ValueError(
             f"cannot read weights from {path} ({error}); get a complete file that holds only arrays"
         ) from None
+    check_finite(arrays, path)
+    return arrays
+
+
+def check_finite(arrays: Mapping[str, np.ndarray], path: epath.PathLike) -> None:
+    """Check that every number is one of float32.
+
+    Parameters
+    ----------
+    arrays
+        Arrays by name; those of other types than floating point are left out.
+    path
+        Where they are from, for error messages.
+
+    Raises
+    ------
+    ValueError
+        For the first array that has NaN, infinity, or what float32 turns into infinity.
+    """
+    for name, array in arrays.items():
+        if not is_floating(array.dtype) or not array.size:
+            continue
+        # NaN is in no order, so that it is refused as well.
+        if not max(abs(float(array.min())), abs(float(array.max()))) <= LARGEST:
+            raise ValueError(
+                f"weights must be finite float32 numbers, and {name} in {path} has others; take "
+                "another checkpoint, or get the file again"
+            )
+
+
+def is_floating(dtype: np.dtype) -> bool:
+    """Whether numbers are floating point, of NumPy's types or bfloat16."""
+    return np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
 
 
 def unpickle(data: bytes, name: epath.PathLike) -> Any:

@@ -56,3 +56,78 @@ def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path, caplog):
 )
 def test_the_policy_selects_steps(policy, steps, kept_steps):
     assert policy.select(steps) == kept_steps
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda folder, step: checkpoints.restore(folder, step, {"ema": {"a": jnp.zeros(300)}}),
+        lambda folder, step: checkpoints.restore_part(folder, step, "ema"),
+    ],
+    ids=["the state", "a part"],
+)
+def test_every_read_of_a_damaged_step_is_refused(tmp_path, step, read):
+    state = {"ema": {"a": jnp.arange(300.0)}}
+    for saved_step in (1, 2):
+        checkpoints.save(tmp_path, saved_step, state)
+    # The array's bytes: Orbax itself reads them without a word.
+    paths = [path for path in (tmp_path / str(step)).rglob("*") if path.is_file()]
+    largest = max(paths, key=lambda path: path.stat().st_size)
+    flip_a_byte(largest)
+    sentence = rf"checkpoint {step} in .*{largest.name} differs .*\(valid: {3 - step}\)"
+    with pytest.raises(ValueError, match=sentence):
+        read(tmp_path, step)
+    ema = checkpoints.restore_part(tmp_path, 3 - step, "ema")
+    np.testing.assert_array_equal(ema["a"], state["ema"]["a"])
+
+
+def test_a_step_that_was_never_saved_is_refused(tmp_path):
+    checkpoints.save(tmp_path, 1, {"ema": {"a": jnp.arange(3.0)}})
+    with pytest.raises(ValueError, match=r"checkpoint 7 .*manifest is missing.*\(valid: 1\)"):
+        checkpoints.restore_part(tmp_path, 7, "ema")
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a[b", "a]b", "a\\b", "a*b", "a?b"])
+def test_a_path_that_orbax_takes_for_a_pattern_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"must have none of \[ \] \* \? .*choose another folder"):
+        checkpoints.save(tmp_path / name, 1, {"ema": {"a": jnp.arange(3.0)}})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a b", "a{x}", "a%20b", "a#b", "a'b", 'a"b', "~a", "$HOME", "ä"])
+def test_other_characters_of_a_path_are_handled(tmp_path, name):
+    checkpoints.save(tmp_path / name, 1, {"ema": {"a": jnp.arange(3.0)}})
+    ema = checkpoints.restore_part(tmp_path / name, 1, "ema")
+    np.testing.assert_array_equal(ema["a"], np.arange(3.0))
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*b", "a?b"])
+def test_a_folder_may_be_renamed_to_a_pattern(tmp_path, name):
+    checkpoints.save(tmp_path / "a", 1, {"ema": {"a": jnp.arange(3.0)}})
+    (tmp_path / "a").rename(tmp_path / name)
+    ema = checkpoints.restore_part(tmp_path / name, 1, "ema")
+    np.testing.assert_array_equal(ema["a"], np.arange(3.0))
+
+
+def test_a_folder_with_a_backslash_cannot_be_read(tmp_path):
+    checkpoints.save(tmp_path / "a", 1, {"ema": {"a": jnp.arange(3.0)}})
+    (tmp_path / "a").rename(tmp_path / "a\\b")
+    with pytest.raises(ValueError, match="choose another folder or rename it"):
+        checkpoints.restore_part(tmp_path / "a\\b", 1, "ema")
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a\\b"])
+def test_a_step_that_cannot_be_opened_is_not_saved(tmp_path, monkeypatch, name):
+    """Orbax writes into such a folder without an error, and cannot read it again."""
+    monkeypatch.setattr(checkpoints, "check_folder", lambda folder: None)
+    with pytest.raises(OSError, match=r"step 1 cannot be saved .* no step is saved yet"):
+        checkpoints.save(tmp_path / name, 1, {"ema": {"a": jnp.arange(3.0)}})
+    assert checkpoints.list_steps(tmp_path / name) == []
+    assert not (tmp_path / name / "1").exists()

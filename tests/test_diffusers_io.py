@@ -111,6 +111,120 @@ def test_tensors_that_do_not_fit_are_named(changes, sentence, folder):
         diffusers_io.load_unet(folder)
 
 
+EMA = {
+    "decay": 0.9999,
+    "min_decay": 0.0,
+    "optimization_step": 20,
+    "update_after_step": 0,
+    "use_ema_warmup": True,
+    "inv_gamma": 1.0,
+    "power": 0.75,
+}
+
+
+def test_the_folder_of_an_ema_model_is_read(tiny, folder):
+    edit_json(folder / "config.json", **EMA)
+    assert_same_params(diffusers_io.load_unet(folder), tiny)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module."]
+)
+def test_what_wraps_a_network_is_left_out_of_its_names(prefix, tiny, folder):
+    tensors = safetensors.numpy.load_file(folder / FILE)
+    wrapped = {prefix + name: tensor for name, tensor in tensors.items()}
+    safetensors.numpy.save_file(wrapped, folder / FILE)
+    assert_same_params(diffusers_io.load_unet(folder), tiny)
+
+
+def test_blocks_that_were_compiled_alone_are_read(tiny, folder):
+    tensors = safetensors.numpy.load_file(folder / FILE)
+    compiled = {
+        name.replace("mid_block.", "mid_block._orig_mod."): tensor
+        for name, tensor in tensors.items()
+    }
+    safetensors.numpy.save_file(compiled, folder / FILE)
+    assert_same_params(diffusers_io.load_unet(folder), tiny)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet.down_blocks.0.attentions.0.to_q.lora_A.weight",
+        "down_blocks.0.attentions.0.processor.to_q_lora.up.weight.lora_up",
+        "lora_unet_down_blocks_0_attentions_0_to_q.lora_down.weight",
+    ],
+)
+def test_lora_weights_are_recognized(name, folder):
+    safetensors.numpy.save_file({name: np.ones((4, 4), np.float32)}, folder / FILE)
+    with pytest.raises(ValueError, match=r"holds LoRA weights.*call fuse_lora\(\)"):
+        diffusers_io.load_unet(folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "adapter_model.safetensors"])
+@pytest.mark.parametrize("has_config", [True, False])
+def test_a_folder_of_lora_weights_is_recognized(name, has_config, folder):
+    (folder / FILE).rename(folder / name)
+    if not has_config:
+        (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"holds LoRA weights.*call fuse_lora\(\)"):
+        models.load(folder)
+
+
+@pytest.mark.parametrize("name", ["v1.safetensors", "v1.ckpt", "sub/v1.safetensors"])
+def test_a_checkpoint_in_one_file_is_recognized(name, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"x")
+    model = path.parent if "/" in name else path
+    with pytest.raises(ValueError, match=r"v1.* is a checkpoint in one file.*from_single_file"):
+        models.load(model)
+
+
+def test_the_tensors_of_a_checkpoint_in_one_file_are_recognized(folder):
+    tensors = {"model.diffusion_model.input_blocks.0.0.weight": np.ones((4, 4), np.float32)}
+    safetensors.numpy.save_file(tensors, folder / FILE)
+    with pytest.raises(ValueError, match=r"is a checkpoint in one file.*from_single_file"):
+        diffusers_io.load_unet(folder)
+
+
+def test_a_file_of_a_models_folder_is_recognized(folder):
+    with pytest.raises(ValueError, match=f"is one file of a model; give its folder {folder}"):
+        models.load(folder / FILE)
+
+
+def test_a_weights_file_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no .*v1.safetensors; give"):
+        models.load(tmp_path / "v1.safetensors")
+
+
+@pytest.mark.parametrize("name", [FILE, "diffusion_pytorch_model.bin"])
+def test_a_git_lfs_pointer_is_recognized(name, folder):
+    (folder / FILE).unlink()
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3438354725\n"
+    (folder / name).write_text(pointer)
+    with pytest.raises(ValueError, match=f"{name} is a Git LFS pointer .* run git lfs pull"):
+        diffusers_io.load_unet(folder)
+
+
+@pytest.mark.parametrize("channels", [(2, 1), (1, 2), (6, 3)])
+def test_a_unet_that_is_not_unconditional_is_refused(channels, folder):
+    edit_json(folder / "config.json", in_channels=channels[0], out_channels=channels[1])
+    sentence = f"takes {channels[0]} channels and returns {channels[1]}"
+    with pytest.raises(ValueError, match=sentence):
+        models.load(folder)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.uint8, np.bool_])
+def test_integer_weights_are_refused(dtype, folder):
+    tensors = safetensors.numpy.load_file(folder / FILE)
+    tensors["conv_in.bias"] = tensors["conv_in.bias"].astype(dtype)
+    safetensors.numpy.save_file(tensors, folder / FILE)
+    sentence = f"conv_in.bias of type {np.dtype(dtype)}, and weights must be floating point"
+    with pytest.raises(ValueError, match=sentence):
+        diffusers_io.load_unet(folder)
+
+
 def test_broken_and_missing_weights_are_one_sentence(folder):
     (folder / FILE).write_bytes((folder / FILE).read_bytes()[:5000])
     with pytest.raises(ValueError, match="cannot read weights from"):
@@ -211,6 +325,43 @@ def test_pipelines_schedulers_and_models_load(tiny, tmp_path):
     assert_same_params(converted.unet, tiny)
     assert converted.config == model.config
     assert models.load(tmp_path / "converted/unet").prediction == "x0"
+
+
+@pytest.mark.parametrize(
+    ("unet", "scheduler", "model"),
+    [
+        ("unet", "scheduler", "."),
+        ("unet", "scheduler", "unet"),
+        ("my_unet", "scheduler", "my_unet"),
+        ("unet_ema", ".", "unet_ema"),
+        (".", ".", "."),
+        ("checkpoint-20/unet", "scheduler", "checkpoint-20/unet"),
+        ("checkpoint-20/unet", "scheduler", "checkpoint-20"),
+        ("checkpoint-20/unet_ema", "scheduler", "checkpoint-20/unet_ema"),
+        ("checkpoint-20", "scheduler", "checkpoint-20"),
+    ],
+)
+def test_the_scheduler_is_found_beside_and_above_the_unet(
+    unet, scheduler, model, tiny, tmp_path, caplog
+):
+    diffusers_io.save_unet(tiny, tmp_path / unet)
+    fields = {"_class_name": "DDPMScheduler", "beta_end": 0.05, "prediction_type": "v_prediction"}
+    (tmp_path / scheduler).mkdir(exist_ok=True)
+    (tmp_path / scheduler / "scheduler_config.json").write_text(json.dumps(fields))
+    loaded = models.load(tmp_path / model)
+    assert loaded.prediction == "v"
+    alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.05, 1000))
+    np.testing.assert_allclose(loaded.schedule.alpha_bar, alpha_bar, rtol=1e-5)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("unet", ["unet", "run/unet"])
+def test_a_scheduler_that_is_assumed_is_said(unet, tiny, tmp_path, caplog):
+    """One two folders above belongs to the U-Net in a training run's checkpoint alone."""
+    diffusers_io.save_unet(tiny, tmp_path / "models" / unet)
+    (tmp_path / "scheduler_config.json").write_text("{}")
+    models.load(tmp_path / "models" / unet)
+    assert "linear schedule and a network that predicts eps are assumed" in caplog.text
 
 
 @pytest.mark.parametrize(

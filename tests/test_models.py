@@ -108,3 +108,31 @@ def test_the_folder_of_another_model_is_not_written(minimal_unet, tmp_path):
 
 def test_configs_are_hashable():
     assert hash(dataclasses.replace(TINY_CONFIG)) == hash(TINY_CONFIG)
+
+
+def test_a_damaged_last_checkpoint_is_refused_and_an_older_one_can_be_named(minimal_unet, tmp_path):
+    models.save(Model(minimal_unet, CUSTOM, "v"), tmp_path)
+    changed = {name: value + 1 for name, value in get_params(minimal_unet).items()}
+    checkpoints.save(tmp_path / "checkpoints", 5, {"ema": changed})
+    (tmp_path / "checkpoints" / "5.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"checkpoint 5 .*differs from its manifest"):
+        models.load(tmp_path)
+    older = models.load(tmp_path, step=0)
+    assert_equal_models(older, Model(minimal_unet, CUSTOM, "v"))
+
+
+def test_a_diffusers_folder_has_no_steps(minimal_unet, tmp_path):
+    model = Model(minimal_unet, CUSTOM, "v", image_shape=(8, 8, 1))
+    models.save(model, tmp_path, "diffusers")
+    with pytest.raises(ValueError, match="has no steps"):
+        models.load(tmp_path, step=3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_cell_with_weights_that_are_not_finite_is_refused(minimal_unet, tmp_path, bad):
+    models.save(Model(minimal_unet, CUSTOM, "v"), tmp_path)
+    params = get_params(minimal_unet)
+    params["conv_in.bias"] = params["conv_in.bias"].at[1].set(bad)
+    checkpoints.save(tmp_path / "checkpoints", 0, {"ema": params})
+    with pytest.raises(ValueError, match=r"finite .* and conv_in.bias in .*checkpoints/0 has"):
+        models.load(tmp_path)

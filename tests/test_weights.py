@@ -4,6 +4,7 @@ import io
 import pickle
 import zipfile
 
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -101,3 +102,32 @@ def test_a_wrong_checksum_names_both(tmp_path):
         perceptual.load("alex", tmp_path / "nowhere")
     with pytest.raises(ValueError, match="choose one of alex, vgg"):
         perceptual.load("squeeze")
+
+
+@pytest.mark.parametrize(
+    ("bad", "dtype"),
+    [
+        (np.nan, np.float32),
+        (np.inf, np.float32),
+        (-np.inf, np.float16),
+        (np.nan, np.float16),
+        (np.nan, ml_dtypes.bfloat16),
+        (-np.inf, ml_dtypes.bfloat16),
+        (1e300, np.float64),
+    ],
+)
+@pytest.mark.parametrize("position", [0, 2, 4])
+def test_weights_that_are_not_finite_are_named(tmp_path, bad, dtype, position):
+    array = np.zeros(5, dtype)
+    array[position] = bad
+    path = tmp_path / "a.safetensors"
+    safetensors.numpy.save_file({"fine": np.ones(3, np.float32), "broken": array}, path)
+    with pytest.raises(ValueError, match=r"finite float32 numbers, and broken in .*a.safetensors"):
+        weights.read(path)
+
+
+def test_the_largest_and_empty_arrays_are_finite(tmp_path):
+    path = tmp_path / "a.npz"
+    largest = np.finfo(np.float32).max
+    np.savez(path, x=np.array([largest, -largest]), empty=np.zeros(0), steps=np.array(3))
+    assert weights.read(path)["x"].max() == largest

@@ -9,8 +9,9 @@ from jax.typing import DTypeLike
 
 from jaxdiff import diffusers_scheduler, files, torch_weights
 from jaxdiff.denoiser import Params
-from jaxdiff.diffusers_config import check_lengths
+from jaxdiff.diffusers_config import CHANNELS, COMMON_RULES, check_lengths
 from jaxdiff.diffusers_io import WEIGHTS
+from jaxdiff.field_rules import FLAG, NULL, TEXT, Rule, check_fields, list_of, number, whole
 from jaxdiff.stable_diffusion.text_encoder import TextConfig, TextEncoder
 from jaxdiff.stable_diffusion.vae import VAE, VAEConfig
 from jaxdiff.unet import UNet
@@ -24,6 +25,8 @@ CONFIGS = (TEXT_CONFIG, UNET_CONFIG, VAE_CONFIG)
 # Names of the weights' files without their endings.
 WEIGHTS_NAMES = {"text_encoder": ("model", "pytorch_model"), "unet": (WEIGHTS,), "vae": (WEIGHTS,)}
 SCHEDULERS = ("PNDMScheduler", "DDIMScheduler")
+# What a U-Net is for that takes more than the latents, by its number of channels.
+PURPOSES = {9: "inpainting", 8: "editing an image by an instruction", 5: "images from depth"}
 # Whether blocks of this type attend to the text.
 HAS_ATTENTION = {
     "CrossAttnDownBlock2D": True,
@@ -56,6 +59,13 @@ UNET_FIELDS: Mapping[str, Any] = {
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
 }
+UNET_RULES: Mapping[str, Rule] = {
+    **COMMON_RULES,
+    "act_fn": TEXT,
+    "cross_attention_dim": CHANNELS,
+    "attention_head_dim": CHANNELS | list_of(CHANNELS, 1, 16),
+    "num_attention_heads": NULL | CHANNELS,
+}
 AUTOENCODER_FIELDS: Mapping[str, Any] = {
     "in_channels": 3,
     "out_channels": 3,
@@ -68,6 +78,23 @@ AUTOENCODER_FIELDS: Mapping[str, Any] = {
     "mid_block_add_attention": True,
     "down_block_types": ["DownEncoderBlock2D"],
     "up_block_types": ["UpDecoderBlock2D"],
+}
+AUTOENCODER_RULES: Mapping[str, Rule] = {
+    **COMMON_RULES,
+    "act_fn": TEXT,
+    "latent_channels": CHANNELS,
+    "scaling_factor": number(1e-6, 1e6),
+    "mid_block_add_attention": FLAG,
+}
+TEXT_RULES: Mapping[str, Rule] = {
+    "vocab_size": whole(1, 10_000_000),
+    "hidden_size": CHANNELS,
+    "intermediate_size": whole(1, 1_000_000),
+    "num_hidden_layers": whole(1, 64),
+    "num_attention_heads": CHANNELS,
+    "max_position_embeddings": whole(3, 65_536),  # its two marks and a word
+    "hidden_act": TEXT,
+    "layer_norm_eps": number(0, 1),
 }
 # Fields that must have these values: with others the model is not Stable Diffusion 1.
 UNET_FIXED: Mapping[str, Any] = {
@@ -162,6 +189,13 @@ def unet_config(raw: Mapping[str, Any], path: epath.PathLike) -> ConditionalConf
         For a U-Net that Stable Diffusion 1 does not have; the message names the field.
     """
     fields = _read_fields(raw, UNET_FIELDS, UNET_FIXED, path)
+    check_fields(fields, UNET_RULES, path)
+    purpose = PURPOSES.get(fields["in_channels"])
+    if purpose and fields["out_channels"] == 4:
+        raise ValueError(
+            f"the U-Net must take 4 channels, as for images from text, and {path} is of a model "
+            f"for {purpose}, which takes {fields['in_channels']}; choose a text-to-image model"
+        )
     if fields["mid_block_type"] not in ("UNetMidBlock2DCrossAttn", None):
         raise ValueError(
             f"mid_block_type must be UNetMidBlock2DCrossAttn or null, got "
@@ -181,7 +215,7 @@ def unet_config(raw: Mapping[str, Any], path: epath.PathLike) -> ConditionalConf
         attention=down,
         up_attention=tuple(depth + 1 - position for position in up),
         # diffusers calls the number of heads attention_head_dim, by an early mistake.
-        heads=fields["num_attention_heads"] or fields["attention_head_dim"],
+        heads=fields["num_attention_heads"] or _equal_heads(fields["attention_head_dim"], path),
         context_features=fields["cross_attention_dim"],
         mid_block=fields["mid_block_type"] is not None,
         sample_size=tuple(size) if isinstance(size, list) else size,
@@ -196,9 +230,21 @@ def unet_config(raw: Mapping[str, Any], path: epath.PathLike) -> ConditionalConf
     )
 
 
+def _equal_heads(heads: int | Sequence[int], path: epath.PathLike) -> int:
+    """The number of heads, of which config.json may have one a level."""
+    if isinstance(heads, int):
+        return heads
+    if len(set(heads)) > 1:
+        raise ValueError(
+            f"every level must have as many heads, got {heads} in {path}; choose another model"
+        )
+    return heads[0]
+
+
 def vae_config(raw: Mapping[str, Any], path: epath.PathLike) -> VAEConfig:
     """The autoencoder's config from its config.json; parameters and errors as in `unet_config`."""
     fields = _read_fields(raw, AUTOENCODER_FIELDS, AUTOENCODER_FIXED, path)
+    check_fields(fields, AUTOENCODER_RULES, path)
     for key, block_types in AUTOENCODER_FIELDS.items():
         if key.endswith("block_types") and set(fields[key]) != set(block_types):
             raise ValueError(
@@ -281,8 +327,10 @@ def abstract(folder: epath.PathLike) -> tuple[TextEncoder, UNet, VAE]:
         Where a config.json describes a network that is not supported, or they do not fit together.
     """
     folder = epath.Path(folder)
+    raw_text = files.read_json(folder / TEXT_CONFIG)
+    check_fields(raw_text, TEXT_RULES, folder / TEXT_CONFIG)
     try:
-        text = TextConfig.read(files.read_json(folder / TEXT_CONFIG))
+        text = TextConfig.read(raw_text)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder / TEXT_CONFIG}: {error}") from None
     unet = unet_config(files.read_json(folder / UNET_CONFIG), folder / UNET_CONFIG)

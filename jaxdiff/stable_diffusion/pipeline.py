@@ -91,10 +91,12 @@ class Pipeline:
         tokenizer = Tokenizer.load(folder / "tokenizer", length)
         num_tokens = tokenizer.num_tokens
         num_embeddings = text_encoder.config.vocab_size
-        if num_tokens > num_embeddings:
+        # Of a textual inversion whose tokens are missing, a prompt would draw something else.
+        if num_tokens != num_embeddings:
             raise ValueError(
-                f"{folder}: its tokenizer must have at most as many tokens as its text encoder, "
-                f"got {num_tokens} and {num_embeddings}; get the whole folder again"
+                f"{folder}: its tokenizer must have as many tokens as its text encoder has rows, "
+                f"got {num_tokens} and {num_embeddings}; get the whole folder again, "
+                "added_tokens.json and tokenizer_config.json too"
             )
         modules = {"text_encoder": text_encoder, "unet": unet, "vae": vae}
         dtype = dtype or compute_dtype()

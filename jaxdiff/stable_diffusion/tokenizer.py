@@ -16,6 +16,7 @@ BEGIN = "<|startoftext|>"
 END = "<|endoftext|>"
 # Pieces of text that are never merged with their neighbors.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+TOKEN_OPTIONS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 log = getLogger(__name__)
 
 
@@ -66,6 +67,7 @@ class Tokenizer:
                 pieces = tokenizers.Tokenizer.from_str(single.read_text())
             else:
                 pieces = _build_from_merges(files.read_json(vocabulary), merges.read_text())
+            _add_tokens(pieces, folder)
             pieces.no_truncation()
             pieces.no_padding()
             return cls(pieces, length, _find_padding(folder))
@@ -128,6 +130,29 @@ def _build_from_merges(vocabulary: Mapping[str, int], merges: str) -> tokenizers
     )
     pieces.add_special_tokens([token for token in (BEGIN, END) if token in vocabulary])
     return pieces
+
+
+def _add_tokens(pieces: tokenizers.Tokenizer, folder: epath.Path) -> None:
+    """Add the tokens that a folder names beside its vocabulary, as textual inversions do."""
+    tokens: dict[int, tokenizers.AddedToken] = {}
+    path = folder / "added_tokens.json"
+    if path.exists():
+        for content, index in files.read_json(path).items():
+            tokens[int(index)] = tokenizers.AddedToken(content)
+    path = folder / "tokenizer_config.json"
+    if path.exists():
+        decoder = files.read_json(path).get("added_tokens_decoder", {})
+        for index, fields in decoder.items():
+            options = {key: fields[key] for key in TOKEN_OPTIONS if key in fields}
+            tokens[int(index)] = tokenizers.AddedToken(fields["content"], **options)
+    for index, token in sorted(tokens.items()):
+        if pieces.token_to_id(token.content) != index:
+            pieces.add_tokens([token])
+        if pieces.token_to_id(token.content) != index:
+            raise ValueError(
+                f"the added token {token.content} must have the number {index}, got "
+                f"{pieces.token_to_id(token.content)}"
+            )
 
 
 def _find_padding(folder: epath.Path) -> str:

@@ -109,7 +109,27 @@ def test_what_is_missing_is_one_sentence(name, sentence, tmp_path):
         (
             "text_encoder/config.json",
             {"vocab_size": 100},
-            "at most as many tokens as its text encoder",
+            "as many tokens as its text encoder has rows",
+        ),
+        (
+            "text_encoder/config.json",
+            {"vocab_size": 1000},
+            "as many tokens as its text encoder has rows",
+        ),
+        (
+            "unet/config.json",
+            {"in_channels": 9},
+            "is of a model for inpainting, which takes 9; choose a text-to-image model",
+        ),
+        (
+            "unet/config.json",
+            {"in_channels": 8},
+            "is of a model for editing an image by an instruction",
+        ),
+        (
+            "model_index.json",
+            {"_class_name": "StableDiffusionInpaintPipeline"},
+            "got a StableDiffusionInpaintPipeline",
         ),
         ("tokenizer/vocab.json", {"<|endoftext|>": None}, "no tokenizer that can be read"),
     ],
@@ -158,6 +178,40 @@ def test_a_text_is_marked_padded_and_cut(tmp_path, caplog):
     assert not caplog.records
     assert tokenizer(["queen " * 9])[0].tolist() == [begin, *[ids["queen</w>"]] * 4, end]
     assert "a prompt of 11 tokens is cut to 6, after ...queen queen queen queen" in caplog.text
+
+
+def write_added_tokens(folder, form, index):
+    """Write <cat-toy> as a textual inversion's folder has it."""
+    if form == "added_tokens.json":
+        tiny.write(folder / form, {"<cat-toy>": index})
+        return
+    begin = {"content": "<|startoftext|>", "normalized": True, "special": True}
+    ids = tiny.vocabulary()
+    decoder = {
+        str(ids["<|startoftext|>"]): begin,
+        str(index): {"content": "<cat-toy>", "lstrip": False, "normalized": True},
+    }
+    tiny.write(folder / "tokenizer_config.json", {"added_tokens_decoder": decoder})
+
+
+@pytest.mark.parametrize("form", ["added_tokens.json", "added_tokens_decoder"])
+def test_added_tokens_are_read(form, tmp_path):
+    folder = tiny.write_configs(tmp_path) / "tokenizer"
+    ids = tiny.vocabulary()
+    write_added_tokens(folder, form, len(ids))
+    tokenizer = Tokenizer.load(folder, length=6)
+    assert tokenizer.num_tokens == len(ids) + 1
+    expected = [ids["a</w>"], len(ids), ids["woman</w>"]]
+    assert tokenizer(["a <cat-toy> woman"])[0].tolist()[1:4] == expected
+
+
+@pytest.mark.parametrize("form", ["added_tokens.json", "added_tokens_decoder"])
+def test_added_tokens_with_other_numbers_are_refused(form, tmp_path):
+    folder = tiny.write_configs(tmp_path) / "tokenizer"
+    index = len(tiny.vocabulary()) + 5
+    write_added_tokens(folder, form, index)
+    with pytest.raises(ValueError, match=f"<cat-toy> must have the number {index}, got"):
+        Tokenizer.load(folder)
 
 
 def test_the_padding_is_the_folders_own(tmp_path):
