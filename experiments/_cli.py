@@ -246,6 +246,41 @@ def parse_integers(values: Sequence[str], flag: str) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
 
 
+def output_file(flag: str, suffix: str, sources: Sequence[str] = ()) -> epath.Path:
+    """The file that a flag names, checked before any work is done.
+
+    Parameters
+    ----------
+    flag
+        The flag's name.
+    suffix
+        How the file has to end, so that no other output of the command takes its name.
+    sources
+        Files and folders that the command reads, which no output may replace or join.
+
+    Raises
+    ------
+    ValueError
+        Where the name ends otherwise, is a folder's, or is within a source.
+    """
+    path = epath.Path(flags.FLAGS[flag].value)
+    if path.suffix != suffix:
+        raise ValueError(
+            f"--{flag} must name a file that ends in {suffix}, got {str(path)!r}; choose another "
+            "name"
+        )
+    if path.is_dir():
+        raise ValueError(f"--{flag} must name a file, and {path} is a folder; add a file's name")
+    place = path.resolve()
+    for source in sources:
+        if epath.Path(source).resolve() in (place, *place.parents):
+            raise ValueError(
+                f"--{flag} must be outside what is read, and {path} is in {source}; choose another "
+                "folder"
+            )
+    return path
+
+
 def short_names(paths: Sequence[str]) -> list[str]:
     """A short name for each file or folder: its own, numbered where two are alike."""
     stems = [epath.Path(path).resolve().stem for path in paths]

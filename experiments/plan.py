@@ -23,7 +23,6 @@ _cli.prepare_environment()
 
 import jax
 from absl import flags
-from etils import epath
 from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Column, Table
@@ -197,6 +196,7 @@ def main() -> None:
     is_local = FLAGS.topology == "local"
     if is_local and FLAGS.slices > 1:
         raise ValueError(f"--slices is {FLAGS.slices}; leave it out with the local devices")
+    out = _cli.output_file("out", ".csv") if FLAGS.out else None
     cells = grid.select(grid.expand(FLAGS.config), FLAGS.cells)
     if not is_local:
         jax.config.update("jax_platforms", "cpu")  # the accelerators here are not needed
@@ -217,9 +217,9 @@ def main() -> None:
         for sentence in list_warnings(by_model[plan.model], plan, devices):
             console.print(f"{plan.model}: {sentence}")
     print_total(plans, devices)
-    if FLAGS.out:
+    if out:
         keys = dict.fromkeys(key for row in rows for key in row)
-        files.write(epath.Path(FLAGS.out), to_csv([{k: row.get(k) for k in keys} for row in rows]))
+        files.write(out, to_csv([{k: row.get(k) for k in keys} for row in rows]))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ flags.DEFINE_string("model", None, "A trained cell's folder, or a diffusers fold
 flags.DEFINE_integer("num", 64, "How many samples.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "The noise bank.", lower_bound=0)
 flags.DEFINE_string(
-    "out", "samples.npz", "Where the samples go; the grid takes the same name with .png."
+    "out",
+    "samples.npz",
+    "Where the samples go, as NAME.npz; the grid goes to NAME.png.",
 )
 flags.DEFINE_integer(
     "batch", 0, "Samples computed at once; 0 takes the model's own number.", lower_bound=0
@@ -122,10 +124,11 @@ def main() -> None:
             "--model is missing; give a cell's folder, as runs/STUDY/cells/NAME, or a diffusers "
             "folder"
         )
+    sources = [FLAGS.model, FLAGS.invert] if FLAGS.invert else [FLAGS.model]
+    out = _cli.output_file("out", ".npz", sources)
     import_plugins(FLAGS.plugins)
     _cli.start_distributed()
     model = models.load(FLAGS.model)
-    out = epath.Path(FLAGS.out)
     run = invert_images if FLAGS.invert else sample_images
     with _cli.Reporter() as progress:
         images = run(build_sampler(model, progress), out)

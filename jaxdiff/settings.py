@@ -361,6 +361,9 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
             value = value.to_dict()
         if not isinstance(value, Mapping):
             raise ValueError(f"{name} must be a dict, got {value!r}")
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"{name} must have strings as names, got {key!r}; write it in ''")
         return dict(value)
     if kind is Any or isinstance(kind, types.UnionType):
         return _plain_tuple(value)

@@ -70,6 +70,7 @@ def test_a_bad_value_is_one_sentence(section, sentence):
             "config.train.stepz does not exist; did you mean config.train.steps",
         ),
         ({"models": "2"}, "config.models must be a dict, got '2'"),
+        ({"models": {2: "2"}}, "config.models must have strings as names, got 2"),
     ],
 )
 def test_a_bad_section_is_one_sentence(changes, sentence):

@@ -1,6 +1,7 @@
 """The settings of a study and the rules that no single setting shows."""
 
 import importlib.util
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from jaxdiff.settings import Config, StudySettings
 AXES = ("seeds", "models", "data.proportions", "data.n")  # what may grow in a begun study
 # Studies that began before these settings existed have their defaults.
 CLAIM_DEFAULTS: Mapping[str, Any] = {"secondary": [], "look": 0}
+MODEL_NAME = re.compile(r"\w[\w.+-]*")
 PATH_KEYS = ("data.dir", "data.cache")  # what a result does not depend on
 
 
@@ -40,6 +42,16 @@ def read_settings(config: Config) -> StudySettings:
     for rule in RULES:
         rule(study)
     return study
+
+
+def _check_model_names(study: StudySettings) -> None:
+    for name in study.models:
+        # A name begins the names of folders; Orbax and --cells take brackets for patterns.
+        if not MODEL_NAME.fullmatch(name):
+            raise ValueError(
+                f"config.models holds the name {name!r}; a name is letters, digits and . _ + - "
+                "alone, as '2-wide', since it begins the names of folders"
+            )
 
 
 def _check_classes(study: StudySettings) -> None:
@@ -174,6 +186,7 @@ def _check_lpips_size(study: StudySettings) -> None:
 
 
 RULES: tuple[Callable[[StudySettings], None], ...] = (
+    _check_model_names,
     _check_classes,
     _check_source,
     _check_groups,

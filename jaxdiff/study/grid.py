@@ -32,7 +32,23 @@ def expand(config: Config) -> list[Cell]:
     study = read_settings(config)
     data = study.data
     grid = itertools.product(study.seeds, data.n, data.proportions, study.models)
-    return [_make_cell(study, seed, n, shares, model) for seed, n, shares, model in grid]
+    cells = [_make_cell(study, seed, n, shares, model) for seed, n, shares, model in grid]
+    _check_names(cells)
+    return cells
+
+
+def _check_names(cells: Sequence[Cell]) -> None:
+    """Raise ValueError where two cells would be written to one folder."""
+    names: set[str] = set()
+    for cell in cells:
+        # Disks of macOS and Windows do not tell A from a.
+        name = cell.name.casefold()
+        if name in names:
+            raise ValueError(
+                f"every cell needs a folder of its own, and two are named {cell.name}; remove "
+                "what config.seeds, data.n, data.proportions or models hold twice"
+            )
+        names.add(name)
 
 
 def _make_cell(study: StudySettings, seed: int, n: int, shares: Any, model: str) -> Cell:
