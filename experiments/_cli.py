@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from experiments._config import ConfigFileError
+
 TERMINATED = 143  # exit status after SIGTERM
 LOCAL_ADDRESS = re.compile("^(--?[a-z_.]+=)?file://(?=/)")
 console = Console(soft_wrap=True, highlight=False)
@@ -197,9 +199,8 @@ def fail(sentence: str, status: int = 1) -> None:
 
 def _sentence(argv: Sequence[str], error: Exception, settings_class: type | None) -> str:
     """What went wrong, in one sentence; an unknown key is named with the nearest one."""
-    config_file = _config_file(argv)
-    if config_file and not os.path.exists(config_file.split(":")[0]):  # get_config has the rest
-        return f"there is no config file {config_file}; see configs/ for those that exist"
+    if isinstance(error, ConfigFileError):
+        return str(error)
     for argument in argv:
         if argument.startswith("--config."):
             key, _, value = argument.removeprefix("--config.").partition("=")
@@ -208,7 +209,13 @@ def _sentence(argv: Sequence[str], error: Exception, settings_class: type | None
                 return sentence
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+    message = " ".join(str(error).split())
+    # A flag's value was seen above; what is left of the settings is the file's.
+    key_match = re.match(r"config\.([\w.]+)", message)
+    file = _config_file(argv)
+    if key_match and file and not any(f"--config.{key_match[1]}=" in text for text in argv):
+        return f"{file}: {message}"
+    return message
 
 
 def _config_file(argv: Sequence[str]) -> str | None:

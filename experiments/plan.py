@@ -23,10 +23,10 @@ _cli.prepare_environment()
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Column, Table
 
+from experiments._config import define_config
 from jaxdiff import files
 from jaxdiff.cells.cell import Cell
 from jaxdiff.planning.chips import CHIPS, open_topology
@@ -35,9 +35,7 @@ from jaxdiff.planning.plan import Plan, list_warnings, plan_for_slices, plan_mod
 from jaxdiff.report.tables import to_csv
 from jaxdiff.study import grid
 
-config_flags.DEFINE_config_file(
-    "config", None, "The study, a file of configs/; --config.KEY=VALUE changes one setting."
-)
+define_config("The study, a file of configs/; --config.KEY=VALUE changes one setting.")
 flags.DEFINE_string(
     "topology",
     "local",
