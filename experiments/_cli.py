@@ -21,7 +21,8 @@ from experiments._config import ConfigFileError
 
 TERMINATED = 143  # exit status after SIGTERM
 LOCAL_ADDRESS = re.compile("^(--?[a-z_.]+=)?file://(?=/)")
-console = Console(soft_wrap=True, highlight=False)
+# Names and paths are printed as they are: rich would take [x] for markup, and :x: for an emoji.
+console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def prepare_environment() -> None:
@@ -312,11 +313,11 @@ class Reporter:
 
     def __init__(self, every: float = 10.0):
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.completed}/{task.total}", markup=False),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         self.prefix = ""
         self._is_live = console.is_terminal

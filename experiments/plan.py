@@ -23,7 +23,6 @@ _cli.prepare_environment()
 
 import jax
 from absl import flags
-from rich.console import Console
 from rich.table import Column, Table
 
 from experiments._config import define_config
@@ -210,7 +209,8 @@ def main() -> None:
     console.print(
         f"{FLAGS.slices} x {FLAGS.topology}: {len(topology)} {kind} devices, {devices.chips} chips"
     )
-    Console(width=max(console.width, 42 + 12 * len(rows))).print(build_table(rows))
+    # Wide enough for all columns, whatever the terminal's width.
+    console.print(build_table(rows), width=max(console.width, 42 + 12 * len(rows)))
     for plan in plans:
         for sentence in list_warnings(by_model[plan.model], plan, devices):
             console.print(f"{plan.model}: {sentence}")

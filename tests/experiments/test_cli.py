@@ -2,6 +2,7 @@
 
 import pytest
 from absl import flags
+from rich.table import Column, Table
 
 from experiments import _cli
 from tests.experiments.commands import fail_command
@@ -42,6 +43,29 @@ def test_an_output_beside_what_is_read(set_out, tmp_path):
     (tmp_path / "model.npz").mkdir()
     with pytest.raises(ValueError, match=r"model.npz is a folder; add a file's name"):
         _cli.output_file("out", ".npz")
+
+
+NAMES = ("[6]", "[/a/b]", "runs/[x]/y", "[bold]", "a [/] b", ":smile:", "x[link=a]", "\\[x]")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_names_are_printed_as_they_are(name, is_terminal, capsys, monkeypatch):
+    """As a line, a table's title, column and cell, a task of the progress, and its note."""
+    monkeypatch.setattr(_cli.console, "_force_terminal", is_terminal)
+    monkeypatch.setattr(_cli.console, "_width", 200)
+    _cli.console.print(f"report: {name}")
+    table = Table(Column(name), title=name)
+    table.add_row(name)
+    _cli.console.print(table, width=200)
+    with _cli.Reporter() as progress:
+        progress.prefix = "[1/3] cell"
+        progress(name, 0, 2, name)
+        _cli.console.print(progress._live.get_renderable())
+        progress(name, 2, 2, name)
+    lines = capsys.readouterr().out
+    assert f"report: {name}\n" in lines
+    assert lines.count(name) >= 6
 
 
 @pytest.mark.slow
