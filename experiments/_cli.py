@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from experiments import _errors
 from experiments._config import ConfigFileError
 
 TERMINATED = 143  # exit status after SIGTERM
@@ -34,6 +35,8 @@ def prepare_environment() -> None:
     temporary memory back after every call, and without huge pages a seventh of a train step goes
     to page faults.
     """
+    if _is_command():
+        _check_flagfiles()
     flags_set = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags_set:
         devices = f"--xla_force_host_platform_device_count={_cpu_devices()}"
@@ -56,6 +59,15 @@ def _cpu_devices() -> int:
     else:
         cores = os.cpu_count() or 1
     return 1 << (min(cores, 8).bit_length() - 1)
+
+
+def _check_flagfiles() -> None:
+    """Fail where a --flagfile cannot be read, which ml_collections does as soon as --config is."""
+    try:
+        flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False)
+    except (flags.Error, ValueError) as error:
+        reason = " ".join(str(error).removeprefix("ERROR:: ").split())
+        fail(f"--flagfile must name a text file with a flag a line ({reason}); correct its path")
 
 
 def _is_command() -> bool:
@@ -122,10 +134,11 @@ def check_required(*names: str) -> None:
 
 
 def run(main: Callable[[], None], description: str, settings_class: type | None = None) -> None:
-    """Parse the flags and call `main`; an error of the input is one sentence and exit status 1.
+    """Parse the flags and call `main`; an error is one sentence and exit status 1.
 
-    SIGTERM in training saves it first; the exit status is then 143. JAXDIFF_TRACEBACK=1 shows
-    where an error was raised.
+    What is no error of the input is a fault of jaxdiff, whose traceback is in a file. SIGTERM in
+    training saves it first; the exit status is then 143. JAXDIFF_TRACEBACK=1 shows where an error
+    was raised.
 
     Parameters
     ----------
@@ -141,7 +154,9 @@ def run(main: Callable[[], None], description: str, settings_class: type | None 
         arguments = [LOCAL_ADDRESS.sub(r"\1", argument) for argument in argv]
         try:
             positional = flags.FLAGS(arguments)
-        except Exception as error:  # ml_collections raises whatever a config file raises
+        except SystemExit:  # absl's --help ends with 1
+            sys.exit(0)
+        except Exception as error:
             fail(_sentence(argv, error, settings_class))
         if len(positional) > 1:
             fail(f"unexpected argument {positional[1]!r}; every option starts with --")
@@ -150,10 +165,13 @@ def run(main: Callable[[], None], description: str, settings_class: type | None 
     def run_guarded(_: Sequence[str]) -> None:
         try:
             main()
-        except (ValueError, OSError) as error:
+        except Exception as error:
             if os.environ.get("JAXDIFF_TRACEBACK"):
                 traceback.print_exc()
-            fail(_sentence(sys.argv, error, settings_class))
+            is_input = isinstance(error, ValueError | OSError) and not _errors.is_full_disk(error)
+            if is_input:
+                fail(_sentence(sys.argv, error, settings_class))
+            fail(_errors.describe(error))
         except KeyboardInterrupt:
             fail("interrupted; the same command goes on from the last checkpoint")
 
