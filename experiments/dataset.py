@@ -26,6 +26,7 @@ from rich.table import Column, Table
 from jaxdiff import files
 from jaxdiff.datasets import registry
 from jaxdiff.datasets.prepare import Prepared, verify
+from jaxdiff.settings import MAX_SIZE
 
 GRID_ROWS = 4
 GRID_COLUMNS = 8
@@ -49,7 +50,7 @@ flags.DEFINE_string(
     "group", "", "The attribute that splits each class into two groups, as Blond_Hair of celeba."
 )
 flags.DEFINE_integer(
-    "size", None, "Pixels on a side; by default 32 for digits and 64 for most others.", 1
+    "size", None, "Pixels on a side; by default 32 for digits and 64 for most others.", 1, MAX_SIZE
 )
 flags.DEFINE_integer("channels", 0, "1 gray, 3 RGB; 0 takes the dataset's own.")
 flags.DEFINE_bool("show", False, "Print counts and proportions, and draw a random grid.")

@@ -80,3 +80,10 @@ def test_names_are_printed_as_they_are(name, is_terminal, capsys, monkeypatch):
 def test_every_command_checks_its_output_first(command, out, suffix):
     sentence = fail_command(*command, f"--out={out}")
     assert f"--out must name a file that ends in {suffix}, got '{out}'" in sentence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["evaluate", "theorems", "dataset"])
+def test_sizes_that_take_all_memory_are_refused(command):
+    sentence = fail_command(command, "--size=100000")
+    assert "100000 is not an integer in the range" in sentence
