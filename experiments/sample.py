@@ -125,10 +125,11 @@ def main() -> None:
             "folder"
         )
     sources = [FLAGS.model, FLAGS.invert] if FLAGS.invert else [FLAGS.model]
-    out = _cli.output_file("out", ".npz", sources)
+    _cli.output_file("out", ".npz", sources)  # before hours of sampling
     import_plugins(FLAGS.plugins)
     _cli.start_distributed()
     model = models.load(FLAGS.model)
+    out = epath.Path(FLAGS.out)
     run = invert_images if FLAGS.invert else sample_images
     with _cli.Reporter() as progress:
         images = run(build_sampler(model, progress), out)

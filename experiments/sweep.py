@@ -173,15 +173,15 @@ def main() -> None:
     cells = grid.rotate_for_array_task(cells, os.environ)
     redo = Redo(FLAGS.redo)
     redo.check_all_matched(stages.stage_names())
+    if FLAGS.dry_run:
+        print_plan(cells, len(config.seeds), config.look)
+    paths = DataPaths(config.data.dir, config.data.cache)
     workdir = epath.Path(FLAGS.workdir or f"runs/{config.name}")
     study_file = workdir / "study.json"
     settings = planned_settings(to_json(config.to_dict()), study_file)
-    if FLAGS.dry_run:
-        print_plan(cells, len(config.seeds), config.look)
     check_study(cells, settings, study_file, config.data.dir)
     if FLAGS.dry_run:
         return
-    paths = DataPaths(config.data.dir, config.data.cache)
     claim_folder(study_file, settings, fixed=fixed_settings)
     with _cli.Reporter() as progress:
         outcome = run_cells(cells, workdir, paths, progress, redo)

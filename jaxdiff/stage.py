@@ -127,7 +127,14 @@ def claim_folder(
     ValueError
         Where the folder was made with other settings, or cannot be written.
     """
-    check_folder(path, settings, fixed)
+    if path.exists():
+        before = fixed(files.read_json(path))
+        after = fixed(settings)
+        if before != after:
+            raise ValueError(
+                f"{path.parent} was made with other settings ({difference(before, after)}); "
+                "choose another --workdir or remove that folder"
+            )
     try:
         if parallel.is_leader():
             files.write_json(path, settings)
@@ -135,23 +142,6 @@ def claim_folder(
         raise ValueError(
             f"{path.parent} cannot be written ({error.strerror}); choose another --workdir"
         ) from None
-
-
-def check_folder(
-    path: epath.Path,
-    settings: Mapping[str, Any],
-    fixed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
-) -> None:
-    """Raise ValueError where a folder was made with other settings; see `claim_folder`."""
-    if not path.exists():
-        return
-    before = fixed(files.read_json(path))
-    after = fixed(settings)
-    if before != after:
-        raise ValueError(
-            f"{path.parent} was made with other settings ({difference(before, after)}); "
-            "choose another --workdir or remove that folder"
-        )
 
 
 def difference(before: Any, after: Any, key: str = "config") -> str:

@@ -5,13 +5,13 @@ from typing import Any
 
 from etils import epath
 
-from jaxdiff import parallel
+from jaxdiff import files, parallel
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.data import check_training_sets, open_cell_dataset
 from jaxdiff.features import perceptual
 from jaxdiff.features.extractors import load_extractor
 from jaxdiff.settings import MeasureSettings
-from jaxdiff.stage import check_folder
+from jaxdiff.stage import difference
 from jaxdiff.study.config import fixed_settings
 
 
@@ -36,11 +36,23 @@ def check_study(
     ValueError
         For the first thing that is missing or does not fit.
     """
-    check_folder(study_file, settings, fixed=fixed_settings)
+    _check_folder(study_file, settings)
     parallel.global_mesh(cells[0].train.batch // cells[0].train.accumulate)
     check_training_sets(cells, data_dir)
     _check_inverted(cells[0], data_dir)
     _check_weights(cells[0].measures)
+
+
+def _check_folder(study_file: epath.Path, settings: Mapping[str, Any]) -> None:
+    if not study_file.exists():
+        return
+    before = fixed_settings(files.read_json(study_file))
+    after = fixed_settings(settings)
+    if before != after:
+        raise ValueError(
+            f"{study_file.parent} was made with other settings ({difference(before, after)}); "
+            "choose another --workdir or remove that folder"
+        )
 
 
 def _check_inverted(cell: Cell, data_dir: str) -> None:
