@@ -17,9 +17,13 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from experiments import _errors
+from experiments._config import ConfigFileError
+
 TERMINATED = 143  # exit status after SIGTERM
 LOCAL_ADDRESS = re.compile("^(--?[a-z_.]+=)?file://(?=/)")
-console = Console(soft_wrap=True, highlight=False)
+# Names and paths are printed as they are: rich would take [x] for markup, and :x: for an emoji.
+console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def prepare_environment() -> None:
@@ -31,6 +35,8 @@ def prepare_environment() -> None:
     temporary memory back after every call, and without huge pages a seventh of a train step goes
     to page faults.
     """
+    if _is_command():
+        _check_flagfiles()
     flags_set = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags_set:
         devices = f"--xla_force_host_platform_device_count={_cpu_devices()}"
@@ -53,6 +59,15 @@ def _cpu_devices() -> int:
     else:
         cores = os.cpu_count() or 1
     return 1 << (min(cores, 8).bit_length() - 1)
+
+
+def _check_flagfiles() -> None:
+    """Fail where a --flagfile cannot be read, which ml_collections does as soon as --config is."""
+    try:
+        flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False)
+    except (flags.Error, ValueError) as error:
+        reason = " ".join(str(error).removeprefix("ERROR:: ").split())
+        fail(f"--flagfile must name a text file with a flag a line ({reason}); correct its path")
 
 
 def _is_command() -> bool:
@@ -119,10 +134,11 @@ def check_required(*names: str) -> None:
 
 
 def run(main: Callable[[], None], description: str, settings_class: type | None = None) -> None:
-    """Parse the flags and call `main`; an error of the input is one sentence and exit status 1.
+    """Parse the flags and call `main`; an error is one sentence and exit status 1.
 
-    SIGTERM in training saves it first; the exit status is then 143. JAXDIFF_TRACEBACK=1 shows
-    where an error was raised.
+    What is no error of the input is a fault of jaxdiff, whose traceback is in a file. SIGTERM in
+    training saves it first; the exit status is then 143. JAXDIFF_TRACEBACK=1 shows where an error
+    was raised.
 
     Parameters
     ----------
@@ -138,7 +154,9 @@ def run(main: Callable[[], None], description: str, settings_class: type | None 
         arguments = [LOCAL_ADDRESS.sub(r"\1", argument) for argument in argv]
         try:
             positional = flags.FLAGS(arguments)
-        except Exception as error:  # ml_collections raises whatever a config file raises
+        except SystemExit:  # absl's --help ends with 1
+            sys.exit(0)
+        except Exception as error:
             fail(_sentence(argv, error, settings_class))
         if len(positional) > 1:
             fail(f"unexpected argument {positional[1]!r}; every option starts with --")
@@ -147,10 +165,13 @@ def run(main: Callable[[], None], description: str, settings_class: type | None 
     def run_guarded(_: Sequence[str]) -> None:
         try:
             main()
-        except (ValueError, OSError) as error:
+        except Exception as error:
             if os.environ.get("JAXDIFF_TRACEBACK"):
                 traceback.print_exc()
-            fail(_sentence(sys.argv, error, settings_class))
+            is_input = isinstance(error, ValueError | OSError) and not _errors.is_full_disk(error)
+            if is_input:
+                fail(_sentence(sys.argv, error, settings_class))
+            fail(_errors.describe(error))
         except KeyboardInterrupt:
             fail("interrupted; the same command goes on from the last checkpoint")
 
@@ -197,9 +218,8 @@ def fail(sentence: str, status: int = 1) -> None:
 
 def _sentence(argv: Sequence[str], error: Exception, settings_class: type | None) -> str:
     """What went wrong, in one sentence; an unknown key is named with the nearest one."""
-    config_file = _config_file(argv)
-    if config_file and not os.path.exists(config_file.split(":")[0]):  # get_config has the rest
-        return f"there is no config file {config_file}; see configs/ for those that exist"
+    if isinstance(error, ConfigFileError):
+        return str(error)
     for argument in argv:
         if argument.startswith("--config."):
             key, _, value = argument.removeprefix("--config.").partition("=")
@@ -208,7 +228,13 @@ def _sentence(argv: Sequence[str], error: Exception, settings_class: type | None
                 return sentence
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+    message = " ".join(str(error).split())
+    # A flag's value was seen above; what is left of the settings is the file's.
+    key_match = re.match(r"config\.([\w.]+)", message)
+    file = _config_file(argv)
+    if key_match and file and not any(f"--config.{key_match[1]}=" in text for text in argv):
+        return f"{file}: {message}"
+    return message
 
 
 def _config_file(argv: Sequence[str]) -> str | None:
@@ -246,6 +272,41 @@ def parse_integers(values: Sequence[str], flag: str) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
 
 
+def output_file(flag: str, suffix: str, sources: Sequence[str] = ()) -> epath.Path:
+    """The file that a flag names, checked before any work is done.
+
+    Parameters
+    ----------
+    flag
+        The flag's name.
+    suffix
+        How the file has to end, so that no other output of the command takes its name.
+    sources
+        Files and folders that the command reads, which no output may replace or join.
+
+    Raises
+    ------
+    ValueError
+        Where the name ends otherwise, is a folder's, or is within a source.
+    """
+    path = epath.Path(flags.FLAGS[flag].value)
+    if path.suffix != suffix:
+        raise ValueError(
+            f"--{flag} must name a file that ends in {suffix}, got {str(path)!r}; choose another "
+            "name"
+        )
+    if path.is_dir():
+        raise ValueError(f"--{flag} must name a file, and {path} is a folder; add a file's name")
+    place = path.resolve()
+    for source in sources:
+        if epath.Path(source).resolve() in (place, *place.parents):
+            raise ValueError(
+                f"--{flag} must be outside what is read, and {path} is in {source}; choose another "
+                "folder"
+            )
+    return path
+
+
 def short_names(paths: Sequence[str]) -> list[str]:
     """A short name for each file or folder: its own, numbered where two are alike."""
     stems = [epath.Path(path).resolve().stem for path in paths]
@@ -270,11 +331,11 @@ class Reporter:
 
     def __init__(self, every: float = 10.0):
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.completed}/{task.total}", markup=False),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         self.prefix = ""
         self._is_live = console.is_terminal

@@ -26,9 +26,9 @@ _cli.prepare_environment()
 from absl import flags
 from etils import epath
 from matplotlib.figure import Figure
-from ml_collections import config_flags
 from rich.table import Table
 
+from experiments._config import define_config
 from jaxdiff import files
 from jaxdiff.analysis import bypass as analysis
 from jaxdiff.analysis import similarity
@@ -43,11 +43,10 @@ from jaxdiff.stable_diffusion.folder import is_pipeline
 from jaxdiff.stage import Redo
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "sd_bypass.py"
-config_flags.DEFINE_config_file(
-    "config",
-    None,
+define_config(
     "The settings, by default those of configs/sd_bypass.py; --config.KEY=VALUE changes one. "
     "The keys:\n\n" + explain(BypassSettings),
+    BypassSettings,
 )
 flags.DEFINE_multi_string(
     "model", [], "A cell's folder, or a diffusers folder of Stable Diffusion 1.x; may be repeated."

@@ -18,6 +18,7 @@ _cli.prepare_environment()
 
 import numpy as np
 from absl import flags
+from etils import epath
 from jaxtyping import Bool
 from matplotlib.figure import Figure
 from rich.table import Column, Table
@@ -25,6 +26,7 @@ from rich.table import Column, Table
 from jaxdiff import files
 from jaxdiff.datasets import registry
 from jaxdiff.datasets.prepare import Prepared, verify
+from jaxdiff.settings import MAX_SIZE
 
 GRID_ROWS = 4
 GRID_COLUMNS = 8
@@ -48,7 +50,7 @@ flags.DEFINE_string(
     "group", "", "The attribute that splits each class into two groups, as Blond_Hair of celeba."
 )
 flags.DEFINE_integer(
-    "size", None, "Pixels on a side; by default 32 for digits and 64 for most others.", 1
+    "size", None, "Pixels on a side; by default 32 for digits and 64 for most others.", 1, MAX_SIZE
 )
 flags.DEFINE_integer("channels", 0, "1 gray, 3 RGB; 0 takes the dataset's own.")
 flags.DEFINE_bool("show", False, "Print counts and proportions, and draw a random grid.")
@@ -88,7 +90,7 @@ def name_members(dataset: registry.Dataset) -> list[tuple[str, Bool[np.ndarray, 
     return members
 
 
-def draw_grid(dataset: registry.Dataset, prepared: Prepared) -> None:
+def draw_grid(dataset: registry.Dataset, prepared: Prepared, out: epath.Path) -> None:
     """Draw random images, each with its class or group above it."""
     order = np.random.default_rng(FLAGS.seed).permutation(len(prepared))
     indices = order[: GRID_ROWS * GRID_COLUMNS]
@@ -105,13 +107,15 @@ def draw_grid(dataset: registry.Dataset, prepared: Prepared) -> None:
         ax.set_axis_off()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
-    files.write(FLAGS.out, buffer.getvalue())
+    files.write(out, buffer.getvalue())
 
 
 def main() -> None:
     if not FLAGS.name:
         raise ValueError(f"--name is missing; choose one of {registry.DATASET_NAMES_HELP}")
     registration = registry.find_registration(FLAGS.name)
+    folder = FLAGS.name.removeprefix("folder:")
+    out = _cli.output_file("out", ".png", [] if folder == FLAGS.name else [folder])
     dataset = registry.open_dataset(
         FLAGS.name,
         size=FLAGS.size or registration.size,
@@ -128,9 +132,9 @@ def main() -> None:
         verify(prepared)
         size = sum(path.stat().length for path in prepared.folder.iterdir())
         _cli.console.print(count_table(dataset))
-        draw_grid(dataset, prepared)
+        draw_grid(dataset, prepared, out)
         _cli.console.print(
-            f"{size / 1e6:,.1f} MB, every file as it was written; {FLAGS.out} shows "
+            f"{size / 1e6:,.1f} MB, every file as it was written; {out} shows "
             f"{min(len(prepared), GRID_ROWS * GRID_COLUMNS)} of the images"
         )
 

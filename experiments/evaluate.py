@@ -29,7 +29,7 @@ from jaxdiff.evaluation import EvaluationSettings, Reference, evaluate
 from jaxdiff.measures.artifacts import Images, Roles
 from jaxdiff.measures.registry import MEASURES, load_measures
 from jaxdiff.plugins import import_plugins
-from jaxdiff.settings import MeasureSettings
+from jaxdiff.settings import MAX_SIZE, MeasureSettings
 from jaxdiff.stage import Redo
 from jaxdiff.study import pairwise
 
@@ -46,7 +46,11 @@ flags.DEFINE_string(
     "held_out", None, "Images like the reference that no model was trained on, to compare with."
 )
 flags.DEFINE_integer(
-    "size", None, "Crop and resize all images to squares of this many pixels.", lower_bound=1
+    "size",
+    None,
+    "Crop and resize all images to squares of this many pixels.",
+    lower_bound=1,
+    upper_bound=MAX_SIZE,
 )
 flags.DEFINE_enum("lpips", "vgg", ["vgg", "alex", "none"], "The network of LPIPS.")
 flags.DEFINE_list(

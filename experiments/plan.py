@@ -23,11 +23,9 @@ _cli.prepare_environment()
 
 import jax
 from absl import flags
-from etils import epath
-from ml_collections import config_flags
-from rich.console import Console
 from rich.table import Column, Table
 
+from experiments._config import define_config
 from jaxdiff import files
 from jaxdiff.cells.cell import Cell
 from jaxdiff.planning.chips import CHIPS, open_topology
@@ -36,9 +34,7 @@ from jaxdiff.planning.plan import Plan, list_warnings, plan_for_slices, plan_mod
 from jaxdiff.report.tables import to_csv
 from jaxdiff.study import grid
 
-config_flags.DEFINE_config_file(
-    "config", None, "The study, a file of configs/; --config.KEY=VALUE changes one setting."
-)
+define_config("The study, a file of configs/; --config.KEY=VALUE changes one setting.")
 flags.DEFINE_string(
     "topology",
     "local",
@@ -197,6 +193,7 @@ def main() -> None:
     is_local = FLAGS.topology == "local"
     if is_local and FLAGS.slices > 1:
         raise ValueError(f"--slices is {FLAGS.slices}; leave it out with the local devices")
+    out = _cli.output_file("out", ".csv") if FLAGS.out else None
     cells = grid.select(grid.expand(FLAGS.config), FLAGS.cells)
     if not is_local:
         jax.config.update("jax_platforms", "cpu")  # the accelerators here are not needed
@@ -212,14 +209,15 @@ def main() -> None:
     console.print(
         f"{FLAGS.slices} x {FLAGS.topology}: {len(topology)} {kind} devices, {devices.chips} chips"
     )
-    Console(width=max(console.width, 42 + 12 * len(rows))).print(build_table(rows))
+    # Wide enough for all columns, whatever the terminal's width.
+    console.print(build_table(rows), width=max(console.width, 42 + 12 * len(rows)))
     for plan in plans:
         for sentence in list_warnings(by_model[plan.model], plan, devices):
             console.print(f"{plan.model}: {sentence}")
     print_total(plans, devices)
-    if FLAGS.out:
+    if out:
         keys = dict.fromkeys(key for row in rows for key in row)
-        files.write(epath.Path(FLAGS.out), to_csv([{k: row.get(k) for k in keys} for row in rows]))
+        files.write(out, to_csv([{k: row.get(k) for k in keys} for row in rows]))
 
 
 if __name__ == "__main__":

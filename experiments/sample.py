@@ -37,7 +37,9 @@ flags.DEFINE_integer("step", None, "Checkpoint of a cell; by default its last on
 flags.DEFINE_integer("num", 64, "How many samples.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "The noise bank.", lower_bound=0)
 flags.DEFINE_string(
-    "out", "samples.npz", "Where the samples go; the grid takes the same name with .png."
+    "out",
+    "samples.npz",
+    "Where the samples go, as NAME.npz; the grid goes to NAME.png.",
 )
 flags.DEFINE_integer(
     "batch", 0, "Samples computed at once; 0 takes the model's own number.", lower_bound=0
@@ -123,6 +125,8 @@ def main() -> None:
             "--model is missing; give a cell's folder, as runs/STUDY/cells/NAME, or a diffusers "
             "folder"
         )
+    sources = [FLAGS.model, FLAGS.invert] if FLAGS.invert else [FLAGS.model]
+    _cli.output_file("out", ".npz", sources)  # before hours of sampling
     import_plugins(FLAGS.plugins)
     _cli.start_distributed()
     model = models.load(FLAGS.model, FLAGS.step)

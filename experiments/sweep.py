@@ -23,14 +23,14 @@ _cli.prepare_environment()
 import jax
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
 from rich.table import Column, Table
 
+from experiments._config import define_config
 from jaxdiff import checkpoints, parallel, report, results
 from jaxdiff.analysis.claims import judge_study
 from jaxdiff.analysis.plan import Plan
 from jaxdiff.cells.cell import Cell
-from jaxdiff.cells.data import DataPaths, check_training_sets
+from jaxdiff.cells.data import DataPaths
 from jaxdiff.settings import SHARE_FORMS, explain, to_json
 from jaxdiff.stage import Redo, claim_folder
 from jaxdiff.study import grid, lock, pairwise, stages
@@ -38,14 +38,13 @@ from jaxdiff.study.config import fixed_settings
 from jaxdiff.study.cost import Cost, estimate_cost
 from jaxdiff.study.metrics_writer import DivergedError
 from jaxdiff.study.planned import planned_settings
+from jaxdiff.study.preflight import check_study
 
-config_flags.DEFINE_config_file(
-    "config", None, "The study, a file of configs/; --config.KEY=VALUE changes one setting."
-)
+define_config("The study, a file of configs/; --config.KEY=VALUE changes one setting.")
 flags.DEFINE_string("workdir", None, "Folder of everything that is written; default runs/NAME.")
 flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, as '2-*-s0'.")
 flags.DEFINE_string("shard", "1/1", "i/n: only every n-th cell, from the i-th on.")
-flags.DEFINE_bool("dry_run", False, "Print cells, sizes, time and disk; run nothing.")
+flags.DEFINE_bool("dry_run", False, "Print cells, sizes, time and disk; refuse what a run would.")
 flags.DEFINE_bool("profile", False, "Record a few train steps of the first cell.")
 _cli.define_redo()
 _cli.define_distributed()
@@ -184,8 +183,10 @@ def main() -> None:
     study_file = workdir / "study.json"
     settings = planned_settings(to_json(config.to_dict()), all_cells, study_file)
     if FLAGS.dry_run:
-        return print_plan(cells, Plan.from_study(settings))
-    check_training_sets(cells, config.data.dir)
+        print_plan(cells, Plan.from_study(settings))
+    check_study(cells, settings, study_file, config.data.dir)
+    if FLAGS.dry_run:
+        return
     paths = DataPaths(config.data.dir, config.data.cache)
     claim_folder(study_file, settings, fixed=fixed_settings)
     with _cli.Reporter() as progress:

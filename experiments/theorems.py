@@ -25,6 +25,7 @@ from jaxdiff.cells.data import DataPaths
 from jaxdiff.datasets.registry import DATASET_NAMES_HELP
 from jaxdiff.landscape import theorem_run
 from jaxdiff.report import style, tables, theorem_figures
+from jaxdiff.settings import MAX_SIZE
 from jaxdiff.stage import Redo
 
 _cli.define_workdir("runs/theorems")
@@ -33,7 +34,7 @@ _cli.define_redo()
 flags.DEFINE_string("source", "digits", f"The images that are retrieved: {DATASET_NAMES_HELP}.")
 flags.DEFINE_list("classes", ["6", "9"], "The two classes.")
 flags.DEFINE_integer("n", 200, "Images in each memory.", lower_bound=10)
-flags.DEFINE_integer("size", 16, "Pixels on a side.", lower_bound=4)
+flags.DEFINE_integer("size", 16, "Pixels on a side.", lower_bound=4, upper_bound=MAX_SIZE)
 flags.DEFINE_integer("samples", 1000, "Samples behind each share.", lower_bound=10)
 flags.DEFINE_integer("grids", 2000, "Simulated grids behind each share of Figure 3.", lower_bound=2)
 flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", lower_bound=0)

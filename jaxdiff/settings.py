@@ -2,8 +2,6 @@
 
 import dataclasses
 import difflib
-import math
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias, TypeVar
@@ -11,9 +9,11 @@ from typing import Any, TypeAlias, TypeVar
 import ml_collections
 
 from jaxdiff import optimizers, samplers
+from jaxdiff.typed_values import checked_value
 
 T = TypeVar("T")
 SHARE_FORMS = ("forced_choice", "loss_corrected", "gated")
+MAX_SIZE = 8192  # pixels; larger images are a slip of the pen, and take all memory
 Config: TypeAlias = ml_collections.ConfigDict | Mapping[str, Any]
 
 
@@ -83,7 +83,7 @@ class DataSettings:
     n: tuple[int, ...] = setting(
         (300,), "training images of a model, equal at every proportion", min=1, nonempty=True
     )
-    size: int = setting(16, "height and width of the images in pixels", min=1)
+    size: int = setting(16, "height and width of the images in pixels", min=1, max=MAX_SIZE)
     channels: int = setting(
         0, "1 for gray, 3 for RGB; 0 takes the dataset's default", choices=(0, 1, 3)
     )
@@ -244,7 +244,7 @@ class StudySettings:
         min=0,
         nonempty=True,
     )
-    width: float = setting(1.0, "factor on the channels and groups of every model", above=0)
+    width: float = setting(1.0, "factor on the channels and groups of every model", above=0, max=64)
     models: dict[str, Any] = setting(
         {"2": "2"},
         "name -> a row of TABLE_A, or {row: ..., FIELD: ...}, or {type: ..., FIELD: ...}",
@@ -291,6 +291,44 @@ def default_config(settings_class: type = StudySettings) -> ml_collections.Confi
     return ml_collections.ConfigDict(dataclasses.asdict(settings_class()))
 
 
+def check_keys(settings_class: type, config: Config) -> None:
+    """Check that a config has every setting, and nothing else.
+
+    Raises
+    ------
+    ValueError
+        Naming the first key that does not exist or is missing.
+    """
+    _check_section_keys(settings_class, config, "", settings_class)
+
+
+def _check_section_keys(kind: type, config: Config, prefix: str, root: type) -> None:
+    _check_known(kind, config, prefix, root)
+    for name, field_kind in typing.get_type_hints(kind).items():
+        key = prefix + name
+        if name not in config:
+            raise ValueError(
+                f"config.{key} is missing; begin with default_config() and leave every key in it"
+            )
+        if dataclasses.is_dataclass(field_kind):
+            _check_section(key, config[name])
+            _check_section_keys(typing.cast(type, field_kind), config[name], key + ".", root)
+
+
+def _check_known(kind: type, config: Config, prefix: str, root: type) -> None:
+    known = {field.name for field in dataclasses.fields(kind)}
+    for name in config:
+        if name not in known:
+            key = f"{prefix}{name}"
+            nearest = nearest_key(key, root)
+            raise ValueError(f"config.{key} does not exist; did you mean config.{nearest}?")
+
+
+def _check_section(key: str, value: Any) -> None:
+    if not isinstance(value, Mapping | ml_collections.ConfigDict):
+        raise ValueError(f"config.{key} must be a section of settings, got {value!r}")
+
+
 def from_config(settings_class: type[T], config: Config) -> T:
     """The typed and checked settings of a config.
 
@@ -311,11 +349,7 @@ def from_config(settings_class: type[T], config: Config) -> T:
 
 def _build(settings_class: Any, config: Config, prefix: str, root: type) -> Any:
     kinds = typing.get_type_hints(settings_class)
-    unknown = [key for key in config if key not in kinds]
-    if unknown:
-        key = prefix + unknown[0]
-        nearest = nearest_key(key, root)
-        raise ValueError(f"config.{key} does not exist; did you mean config.{nearest}?")
+    _check_known(settings_class, config, prefix, root)
     values = {}
     for field in dataclasses.fields(settings_class):
         name = prefix + field.name
@@ -324,75 +358,11 @@ def _build(settings_class: Any, config: Config, prefix: str, root: type) -> Any:
         kind = kinds[field.name]
         value = config[field.name]
         if dataclasses.is_dataclass(kind):
-            if not isinstance(value, Mapping | ml_collections.ConfigDict):
-                raise ValueError(f"config.{name} must be a section of settings, got {value!r}")
+            _check_section(name, value)
             values[field.name] = _build(kind, value, name + ".", root)
         else:
-            values[field.name] = _checked(f"config.{name}", value, kind, field.metadata)
+            values[field.name] = checked_value(f"config.{name}", value, kind, field.metadata)
     return settings_class(**values)
-
-
-def _checked(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> Any:
-    """The value in its setting's type. Raises ValueError where it does not fit."""
-    value = _converted(name, value, kind)
-    if metadata.get("nonempty") and not value:
-        raise ValueError(f"{name} is empty; it needs at least one entry")
-    entries = value if isinstance(value, tuple) else (value,)
-    for entry in entries:
-        _check_bounds(name, entry, metadata)
-    choices = metadata.get("choices")
-    if choices is not None:
-        allowed = choices() if callable(choices) else choices
-        if value not in allowed:
-            names = ", ".join(map(str, allowed))
-            raise ValueError(f"{name} is {value!r}; choose one of {names}")
-    return value
-
-
-def _converted(name: str, value: Any, kind: Any) -> Any:
-    origin = typing.get_origin(kind)
-    if origin is tuple:
-        if not isinstance(value, tuple | list):
-            raise ValueError(f"{name} must be a tuple, got {value!r}; write one entry as (x,)")
-        entry_kind = typing.get_args(kind)[0]
-        return tuple(_converted(name, entry, entry_kind) for entry in value)
-    if origin is dict:
-        if isinstance(value, ml_collections.ConfigDict):
-            value = value.to_dict()
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{name} must be a dict, got {value!r}")
-        return dict(value)
-    if kind is Any or isinstance(kind, types.UnionType):
-        return _plain_tuple(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    # bool is a subclass of int, and True is no number of steps
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        noun = {"int": "a whole number", "float": "a number", "str": "a string"}
-        expected = noun.get(kind.__name__, f"a {kind.__name__}")
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
-    return value
-
-
-def _plain_tuple(value: Any) -> Any:
-    return tuple(_plain_tuple(v) for v in value) if isinstance(value, tuple | list) else value
-
-
-def _check_bounds(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
-    low = metadata.get("min")
-    high = metadata.get("max")
-    above = metadata.get("above")
-    if not isinstance(value, int | float) or (low is None and high is None and above is None):
-        return
-    too_low = (low is not None and value < low) or (above is not None and value <= above)
-    too_high = high is not None and value > high
-    if too_low or too_high or math.isnan(value):
-        bounds = [
-            "" if above is None else f"above {above:g}",
-            "" if low is None else f"at least {low:g}",
-            "" if high is None else f"at most {high:g}",
-        ]
-        raise ValueError(f"{name} must be {' and '.join(filter(None, bounds))}, got {value!r}")
 
 
 def explain(settings_class: type = StudySettings) -> str:

@@ -11,6 +11,21 @@ FIELD_CHOICES = {
     "time_embedding_type": ("positional", "fourier", "learned"),
     "class_embed_type": (None, "timestep", "identity"),
 }
+MAX_CHANNELS = 65_536
+# Larger numbers than the upper bounds are a slip of the pen, and take all memory.
+FIELD_BOUNDS: dict[str, tuple[float, float]] = {
+    "layers_per_block": (1, 64),
+    "norm_num_groups": (1, MAX_CHANNELS),
+    "attn_norm_num_groups": (1, MAX_CHANNELS),
+    "attention_head_dim": (1, MAX_CHANNELS),
+    "in_channels": (1, 1024),
+    "out_channels": (1, 1024),
+    "norm_eps": (0, 1),
+    "dropout": (0, 0.999),
+    "time_embedding_dim": (1, MAX_CHANNELS),
+    "num_train_timesteps": (1, 10_000_000),
+    "num_class_embeds": (1, 10_000_000),
+}
 LEVEL_FIELDS = ("attention", "up_attention", "down_resnet", "up_resnet")
 
 
@@ -109,6 +124,7 @@ class UNetConfig:
                 raise ValueError(
                     f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}"
                 )
+        self._check_bounds()
         for name in LEVEL_FIELDS:
             levels = getattr(self, name) or ()
             if not all(1 <= level <= self.depth for level in levels):
@@ -121,6 +137,18 @@ class UNetConfig:
                 "num_train_timesteps must be set where time_embedding_type is learned, "
                 f"got {self.num_train_timesteps}; set the number of noise steps"
             )
+
+    def _check_bounds(self) -> None:
+        channels = self.block_out_channels
+        if not channels or not all(1 <= count <= MAX_CHANNELS for count in channels):
+            raise ValueError(
+                f"block_out_channels must be one number from 1 to {MAX_CHANNELS:,} a level, "
+                f"got {channels}"
+            )
+        for name, (low, high) in FIELD_BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} must be from {low} to {high:,}, got {value}")
 
     @property
     def depth(self) -> int:

@@ -63,13 +63,14 @@ def test_a_bad_value_is_one_sentence(section, sentence):
         ({"seeds": 3}, r"config.seeds must be a tuple, got 3; write one entry as \(x,\)"),
         ({"seeds": ()}, "config.seeds is empty"),
         ({"seeds": (-1,)}, "config.seeds must be at least 0, got -1"),
-        ({"width": 0.0}, "config.width must be above 0, got 0.0"),
+        ({"width": 0.0}, "config.width must be above 0 and at most 64, got 0.0"),
         ({"train": 7}, "config.train must be a section of settings, got 7"),
         (
             {"train": {"stepz": 5}},
             "config.train.stepz does not exist; did you mean config.train.steps",
         ),
         ({"models": "2"}, "config.models must be a dict, got '2'"),
+        ({"models": {2: "2"}}, "config.models must have strings as names, got 2"),
     ],
 )
 def test_a_bad_section_is_one_sentence(changes, sentence):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 
 from etils import epath
@@ -11,6 +12,14 @@ from jaxdiff.analysis.queries import format_proportions
 from jaxdiff.estimates import Estimate
 from jaxdiff.report.registry import TableRows
 from jaxdiff.results import CellInfo, Result, Section, StudyResults
+
+# OWASP's list; spreadsheets take the full-width forms for the others.
+FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+_ONE_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
+# As format_estimate writes it: with its interval, or alone.
+NUMBER = re.compile(
+    rf"({_ONE_NUMBER}|-inf|\+inf)( \[{_ONE_NUMBER}, {_ONE_NUMBER}\])?", re.IGNORECASE
+)
 
 
 def estimates_table(study: StudyResults, section: Section) -> TableRows:
@@ -71,13 +80,28 @@ def format_estimate(estimate: Estimate | None, digits: int = 3) -> str:
 
 
 def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """The rows as CSV with a header."""
+    """The rows as CSV with a header; no text in it is a formula to a spreadsheet.
+
+    A text that begins as formulas do, and is no number, has an apostrophe before it.
+    """
     text = io.StringIO()
-    header = list(rows[0]) if rows else []
-    writer = csv.DictWriter(text, header, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    header = [_escape_formula(name) for name in rows[0]] if rows else []
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        if row.keys() - rows[0].keys():
+            raise ValueError(f"rows of a table must have the same columns, got {list(row)}")
+        writer.writerow([_escape_formula(row.get(name, "")) for name in rows[0]])
     return text.getvalue()
+
+
+def _escape_formula(cell: object) -> object:
+    """The cell, or text that a spreadsheet shows and does not run."""
+    if not isinstance(cell, str):
+        return cell
+    text = cell.replace("\r", " ")  # which csv leaves unquoted, so that it would end the row
+    is_formula = text.lstrip().startswith(FORMULA_STARTS) and not NUMBER.fullmatch(text)
+    return f"'{text}" if is_formula else text
 
 
 def write(folder: epath.Path, name: str, rows: Sequence[Mapping[str, object]]) -> None:

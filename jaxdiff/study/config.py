@@ -1,6 +1,7 @@
 """The settings of a study and the rules that no single setting shows."""
 
 import importlib.util
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,10 +15,13 @@ from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.measures.registry import load_measures
 from jaxdiff.plugins import import_plugins
 from jaxdiff.settings import Config, MeasureSettings, StudySettings
+from jaxdiff.typed_values import checked_value
 
 AXES = ("seeds", "models", "data.proportions", "data.n")  # what may grow in a begun study
 # Studies that began before these settings existed have their defaults.
 CLAIM_DEFAULTS: Mapping[str, Any] = {"secondary": [], "look": 0}
+MIN_INVERTED_SEEDS = 3  # one encodes, and two decode
+NAME = re.compile(r"\w[\w.+-]*")
 PATH_KEYS = ("data.dir", "data.cache")  # what a result does not depend on
 
 
@@ -35,17 +39,51 @@ def read_settings(config: Config) -> StudySettings:
         Naming the key, the value and what is allowed, for the first value that cannot be used.
     """
     load_measures()
-    import_plugins(config.get("plugins", ()))
+    plugins = config.get("plugins", ())
+    # Before the other settings, whose choices they extend.
+    import_plugins(checked_value("config.plugins", plugins, tuple[str, ...], {}))
     study = settings.from_config(StudySettings, config)
     for rule in RULES:
         rule(study)
     return study
 
 
+def _check_name(study: StudySettings) -> None:
+    if not NAME.fullmatch(study.name):
+        raise ValueError(
+            f"config.name is {study.name!r}; it names the folder runs/NAME, so write letters, "
+            "digits and . _ + - alone"
+        )
+
+
+def _check_model_names(study: StudySettings) -> None:
+    for name in study.models:
+        # A name begins the names of folders; Orbax and --cells take brackets for patterns.
+        if not NAME.fullmatch(name):
+            raise ValueError(
+                f"config.models holds the name {name!r}; a name is letters, digits and . _ + - "
+                "alone, as '2-wide', since it begins the names of folders"
+            )
+
+
 def _check_classes(study: StudySettings) -> None:
     classes = study.data.classes
     if len(classes) != 2 or classes[0] == classes[1]:
         raise ValueError(f"config.data.classes is {classes}; two different classes are needed")
+
+
+def _check_proportions(study: StudySettings) -> None:
+    for shares in study.data.proportions:
+        is_tuple = isinstance(shares, tuple) and len(shares) in (2, 4)
+        if not is_tuple or not all(_is_share(share) for share in shares):
+            raise ValueError(
+                f"config.data.proportions holds {shares!r}; each entry is the shares of the two "
+                "classes, as (0.8, 0.2), or of the four groups, numbers from 0 to 1"
+            )
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _check_source(study: StudySettings) -> None:
@@ -144,7 +182,7 @@ def _check_secondary(study: StudySettings) -> None:
 
 def _is_pair(pair: Any, study: StudySettings) -> bool:
     is_two = isinstance(pair, tuple) and len(pair) == 2 and pair[0] != pair[1]
-    return is_two and all(model in study.models for model in pair)
+    return is_two and all(isinstance(model, str) and model in study.models for model in pair)
 
 
 def _check_seeds(study: StudySettings) -> None:
@@ -179,8 +217,21 @@ def _check_lpips_size(study: StudySettings) -> None:
         )
 
 
+def _check_inverted(study: StudySettings) -> None:
+    roles = 2 if study.data.alternate else 1
+    most = max(len([s for s in study.seeds if s % roles == role]) for role in range(roles))
+    if study.measures.inverted and most < MIN_INVERTED_SEEDS:
+        raise ValueError(
+            f"config.measures.inverted is {study.measures.inverted}; it needs "
+            f"{MIN_INVERTED_SEEDS} seeds of one majority, and config.seeds has {most}"
+        )
+
+
 RULES: tuple[Callable[[StudySettings], None], ...] = (
+    _check_name,
+    _check_model_names,
     _check_classes,
+    _check_proportions,
     _check_source,
     _check_groups,
     _check_sampling_steps,
@@ -194,6 +245,7 @@ RULES: tuple[Callable[[StudySettings], None], ...] = (
     _check_secondary,
     _check_look,
     _check_lpips_size,
+    _check_inverted,
 )
 
 

@@ -12,6 +12,7 @@ from jaxdiff.datasets.registry import default_channels
 from jaxdiff.denoiser import MODELS
 from jaxdiff.settings import Config, StudySettings, to_json
 from jaxdiff.study.config import read_settings
+from jaxdiff.typed_values import check_fields
 from jaxdiff.unet import TABLE_A, UNetConfig
 
 # Environment variables of a scheduler's array of tasks: this task's index, and their number.
@@ -32,7 +33,23 @@ def expand(config: Config) -> list[Cell]:
     study = read_settings(config)
     data = study.data
     grid = itertools.product(study.seeds, data.n, data.proportions, study.models)
-    return [_make_cell(study, seed, n, shares, model) for seed, n, shares, model in grid]
+    cells = [_make_cell(study, seed, n, shares, model) for seed, n, shares, model in grid]
+    _check_names(cells)
+    return cells
+
+
+def _check_names(cells: Sequence[Cell]) -> None:
+    """Raise ValueError where two cells would be written to one folder."""
+    names: set[str] = set()
+    for cell in cells:
+        # Disks of macOS and Windows do not tell A from a.
+        name = cell.name.casefold()
+        if name in names:
+            raise ValueError(
+                f"every cell needs a folder of its own, and two are named {cell.name}; remove "
+                "what config.seeds, data.n, data.proportions or models hold twice"
+            )
+        names.add(name)
 
 
 def _make_cell(study: StudySettings, seed: int, n: int, shares: Any, model: str) -> Cell:
@@ -92,8 +109,11 @@ def build_network_config(study: StudySettings, model: str) -> Any:
         config.train.init do not fit.
     """
     entry = study.models[model]
-    fields = {"row": entry} if isinstance(entry, str) else dict(entry)
-    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    fields = {"row": entry} if isinstance(entry, str) else entry
+    if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
+        raise ValueError(
+            f"config.models.{model} must be a row, as '2', or a dict of fields, got {entry!r}"
+        )
     if "type" in fields:
         return _build_family_config(study, model, fields)
     return _build_unet_config(study, model, fields)
@@ -103,7 +123,7 @@ def _build_family_config(study: StudySettings, model: str, fields: Mapping[str, 
     """Of a registered family: the fields given, and the images' channels and size."""
     changes = dict(fields)
     name = changes.pop("type")
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         families = ", ".join(MODELS)
         raise ValueError(f"config.models.{model} is of type {name!r}; choose one of {families}")
     if study.train.init:
@@ -112,9 +132,15 @@ def _build_family_config(study: StudySettings, model: str, fields: Mapping[str, 
             f"type {name!r}; leave one of them out"
         )
     config_class = MODELS[name].config_class
-    names = _check_fields(config_class, model, changes)
+    changes = check_fields(config_class, changes, f"config.models.{model}")
+    names = {field.name for field in dataclasses.fields(config_class)}
     derived = {"in_channels": image_channels(study), "image_size": study.data.size}
-    return config_class(**{k: v for k, v in derived.items() if k in names} | changes)
+    try:
+        return config_class(**{k: v for k, v in derived.items() if k in names} | changes)
+    except TypeError as error:
+        raise ValueError(
+            f"config.models.{model} lacks a field of its type {name!r}: {error}"
+        ) from None
 
 
 def _build_unet_config(study: StudySettings, model: str, fields: Mapping[str, Any]) -> UNetConfig:
@@ -123,17 +149,19 @@ def _build_unet_config(study: StudySettings, model: str, fields: Mapping[str, An
     row = changes.pop("row", None)
     init = models.load_spec(study.train.init) if study.train.init else None
     rows = TABLE_A if init is None else TABLE_A | {"init": init.config}
-    if row not in rows:
+    if not isinstance(row, str) or row not in rows:
         names = ", ".join(rows)
         raise ValueError(
             f"model {row!r} is not known (config.models, {model!r}); choose one of {names}"
         )
-    _check_fields(UNetConfig, model, changes)
+    changes = check_fields(UNetConfig, changes, f"config.models.{model}")
     channels = image_channels(study)
-    unet = dataclasses.replace(
-        rows[row].widened(study.width),
-        **{"in_channels": channels, "out_channels": channels} | changes,
-    )
+    widened = rows[row].widened(study.width)
+    changes = {"in_channels": channels, "out_channels": channels} | changes
+    try:
+        unet = dataclasses.replace(widened, **changes)
+    except ValueError as error:
+        raise ValueError(f"config.models.{model}: {error}") from None
     if unet.has_classes:
         raise ValueError(
             f"model {row!r} takes class labels (config.models, {model!r}); a study's models "
@@ -143,17 +171,6 @@ def _build_unet_config(study: StudySettings, model: str, fields: Mapping[str, An
         _check_init(study, model, unet, init)
     unet.check_image_size(study.data.size)
     return unet
-
-
-def _check_fields(config_class: type, model: str, changes: Mapping[str, Any]) -> set[str]:
-    names = {field.name for field in dataclasses.fields(config_class)}
-    for name in changes:
-        if name not in names:
-            raise ValueError(
-                f"config.models.{model} sets {name!r}; a {config_class.__name__} has "
-                + ", ".join(sorted(names))
-            )
-    return names
 
 
 def _check_init(study: StudySettings, model: str, unet: UNetConfig, init: models.ModelSpec) -> None:

@@ -1,5 +1,8 @@
 """Tables over a whole study."""
 
+import csv
+import io
+
 import pytest
 from scipy import stats
 
@@ -140,3 +143,37 @@ def test_formatted_estimates_are_empty_where_undefined(value):
     assert text == ("" if value is None else "0.500 [0.480, 0.520]")
     assert tables.format_estimate(None) == ""
     assert tables.format_estimate(Estimate(0.5), digits=1) == "0.5"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=1+1",
+        '=HYPERLINK("http://x","y")',
+        "+cmd|' /C calc'!A0",
+        "-2+3",
+        "-",
+        "@SUM(A1)",
+        " =1",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        "\uff1d1+1",
+        "-1 [=1, 2]",
+    ],
+)
+def test_no_cell_and_no_header_is_a_formula(text):
+    rows = [{"class": text, text: 1}, {"class": f"a{text}", text: text}]
+    header, first, second = csv.reader(io.StringIO(tables.to_csv(rows), newline=""))
+    text = text.replace("\r", " ")
+    assert header == ["class", f"'{text}"]
+    assert first == [f"'{text}", "1"]
+    assert second == [f"a{text}", f"'{text}"]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [-1, -0.5, "-0.5", "+3", "-1e-05", "-.5", "-inf", "-0.133 [-0.180, 0.097]", float("-inf"), 7],
+)
+def test_numbers_stay_numbers(number):
+    assert tables.to_csv([{"value": number}]) in (f"value\n{number}\n", f'value\n"{number}"\n')

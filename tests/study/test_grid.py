@@ -23,6 +23,18 @@ def build_config(**changes):
     return config
 
 
+def change(config, changes):
+    """The config with values that a file may set: of any type, and of keys that do not exist."""
+    config.unlock()
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if key == "models":
+            config.models = {}
+        target = config[section] if name else config
+        target[name or section] = value
+    return config
+
+
 def test_a_grid_of_cells():
     config = build_config(
         seeds=(0, 1), data__n=(100, 300), data__proportions=((0.8, 0.2), (0.6, 0.4))
@@ -107,16 +119,29 @@ def test_the_tasks_of_an_array_begin_at_different_cells():
     ],
 )
 def test_bad_values_get_a_sentence(changes, sentence):
-    config = build_config()
-    config.unlock()
-    for key, value in changes.items():
-        section, _, name = key.partition("__")
-        if key == "models":
-            config.models = {}
-        target = config[section] if name else config
-        target[name or section] = value
+    config = change(build_config(), changes)
     with pytest.raises(ValueError, match=sentence):
         check_training_sets(grid.expand(config))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seeds": (0, 1, 0)},
+        {"data__n": (100, 100)},
+        {"data__proportions": ((0.8, 0.2), [0.8, 0.2])},
+        {"models": {"A": "2", "a": "3"}},
+    ],
+)
+def test_two_cells_in_one_folder_are_refused(changes):
+    with pytest.raises(ValueError, match=r"two are named .*-80_20-n\d+-s0; remove"):
+        grid.expand(change(build_config(), changes))
+
+
+@pytest.mark.parametrize("name", ["", ".", "../x", "a/b", "a\\b", "[2]", "2*", ".2", "a b"])
+def test_the_name_of_a_model_is_fit_for_a_folder(name):
+    with pytest.raises(ValueError, match=r"config.models holds the name .*letters, digits"):
+        grid.expand({"models": {name: "2"}})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""What a study needs before its first cell: data, weights, a batch that fits, its folder."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from jaxdiff import files, parallel
+from jaxdiff.cells.cell import Cell
+from jaxdiff.cells.data import check_training_sets, open_cell_dataset
+from jaxdiff.features import perceptual
+from jaxdiff.features.extractors import load_extractor
+from jaxdiff.settings import MeasureSettings
+from jaxdiff.stage import difference
+from jaxdiff.study.config import fixed_settings
+
+
+def check_study(
+    cells: Sequence[Cell], settings: Mapping[str, Any], study_file: epath.Path, data_dir: str = ""
+) -> None:
+    """Check all that a run of these cells would refuse later; nothing is written.
+
+    Parameters
+    ----------
+    cells
+        The cells that are to be run.
+    settings
+        The content of study.json.
+    study_file
+        The path of study.json, which a study that has begun has written.
+    data_dir
+        Folder of the data as published.
+
+    Raises
+    ------
+    ValueError
+        For the first thing that is missing or does not fit.
+    """
+    _check_folder(study_file, settings)
+    parallel.global_mesh(cells[0].train.batch // cells[0].train.accumulate)
+    check_training_sets(cells, data_dir)
+    _check_inverted(cells[0], data_dir)
+    _check_weights(cells[0].measures)
+
+
+def _check_folder(study_file: epath.Path, settings: Mapping[str, Any]) -> None:
+    if not study_file.exists():
+        return
+    before = fixed_settings(files.read_json(study_file))
+    after = fixed_settings(settings)
+    if before != after:
+        raise ValueError(
+            f"{study_file.parent} was made with other settings ({difference(before, after)}); "
+            "choose another --workdir or remove that folder"
+        )
+
+
+def _check_inverted(cell: Cell, data_dir: str) -> None:
+    wanted = cell.measures.inverted
+    dataset = open_cell_dataset(cell, data_dir)
+    labels = dataset.labels[dataset.pools["held_out"]]
+    available = int(sum((labels == label).sum() for label in (cell.majority, cell.minority)))
+    if wanted > available:
+        raise ValueError(
+            f"config.measures.inverted is {wanted}; there are only {available} held-out images of "
+            "the two classes"
+        )
+
+
+def _check_weights(measures: MeasureSettings) -> None:
+    """Open the weights of every network that measures."""
+    if measures.lpips != "none":
+        perceptual.load(measures.lpips, measures.weights_dir or None)
+    for name in measures.spaces:
+        load_extractor(name, measures.inception or None)

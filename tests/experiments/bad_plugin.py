@@ -1,0 +1,3 @@
+"""A plugin that cannot be imported."""
+
+raise SystemExit("a plugin that ends the process")

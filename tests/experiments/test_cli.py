@@ -1,0 +1,89 @@
+"""What the commands share, in this process: outputs that are checked before any work."""
+
+import pytest
+from absl import flags
+from rich.table import Column, Table
+
+from experiments import _cli
+from tests.experiments.commands import fail_command
+
+
+@pytest.fixture
+def set_out(monkeypatch):
+    """Sets the flag --out, which the commands define."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("out", "", "A file.", flag_values=values)
+    values.mark_as_parsed()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    return lambda value: setattr(values, "out", str(value))
+
+
+@pytest.mark.parametrize("name", ["x.png", "x", "x.npz.png", "x.NPZ", ".npz"])
+def test_an_output_cannot_take_the_name_of_another(name, set_out, tmp_path):
+    set_out(tmp_path / name)
+    with pytest.raises(ValueError, match=r"--out must name a file that ends in .npz, got"):
+        _cli.output_file("out", ".npz")
+
+
+@pytest.mark.parametrize("name", ["samples.npz", "model/samples.npz", "model/unet/x.npz"])
+def test_an_output_cannot_replace_what_is_read(name, set_out, tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "samples.npz").touch()
+    monkeypatch.chdir(tmp_path)
+    for path in (name, tmp_path / name, f"model/../{name}"):
+        set_out(path)
+        with pytest.raises(ValueError, match="--out must be outside what is read"):
+            _cli.output_file("out", ".npz", ["model", str(tmp_path / "samples.npz")])
+
+
+def test_an_output_beside_what_is_read(set_out, tmp_path):
+    (tmp_path / "model").mkdir()
+    set_out(tmp_path / "model.npz")
+    assert _cli.output_file("out", ".npz", [str(tmp_path / "model")]) == tmp_path / "model.npz"
+    (tmp_path / "model.npz").mkdir()
+    with pytest.raises(ValueError, match=r"model.npz is a folder; add a file's name"):
+        _cli.output_file("out", ".npz")
+
+
+NAMES = ("[6]", "[/a/b]", "runs/[x]/y", "[bold]", "a [/] b", ":smile:", "x[link=a]", "\\[x]")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_names_are_printed_as_they_are(name, is_terminal, capsys, monkeypatch):
+    """As a line, a table's title, column and cell, a task of the progress, and its note."""
+    monkeypatch.setattr(_cli.console, "_force_terminal", is_terminal)
+    monkeypatch.setattr(_cli.console, "_width", 200)
+    _cli.console.print(f"report: {name}")
+    table = Table(Column(name), title=name)
+    table.add_row(name)
+    _cli.console.print(table, width=200)
+    with _cli.Reporter() as progress:
+        progress.prefix = "[1/3] cell"
+        progress(name, 0, 2, name)
+        _cli.console.print(progress._live.get_renderable())
+        progress(name, 2, 2, name)
+    lines = capsys.readouterr().out
+    assert f"report: {name}\n" in lines
+    assert lines.count(name) >= 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "out", "suffix"),
+    [
+        (("sample", "--model=m"), "x.png", ".npz"),
+        (("dataset", "--name=digits"), "x.npz", ".png"),
+        (("plan", "--config=configs/quickstart.py"), "configs/quickstart.py", ".csv"),
+    ],
+)
+def test_every_command_checks_its_output_first(command, out, suffix):
+    sentence = fail_command(*command, f"--out={out}")
+    assert f"--out must name a file that ends in {suffix}, got '{out}'" in sentence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["evaluate", "theorems", "dataset"])
+def test_sizes_that_take_all_memory_are_refused(command):
+    sentence = fail_command(command, "--size=100000")
+    assert "100000 is not an integer in the range" in sentence

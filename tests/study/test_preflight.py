@@ -1,0 +1,69 @@
+"""What a run would refuse later is found before its first cell, and nothing is written."""
+
+import jax
+import pytest
+from etils import epath
+
+from jaxdiff import files
+from jaxdiff.settings import to_json
+from jaxdiff.study import grid
+from jaxdiff.study.config import default_config, planned_settings
+from jaxdiff.study.preflight import check_study
+
+
+def check(workdir, **changes):
+    config = default_config()
+    config.width = 0.25
+    config.measures.spaces = ("pixels",)
+    for key, value in changes.items():
+        section, name = key.split("__")
+        config[section][name] = value
+    path = epath.Path(workdir) / "study.json"
+    settings = planned_settings(to_json(config.to_dict()), path)
+    check_study(grid.expand(config), settings, path)
+    return path, settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"data__source": "folder:/nowhere"}, "there is no folder /nowhere"),
+        ({"data__source": "celeba"}, "CelebA is not here"),
+        ({"data__attribute": "Male"}, "attribute 'Male' is not known"),
+        ({"data__classes": (6, 90)}, "config.data.classes holds 90"),
+        ({"data__n": (5000,)}, "at most 300 can be had"),
+        ({"measures__weights_dir": "."}, "there is no LPIPS weights file"),
+        (
+            {"measures__spaces": ("pixels", "inception"), "measures__inception": "pyproject.toml"},
+            "pyproject.toml",
+        ),
+    ],
+)
+def test_what_is_missing_is_found_before(changes, sentence, tmp_path):
+    with pytest.raises(ValueError, match=sentence):
+        check(tmp_path, **changes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_inverted_images_than_there_are(tmp_path):
+    config = default_config()
+    config.width = 0.25
+    config.seeds = (0, 2, 4)
+    config.measures.inverted = 100_000
+    path = epath.Path(tmp_path) / "study.json"
+    with pytest.raises(ValueError, match=r"config.measures.inverted is 100000; there are only"):
+        check_study(grid.expand(config), to_json(config.to_dict()), path)
+
+
+def test_a_batch_that_the_devices_of_several_processes_do_not_divide(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"must be a multiple of their 8 devices, got 30"):
+        check(tmp_path, train__batch=30)
+
+
+def test_a_study_that_began_with_other_settings(tmp_path):
+    path, settings = check(tmp_path)
+    files.write_json(path, settings)
+    check(tmp_path)
+    with pytest.raises(ValueError, match=r"was made with other settings .*train.batch"):
+        check(tmp_path, train__batch=16)
