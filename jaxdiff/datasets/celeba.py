@@ -16,6 +16,7 @@ from etils import epath
 
 from jaxdiff import files
 from jaxdiff.datasets.base import Annotations, DatasetRequest, Image, Source, register_dataset
+from jaxdiff.datasets.image_files import is_image_path, list_images
 from jaxdiff.datasets.image_io import decode_image
 
 IMAGES = "img_align_celeba"
@@ -210,9 +211,8 @@ def _open_images(data_dir: epath.Path) -> _Folder | _Archive:
     if folder.is_dir():
         # Kaggle's archive unpacks to a folder in a folder of the same name
         folder = folder / IMAGES if (folder / IMAGES).is_dir() else folder
-        lengths = files.file_sizes(folder)
-        faces = {name: length for name, length in lengths.items() if name.endswith(".jpg")}
-        return _Folder(os.fspath(folder), faces)
+        lengths = {name: os.path.getsize(folder / name) for name in list_images(folder)}
+        return _Folder(os.fspath(folder), lengths)
     if archive.exists():
         return _open_archive(archive)
     raise ValueError(f"{data_dir} holds neither {IMAGES}/ nor {IMAGES}.zip; {HELP}")
@@ -228,8 +228,8 @@ def _open_archive(path: epath.Path) -> _Archive:
             raise ValueError(
                 f"{path} holds {member!r}, a path that leaves its folder; do not use this archive"
             )
-        if member.endswith(".jpg"):
-            name = member.rpartition("/")[2]
+        name = member.rpartition("/")[2]
+        if is_image_path(member):
             members[name] = member
             lengths[name] = archive.getinfo(member).file_size
     return _Archive(os.fspath(path), lengths, members)
