@@ -37,7 +37,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "data_dir",
     None,
-    "Folder of the data as published: MNIST's idx files or mnist.pkl.gz, "
+    "Folder of the data as published: MNIST's idx files, mnist.pkl.gz or mnist.npz, "
     "CelebA's images and lists.",
 )
 flags.DEFINE_string("cache", "runs/data", "Folder that the prepared dataset is written to.")
