@@ -1,6 +1,7 @@
 """The image files of a folder: which count, and in which order. No JAX."""
 
 import functools
+import hashlib
 import logging
 import multiprocessing
 import os
@@ -92,6 +93,25 @@ def list_images(folder: epath.PathLike) -> list[str]:
                     "so remove it or put the image there"
                 )
     return sort_naturally(path.replace(os.sep, "/") for path in images)
+
+
+def contents_fingerprint(folder: epath.PathLike, names: Iterable[str]) -> str:
+    """SHA-256 of the names and bytes of files in a local folder.
+
+    A process reads them again where a size or a time of change differs.
+    """
+    stats = {name: os.stat(os.path.join(folder, name)) for name in names}
+    states = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items())
+    return _contents_fingerprint(os.fspath(folder), states)
+
+
+@functools.lru_cache(maxsize=4)
+def _contents_fingerprint(folder: str, states: tuple[tuple[str, int, int], ...]) -> str:
+    digests = {}
+    for name, _, _ in states:
+        with open(os.path.join(folder, name), "rb") as file:
+            digests[name] = hashlib.sha256(file.read()).hexdigest()
+    return files.fingerprint(digests)
 
 
 def is_image_path(path: str) -> bool:

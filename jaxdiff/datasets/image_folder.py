@@ -14,7 +14,13 @@ from etils import epath
 
 from jaxdiff import files
 from jaxdiff.datasets.base import Annotations, DatasetRequest, Image, Source, register_dataset
-from jaxdiff.datasets.image_files import is_hidden, list_images, say_once, sort_classes
+from jaxdiff.datasets.image_files import (
+    contents_fingerprint,
+    is_hidden,
+    list_images,
+    say_once,
+    sort_classes,
+)
 from jaxdiff.datasets.image_io import DECODING_VERSION, EXPECTED_IMAGES, decode_image
 from jaxdiff.datasets.metadata import LABEL, find_table, read_table
 
@@ -59,10 +65,9 @@ def open_image_folder(request: DatasetRequest) -> Source:
         annotations.classes,
         np.asarray(annotations.attributes).tolist(),
     ]
-    # the names and lengths of the files stand for their bytes, which would take long to read
-    lengths = {name: os.path.getsize(folder / name) for name in names}
     identity = {
-        "images": files.fingerprint(lengths),
+        # an image can be edited in place, at the same length
+        "images": contents_fingerprint(folder, names),
         "decoding": DECODING_VERSION,
         "columns": files.fingerprint(columns),
         "size": request.size,
