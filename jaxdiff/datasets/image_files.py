@@ -83,10 +83,12 @@ def list_images(folder: epath.PathLike) -> list[str]:
     root = os.fspath(folder)
     images = []
     for parent in _walk_folders(root):
+        inner = os.path.relpath(parent, root)
+        prefix = "" if inner == os.curdir else f"{inner}{os.sep}"
         for name in filter(is_image_name, os.listdir(parent)):
             path = os.path.join(parent, name)
             if os.path.isfile(path):
-                images.append(os.path.relpath(path, root))
+                images.append(prefix + name)
             elif not os.path.isdir(path):
                 raise ValueError(
                     f"{path} is a pipe, a device or a link to nothing; an image file is expected, "
