@@ -39,7 +39,7 @@ def write_images(folder: Path) -> None:
 def read_with_pillow(paths: Sequence[Path]) -> None:
     """What a folder dataset does with each file."""
     for path in paths:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=["JPEG"]) as picture:
             square = picture.convert("RGB").crop((0, 20, 178, 198))
             np.asarray(square.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 

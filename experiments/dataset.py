@@ -34,12 +34,12 @@ GRID_COLUMNS = 8
 flags.DEFINE_string(
     "name",
     None,
-    f"{registry.DATASET_NAMES_HELP}; a folder has a subfolder a class, or metadata.csv.",
+    f"{registry.DATASET_NAMES_HELP}; a folder has a subfolder a class, or metadata.csv or .jsonl.",
 )
 flags.DEFINE_string(
     "data_dir",
     None,
-    "Folder of the data as published: MNIST's idx files or mnist.pkl.gz, "
+    "Folder of the data as published: MNIST's idx files, mnist.pkl.gz or mnist.npz, "
     "CelebA's images and lists.",
 )
 flags.DEFINE_string("cache", "runs/data", "Folder that the prepared dataset is written to.")

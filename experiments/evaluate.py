@@ -24,7 +24,12 @@ from etils import epath
 from jaxdiff import report, results
 from jaxdiff.cells.data import DataPaths
 from jaxdiff.datasets.image_io import read_images
-from jaxdiff.datasets.registry import DATASET_NAMES_HELP, is_dataset_name, open_dataset
+from jaxdiff.datasets.registry import (
+    DATASET_NAMES_HELP,
+    is_dataset_name,
+    name_classes,
+    open_dataset,
+)
 from jaxdiff.evaluation import EvaluationSettings, Reference, evaluate
 from jaxdiff.measures.artifacts import Images, Roles
 from jaxdiff.measures.registry import MEASURES, load_measures
@@ -122,6 +127,7 @@ def read_reference(
             data_dir=FLAGS.data_dir,
             attribute=FLAGS.attribute,
         )
+        name_classes(dataset, _cli.parse_integers(FLAGS.classes, "classes"))
         cache = DataPaths(cache=FLAGS.cache or "").cache_dir(workdir)
         return Reference.from_dataset(dataset, cache, progress)
     held_out = read_images(FLAGS.held_out, FLAGS.size) if FLAGS.held_out else None

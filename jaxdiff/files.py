@@ -92,19 +92,6 @@ def walk(folder: epath.PathLike) -> Iterator[epath.Path]:
             yield child
 
 
-def file_sizes(folder: epath.PathLike) -> dict[str, int]:
-    """Bytes of every file below a local folder by relative path, in path order."""
-    sizes: dict[str, int] = {}
-    # os.scandir is twenty times as fast as `walk` on a folder of 200,000 images.
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if not entry.is_dir():
-            sizes[entry.name] = entry.stat().st_size
-            continue
-        for name, size in file_sizes(entry.path).items():
-            sizes[f"{entry.name}/{name}"] = size
-    return sizes
-
-
 def checksums(folder: epath.PathLike, names: Iterable[str]) -> dict[str, str]:
     """SHA-256 of files by relative path.
 

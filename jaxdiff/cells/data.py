@@ -93,6 +93,7 @@ def _check_classes(cell: Cell, dataset: Dataset) -> None:
                 f"config.data.classes holds {label}; the {count} classes of "
                 f"{cell.data.source} are {names}"
             )
+    registry.name_classes(dataset, (cell.majority, cell.minority))
 
 
 def _check_size(cell: Cell, dataset: Dataset) -> None:

@@ -10,12 +10,14 @@ import functools
 import io
 import os
 import zipfile
+from collections.abc import Iterable
 
 import numpy as np
 from etils import epath
 
 from jaxdiff import files
 from jaxdiff.datasets.base import Annotations, DatasetRequest, Image, Source, register_dataset
+from jaxdiff.datasets.image_files import contents_fingerprint, is_image_path, list_images
 from jaxdiff.datasets.image_io import decode_image
 
 IMAGES = "img_align_celeba"
@@ -72,11 +74,10 @@ def open_published(data_dir: epath.PathLike, size: int, channels: int) -> Source
     partition_path = _find_list(data_dir, PARTITION)
     images = _open_images(data_dir)
     names = list(attributes.rows)  # image i is row i of the list
-    _check_names_match(attributes.path, set(names), data_dir / IMAGES, set(images.lengths))
-    # the names and lengths of the files stand for their bytes, which would take a minute to read
+    _check_names_match(attributes.path, set(names), data_dir / IMAGES, set(images.names))
     identity = {
         "lists": [files.sha256(path) for path in (attributes.path, partition_path)],
-        "images": files.fingerprint(images.lengths),
+        "images": images.fingerprint(),
         "size": size,
         "channels": channels,
     }
@@ -95,10 +96,14 @@ def open_published(data_dir: epath.PathLike, size: int, channels: int) -> Source
 
 @dataclasses.dataclass(frozen=True)
 class _Folder:
-    """Images in a folder, and the length of each file."""
+    """Images in a folder."""
 
     path: str
-    lengths: dict[str, int]
+    names: list[str]
+
+    def fingerprint(self) -> str:
+        """Of the names and bytes."""
+        return contents_fingerprint(self.path, self.names)
 
     def read(self, name: str) -> bytes:
         with open(self.locate(name), "rb") as file:
@@ -111,11 +116,20 @@ class _Folder:
 
 @dataclasses.dataclass(frozen=True)
 class _Archive:
-    """Images in a zip file: the length of each, and its path in the archive."""
+    """Images in a zip file: the path of each in the archive, and the CRC of its bytes."""
 
     path: str
-    lengths: dict[str, int]
     members: dict[str, str]
+    crcs: dict[str, int]
+
+    @property
+    def names(self) -> Iterable[str]:
+        """Names of the images, without their folder."""
+        return self.members.keys()
+
+    def fingerprint(self) -> str:
+        """Of the names and the CRCs, which the archive lists."""
+        return files.fingerprint(self.crcs)
 
     def read(self, name: str) -> bytes:
         return _open_zip(self.path).read(self.members[name])
@@ -210,9 +224,7 @@ def _open_images(data_dir: epath.Path) -> _Folder | _Archive:
     if folder.is_dir():
         # Kaggle's archive unpacks to a folder in a folder of the same name
         folder = folder / IMAGES if (folder / IMAGES).is_dir() else folder
-        lengths = files.file_sizes(folder)
-        faces = {name: length for name, length in lengths.items() if name.endswith(".jpg")}
-        return _Folder(os.fspath(folder), faces)
+        return _Folder(os.fspath(folder), list_images(folder))
     if archive.exists():
         return _open_archive(archive)
     raise ValueError(f"{data_dir} holds neither {IMAGES}/ nor {IMAGES}.zip; {HELP}")
@@ -221,18 +233,18 @@ def _open_images(data_dir: epath.Path) -> _Folder | _Archive:
 def _open_archive(path: epath.Path) -> _Archive:
     _open_zip.cache_clear()  # the file may have been replaced
     archive = _open_zip(os.fspath(path))
-    lengths = {}
     members = {}
+    crcs = {}
     for member in archive.namelist():
         if _leaves_folder(member):
             raise ValueError(
                 f"{path} holds {member!r}, a path that leaves its folder; do not use this archive"
             )
-        if member.endswith(".jpg"):
-            name = member.rpartition("/")[2]
+        name = member.rpartition("/")[2]
+        if is_image_path(member):
             members[name] = member
-            lengths[name] = archive.getinfo(member).file_size
-    return _Archive(os.fspath(path), lengths, members)
+            crcs[name] = archive.getinfo(member).CRC
+    return _Archive(os.fspath(path), members, crcs)
 
 
 def _leaves_folder(member: str) -> bool:

@@ -1,20 +1,22 @@
 """Image files and .npz files as uint8 arrays of one size. No JAX."""
 
 import io
-import os
+import struct
 import zipfile
 import zlib
 
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxdiff.datasets.base import Images
-from jaxdiff.files import walk
+from jaxdiff.datasets.image_files import FORMATS, is_regular_file, list_images, say_once
 
 Pixels = UInt8[np.ndarray, "_height _width _channel"]
-SUFFIXES = frozenset(Image.registered_extensions())
+EXPECTED_IMAGES = "PNG, JPEG, WebP or another common kind of image"
+# Part of the identity of datasets of image files, since it changes what the same bytes decode to.
+DECODING_VERSION = 2
 
 # What Pillow raises for a file that is cut short, damaged, or of a kind that it does not know.
 BROKEN_IMAGE = (
@@ -22,6 +24,7 @@ BROKEN_IMAGE = (
     OSError,
     SyntaxError,
     ValueError,
+    struct.error,
     Image.DecompressionBombError,
 )
 BROKEN_NPZ = (
@@ -42,9 +45,9 @@ def read_images(path: epath.PathLike, size: int | None = None) -> UInt8[np.ndarr
     Parameters
     ----------
     path
-        A folder, whose images are read in the order of their paths, subfolders included; or an
-        .npz that holds uint8 [n, h, w, c] under arr_0 (as ADM's evaluator reads) or as its only
-        array.
+        A folder, whose images are read in the order of their paths (2.png before 10.png),
+        subfolders included; or an .npz that holds uint8 [n, h, w, c] under arr_0 (as ADM's
+        evaluator reads) or as its only array.
     size
         Side of the squares to which the middle of each image is resized; None keeps the size.
 
@@ -72,11 +75,9 @@ def read_images(path: epath.PathLike, size: int | None = None) -> UInt8[np.ndarr
 
 
 def _read_folder(folder: epath.Path, size: int | None) -> np.ndarray:
-    paths = [path for path in walk(folder) if is_image_name(path.name)]
+    paths = [folder / name for name in list_images(folder)]
     if not paths:
-        raise ValueError(
-            f"{folder} holds 0 images; PNG, JPEG or any other kind that Pillow reads is expected"
-        )
+        raise ValueError(f"{folder} holds 0 images; {EXPECTED_IMAGES} is expected")
     images = [decode_image(path.read_bytes(), str(path), size) for path in paths]
     # np.stack would refuse other sizes too, without naming a file
     height, width = images[0].shape[:2]
@@ -90,11 +91,6 @@ def _read_folder(folder: epath.Path, size: int | None) -> np.ndarray:
     return np.stack([_to_channels(image, channels) for image in images])
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file of this name is an image: not hidden, of a suffix that Pillow knows."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-
-
 def _to_channels(image: Pixels, channels: int) -> Pixels:
     return image if image.shape[-1] == channels else np.repeat(image, channels, axis=-1)
 
@@ -102,7 +98,7 @@ def _to_channels(image: Pixels, channels: int) -> Pixels:
 def decode_image(
     data: bytes, name: str, size: int | None = None, channels: int | None = None
 ) -> Pixels:
-    """Decode an image file.
+    """Decode an image file: turned as its EXIF orientation says, transparency over white.
 
     Parameters
     ----------
@@ -121,15 +117,14 @@ def decode_image(
         Where the bytes are not an image, or have no fixed range.
     """
     try:
-        with Image.open(io.BytesIO(data)) as file:
-            picture = _to_eight_bits(file)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+            picture = _to_eight_bits(ImageOps.exif_transpose(file))
             if channels is not None and len(picture.getbands()) != channels:
                 picture = picture.convert("L" if channels == 1 else "RGB")
             array = np.asarray(picture if size is None else _to_square(picture, size))
     except BROKEN_IMAGE as error:
-        reason = (
-            "of no kind that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
-        )
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = f"of no kind among {', '.join(FORMATS)}" if is_unknown else error
         raise ValueError(
             f"{name} cannot be read as an image ({reason}); repair or remove it"
         ) from None
@@ -146,6 +141,13 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
         raise ValueError(f"mode {picture.mode} has no fixed range; save it with 8 bits")
     # palettes and single bits cannot be interpolated, so that this comes before any resizing
     mode = "L" if picture.mode in ("1", "L", "LA") else "RGB"
+    if picture.has_transparency_data:
+        rgba = picture.convert("RGBA")
+        if rgba.getchannel("A").histogram()[255] < rgba.width * rgba.height:
+            # the color below a transparent pixel is whatever a tool left there
+            say_once("transparent parts of images are drawn as white")
+            white = Image.new("RGBA", rgba.size, "white")
+            picture = Image.alpha_composite(white, rgba)
     return picture if picture.mode == mode else picture.convert(mode)
 
 
@@ -160,7 +162,7 @@ def _to_square(picture: Image.Image, size: int) -> Image.Image:
 
 
 def _read_npz(path: epath.Path, size: int | None) -> np.ndarray:
-    if path.suffix != ".npz":
+    if path.suffix != ".npz" or not is_regular_file(path):
         raise ValueError(f"{path} is neither a folder of images nor an .npz file")
     images = _read_npz_array(path)
     if images is None:

@@ -9,6 +9,7 @@ import gzip
 import importlib.resources
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,11 +26,15 @@ from jaxdiff.datasets.base import (
     Source,
     register_dataset,
 )
-from jaxdiff.datasets.image_io import to_size
+from jaxdiff.datasets.image_files import is_regular_file
+from jaxdiff.datasets.image_io import BROKEN_NPZ, to_size
 
 SHA256 = "246e0c30eeea57c8d0037d3f38c8e00651ec204cc61b8022563e9aeeb9d756f4"
 CLASSES = tuple("0123456789")
 PICKLE = "mnist.pkl.gz"
+KERAS = "mnist.npz"
+RAW = "MNIST/raw"  # below torchvision's root
+SIDE = 28
 EMBEDDED = "embedded MNIST digits"
 EMBEDDED_POOL_SHARES = (0.48, 0.32, 0.1, 0.1)  # 240, 160, 50 and 50 of 500
 
@@ -45,7 +50,8 @@ class LabeledImages(NamedTuple):
 def open_digits(request: DatasetRequest) -> Source:
     """The digits of ``data_dir``, else those of a prepared TFDS mnist, else the embedded ones.
 
-    ``data_dir`` holds the four idx files or mnist.pkl.gz.
+    ``data_dir`` holds the four idx files (as published, as Kaggle's archive unpacks, or in
+    torchvision's MNIST/raw), mnist.pkl.gz, or Keras's mnist.npz.
 
     Raises
     ------
@@ -78,16 +84,18 @@ def read_digits(data_dir: epath.PathLike | None) -> tuple[str, LabeledImages]:
     # a folder that the user names comes first; without one TFDS's own is asked
     if folder is not None and _find_idx(folder, "train-images"):
         return "MNIST digits (idx files)", _read_idx(folder)
-    if folder is not None and (folder / PICKLE).exists():
+    if folder is not None and is_regular_file(folder / PICKLE):
         return f"MNIST digits ({PICKLE})", _read_pickle(folder / PICKLE)
+    if folder is not None and is_regular_file(folder / KERAS):
+        return f"MNIST digits ({KERAS})", _read_keras(folder / KERAS)
     digits = _read_tfds(folder)
     if digits is not None:
         return "MNIST digits (TFDS)", digits
     if folder is not None:
         raise ValueError(
             f"{folder} holds no digits; put MNIST's four idx files (train-images-idx3-ubyte, ..., "
-            f"gzipped or not) or {PICKLE} there, or a mnist that TensorFlow Datasets has prepared "
-            "as array_record"
+            f"gzipped or not), {PICKLE} or {KERAS} there, or a mnist that TensorFlow Datasets has "
+            "prepared as array_record"
         )
     return EMBEDDED, embedded()
 
@@ -118,27 +126,22 @@ def _find_idx(folder: epath.Path, stem: str) -> epath.Path | None:
     """The idx file of a stem such as train-images, under any of its published names."""
     kind = "idx3-ubyte" if stem.endswith("images") else "idx1-ubyte"
     # train-images-idx3-ubyte as published; some tools unpack to train-images.idx3-ubyte
-    for separator in "-.":
-        for suffix in ("", ".gz"):
-            path = folder / f"{stem}{separator}{kind}{suffix}"
-            if path.exists():
+    names = [f"{stem}{separator}{kind}{gz}" for separator in "-." for gz in ("", ".gz")]
+    for name in names:
+        # Kaggle's archive unpacks each file into a folder of its name
+        for path in (folder / name, folder / RAW / name, folder / name / name):
+            if is_regular_file(path):
                 return path
     return None
 
 
 def _read_idx(folder: epath.Path) -> LabeledImages:
     """The 60,000 training and 10,000 test digits of the four idx files."""
-    images = []
-    labels = []
+    parts = []
     for part in ("train", "t10k"):
-        images.append(_read_idx_array(folder, f"{part}-images"))
-        labels.append(_read_idx_array(folder, f"{part}-labels"))
-        if len(images[-1]) != len(labels[-1]):
-            raise ValueError(
-                f"the idx files of {folder} hold {len(images[-1])} images and {len(labels[-1])} "
-                "labels; get them again"
-            )
-    return LabeledImages(np.concatenate(images)[..., None], np.concatenate(labels).astype(np.int64))
+        images = _read_idx_array(folder, f"{part}-images")
+        parts.append(_check_pair(folder, images, _read_idx_array(folder, f"{part}-labels")))
+    return _join(parts, folder)
 
 
 def _read_idx_array(folder: epath.Path, stem: str) -> np.ndarray:
@@ -170,19 +173,74 @@ def _gunzip(path: epath.Path) -> bytes:
 
 
 def _read_pickle(path: epath.Path) -> LabeledImages:
-    """The classic file: (train, validation, test), each (float32 [n, 784] in [0, 1], labels)."""
+    """The classic file: (train, validation, test), each (float32 [n, 784] in [0, 1], labels).
+
+    Keras once had (train, test) of uint8 [n, 28, 28] under the same name.
+    """
     # a pickle from the network may hold code; this one's reader builds arrays alone
     parts = weights.unpickle(_gunzip(path), path)
     try:
-        pixels = np.concatenate([np.asarray(part[0]) for part in parts])
-        labels = np.concatenate([np.asarray(part[1]) for part in parts])
-        # its authors divided the bytes by 256
-        images = (pixels.reshape(-1, 28, 28, 1) * 256.0).round().clip(0, 255).astype(np.uint8)
-    except (TypeError, ValueError, IndexError):
+        pairs = [(np.asarray(images), np.asarray(labels)) for images, labels in parts]
+    except (TypeError, ValueError):
         raise ValueError(
-            f"{path} is not the classic {PICKLE}: three pairs of images and labels are expected"
+            f"{path} is not the classic {PICKLE}: pairs of images and labels are expected"
         ) from None
+    return _join([_check_pair(path, images, labels) for images, labels in pairs], path)
+
+
+def _read_keras(path: epath.Path) -> LabeledImages:
+    """The file of Keras: x_train, y_train, x_test, y_test."""
+    names = [f"{kind}_{part}" for part in ("train", "test") for kind in "xy"]
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            train_images, train_labels, test_images, test_labels = [arrays[name] for name in names]
+    except BROKEN_NPZ as error:
+        raise ValueError(
+            f"{path} is not Keras's {KERAS} ({error}); {', '.join(names)} are expected, so get it "
+            "again"
+        ) from None
+    train = _check_pair(path, train_images, train_labels)
+    return _join([train, _check_pair(path, test_images, test_labels)], path)
+
+
+def _join(parts: Sequence[LabeledImages], path: epath.Path) -> LabeledImages:
+    if not parts:
+        raise ValueError(f"{path} holds no digits; get it again")
+    images, labels = zip(*parts, strict=True)
+    return LabeledImages(np.concatenate(images), np.concatenate(labels))
+
+
+def _check_pair(path: epath.Path, pixels: np.ndarray, labels: np.ndarray) -> LabeledImages:
+    """Images as bytes and their labels, one of 0 to 9 an image."""
+    is_digit = labels.ndim == 1 and labels.dtype.kind in "iu" and len(labels) > 0
+    if not is_digit or labels.min() < 0 or labels.max() > 9:
+        raise ValueError(
+            f"{path} holds labels {labels.dtype} {list(labels.shape)}; whole numbers from 0 to 9 "
+            "[n] are expected, so get it again"
+        )
+    shapes = [(len(labels), SIDE, SIDE), (len(labels), SIDE, SIDE, 1), (len(labels), SIDE * SIDE)]
+    if pixels.shape not in shapes:
+        raise ValueError(
+            f"{path} holds images {list(pixels.shape)} with {len(labels)} labels; "
+            f"{list(shapes[0])} are expected, so get it again"
+        )
+    images = _to_bytes(path, pixels.reshape(-1, SIDE, SIDE, 1))
     return LabeledImages(images, labels.astype(np.int64))
+
+
+def _to_bytes(path: epath.Path, pixels: np.ndarray) -> Images:
+    if pixels.dtype == np.uint8:
+        return pixels
+    in_range = pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1
+    # the classic file's authors divided the bytes by 256, others by 255; a NaN is in no range
+    for scale in (256, 255) if in_range else ():
+        scaled = pixels * float(scale)
+        if np.abs(scaled - scaled.round()).max() < 0.01 and scaled.max() < 255.5:
+            return scaled.round().astype(np.uint8)
+    raise ValueError(
+        f"{path} holds pixels {pixels.dtype}; bytes, or bytes divided by 256 or by 255, are "
+        "expected, so get it again"
+    )
 
 
 def _read_tfds(folder: epath.Path | None) -> LabeledImages | None:

@@ -27,6 +27,7 @@ SPLIT = "images"
 FILES = "about.json"
 ANNOTATIONS = "columns.npz"
 MANIFEST = "checksums.json"
+RECORDS = ".array_record"  # in the names of the large files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Prepared:
 
     @functools.cached_property
     def records(self) -> Sequence[dict[str, np.ndarray]]:
-        """TFDS's own data source."""
+        """TFDS's own data source; its files are verified first, once in a process."""
+        _verify_once(os.fspath(self.folder))
         return tfds.builder_from_directory(os.fspath(self.folder)).as_data_source(SPLIT)
 
     def __len__(self) -> int:
@@ -90,16 +92,18 @@ def prepare(
 
 
 def open_prepared(folder: epath.PathLike) -> Prepared:
-    """A folder that `prepare` wrote; `verify` checks its bytes too.
+    """A folder that `prepare` wrote, its small files verified; `verify` reads the records too.
 
     Raises
     ------
     ValueError
-        Where a file is missing or has another length.
+        Where a file is missing, of another length or damaged.
     """
     folder = epath.Path(folder)
+    digests = _read_manifest(folder)
+    # small files are hashed at every start; records when the first one is read
+    _check_digests(folder, {name: digests[name] for name in digests if RECORDS not in name})
     about = files.read_json(folder / FILES)
-    # lengths are checked at every start; checksums only by `verify`, since they take minutes
     for name, length in about["lengths"].items():
         path = folder / name
         if not path.exists() or path.stat().length != length:
@@ -125,11 +129,36 @@ def verify(prepared: Prepared) -> None:
     ValueError
         Naming the first file that is not what was written.
     """
-    for name, digest in files.read_json(prepared.folder / MANIFEST).items():
-        path = prepared.folder / name
-        if not path.exists() or files.sha256(path) != digest:
+    _check_digests(prepared.folder, _read_manifest(prepared.folder))
+
+
+@functools.cache
+def _verify_once(folder: str) -> None:
+    _check_digests(epath.Path(folder), _read_manifest(epath.Path(folder)))
+
+
+def _read_manifest(folder: epath.Path) -> dict[str, str]:
+    """SHA-256 of every file but the manifest."""
+    try:
+        digests = files.read_json(folder / MANIFEST)
+    except ValueError as error:
+        raise ValueError(f"{error}: remove {folder}, and it is prepared again") from None
+    # file managers leave hidden files anywhere
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {MANIFEST}
+    if names != set(digests):
+        differing = min(names ^ set(digests))
+        raise ValueError(
+            f"{folder / differing} is missing, or {MANIFEST} does not list it; remove {folder}, "
+            "and it is prepared again"
+        )
+    return digests
+
+
+def _check_digests(folder: epath.Path, digests: dict[str, str]) -> None:
+    for name, digest in digests.items():
+        if files.sha256(folder / name) != digest:
             raise ValueError(
-                f"{path} is damaged (SHA-256 differs); remove {prepared.folder}, "
+                f"{folder / name} is damaged (SHA-256 differs); remove {folder}, "
                 "and it is prepared again"
             )
 

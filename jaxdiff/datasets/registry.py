@@ -4,6 +4,7 @@ A dataset is added by one function in one file, decorated with `base.register_da
 """
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
@@ -20,6 +21,7 @@ from jaxdiff.datasets.base import (
     register_dataset,
 )
 from jaxdiff.datasets.dataset import Dataset, Split, make_pools
+from jaxdiff.datasets.image_files import say_once
 from jaxdiff.datasets.training_sets import max_grouped_train_size, max_train_size, training_set
 from jaxdiff.progress import Progress, no_progress
 
@@ -34,6 +36,7 @@ __all__ = [
     "load_splits",
     "max_grouped_train_size",
     "max_train_size",
+    "name_classes",
     "open_dataset",
     "open_source",
     "register_dataset",
@@ -92,6 +95,14 @@ def open_dataset(
         group_names=_name_groups(classes, group) if group else (),
         pools=make_pools(source, labels),
     )
+
+
+def name_classes(dataset: Dataset, labels: Sequence[int]) -> None:
+    """Log once which classes these numbers mean, where their names are not the numbers."""
+    names = [dataset.classes[label] for label in labels if 0 <= label < len(dataset.classes)]
+    if names != [str(label) for label in labels]:
+        numbers = ",".join(map(str, labels))
+        say_once(f"classes {numbers} of {dataset.name} are {', '.join(names)}")
 
 
 def _name_groups(classes: tuple[str, ...], attribute: str) -> tuple[str, ...]:

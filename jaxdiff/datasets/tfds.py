@@ -17,7 +17,7 @@ from jaxtyping import Int
 from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxdiff.datasets.base import Annotations, DatasetRequest, Image, Source, register_dataset
-from jaxdiff.datasets.image_io import decode_image
+from jaxdiff.datasets.image_io import DECODING_VERSION, decode_image
 
 PARTITION = ("train", "validation", "test")
 RECORDS_AT_ONCE = 1024
@@ -80,6 +80,7 @@ def open_tfds(request: DatasetRequest) -> Source:
         identity={
             "name": info.full_name,
             "lengths": lengths,
+            "decoding": DECODING_VERSION,
             "size": request.size,
             "channels": request.channels,
         },

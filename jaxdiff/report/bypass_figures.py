@@ -192,7 +192,7 @@ def _wrap(prompt: str) -> str:
 
 
 def _thumbnail(path: epath.Path) -> np.ndarray:
-    with Image.open(io.BytesIO(path.read_bytes())) as image:
+    with Image.open(io.BytesIO(path.read_bytes()), formats=["PNG"]) as image:
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         return np.asarray(image.convert("RGB"))
 

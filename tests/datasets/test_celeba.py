@@ -20,7 +20,8 @@ def test_every_published_form_gives_the_same(tmp_path, archive, table):
     assert annotations.partition.tolist() == [0] * 12 + [1] * 6 + [2] * 6
     published.celeba(tmp_path / "plain")
     for i in range(len(dataset)):
-        with Image.open(tmp_path / "plain" / "img_align_celeba" / f"{i + 1:06d}.jpg") as picture:
+        face = tmp_path / "plain" / "img_align_celeba" / f"{i + 1:06d}.jpg"
+        with Image.open(face, formats=["JPEG"]) as picture:
             square = picture.crop((0, 20, 178, 198)).resize((64, 64), Image.Resampling.BICUBIC)
         np.testing.assert_array_equal(dataset[i], np.asarray(square))
     np.testing.assert_array_equal(dataset.read(np.array([5, 2])), [dataset[5], dataset[2]])
@@ -85,3 +86,21 @@ def test_an_archive_that_leaves_its_folder_is_refused(tmp_path):
     (tmp_path / "img_align_celeba.zip").write_bytes(b"PK no zip")
     with pytest.raises(ValueError, match="cannot be read as a zip"):
         open_published(tmp_path, 64, 3)
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_faces_that_change_at_the_same_length_are_another_dataset(tmp_path, archive):
+    published.celeba(tmp_path, archive=archive)
+    before = open_published(tmp_path, 64, 3).identity
+    path = tmp_path / "img_align_celeba" / "000003.jpg"
+    if archive:
+        with zipfile.ZipFile(tmp_path / "img_align_celeba.zip") as file:
+            contents = {name: file.read(name) for name in file.namelist()}
+        name = next(name for name in contents if name.endswith("000003.jpg"))
+        contents[name] = contents[name][:-3] + b"\0" + contents[name][-2:]
+        with zipfile.ZipFile(tmp_path / "img_align_celeba.zip", "w") as file:
+            for name, data in contents.items():
+                file.writestr(name, data)
+    else:
+        path.write_bytes(path.read_bytes()[:-3] + b"\0" + path.read_bytes()[-2:])
+    assert open_published(tmp_path, 64, 3).identity != before

@@ -1,8 +1,12 @@
+import os
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxdiff.datasets.base import DatasetRequest
+from jaxdiff.datasets.image_files import _contents_fingerprint
 from jaxdiff.datasets.image_folder import open_image_folder
 from jaxdiff.datasets.prepare import prepare
 
@@ -79,3 +83,24 @@ def test_folders_that_are_no_dataset_are_refused(tmp_path):
     save_image(tmp_path / "stray.png")
     with pytest.raises(ValueError, match=r"holds images beside folders of images, as stray.png"):
         open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("keeps_time", [False, True])
+def test_pixels_that_are_edited_in_place_are_prepared_again(tmp_path, keeps_time):
+    folder = tmp_path / "raw"
+    for i in range(3):
+        save_image(folder / f"{i}.bmp", i)
+    first = prepare(open_folder(folder, size=12), tmp_path / "cache", "animals")
+    path = folder / "1.bmp"
+    before = path.stat()
+    pixels = save_image(path, seed=7)
+    assert path.stat().st_size == before.st_size
+    if keeps_time:  # a new process reads every byte, whatever the times
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        _contents_fingerprint.cache_clear()
+    second = prepare(open_folder(folder, size=12), tmp_path / "cache", "animals")
+    np.testing.assert_array_equal(second[1], pixels[:, 4:16])
+    np.testing.assert_array_equal(second[2], first[2])
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    assert open_folder(copy, size=12).identity == open_folder(folder, size=12).identity

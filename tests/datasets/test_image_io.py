@@ -57,7 +57,7 @@ def test_sizes_must_agree_or_be_given(tmp_path):
 def test_palettes_are_converted_before_resizing(tmp_path):
     for name in "ab":
         save_image(tmp_path / f"{name}.png", mode="P")
-    with Image.open(tmp_path / "a.png") as picture:
+    with Image.open(tmp_path / "a.png", formats=["PNG"]) as picture:
         resized = picture.convert("RGB").resize((4, 4), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(read_images(tmp_path, size=4)[0], np.asarray(resized))
 

@@ -10,6 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from jaxdiff.datasets import mnist
 from jaxdiff.datasets.base import DatasetRequest
 from jaxdiff.datasets.mnist import embedded, open_digits
 from tests.datasets import published
@@ -46,6 +47,53 @@ def write_pickle(folder):
     (folder / "mnist.pkl.gz").write_bytes(data)
 
 
+def write_kaggle(folder):
+    """Each file in a folder of its name, beside files of other names."""
+    write_idx(folder)
+    for path in sorted(folder.iterdir()):
+        path.rename(folder / "moved")
+        path.mkdir()
+        (folder / "moved").rename(path / path.name)
+
+
+def write_torchvision(folder):
+    folder.mkdir()
+    write_idx(folder / "raw")
+    (folder / "MNIST").mkdir()
+    (folder / "raw").rename(folder / "MNIST" / "raw")
+
+
+def keras_arrays():
+    images, labels = embedded()
+    return {
+        "x_train": images[TRAIN, ..., 0],
+        "y_train": labels[TRAIN].astype(np.uint8),
+        "x_test": images[TEST, ..., 0],
+        "y_test": labels[TEST].astype(np.uint8),
+    }
+
+
+def write_keras(folder, **changes):
+    folder.mkdir(exist_ok=True)
+    np.savez_compressed(folder / "mnist.npz", **(keras_arrays() | changes))
+
+
+def write_keras_pickle(folder):
+    folder.mkdir()
+    arrays = list(keras_arrays().values())
+    save_pickle(folder, (tuple(arrays[:2]), tuple(arrays[2:])))
+
+
+def save_pickle(folder, parts):
+    (folder / "mnist.pkl.gz").write_bytes(gzip.compress(pickle.dumps(parts, protocol=2)))
+
+
+def write_pickle_of_255(folder):
+    images, labels = embedded()
+    folder.mkdir()
+    save_pickle(folder, [(images[:60].reshape(-1, 784) / np.float32(255), labels[:60])])
+
+
 def write_tfds(folder):
     """A mnist as TFDS prepares it in array_record files (its own features, without TensorFlow)."""
     images, labels = embedded()
@@ -73,7 +121,16 @@ def to_png(pixels):
 
 @pytest.mark.parametrize(
     ("write", "words"),
-    [(write_idx, "idx files"), (write_pickle, "mnist.pkl.gz"), (write_tfds, "TFDS")],
+    [
+        (write_idx, "idx files"),
+        (write_kaggle, "idx files"),
+        (write_torchvision, "idx files"),
+        (write_pickle, "mnist.pkl.gz"),
+        (write_pickle_of_255, "mnist.pkl.gz"),
+        (write_keras_pickle, "mnist.pkl.gz"),
+        (write_keras, "mnist.npz"),
+        (write_tfds, "TFDS"),
+    ],
 )
 def test_every_published_form_gives_the_same(tmp_path, write, words):
     folder = tmp_path / "mnist"
@@ -103,6 +160,77 @@ def test_files_that_are_no_digits_are_named(tmp_path):
     classic.write_bytes(b"no gzip")
     with pytest.raises(ValueError, match="is not a complete gzip file"):
         open_folder(tmp_path)
+
+
+def with_value(array, value, dtype):
+    changed = array.astype(dtype)
+    changed.flat[7] = value
+    return changed
+
+
+IMAGES, LABELS = (array[:20] for array in embedded())
+SMALL = IMAGES.reshape(-1, 784) / np.float32(256)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "message"),
+    [
+        pytest.param(SMALL[:19], LABELS, r"\[19, 784\] with 20 labels", id="fewer images"),
+        pytest.param(SMALL, LABELS[:19], r"\[20, 784\] with 19 labels", id="fewer labels"),
+        pytest.param(with_value(SMALL, np.nan, float), LABELS, "holds pixels float64", id="NaN"),
+        pytest.param(with_value(SMALL, np.inf, float), LABELS, "holds pixels float64", id="inf"),
+        pytest.param(with_value(SMALL, 0.3, float), LABELS, "holds pixels float64", id="no byte"),
+        pytest.param(with_value(SMALL, -0.5, float), LABELS, "holds pixels", id="negative"),
+        pytest.param(SMALL * 256, LABELS, "holds pixels float32", id="0 to 255"),
+        pytest.param(SMALL + 0j, LABELS, "holds pixels complex64", id="complex"),
+        pytest.param(SMALL > 0, LABELS, "holds pixels bool", id="binary"),
+        pytest.param(SMALL, np.eye(10)[LABELS], r"labels float64 \[20, 10\]", id="one-hot"),
+        pytest.param(SMALL, np.eye(10, dtype=int)[LABELS], r"labels int64 \[20, 10\]", id="ints"),
+        pytest.param(SMALL, with_value(LABELS, 10, int), "numbers from 0 to 9", id="ten"),
+        pytest.param(SMALL, with_value(LABELS, -1, int), "numbers from 0 to 9", id="minus one"),
+        pytest.param(SMALL, LABELS + 0.0, r"labels float64 \[20\]", id="labels in floats"),
+        pytest.param(SMALL[:, :729], LABELS, r"images \[20, 729\]", id="27 pixels"),
+    ],
+)
+def test_digits_that_are_wrong_are_refused(tmp_path, pixels, labels, message):
+    save_pickle(tmp_path, [(SMALL, LABELS), (pixels, labels)])
+    with pytest.raises(ValueError, match=message):
+        open_folder(tmp_path)
+    (tmp_path / "mnist.pkl.gz").unlink()
+    write_keras(tmp_path, x_test=pixels, y_test=labels)
+    with pytest.raises(ValueError, match=message):
+        open_folder(tmp_path)
+
+
+def test_labels_over_nine_in_idx_files_are_refused(tmp_path):
+    folder = tmp_path / "mnist"
+    write_idx(folder)
+    path = folder / "t10k-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:-1] + bytes([10]))
+    with pytest.raises(ValueError, match="whole numbers from 0 to 9"):
+        open_folder(folder)
+
+
+@pytest.mark.parametrize("write", [write_idx, write_pickle, write_keras])
+def test_a_flipped_byte_changes_no_digit(tmp_path, write):
+    folder = tmp_path / "mnist"
+    write(folder)
+    images, labels = embedded()
+    packed = [path for path in folder.iterdir() if path.suffix in (".gz", ".npz")]
+    for path in packed:
+        data = path.read_bytes()
+        for position in np.random.default_rng(0).integers(0, len(data), 40):
+            damaged = bytearray(data)
+            damaged[position] ^= 255
+            path.write_bytes(damaged)
+            try:
+                digits = mnist.read_digits(folder)[1]
+            except ValueError:  # a sentence
+                continue
+            # bytes that hold no data, as a time
+            np.testing.assert_array_equal(digits.images, images[:60])
+            np.testing.assert_array_equal(digits.labels, labels[:60])
+        path.write_bytes(data)
 
 
 @pytest.mark.parametrize("module", ["mnist", "colored_mnist", "celeba", "image_folder"])

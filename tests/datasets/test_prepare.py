@@ -93,3 +93,37 @@ def test_damage_is_named(tmp_path):
     message = "array_record-00000-of-00001 is missing or cut short; remove"
     with pytest.raises(ValueError, match=message):
         open_prepared(prepared.folder)
+
+
+NAMES = (
+    "about.json",
+    "checksums.json",
+    "columns.npz",
+    "dataset_info.json",
+    "features.json",
+    "squares-images.array_record-00000-of-00001",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("where", [0.1, 0.5, 0.9])
+def test_a_flipped_byte_is_found_before_an_image_is_read(tmp_path, name, where):
+    folder = prepare(open_squares(), tmp_path, "squares").folder
+    assert sorted(path.name for path in folder.iterdir()) == sorted(NAMES)
+    data = bytearray((folder / name).read_bytes())
+    data[int(where * len(data))] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"remove {folder}, and it is prepared again"):
+        prepare(open_squares(), tmp_path, "squares").read(np.array([0]))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "checksums.json"])
+def test_a_missing_file_is_found(tmp_path, name):
+    folder = prepare(open_squares(), tmp_path, "squares").folder
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=rf"{name} is missing, or checksums.json does not list it"):
+        open_prepared(folder)
+    (folder / name).touch()
+    (folder / "stray").touch()
+    with pytest.raises(ValueError, match=r"stray is missing, or checksums.json does not list it"):
+        open_prepared(folder)

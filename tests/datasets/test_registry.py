@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from jaxdiff.cells.data import check_training_sets
 from jaxdiff.datasets import base, colored_mnist, registry
@@ -203,3 +204,19 @@ def test_datasets_that_cannot_be_had_are_explained(tmp_path):
     message = r"has not prepared cifar10 here, and TensorFlow, .*; or take its images as folder"
     with pytest.raises(ValueError, match=message):
         open_dataset("tfds:cifar10", size=32, channels=3, data_dir=tmp_path)
+
+
+def test_the_chosen_classes_are_named(tmp_path, caplog):
+    for name in ("1", "2", "10", "11"):
+        (tmp_path / name).mkdir()
+        for i in range(40):
+            Image.new("L", (4, 4), i).save(tmp_path / name / f"{i}.png")
+    config = default_config()
+    config.data.source = f"folder:{tmp_path}"
+    config.data.classes = (2, 3)
+    config.data.n = (10,)
+    check_training_sets(expand(config))
+    assert f"classes 2,3 of folder:{tmp_path} are 10, 11" in caplog.text
+    caplog.clear()
+    registry.name_classes(open_dataset("digits", size=32, channels=1), (6, 9))
+    assert not caplog.text

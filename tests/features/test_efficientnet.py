@@ -22,7 +22,7 @@ def compute_logits(params, images):
 def test_it_reads_a_photograph():
     """The portrait of a naval officer that matplotlib ships: suit, ties, gown and uniform."""
     path = pathlib.Path(mpl.get_data_path()) / "sample_data/grace_hopper.jpg"
-    square = Image.open(path).convert("RGB").crop((0, 0, 512, 512))
+    square = Image.open(path, formats=["JPEG"]).convert("RGB").crop((0, 0, 512, 512))
     resized = square.resize((256, 256), Image.Resampling.BICUBIC)
     image = np.asarray(resized.crop((16, 16, 240, 240)))
     logits = np.asarray(jax.jit(compute_logits)(efficientnet.load(), image[None]))[0]
