@@ -63,14 +63,13 @@ class Reference:
     ) -> "Reference":
         """The generator's pool as the reference; the other pools for unseen images."""
         splits = load_splits(dataset, cache, np.sort(dataset.pools["generator"]), progress)
-        dataset_id = {"data": dataset.source.identity, "classes": list(dataset.classes)}
         return cls(
             dataset.name,
             splits["train"].images,
             splits["held_out"].images,
             splits,
             dataset.classes,
-            dataset_id,
+            dataset.contents,
         )
 
     @functools.cached_property

@@ -110,8 +110,9 @@ def claim_folder(
     path: epath.Path,
     settings: Mapping[str, Any],
     fixed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    kind: str = "config",
 ) -> None:
-    """Write the settings that a folder is for.
+    """Write the settings or the data that a folder is for.
 
     Parameters
     ----------
@@ -121,6 +122,8 @@ def claim_folder(
         What the folder is to hold.
     fixed
         The part of the settings that must not change.
+    kind
+        What is named where it differs: config or data.
 
     Raises
     ------
@@ -131,8 +134,9 @@ def claim_folder(
         before = fixed(files.read_json(path))
         after = fixed(settings)
         if before != after:
+            noun = "settings" if kind == "config" else kind
             raise ValueError(
-                f"{path.parent} was made with other settings ({difference(before, after)}); "
+                f"{path.parent} was made with other {noun} ({difference(before, after, kind)}); "
                 "choose another --workdir or remove that folder"
             )
     try:

@@ -54,10 +54,12 @@ def run_cell(
     Raises
     ------
     ValueError
-        Where the folder holds a cell of the same name with other settings.
+        Where the folder holds a cell of the same name with other settings or data.
     """
     context = CellContext(cell, workdir, paths, progress)
     claim_folder(context.folder / "config.json", cell.to_json(), fixed=_without_measures)
+    # Training goes on from a checkpoint, which must be of the same images and first weights.
+    claim_folder(context.folder / "data.json", context.trained_on(), kind="data")
     with lock(workdir / "shared", waiting("the classifiers", progress)):
         _run_classifiers(context, redo)
         if cell.measures.inverted:
@@ -95,19 +97,11 @@ def waiting(task: str, progress: Progress) -> Callable[[str], object]:
     return report
 
 
-def _dataset_id(context: CellContext) -> dict[str, Any]:
-    """What the pools of the dataset and their classes depend on."""
-    return {
-        "data": context.dataset.source.identity,
-        "attribute": context.cell.data.attribute,
-    }
-
-
 def _run_classifiers(context: CellContext, redo: Redo) -> None:
     context.outputs["classifiers"] = run_classifiers(
         context.classifiers.folder,
         context.cell.classifier,
-        _dataset_id(context),
+        context.dataset.contents,
         context.roles.classes,
         len(context.dataset.classes),
         lambda: context.splits,
@@ -121,7 +115,7 @@ def _run_inverted_images(context: CellContext, redo: Redo) -> None:
     shared = context.classifiers.folder
     classes = sorted(context.roles.classes)
     count = context.cell.measures.inverted
-    inputs = {"dataset": _dataset_id(context), "classes": classes, "images": count}
+    inputs = {"dataset": context.dataset.contents, "classes": classes, "images": count}
 
     def make() -> None:
         held_out = context.splits["held_out"]
