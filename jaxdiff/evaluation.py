@@ -25,6 +25,7 @@ from jaxdiff.measures.lpips import LPIPS
 from jaxdiff.measures.registry import MEASURES
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.provenance import describe_environment
+from jaxdiff.records import write_record
 from jaxdiff.sampling import Sampler
 from jaxdiff.settings import ClassifierSettings, MeasureSettings, to_json
 from jaxdiff.stage import NO_REDO, Outputs, Redo, claim_folder
@@ -288,6 +289,9 @@ def write_set(context: SetContext, position: int, redo: Redo = NO_REDO) -> None:
     }
     files.write_json(folder / "run.json", describe_environment())
     context.write_result({"set": description}, list(measured))
+    common = ["common.npz"] if context.evaluation.same_noise else []
+    outputs = ["classes.npz", "result.json", "run.json", "samples.npz", *common]
+    write_record(folder, "set", outputs)
 
 
 def describe_evaluation(

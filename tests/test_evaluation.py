@@ -90,6 +90,20 @@ def test_images_of_unknown_classes_are_matched_in_number():
     assert REFERENCE.matched is None
 
 
+@pytest.mark.parametrize("name", ["result.json", "samples.npz", "classes.npz", "run.json"])
+def test_a_changed_file_of_a_set_is_named_and_written_anew(tmp_path, name):
+    run(tmp_path)
+    results.check_study(tmp_path)
+    path = tmp_path / "sets" / "a" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{name} was changed after the run wrote it"):
+        results.read_study(tmp_path)
+    run(tmp_path)
+    results.read_study(tmp_path)
+
+
 def test_a_set_is_no_cell(tmp_path):
     run(tmp_path)
     result = files.read_json(tmp_path / "sets" / "a" / "result.json")

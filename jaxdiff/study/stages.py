@@ -21,6 +21,7 @@ from jaxdiff.features import classifier
 from jaxdiff.measures.registry import MEASURES
 from jaxdiff.progress import Progress
 from jaxdiff.provenance import describe_environment
+from jaxdiff.records import check_records, write_record
 from jaxdiff.samplers import SAMPLERS
 from jaxdiff.sampling import COMMON_SEED, Sampler
 from jaxdiff.settings import to_json
@@ -75,6 +76,7 @@ def run_cell(
         # before result.json, which says that the cell is finished
         seconds = round(time.time() - started, 1)
         files.write_json(run_file, describe_environment() | {"seconds": seconds})
+        write_record(context.folder, "run", [run_file.name])
     inputs = {"measures": measured, "settings": cell.to_json(), "code": code_digest(describe_cell)}
 
     def make() -> None:
@@ -130,6 +132,9 @@ def _run_train(context: CellContext, redo: Redo, profile: bool) -> None:
     folder = context.folder
     if redo.matches("train") and parallel.is_leader() and (folder / "checkpoints").exists():
         (folder / "checkpoints").rmtree()  # or training would go on from the last one
+    elif (folder / "metrics.jsonl").exists():
+        # A finished training is not run again, and what it logged cannot be had otherwise.
+        check_records(folder, ["train"])
 
     def make() -> None:
         parallel.on_leader("data", lambda: context.splits)  # prepared once, before all read it
