@@ -26,6 +26,7 @@ from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.registry import MEASURES
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.provenance import describe_environment
+from jaxdiff.records import write_record
 from jaxdiff.sampling import Sampler
 from jaxdiff.settings import ClassifierSettings, MeasureSettings, to_json
 from jaxdiff.source_code import code_digest
@@ -65,14 +66,13 @@ class Reference:
     ) -> "Reference":
         """The generator's pool as the reference; the other pools for unseen images."""
         splits = load_splits(dataset, cache, np.sort(dataset.pools["generator"]), progress)
-        dataset_id = {"data": dataset.source.identity, "classes": list(dataset.classes)}
         return cls(
             dataset.name,
             splits["train"].images,
             splits["held_out"].images,
             splits,
             dataset.classes,
-            dataset_id,
+            dataset.contents,
         )
 
     @functools.cached_property
@@ -297,6 +297,9 @@ def write_set(context: SetContext, position: int, redo: Redo = NO_REDO) -> None:
     }
     files.write_json(folder / "run.json", describe_environment())
     context.write_result({"set": description}, list(measured))
+    common = ["common.npz"] if context.evaluation.same_noise else []
+    outputs = ["classes.npz", "result.json", "run.json", "samples.npz", *common]
+    write_record(folder, "set", outputs)
 
 
 def describe_evaluation(

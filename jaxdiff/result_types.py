@@ -5,12 +5,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxdiff.estimates import Estimate
+from jaxdiff.result_schema import has_type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,8 +290,11 @@ Fields = TypeVar("Fields", bound=CellInfo | SetInfo | DepthFigure)
 def _from_json(cls: type[Fields], values: Mapping[str, Any]) -> Fields:
     # Older and newer files may lack fields or have more of them.
     fields = {field.name for field in dataclasses.fields(cls)}
+    kinds = get_type_hints(cls)
     arguments: dict[str, Any] = {}
-    for key in fields & values.keys():
+    for key in sorted(fields & values.keys()):
         value = values[key]
+        if not has_type(value, kinds[key]):
+            raise ValueError(f"{key} is {value!r} and must be of the type {kinds[key]}")
         arguments[key] = tuple(value) if isinstance(value, list) else value
     return cls(**arguments)

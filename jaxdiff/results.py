@@ -6,16 +6,22 @@ write equal bytes. Each of its sections is described by measures/NAME.json besid
 
 import dataclasses
 import io
-import json
+import itertools
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from etils import epath
+from jaxtyping import UInt8
 
 from jaxdiff import files
+from jaxdiff import result_schema as schema
 from jaxdiff.estimates import Estimate
+from jaxdiff.records import check_records
 from jaxdiff.result_types import (
     CellInfo,
     CellResult,
@@ -40,6 +46,7 @@ __all__ = [
     "SetInfo",
     "SetResult",
     "StudyResults",
+    "check_study",
     "collect_sections",
     "read_cells",
     "read_npz",
@@ -51,6 +58,23 @@ __all__ = [
 
 SCHEMA = 1
 DIVERGED = "diverged.json"  # in the folder of a cell whose training ended without a finite loss
+# What NumPy and zipfile raise for a damaged file, whose bytes may say anything.
+DAMAGES = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    tokenize.TokenError,
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,  # encrypted, or an unknown compression
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+Info = TypeVar("Info", CellInfo, SetInfo)
 NOT_SECTIONS = ("schema", "cell", "set")  # keys of result.json that hold no estimates
 
 
@@ -75,7 +99,7 @@ def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return dict(arrays)
-    except (zipfile.BadZipFile, EOFError, ValueError, TypeError) as error:
+    except DAMAGES as error:
         raise ValueError(f"{path} must be an .npz file, but {error}; write it again") from None
 
 
@@ -101,16 +125,33 @@ def read_study(workdir: epath.PathLike) -> StudyResults:
         Where neither a set nor a cell is finished, or a file is damaged.
     """
     workdir = epath.Path(workdir)
+    check_study(workdir)
     # Older code wrote sets as cells of the same folder, which may still lie there.
     has_sets = bool(_finished_folders(workdir / "sets"))
     return StudyResults(
         cells=() if has_sets else read_cells(workdir),
         sets=read_sets(workdir) if has_sets else (),
         diverged=_read_diverged(workdir),
-        settings=files.read_json(workdir / "study.json"),
-        comparisons=_read_json_or_nothing(workdir / "shared" / "comparisons.json"),
-        confusion=_read_json_or_nothing(workdir / "shared" / "confusion.json"),
+        settings=schema.read_json(workdir / "study.json", schema.STUDY_TYPES),
+        comparisons=_read_or_nothing(
+            workdir / "shared" / "comparisons.json", schema.COMPARISON_TYPES
+        ),
+        confusion=_read_or_nothing(workdir / "shared" / "confusion.json", schema.CONFUSION_TYPES),
     )
+
+
+def check_study(workdir: epath.PathLike) -> None:
+    """Check that the files of a folder's results are as the run wrote them.
+
+    Raises
+    ------
+    ValueError
+        Naming the first file that was changed or is gone.
+    """
+    workdir = epath.Path(workdir)
+    finished = (_finished_folders(workdir / name) for name in ("cells", "sets"))
+    for folder in (workdir, workdir / "shared", *itertools.chain(*finished)):
+        check_records(folder)
 
 
 def read_cells(workdir: epath.PathLike) -> list[CellResult]:
@@ -183,23 +224,23 @@ def _read_diverged(workdir: epath.Path) -> tuple[CellInfo, ...]:
     root = workdir / "cells"
     folders = sorted(root.iterdir(), key=lambda path: path.name) if root.exists() else []
     return tuple(
-        CellInfo.from_json(files.read_json(folder / DIVERGED)["cell"])
+        _read_info(CellInfo, folder / DIVERGED, files.read_json(folder / DIVERGED).get("cell"))
         for folder in folders
         if (folder / DIVERGED).exists() and not (folder / "result.json").exists()
     )
 
 
-def _read_json_or_nothing(path: epath.Path) -> dict[str, Any]:
-    return files.read_json(path) if path.exists() else {}
+def _read_or_nothing(path: epath.Path, types: Mapping[str, Any]) -> dict[str, Any]:
+    return schema.read_json(path, types) if path.exists() else {}
 
 
 def _read_cell(folder: epath.Path) -> CellResult:
     result = files.read_json(folder / "result.json")
     return CellResult(
-        info=CellInfo.from_json(result.get("cell", {})),
-        config=files.read_json(folder / "config.json"),
-        metrics=_read_json_lines(folder / "metrics.jsonl"),
-        probe=_read_json_or_nothing(folder / "probe.json").get("rows", []),
+        info=_read_info(CellInfo, folder / "result.json", result.get("cell", {})),
+        config=schema.read_json(folder / "config.json", schema.CONFIG_TYPES),
+        metrics=schema.read_metrics(folder / "metrics.jsonl"),
+        probe=_read_or_nothing(folder / "probe.json", schema.PROBE_TYPES).get("rows", []),
         losses=_read_losses(folder / "losses.npz"),
         **_read_common_fields(folder, result),
     )
@@ -207,7 +248,7 @@ def _read_cell(folder: epath.Path) -> CellResult:
 
 def _read_set(folder: epath.Path) -> SetResult:
     result = files.read_json(folder / "result.json")
-    info = SetInfo.from_json(result.get("set", {}))
+    info = _read_info(SetInfo, folder / "result.json", result.get("set", {}))
     return SetResult(info=info, **_read_common_fields(folder, result))
 
 
@@ -215,19 +256,27 @@ def _read_common_fields(folder: epath.Path, result: Mapping[str, Any]) -> dict[s
     """The fields that cells and sets share."""
     # measures/ may hold more than result.json: measures that the settings no longer ask for.
     names = [name for name in result if name not in NOT_SECTIONS]
-    samples = read_npz(folder / "samples.npz")["arr_0"]
-    common = _read_arrays(folder / "common.npz").get("arr_0", samples[:0])
+    samples = _read_images(folder / "samples.npz", "arr_0", 4)
+    common = _read_images(folder / "common.npz", "arr_0", 4, samples[:0])
     classes = _read_arrays(folder / "classes.npz")
+    labels = classes.get("label", np.full(len(samples), -1))
+    common_labels = classes.get("common", np.full(len(common), -1))
+    if labels.shape != (len(samples),) or common_labels.shape != (len(common),):
+        raise ValueError(
+            f"{folder / 'classes.npz'} must hold a class for each of {len(samples)} samples and "
+            f"{len(common)} common ones, got {len(labels)} and {len(common_labels)}; "
+            + schema.REPAIR
+        )
     return {
         "name": folder.name,
         "sections": {name: _read_estimates(folder, name, result[name]) for name in names},
         "descriptions": _read_descriptions(folder / "measures", names),
-        "run": files.read_json(folder / "run.json"),
+        "run": schema.read_json(folder / "run.json", schema.RUN_TYPES),
         "samples": samples,
-        "labels": classes.get("label", np.full(len(samples), -1)),
+        "labels": labels,
         "common": common,
-        "common_labels": classes.get("common", np.full(len(common), -1)),
-        "nearest": _read_arrays(folder / "neighbors.npz").get("images", samples[:0, None]),
+        "common_labels": common_labels,
+        "nearest": _read_images(folder / "neighbors.npz", "images", 5, samples[:0, None]),
     }
 
 
@@ -235,30 +284,63 @@ def _read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
     return read_npz(path) if path.exists() else {}
 
 
+def _read_images(
+    path: epath.Path, key: str, ndim: int, default: np.ndarray | None = None
+) -> UInt8[np.ndarray, "..."]:
+    """Images in an .npz file, which only those with a default may lack."""
+    if default is not None and not path.exists():
+        return default
+    images = read_npz(path).get(key)
+    if images is None or images.dtype != np.uint8 or images.ndim != ndim:
+        about = "none" if images is None else f"{images.dtype} {images.shape}"
+        raise ValueError(
+            f"{path} must hold images (uint8, {ndim} axes) under {key}, got {about}; "
+            + schema.REPAIR
+        )
+    return images
+
+
 def _read_losses(path: epath.Path) -> CheckpointLosses | None:
-    return CheckpointLosses(**read_npz(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    arrays = read_npz(path)
+    names = {field.name for field in dataclasses.fields(CheckpointLosses)}
+    if arrays.keys() != names or arrays["unseen"].ndim != 3 or arrays["train"].ndim != 3:
+        raise ValueError(
+            f"{path} must hold {', '.join(sorted(names))}, losses by checkpoint, level and image; "
+            f"{schema.REPAIR}"
+        )
+    return CheckpointLosses(**arrays)
 
 
-def _read_estimates(
-    folder: epath.Path, section: str, entries: Sequence[Mapping[str, Any]]
-) -> tuple[Estimate, ...]:
+def _read_info(kind: type[Info], path: epath.Path, values: Any) -> Info:
+    error = f"got {values!r}"
+    if isinstance(values, Mapping):
+        try:
+            return kind.from_json(values)
+        except ValueError as type_error:
+            error = str(type_error)
+    raise ValueError(f"{path} must say what was measured ({error}); {schema.REPAIR}")
+
+
+def _read_estimates(folder: epath.Path, section: str, entries: Any) -> tuple[Estimate, ...]:
+    path = folder / "result.json"
+    if not schema.has_type(entries, schema.ROWS):
+        raise ValueError(f"{section!r} in {path} must be a list of objects; {schema.REPAIR}")
+    for entry in entries:
+        schema.check_types(path, entry, schema.ESTIMATE_TYPES)
     try:
         return tuple(Estimate.from_json(entry) for entry in entries)
     except KeyError as error:
         raise ValueError(
-            f"every entry of {section!r} in {folder / 'result.json'} must have {error}; "
-            "delete that file and run the same command again"
+            f"every entry of {section!r} in {path} must have {error}; {schema.REPAIR}"
         ) from None
 
 
 def _read_descriptions(folder: epath.Path, names: Sequence[str]) -> dict[str, Section]:
     descriptions = {}
     for name in names:
-        values = _read_json_or_nothing(folder / f"{name}.json")
+        values = _read_or_nothing(folder / f"{name}.json", schema.SECTION_TYPES)
         if "title" in values:
             descriptions[name] = Section.from_json({"name": name, **values})
     return descriptions
-
-
-def _read_json_lines(path: epath.Path) -> list[dict[str, float | int]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -6,6 +6,7 @@ have the bytes that it wrote, so running the same command again resumes.
 
 import fnmatch
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,9 @@ import numpy as np
 from etils import epath
 
 from jaxdiff import files, parallel
+from jaxdiff.records import check_records, read_record, write_record
 
+CLAIM_SECONDS = 1.0
 Outputs = dict[str, str]  # path inside the folder -> SHA-256
 
 
@@ -79,29 +82,20 @@ def run_stage(
     checksums
         SHA-256 of every output file, which are the inputs of later stages.
     """
-    record = folder / "stages" / f"{name}.json"
     fingerprint = files.fingerprint(inputs)
-    done = not redo.matches(name) and _is_done(record, fingerprint, folder, outputs)
+    done = not redo.matches(name) and _is_done(folder, name, fingerprint, outputs)
     if not parallel.broadcast(np.bool_(done)):
         if all_processes or parallel.is_leader():
             make()
-
-        def write_record() -> None:
-            checksums = files.checksums(folder, outputs)
-            files.write_json(record, {"inputs": fingerprint, "outputs": checksums})
-
-        parallel.on_leader(name, write_record)
-    return files.read_json(record)["outputs"]
+        parallel.on_leader(name, lambda: write_record(folder, name, outputs, fingerprint))
+    return read_record(folder, name)["outputs"]
 
 
-def _is_done(
-    record: epath.Path, fingerprint: str, folder: epath.Path, outputs: Sequence[str]
-) -> bool:
-    if not record.exists():
-        return False
-    done = files.read_json(record)
+def _is_done(folder: epath.Path, name: str, fingerprint: str, outputs: Sequence[str]) -> bool:
+    record = read_record(folder, name)
     try:
-        return done["inputs"] == fingerprint and files.checksums(folder, outputs) == done["outputs"]
+        same_inputs = record.get("inputs") == fingerprint
+        return same_inputs and files.checksums(folder, outputs) == record.get("outputs")
     except OSError:  # an output is gone
         return False
 
@@ -110,8 +104,9 @@ def claim_folder(
     path: epath.Path,
     settings: Mapping[str, Any],
     fixed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    kind: str = "config",
 ) -> None:
-    """Write the settings that a folder is for.
+    """Write the settings or the data that a folder is for.
 
     Parameters
     ----------
@@ -121,27 +116,45 @@ def claim_folder(
         What the folder is to hold.
     fixed
         The part of the settings that must not change.
+    kind
+        What is named where it differs: config or data.
 
     Raises
     ------
     ValueError
-        Where the folder was made with other settings, or cannot be written.
+        Where the folder was made with other settings, they were changed by hand, or it cannot be
+        written.
     """
     if path.exists():
+        _check_claim(path)
         before = fixed(files.read_json(path))
         after = fixed(settings)
         if before != after:
+            noun = "settings" if kind == "config" else kind
             raise ValueError(
-                f"{path.parent} was made with other settings ({difference(before, after)}); "
+                f"{path.parent} was made with other {noun} ({difference(before, after, kind)}); "
                 "choose another --workdir or remove that folder"
             )
     try:
         if parallel.is_leader():
             files.write_json(path, settings)
+            recorded = read_record(path.parent, path.stem).get("outputs")
+            if recorded != files.checksums(path.parent, [path.name]):
+                write_record(path.parent, path.stem, [path.name])
     except OSError as error:
         raise ValueError(
             f"{path.parent} cannot be written ({error.strerror}); choose another --workdir"
         ) from None
+
+
+def _check_claim(path: epath.Path) -> None:
+    """Raise ValueError where the settings of a folder were changed by hand."""
+    try:
+        check_records(path.parent, [path.stem])
+    except ValueError:
+        # Another process may be between writing new settings and their record.
+        time.sleep(CLAIM_SECONDS)
+        check_records(path.parent, [path.stem])
 
 
 def difference(before: Any, after: Any, key: str = "config") -> str:

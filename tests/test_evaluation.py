@@ -7,14 +7,15 @@ import pytest
 from etils import epath
 
 from jaxdiff import files, results
-from jaxdiff.datasets.dataset import Split
+from jaxdiff.datasets.base import Annotations, Source
+from jaxdiff.datasets.dataset import Dataset, Split, make_pools
 from jaxdiff.datasets.prepare import Prepared
 from jaxdiff.estimates import Estimate
 from jaxdiff.evaluation import EvaluationSettings, Reference, evaluate
 from jaxdiff.measures.artifacts import Roles
 from jaxdiff.measures.registry import MEASURES as REGISTERED
 from jaxdiff.measures.registry import Measure, load_measures
-from jaxdiff.settings import MeasureSettings
+from jaxdiff.settings import ClassifierSettings, MeasureSettings
 from jaxdiff.stage import Redo
 from jaxdiff.study.pairwise import compare_sets
 
@@ -91,6 +92,20 @@ def test_images_of_unknown_classes_are_matched_in_number():
     assert REFERENCE.matched is None
 
 
+@pytest.mark.parametrize("name", ["result.json", "samples.npz", "classes.npz", "run.json"])
+def test_a_changed_file_of_a_set_is_named_and_written_anew(tmp_path, name):
+    run(tmp_path)
+    results.check_study(tmp_path)
+    path = tmp_path / "sets" / "a" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{name} was changed after the run wrote it"):
+        results.read_study(tmp_path)
+    run(tmp_path)
+    results.read_study(tmp_path)
+
+
 def test_a_set_is_no_cell(tmp_path):
     run(tmp_path)
     result = files.read_json(tmp_path / "sets" / "a" / "result.json")
@@ -147,6 +162,76 @@ def test_a_measure_of_another_measure_follows_the_samples(tmp_path, monkeypatch,
         (result,) = results.read_sets(tmp_path)
         (estimate,) = result.estimates("darkness", "darkness")
         assert estimate.value == pytest.approx(255.0 - images.mean())
+
+
+BRIGHT, LEFT = np.indices((2, 2, 40))[:2].reshape(2, -1)  # two attributes of each of 160 images
+
+
+def draw_halves(bright, left) -> np.ndarray:
+    """Dark or bright images of which the left or the right half is lit."""
+    images = np.random.default_rng(0).integers(0, 20, (len(bright), 16, 16, 1))
+    lit = np.where(left[:, None], np.arange(16) < 8, np.arange(16) >= 8)
+    return (images + lit[:, None, :, None] * (80 + 120 * bright[:, None, None, None])).astype(
+        np.uint8
+    )
+
+
+def open_halves(labels) -> Dataset:
+    """The same images and names of classes, whatever the labels are."""
+    images = draw_halves(BRIGHT, LEFT)
+    classes = ("no", "yes")
+    source = Source(
+        about="halves",
+        identity={"images": files.array_digest(images)},
+        length=len(images),
+        read_annotations=lambda: Annotations(labels, classes),
+        decode=lambda i: images[i],
+        pool_shares=(0.25, 0.25, 0.25, 0.25),
+    )
+    pools = make_pools(source, labels)
+    return Dataset("halves", source, labels, classes, None, (), pools)
+
+
+@pytest.mark.slow
+def test_other_labels_of_the_same_images_train_the_classifiers_again(tmp_path):
+    """Every sample is bright, and three in four are left: by old classifiers all would be left."""
+    samples = draw_halves(np.ones(40, int), np.arange(40) % 4 > 0)
+    settings = EvaluationSettings(MEASURES, Roles(0, 1, 0.5), False, ClassifierSettings(steps=30))
+    shares = []
+    for labels in (BRIGHT, LEFT):
+        reference = Reference.from_dataset(open_halves(labels), epath.Path(tmp_path / "cache"))
+        evaluate({"a": samples}, reference, settings, epath.Path(tmp_path / "out"))
+        (result,) = results.read_sets(tmp_path / "out")
+        shares.append(result.find("share", "share").value)
+    assert shares == [1.0, 0.75]
+
+
+@pytest.mark.parametrize("field", ["labels", "classes", "groups", "pools", "identity"])
+def test_all_that_classes_depend_on_is_in_a_datasets_contents(field):
+    dataset = open_halves(BRIGHT)
+    pools = dict(zip(dataset.pools, reversed(dataset.pools.values()), strict=True))
+    changes = {
+        "labels": {"labels": LEFT},
+        "classes": {"classes": ("left", "right")},
+        "groups": {"groups": 2 * BRIGHT + LEFT},
+        "pools": {"pools": pools},
+        "identity": {"source": dataclasses.replace(dataset.source, identity={"images": "other"})},
+    }
+    changed = dataclasses.replace(dataset, **changes[field])
+    assert changed.contents != dataset.contents
+    assert open_halves(BRIGHT).contents == dataset.contents
+
+
+def test_sets_of_other_images_are_compared_again(tmp_path):
+    """Although every number of result.json may be the same."""
+    settings = run(tmp_path, same_noise=True)
+    compare_sets(results.read_sets(tmp_path), epath.Path(tmp_path), settings.measures)
+    record = tmp_path / "shared/stages/comparisons.json"
+    first = files.read_json(record)["inputs"]
+    path = tmp_path / "sets/b/common.npz"
+    results.write_samples(path, IMAGES[:12], np.arange(12))
+    compare_sets(results.read_sets(tmp_path), epath.Path(tmp_path), settings.measures)
+    assert files.read_json(record)["inputs"] != first
 
 
 def test_sets_of_the_same_noise_are_compared(tmp_path):

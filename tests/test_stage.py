@@ -3,7 +3,7 @@
 import pytest
 from etils import epath
 
-from jaxdiff import files
+from jaxdiff import files, stage
 from jaxdiff.stage import Redo, claim_folder, run_stage
 
 
@@ -65,6 +65,24 @@ def test_redo_makes_a_stage_again(counter):
     counter.run({}, Redo(["make"]))
     counter.run({}, Redo(["other"]))
     assert counter.runs == 2
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"inputs": 1}'])
+def test_a_stage_whose_record_is_damaged_runs_again(counter, text):
+    first = counter.run({})
+    files.write(counter.folder / "stages" / "make.json", text)
+    assert counter.run({}).keys() == first.keys()
+    assert counter.runs == 2
+
+
+def test_settings_that_were_changed_by_hand_are_refused(tmp_path, monkeypatch):
+    """A plan that was edited later must not become the plan."""
+    monkeypatch.setattr(stage, "CLAIM_SECONDS", 0.0)
+    path = epath.Path(tmp_path) / "study.json"
+    claim_folder(path, {"planned": {"seeds": [0, 1]}}, fixed=lambda settings: {})
+    files.write_json(path, {"planned": {"seeds": [0]}})
+    with pytest.raises(ValueError, match=r"study\.json was changed after the run wrote it"):
+        claim_folder(path, {"planned": {"seeds": [0]}}, fixed=lambda settings: {})
 
 
 def test_redo_of_nothing_is_refused():

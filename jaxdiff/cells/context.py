@@ -277,7 +277,7 @@ class CellContext(ResultFolder):
         config = self.cell.to_json()
         keys = ("data", "n", "proportions", "seed")
         digest = {key: config[key] for key in keys}
-        return digest | {"identity": self.dataset.source.identity}
+        return digest | {"dataset": self.dataset.contents}
 
     def trained_from(self) -> dict[str, Any]:
         """What the trained weights depend on: settings and data, not the text of the code."""
@@ -285,7 +285,11 @@ class CellContext(ResultFolder):
         inputs = {
             key: config[key] for key in config if key not in ("sample", "classifier", "measures")
         }
-        inputs["identity"] = self.dataset.source.identity
+        return inputs | self.trained_on()
+
+    def trained_on(self) -> dict[str, Any]:
+        """What training reads from disk: the data, and the weights that it starts from."""
+        contents: dict[str, Any] = {"dataset": self.dataset.contents}
         if self.cell.train.init:
-            inputs["init"] = models.weights_digest(self.cell.train.init)
-        return inputs
+            contents["init"] = models.weights_digest(self.cell.train.init)
+        return contents

@@ -7,11 +7,13 @@ others.
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 from jaxtyping import Int
 
+from jaxdiff import files
 from jaxdiff.datasets.base import POOLS, Image, Images, Source
 from jaxdiff.datasets.prepare import Prepared, prepare
 from jaxdiff.progress import Progress, no_progress
@@ -78,6 +80,22 @@ class Dataset:
     def paired_offset(self) -> int:
         """Image i + paired_offset is image i in another form; 0 where there are no pairs."""
         return self.source.paired_offset
+
+    @property
+    def contents(self) -> dict[str, Any]:
+        """All that images, labels, groups and pools depend on, as JSON holds it.
+
+        The source's identity is that of its images, and classes of the same names may be others:
+        those of another attribute, or of another table of labels.
+        """
+        arrays = [self.labels, *(self.pools[name] for name in sorted(self.pools))]
+        if self.groups is not None:
+            arrays.append(self.groups)
+        return {
+            "identity": self.source.identity,
+            "classes": list(self.classes),
+            "labels": files.array_digest(*arrays),
+        }
 
     def prepare(self, cache: epath.PathLike, progress: Progress = no_progress) -> Prepared:
         """Decode all images and write them under `cache`, where they are not there yet."""

@@ -94,7 +94,7 @@ def run(
     def run_part(name: str, arrays: tuple[str, ...], make: Callable[[], Json]) -> None:
         path = f"parts/{name}.json"
         code = code_digest(laboratory.theorem1_levels)
-        inputs = {"settings": settings, "data": dataset.source.identity, "code": code}
+        inputs = {"settings": settings, "data": dataset.contents, "code": code}
         outputs = (path, *arrays)
         run_stage(
             workdir,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxdiff import parallel
 
@@ -79,6 +79,71 @@ def nearest(
     values = np.concatenate([block.values for block in blocks])
     indices = np.concatenate([block.indices for block in blocks])
     return Neighbors(values, indices)
+
+
+class TwoNearest(NamedTuple):
+    """The nearest reference of q queries, and the nearest one that is no repeat of it.
+
+    ``is_repeated`` says of which queries a repeat of the nearest reference was passed over.
+    """
+
+    distances: Float[np.ndarray, "q 2"]
+    indices: Int[np.ndarray, "q 2"]
+    is_repeated: Bool[np.ndarray, " q"]
+
+
+def two_nearest(queries: Vectors, references: Vectors, tolerance: float) -> TwoNearest:
+    """The two nearest references by Euclidean distance, of which repeats count as one.
+
+    Parameters
+    ----------
+    queries, references
+        Rows of any number type.
+    tolerance
+        References at most this far from each other are repeats of one.
+
+    Raises
+    ------
+    ValueError
+        Where all references are repeats of one.
+    """
+    first = nearest(queries, references, 2)
+    distances = first.values.copy()
+    indices = first.indices.copy()
+    pending = np.arange(len(queries))
+    candidates = first
+    k = 2
+    is_repeated = np.zeros(len(queries), bool)
+    while len(pending):
+        gaps = _gaps(references, candidates.indices)
+        has_other = (gaps > tolerance).any(axis=1)
+        other = np.argmax(gaps > tolerance, axis=1)[has_other]
+        rows = pending[has_other]
+        distances[rows, 1] = candidates.values[has_other, other]
+        indices[rows, 1] = candidates.indices[has_other, other]
+        pending = pending[~has_other]
+        is_repeated[pending] = True
+        if not len(pending):
+            break
+        if k == len(references):
+            raise ValueError(
+                f"the {k} references are repeats of one image; at least two different ones are "
+                "needed"
+            )
+        # Few images are repeated often, so that few queries come here.
+        k = min(4 * k, len(references))
+        candidates = nearest(queries[pending], references, k)
+    return TwoNearest(distances, indices, is_repeated)
+
+
+def _gaps(references: Vectors, indices: Int[np.ndarray, "q k"]) -> Float[np.ndarray, "q k"]:
+    """Distances of each row's references from the first of them."""
+    gaps = np.empty(indices.shape)
+    for start in range(0, len(indices), EXACT_BLOCK):
+        block = indices[start : start + EXACT_BLOCK]
+        first = references[block[:, 0]].astype(np.float64)
+        gaps[start : start + EXACT_BLOCK] = _distances(first, references[block])
+    return gaps
 
 
 def _check(queries: np.ndarray, references: np.ndarray, k: int, metric: str) -> None:

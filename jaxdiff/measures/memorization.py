@@ -9,6 +9,7 @@ them. Images are rows [n, d] of any number type in one space, in which distances
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Num, UInt8
@@ -17,11 +18,15 @@ from scipy import stats
 from jaxdiff.datasets.mixtures import draw_subset, mixture
 from jaxdiff.estimates import NORMAL_QUANTILE, Estimate, wilson
 from jaxdiff.measures.artifacts import Artifacts, Images
-from jaxdiff.measures.exact_knn import nearest
+from jaxdiff.measures.exact_knn import nearest, two_nearest
 from jaxdiff.measures.registry import measure
 
 Vectors = Num[np.ndarray, "_n d"]
 MAX_RATIO = 1 / 3  # below this d1 / d2 a sample counts as memorized (Yoon et al. 2023)
+# Training images that are nearer to each other count as one, as a share of their spread: a few
+# gray levels a pixel, as another JPEG of the same image differs.
+MAX_REPEAT_DISTANCE = 0.05
+REPEATED = "training images that are there more than once count as one"
 # Fraction of unseen images that are nearer to a training image than the threshold of a copy.
 COPY_QUANTILE = 0.01
 MIN_QUANTILE_IMAGES = 200  # with fewer, one or no image is below the quantile
@@ -48,11 +53,13 @@ def memorization_metrics(sets: Mapping[str, Vectors], train: Vectors) -> list[Es
         ``distance_ratio``: the median of d1 / d2, 0..1; smaller is more copying.
         ``authenticity``: the fraction that is farther from its nearest training image than that is
         from another one, 0..1; larger is less copying.
+        Training images at nearly no distance from each other count as one, which the label
+        ``note`` says where it matters.
 
     Raises
     ------
     ValueError
-        For fewer than three training images.
+        For fewer than three training images, or where all are the same.
 
     References
     ----------
@@ -62,26 +69,37 @@ def memorization_metrics(sets: Mapping[str, Vectors], train: Vectors) -> list[Es
         raise ValueError(
             f"{len(train)} training images have no nearest two each; at least 3 are needed"
         )
-    neighbors = {name: nearest(images, train, 2) for name, images in sets.items()}
+    # A copied image that is there twice would be near to itself alone: d1 / d2 would be 1.
+    tolerance = MAX_REPEAT_DISTANCE * _spread(train)
+    neighbors = {name: two_nearest(images, train, tolerance) for name, images in sets.items()}
     # Each training image that is nearest to some image, and its distance to another one.
     nearest_indices = np.concatenate([result.indices[:, 0] for result in neighbors.values()])
     train_indices = np.unique(nearest_indices)
-    train_distances = nearest(train[train_indices], train, 2).values[:, 1]
+    train_distances = two_nearest(train[train_indices], train, tolerance).distances[:, 1]
     estimates = []
-    for name, (distances, indices) in neighbors.items():
+    for name, (distances, indices, is_repeated) in neighbors.items():
         n = len(distances)
-        # Where two training images equal a sample both distances are 0, and so is the ratio.
+        labels: dict[str, Any] = {"images": name}
+        if is_repeated.any():
+            labels["note"] = REPEATED
         ratio = distances[:, 0] / np.maximum(distances[:, 1], 1e-12)
         memorized = ratio < MAX_RATIO
         positions = np.searchsorted(train_indices, indices[:, 0])
         authentic = distances[:, 0] > train_distances[positions]
-        fraction = Estimate.proportion(int(memorized.sum()), n, "memorized", images=name)
+        fraction = Estimate.proportion(int(memorized.sum()), n, "memorized", **labels)
         estimates += [
             dataclasses.replace(fraction, values=memorized.astype(float).tolist()),
-            _median(ratio).named("distance_ratio", images=name),
-            Estimate.proportion(int(authentic.sum()), n, "authenticity", images=name),
+            _median(ratio).named("distance_ratio", **labels),
+            Estimate.proportion(int(authentic.sum()), n, "authenticity", **labels),
         ]
     return estimates
+
+
+def _spread(images: Vectors) -> float:
+    """Root mean square distance of images from their mean."""
+    # A thousand say it well enough, and all as floats would fill the memory.
+    rows = images[:: 1 + len(images) // 1000].astype(np.float64)
+    return float(np.sqrt(rows.var(axis=0).sum()))
 
 
 def _median(values: Float[np.ndarray, " n"]) -> Estimate:

@@ -172,8 +172,12 @@ class LineFile:
         self.path = path
         self.in_bucket = files.is_in_bucket(path)
         self.flush_time = time.monotonic()
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.lines = [f"{line}\n" for line in lines if _is_line_until(line, start_step)]
+        text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+        lines = text.splitlines()
+        # A process that was killed may have left half a line.
+        if lines and not lines[-1].endswith("}"):
+            lines.pop()
+        self.lines = [f"{line}\n" for line in lines if _read_step(path, line) <= start_step]
         files.write(path, "".join(self.lines))
 
     def append(self, records: Sequence[Metrics]) -> None:
@@ -194,9 +198,13 @@ class LineFile:
             self.flush_time = time.monotonic()
 
 
-def _is_line_until(line: str, step: int) -> bool:
-    # A process that was killed may have left half a line.
-    return line.endswith("}") and json.loads(line)["step"] <= step
+def _read_step(path: epath.Path, line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{path} holds a damaged line, {line[:60]!r}; remove that line, or put the file back"
+        ) from None
 
 
 class EventFile:

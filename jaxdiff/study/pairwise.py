@@ -242,10 +242,10 @@ def compare_sets(
 ) -> None:
     """Compare sets of images of the same noise; shared/comparisons.json."""
     shared = workdir / "shared"
+    names = ["result.json", "classes.npz", "common.npz"]
     inputs = {
         "sets": {
-            result.name: files.checksums(workdir / "sets" / result.name, ["result.json"])
-            for result in sets
+            result.name: files.checksums(workdir / "sets" / result.name, names) for result in sets
         },
         "lpips": settings.lpips,
         "code": code_digest(set_pairs, flips.count_flips, LPIPS),

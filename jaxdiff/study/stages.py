@@ -21,6 +21,7 @@ from jaxdiff.features import classifier
 from jaxdiff.measures.registry import MEASURES
 from jaxdiff.progress import Progress
 from jaxdiff.provenance import describe_environment
+from jaxdiff.records import check_records, write_record
 from jaxdiff.samplers import SAMPLERS
 from jaxdiff.sampling import COMMON_SEED, Sampler
 from jaxdiff.settings import to_json
@@ -54,10 +55,12 @@ def run_cell(
     Raises
     ------
     ValueError
-        Where the folder holds a cell of the same name with other settings.
+        Where the folder holds a cell of the same name with other settings or data.
     """
     context = CellContext(cell, workdir, paths, progress)
     claim_folder(context.folder / "config.json", cell.to_json(), fixed=_without_measures)
+    # Training goes on from a checkpoint, which must be of the same images and first weights.
+    claim_folder(context.folder / "data.json", context.trained_on(), kind="data")
     with lock(workdir / "shared", waiting("the classifiers", progress)):
         _run_classifiers(context, redo)
         if cell.measures.inverted:
@@ -73,6 +76,7 @@ def run_cell(
         # before result.json, which says that the cell is finished
         seconds = round(time.time() - started, 1)
         files.write_json(run_file, describe_environment() | {"seconds": seconds})
+        write_record(context.folder, "run", [run_file.name])
     inputs = {"measures": measured, "settings": cell.to_json(), "code": code_digest(describe_cell)}
 
     def make() -> None:
@@ -95,19 +99,11 @@ def waiting(task: str, progress: Progress) -> Callable[[str], object]:
     return report
 
 
-def _dataset_id(context: CellContext) -> dict[str, Any]:
-    """What the pools of the dataset and their classes depend on."""
-    return {
-        "data": context.dataset.source.identity,
-        "attribute": context.cell.data.attribute,
-    }
-
-
 def _run_classifiers(context: CellContext, redo: Redo) -> None:
     context.outputs["classifiers"] = run_classifiers(
         context.classifiers.folder,
         context.cell.classifier,
-        _dataset_id(context),
+        context.dataset.contents,
         context.roles.classes,
         len(context.dataset.classes),
         lambda: context.splits,
@@ -121,7 +117,7 @@ def _run_inverted_images(context: CellContext, redo: Redo) -> None:
     shared = context.classifiers.folder
     classes = sorted(context.roles.classes)
     count = context.cell.measures.inverted
-    inputs = {"dataset": _dataset_id(context), "classes": classes, "images": count}
+    inputs = {"dataset": context.dataset.contents, "classes": classes, "images": count}
 
     def make() -> None:
         held_out = context.splits["held_out"]
@@ -138,6 +134,9 @@ def _run_train(context: CellContext, redo: Redo, profile: bool) -> None:
         (folder / "checkpoints").rmtree()  # or training would go on from the last one
         # What was measured of the old weights is no result of a training that may diverge.
         (folder / "result.json").unlink(missing_ok=True)
+    elif (folder / "metrics.jsonl").exists():
+        # A finished training is not run again, and what it logged cannot be had otherwise.
+        check_records(folder, ["train"])
 
     def make() -> None:
         parallel.on_leader("data", lambda: context.splits)  # prepared once, before all read it

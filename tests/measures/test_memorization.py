@@ -150,6 +150,48 @@ def test_the_loss_gap_of_single_images_has_no_interval(num_train, num_unseen, ha
     json.dumps([estimate.to_json() for estimate in loss_gap(train, unseen)], allow_nan=False)
 
 
+@pytest.fixture(scope="module")
+def memorizer(planted):
+    """Names of the memorization metrics, and their values without repeats."""
+    return read_metrics(planted["train"], planted)
+
+
+def read_metrics(train, planted):
+    estimates = memorization.memorization_metrics({"samples": planted["memorizer"]}, train)
+    return {estimate.name: estimate for estimate in estimates}
+
+
+@pytest.mark.parametrize(
+    ("copies", "noise"), [(2, 0), (2, 0.004), (3, 0), (12, 0)], ids=["2", "2 of JPEG", "3", "12"]
+)
+@pytest.mark.parametrize("scale", [1, 255])
+def test_repeated_training_images_hide_no_copying(planted, memorizer, copies, noise, scale):
+    """Against the same metrics of the training images without repeats."""
+    repeats = np.tile(planted["train"], (copies, 1))
+    repeats[NUM_IMAGES:] += np.random.default_rng(2).normal(0, noise, repeats[NUM_IMAGES:].shape)
+    samples = {"samples": planted["memorizer"] * scale}
+    estimates = memorization.memorization_metrics(samples, repeats * scale)
+    for estimate in estimates:
+        expected = memorizer[estimate.name].value
+        assert estimate.value == pytest.approx(expected, abs=0.02), estimate.name
+        assert estimate.labels["note"] == memorization.REPEATED
+    assert not any("note" in estimate.labels for estimate in memorizer.values())
+
+
+def test_exact_copies_of_an_image_that_is_there_twice_are_memorized(planted):
+    train = (planted["train"] * 255).astype(np.uint8)
+    (memorized, ratio, authenticity) = memorization.memorization_metrics(
+        {"samples": train[:10]}, np.concatenate([train, train])
+    )
+    assert (memorized.value, ratio.value, authenticity.value) == (1, 0, 0)
+
+
+def test_training_images_that_are_all_one_get_a_sentence():
+    samples = np.zeros((4, 2), np.float32)
+    with pytest.raises(ValueError, match="the 4 references are repeats of one image"):
+        memorization.memorization_metrics({"samples": samples + 1}, samples)
+
+
 def test_too_few_training_images_get_a_sentence():
     samples = np.zeros((4, 2), np.float32)
     with pytest.raises(ValueError, match="2 training images have no nearest two each"):

@@ -53,6 +53,15 @@ def test_a_resumed_run_drops_the_lines_after_its_step(tmp_path):
     assert [line["step"] for line in read_lines(tmp_path)] == [2, 4, 6]
 
 
+@pytest.mark.parametrize("line", ["{}", "3", "{x}", '{"step": null}', '{"step": "x"}', "\xff}"])
+def test_a_damaged_line_is_named(tmp_path, line):
+    text = f'{{"step": 2}}\n{line}\n{{"step": 4}}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"metrics\.jsonl holds a damaged line"):
+        open_writer(tmp_path, start_step=4)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == text.encode("latin-1")
+
+
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
     writer = open_writer(tmp_path)
     with pytest.raises(ValueError, match=r"the loss is nan at step 3 .*; no checkpoint was saved"):

@@ -1,0 +1,81 @@
+"""Records of what a run wrote: the checksums of files by which changed ones are noticed. No JAX.
+
+A record is stages/NAME.json in the folder of the files: {"inputs": ..., "outputs": {path:
+SHA-256}}.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+
+from jaxdiff import files
+
+CHECKPOINTS = "checkpoints/"  # large, checked by their own manifests, and often left behind
+
+
+def write_record(folder: epath.Path, name: str, outputs: Sequence[str], inputs: str = "") -> None:
+    """Record the checksums of files and folders, by their path in `folder`."""
+    path = folder / "stages" / f"{name}.json"
+    record = {"inputs": inputs, "outputs": files.checksums(folder, outputs)}
+    files.write_json(path, record)
+
+
+def read_record(folder: epath.Path, name: str) -> dict[str, Any]:
+    """The record of this name; empty where there is none, or a damaged one."""
+    path = folder / "stages" / f"{name}.json"
+    try:
+        return files.read_json(path) if path.exists() else {}
+    except ValueError:
+        return {}
+
+
+def check_records(folder: epath.Path, names: Sequence[str] | None = None) -> None:
+    """Check that files are as the run wrote them.
+
+    Parameters
+    ----------
+    folder
+        Holds the files and their records.
+    names
+        Names of the records; by default all that there are.
+
+    Raises
+    ------
+    ValueError
+        Naming the first file that was changed or is gone.
+    """
+    if names is None:
+        root = folder / "stages"
+        paths = sorted(root.iterdir(), key=lambda path: path.name) if root.exists() else []
+        names = [path.stem for path in paths if path.suffix == ".json"]
+    digests: dict[str, set[str]] = {}
+    # Where a stage was renamed two records name a file, and the older one is of no account.
+    for name in names:
+        for output, digest in _read_outputs(folder, name).items():
+            digests.setdefault(output, set()).add(digest)
+    for output, known in digests.items():
+        path = folder / output
+        if output.startswith(CHECKPOINTS):
+            continue
+        if not path.exists():
+            raise ValueError(f"{path} is gone; put it back, or run the same command again")
+        if files.sha256(path) not in known:
+            raise ValueError(
+                f"{path} was changed after the run wrote it; put it back, or delete it and run the "
+                "same command again, which writes it anew"
+            )
+
+
+def _read_outputs(folder: epath.Path, name: str) -> dict[str, str]:
+    """The checksums of a record, of which a damaged one is named."""
+    path = folder / "stages" / f"{name}.json"
+    if not path.exists():
+        return {}
+    outputs = files.read_json(path).get("outputs")
+    if not isinstance(outputs, dict) or not all(isinstance(d, str) for d in outputs.values()):
+        raise ValueError(
+            f"{path} must hold the checksums of files under 'outputs'; delete it and run the same "
+            "command again"
+        )
+    return outputs
