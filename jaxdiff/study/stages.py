@@ -134,7 +134,7 @@ def _run_train(context: CellContext, redo: Redo, profile: bool) -> None:
         (folder / "checkpoints").rmtree()  # or training would go on from the last one
         # What was measured of the old weights is no result of a training that may diverge.
         (folder / "result.json").unlink(missing_ok=True)
-    elif (folder / "metrics.jsonl").exists():
+    elif not redo.matches("train") and (folder / "metrics.jsonl").exists():
         # A finished training is not run again, and what it logged cannot be had otherwise.
         check_records(folder, ["train"])
 
