@@ -209,8 +209,6 @@ class SetContext(ResultFolder):
             return False
         if name in ("predictions", "confusion", "predict"):
             return self.roles is not None
-        if name in ("matched", "held_out"):  # a dataset has both, a folder of images neither
-            return self.reference.held_out is not None
         return getattr(self, name, None) is not None
 
     def digest(self, name: str) -> Any:

@@ -11,7 +11,7 @@ from jaxdiff.datasets.base import Annotations, Source
 from jaxdiff.datasets.dataset import Dataset, Split, make_pools
 from jaxdiff.datasets.prepare import Prepared
 from jaxdiff.estimates import Estimate
-from jaxdiff.evaluation import EvaluationSettings, Reference, evaluate
+from jaxdiff.evaluation import EvaluationSettings, Reference, SetContext, evaluate
 from jaxdiff.measures.artifacts import Roles
 from jaxdiff.measures.registry import MEASURES as REGISTERED
 from jaxdiff.measures.registry import Measure, load_measures
@@ -83,6 +83,22 @@ def test_unseen_images_are_those_of_all_other_pools_class_by_class():
     assert set(map(bytes, matched.train)) == set(map(bytes, IMAGES[:12]))
     unseen = {bytes(image): label for image, label in zip(IMAGES[12:], labels[12:], strict=True)}
     assert [unseen[bytes(image)] for image in matched.unseen] == matched.labels.tolist()
+
+
+@pytest.mark.parametrize("unseen_label", [1, 2])
+def test_a_set_has_no_matched_images_without_unseen_ones_of_its_classes(tmp_path, unseen_label):
+    labels = np.repeat([0, 1, unseen_label], [8, 4, 18])
+    prepared = InMemory(IMAGES)
+    names = ("train", "held_out", "classifier_test", "classifier")
+    rows = np.split(np.arange(30), (12, 18, 24))
+    splits = {name: Split(prepared, i, labels[i]) for name, i in zip(names, rows, strict=True)}
+    reference = Reference("digits", IMAGES[:12], IMAGES[12:18], splits, ("a", "b", "c"))
+    context = SetContext(
+        "a", IMAGES[:12], reference, EvaluationSettings(MEASURES), epath.Path(tmp_path)
+    )
+    assert context.matched is None
+    assert not context.has("matched")
+    assert context.has("held_out")
 
 
 def test_images_of_unknown_classes_are_matched_in_number():

@@ -128,7 +128,7 @@ class BypassedCell(CellContext):
 
     def has(self, name: str) -> bool:
         """Whether an artifact exists at a point."""
-        return name not in MISSING_AT_A_POINT
+        return name not in MISSING_AT_A_POINT and super().has(name)
 
     def at(self, point: Point) -> "BypassedCell":
         """The artifacts with this much bypassed; its samples are drawn."""
@@ -203,6 +203,9 @@ class BypassedCell(CellContext):
         )
         if is_outside:
             why = f"nothing is bypassed at t = {t}, outside the window"
+            return [Estimate.undefined("k_eff", len(xt), why=why, t=int(t))]
+        if self.matched is None:
+            why = "no unseen images are of the classes of the training images"
             return [Estimate.undefined("k_eff", len(xt), why=why, t=int(t))]
         x0_hat = sampler.predict(xt, np.full(len(xt), t))[0]
         memories = Memories.build(self.train.images, self.matched)

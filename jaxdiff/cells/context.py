@@ -16,6 +16,7 @@ from jaxdiff.cells.classifiers import Classifiers
 from jaxdiff.cells.data import (
     UNSEEN_POOLS,
     DataPaths,
+    cell_training_set,
     join_splits,
     load_cell_splits,
     match_splits,
@@ -24,7 +25,7 @@ from jaxdiff.cells.data import (
 from jaxdiff.cells.measuring import ResultFolder
 from jaxdiff.datasets.dataset import Dataset, Split
 from jaxdiff.datasets.images import to_float, to_uint8
-from jaxdiff.datasets.mixtures import mixture
+from jaxdiff.datasets.mixtures import match_counts, mixture
 from jaxdiff.denoiser import LeveledDenoiser, abstract_network, build_network
 from jaxdiff.measures.artifacts import Images, Predictions, Roles
 from jaxdiff.measures.matched import MatchedSplits
@@ -115,9 +116,19 @@ class CellContext(ResultFolder):
         return split.images[self._is_of_classes(split)]
 
     @functools.cached_property
-    def matched(self) -> MatchedSplits:
+    def matched(self) -> MatchedSplits | None:
         unseen = join_splits([self.splits[name] for name in UNSEEN_POOLS])
         return match_splits(self.train, unseen, self._strata(self.train), self._strata(unseen))
+
+    @functools.cached_property
+    def _can_be_matched(self) -> bool:
+        """Whether there are matched images; by the lists of the dataset alone."""
+        dataset = self.dataset
+        strata = dataset.groups if self.cell.is_grouped else dataset.labels
+        assert strata is not None
+        train = cell_training_set(self.cell, dataset)
+        unseen = np.concatenate([dataset.pools[name] for name in UNSEEN_POOLS])
+        return any(match_counts(strata[train], strata[unseen]).values())
 
     def _strata(self, split: Split) -> Int[np.ndarray, " n"]:
         """What a cell's training images are chosen by: each image's class, or its group."""
@@ -252,6 +263,8 @@ class CellContext(ResultFolder):
         """Whether an artifact exists; nothing is loaded."""
         if name == "common_samples":
             return self.cell.sample.common > 0
+        if name == "matched":
+            return self._can_be_matched
         return name != "leveled_sampler" or self._has_levels
 
     def digest(self, name: str) -> Any:

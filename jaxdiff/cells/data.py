@@ -161,8 +161,10 @@ def match_splits(
     unseen: Split,
     train_strata: Int[np.ndarray, " n"],
     unseen_strata: Int[np.ndarray, " m"],
-) -> MatchedSplits:
+) -> MatchedSplits | None:
     """As many images of either split in every stratum, by the rule of `match_counts`.
+
+    None where they have no image of the most frequent stratum in common.
 
     Parameters
     ----------
@@ -172,6 +174,8 @@ def match_splits(
         Class or group of each image.
     """
     counts = match_counts(train_strata, unseen_strata)
+    if not any(counts.values()):
+        return None
     rows = mixture(train_strata, counts)
     # The unseen split may be much larger than what is taken of it: only that is read.
     unseen_images = unseen.select(mixture(unseen_strata, counts)).images

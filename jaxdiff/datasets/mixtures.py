@@ -108,7 +108,8 @@ def match_counts(
 
     The most frequent class of the first pool comes in whole: all that both pools have of it. The
     others follow in the mix of the first pool, each with at least one image; where a pool has too
-    few, with all that both have, so that a scarce class shrinks itself and not the sets.
+    few, with all that both have, so that a scarce class shrinks itself and not the sets. Where the
+    other pool has none of the most frequent class, nothing can be matched: all counts are 0.
     """
     classes, sizes = np.unique(labels, return_counts=True)
     available = [
@@ -117,6 +118,8 @@ def match_counts(
     ]
     largest = int(np.argmax(sizes))
     scale = available[largest] / sizes[largest]
+    if scale == 0:
+        return dict.fromkeys(classes.tolist(), 0)
     counts = {}
     for label, size, limit in zip(classes, sizes, available, strict=True):
         counts[int(label)] = min(limit, max(1, round(scale * size)))

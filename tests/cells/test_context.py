@@ -9,6 +9,7 @@ from etils import epath
 from flax import nnx
 
 from jaxdiff import source_code
+from jaxdiff.cells import context as context_module
 from jaxdiff.cells.context import CellContext
 from jaxdiff.cells.data import DataPaths
 from jaxdiff.datasets.base import Annotations, Source
@@ -165,3 +166,20 @@ def test_denoised_images_are_bound_to_their_noise_level(context, monkeypatch, le
     context.outputs["classifiers"] = {}
     stages._run_denoise(context, NO_REDO)
     assert inputs["level"] == level
+
+
+@pytest.mark.parametrize("present", [(), (MINORITY,), (MAJORITY, MINORITY)])
+def test_classes_without_unseen_images_are_not_matched(context, monkeypatch, present):
+    labels = context.splits["train"].source.annotations.labels
+    pools = {}
+    for name in ("held_out", "classifier_test", "classifier"):
+        split = context.splits[name]
+        selected = split.select(np.flatnonzero(np.isin(split.labels, (3, *present))))
+        context.splits[name] = selected
+        pools[name] = selected.indices
+    context.dataset = types.SimpleNamespace(labels=labels, groups=None, pools=pools)
+    train = context.train.indices
+    monkeypatch.setattr(context_module, "cell_training_set", lambda cell, dataset: train)
+    exists = MAJORITY in present
+    assert context.has("matched") is exists
+    assert (context.matched is not None) is exists

@@ -53,6 +53,8 @@ def test_groups_have_whole_images():
         ((4000, 3), (100, 50), (100, 1)),  # a rare class is never dropped,
         ((240, 60), (260, 0), (240, 0)),  # unless there is none of it
         ((60, 240), (260, 260), (60, 240)),
+        ((240, 60), (0, 0), (0, 0)),
+        ((240, 60), (0, 9), (0, 0)),  # images of the rarer class alone have no such mix
     ],
 )
 def test_matched_sets_keep_the_mix_and_every_class(train, unseen, matched):
