@@ -18,7 +18,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from experiments import _errors
-from experiments._config import ConfigFileError
+from experiments._errors import ConfigFileError
 
 TERMINATED = 143  # exit status after SIGTERM
 LOCAL_ADDRESS = re.compile("^(--?[a-z_.]+=)?file://(?=/)")
@@ -74,6 +74,13 @@ def _is_command() -> bool:
     """Whether this process runs a command of ours: not a notebook, not the tests."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec is not None and spec.name.partition(".")[0] in ("experiments", "benchmarks")
+
+
+def define_config(help: str, settings_class: type | None = None) -> None:
+    """The flag --config; a study's by default."""
+    from experiments import _config  # imports JAX, which the environment comes before
+
+    _config.define_config(help, *[settings_class] if settings_class else [])
 
 
 def define_workdir(example: str) -> None:

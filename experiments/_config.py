@@ -8,11 +8,8 @@ from importlib.util import module_from_spec, spec_from_loader
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from experiments._errors import ConfigFileError
 from jaxdiff.settings import StudySettings, check_keys
-
-
-class ConfigFileError(Exception):
-    """A config file that cannot be used; no ValueError, which absl would put into its own words."""
 
 
 def define_config(help: str, settings_class: type = StudySettings) -> None:

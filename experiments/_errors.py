@@ -16,6 +16,10 @@ LESS_MEMORY = (
 )
 
 
+class ConfigFileError(Exception):
+    """A config file that cannot be used; no ValueError, which absl would put into its own words."""
+
+
 def describe(error: BaseException) -> str:
     """One sentence for an error that no code of ours has put into words.
 

@@ -28,7 +28,6 @@ from etils import epath
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from experiments._config import define_config
 from jaxdiff import files
 from jaxdiff.analysis import bypass as analysis
 from jaxdiff.analysis import similarity
@@ -43,7 +42,7 @@ from jaxdiff.stable_diffusion.folder import is_pipeline
 from jaxdiff.stage import Redo
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "sd_bypass.py"
-define_config(
+_cli.define_config(
     "The settings, by default those of configs/sd_bypass.py; --config.KEY=VALUE changes one. "
     "The keys:\n\n" + explain(BypassSettings),
     BypassSettings,

@@ -25,7 +25,6 @@ import jax
 from absl import flags
 from rich.table import Column, Table
 
-from experiments._config import define_config
 from jaxdiff import files
 from jaxdiff.cells.cell import Cell
 from jaxdiff.planning.chips import CHIPS, open_topology
@@ -34,7 +33,7 @@ from jaxdiff.planning.plan import Plan, list_warnings, plan_for_slices, plan_mod
 from jaxdiff.report.tables import to_csv
 from jaxdiff.study import grid
 
-define_config("The study, a file of configs/; --config.KEY=VALUE changes one setting.")
+_cli.define_config("The study, a file of configs/; --config.KEY=VALUE changes one setting.")
 flags.DEFINE_string(
     "topology",
     "local",

@@ -25,7 +25,6 @@ from absl import flags
 from etils import epath
 from rich.table import Column, Table
 
-from experiments._config import define_config
 from jaxdiff import checkpoints, parallel, report, results
 from jaxdiff.analysis.claims import judge_study
 from jaxdiff.analysis.plan import Plan
@@ -40,7 +39,7 @@ from jaxdiff.study.metrics_writer import DivergedError
 from jaxdiff.study.planned import planned_settings
 from jaxdiff.study.preflight import check_study
 
-define_config("The study, a file of configs/; --config.KEY=VALUE changes one setting.")
+_cli.define_config("The study, a file of configs/; --config.KEY=VALUE changes one setting.")
 flags.DEFINE_string("workdir", None, "Folder of everything that is written; default runs/NAME.")
 flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, as '2-*-s0'.")
 flags.DEFINE_string("shard", "1/1", "i/n: only every n-th cell, from the i-th on.")

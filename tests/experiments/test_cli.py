@@ -1,5 +1,8 @@
 """What the commands share, in this process: outputs that are checked before any work."""
 
+import subprocess
+import sys
+
 import pytest
 from absl import flags
 from rich.table import Column, Table
@@ -66,6 +69,13 @@ def test_names_are_printed_as_they_are(name, is_terminal, capsys, monkeypatch):
     lines = capsys.readouterr().out
     assert f"report: {name}\n" in lines
     assert lines.count(name) >= 6
+
+
+def test_the_environment_is_set_before_jax_and_numpy_are_imported():
+    """Both read it once, when they are imported."""
+    code = "import sys; from experiments import _cli; print({'jax', 'numpy'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"
 
 
 @pytest.mark.slow

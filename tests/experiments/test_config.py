@@ -3,7 +3,8 @@
 import pytest
 
 from experiments import _cli
-from experiments._config import ConfigFileError, _ConfigFileParser
+from experiments._config import _ConfigFileParser
+from experiments._errors import ConfigFileError
 from jaxdiff.settings import StudySettings
 from jaxdiff.study import grid
 

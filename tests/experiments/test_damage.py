@@ -12,7 +12,8 @@ from jaxdiff.progress import no_progress
 from jaxdiff.settings import to_json
 from jaxdiff.stage import claim_folder
 from jaxdiff.study import grid, pairwise
-from jaxdiff.study.config import fixed_settings, planned_settings
+from jaxdiff.study.config import fixed_settings
+from jaxdiff.study.planned import planned_settings
 from jaxdiff.study.stages import run_cell
 from tests.experiments.tiny_study import get_config
 
@@ -37,7 +38,11 @@ def sweep(workdir: epath.Path) -> None:
         config.measures[name] = 0
     (cell,) = grid.expand(config)
     study = workdir / "study.json"
-    claim_folder(study, planned_settings(to_json(config.to_dict()), study), fixed=fixed_settings)
+    claim_folder(
+        study,
+        planned_settings(to_json(config.to_dict()), grid.expand(config), study),
+        fixed=fixed_settings,
+    )
     run_cell(cell, workdir, DataPaths("", ""), no_progress)
     pairwise.run_comparisons(results.read_cells(workdir), workdir, cell.measures)
     report.write(workdir)

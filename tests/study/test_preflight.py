@@ -7,7 +7,8 @@ from etils import epath
 from jaxdiff import files
 from jaxdiff.settings import to_json
 from jaxdiff.study import grid
-from jaxdiff.study.config import default_config, planned_settings
+from jaxdiff.study.config import default_config
+from jaxdiff.study.planned import planned_settings
 from jaxdiff.study.preflight import check_study
 
 
@@ -19,7 +20,7 @@ def check(workdir, **changes):
         section, name = key.split("__")
         config[section][name] = value
     path = epath.Path(workdir) / "study.json"
-    settings = planned_settings(to_json(config.to_dict()), path)
+    settings = planned_settings(to_json(config.to_dict()), grid.expand(config), path)
     check_study(grid.expand(config), settings, path)
     return path, settings
 
