@@ -185,11 +185,6 @@ def _is_pair(pair: Any, study: StudySettings) -> bool:
     return is_two and all(isinstance(model, str) and model in study.models for model in pair)
 
 
-def _check_seeds(study: StudySettings) -> None:
-    if len(set(study.seeds)) < len(study.seeds):
-        raise ValueError(f"config.seeds is {study.seeds}; each seed is one trained model a cell")
-
-
 def _check_look(study: StudySettings) -> None:
     if not study.look:
         return
@@ -241,7 +236,6 @@ RULES: tuple[Callable[[StudySettings], None], ...] = (
     _check_tensorboard,
     _check_accumulate,
     _check_primary,
-    _check_seeds,
     _check_secondary,
     _check_look,
     _check_lpips_size,

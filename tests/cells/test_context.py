@@ -142,8 +142,7 @@ def test_random_weights_share_the_compiled_programs(context):
 
 @pytest.mark.parametrize("edited", ["jaxdiff.datasets.mixtures", "jaxdiff.measures.matched"])
 def test_matched_images_are_bound_to_the_code_that_chooses_them(context, monkeypatch, edited):
-    source = types.SimpleNamespace(identity={})
-    context.dataset = types.SimpleNamespace(source=source)
+    context.dataset = types.SimpleNamespace(contents={})
     names = ("matched", "train")
     first = [context.digest(name) for name in names]
     monkeypatch.setattr(source_code, "_read_source", lambda name: name.encode() * (name != edited))
@@ -162,7 +161,7 @@ def test_denoised_images_are_bound_to_their_noise_level(context, monkeypatch, le
 
     monkeypatch.setattr(stages, "run_stage", record)
     monkeypatch.setattr(stages, "DENOISED_FROM", level)
-    context.dataset = types.SimpleNamespace(source=types.SimpleNamespace(identity={}))
+    context.dataset = types.SimpleNamespace(contents={})
     context.outputs["classifiers"] = {}
     stages._run_denoise(context, NO_REDO)
     assert inputs["level"] == level

@@ -77,7 +77,6 @@ def test_a_folder_of_an_evaluation_is_refused_by_its_settings(tmp_path):
         ({"look": 3, "seeds": tuple(range(6))}, "at least 4, with as many even as odd seeds"),
         ({"look": 2, "seeds": (0, 1, 2, 3)}, "at least 4, with as many even as odd seeds"),
         ({"look": 4, "seeds": (0, 2, 4, 6, 1, 3, 5, 7)}, "with as many even as odd seeds"),
-        ({"seeds": (0, 0, 1, 1)}, "each seed is one trained model a cell"),
         ({"primary": ("2", "2")}, "name the shallow and the deep model"),
         ({"secondary": (("2", "7"),)}, "config.secondary holds \\('2', '7'\\); each entry"),
         ({"secondary": ("2",)}, "config.secondary holds '2'"),
