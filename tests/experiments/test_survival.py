@@ -161,7 +161,7 @@ def test_a_step_that_is_not_finite_stops_the_run(tmp_path):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 1, out
     assert len(err.splitlines()) == 1
-    for words in ("error: the ", " at step ", "train.learning_rate"):
+    for words in (f"error: {CELL}: the ", " at step ", "train.learning_rate"):
         assert words in err
     folder = checkpoint_folder(workdir)
     diverged = files.read_json(folder.parent / results.DIVERGED)
