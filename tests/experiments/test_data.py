@@ -31,6 +31,7 @@ def test_the_papers_celeba_on_a_small_one(tmp_path):
         start_command(
             "sweep",
             "--config=configs/paper_celeba.py",
+            "--config.seeds=(0,)",
             "--cells=2-4*",
             f"--workdir={tmp_path / 'run'}",
             "--config.width=0.25",
