@@ -199,10 +199,11 @@ def main() -> None:
             finished = results.read_cells(workdir)
             pairwise.run_comparisons(finished, workdir, cells[0].measures, progress, redo)
             if parallel.is_leader():
-                page = report.write(workdir)
+                study = results.read_study(workdir)
+                page = report.draw(study, workdir)
     if parallel.is_leader():
-        print_results(finished)
-        print_claims(results.read_study(workdir))
+        print_results(study.cells)
+        print_claims(study)
         _cli.console.print(f"report: {page}")
     if outcome.diverged:
         raise ValueError("; ".join(outcome.diverged))

@@ -119,11 +119,8 @@ def check_form(path: epath.Path) -> None:
         raise ValueError(f"{path} {torch_weights.SINGLE_FILE}")
     if not path.is_dir() or (path / "config.json").exists():
         return
+    torch_weights.check_no_lora_files(path)
     names = sorted(file.name for file in path.iterdir())
-    if any(name.startswith(torch_weights.LORA_FILES) for name in names):
-        raise ValueError(
-            f"{path} holds LoRA weights, which only change a model; {torch_weights.MERGE_LORA}"
-        )
     single_files = [name for name in names if name.endswith((".safetensors", ".ckpt"))]
     is_pipeline = (path / "model_index.json").exists() or (path / "unet").exists()
     if single_files and not is_pipeline:

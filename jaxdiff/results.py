@@ -215,17 +215,18 @@ def _describe_missing_section(result: Result, section: str) -> str:
 
 
 def _finished_folders(root: epath.Path) -> list[epath.Path]:
-    folders = sorted(root.iterdir(), key=lambda path: path.name) if root.exists() else []
-    return [folder for folder in folders if (folder / "result.json").exists()]
+    return [folder for folder in _list_folders(root) if (folder / "result.json").exists()]
+
+
+def _list_folders(root: epath.Path) -> list[epath.Path]:
+    return sorted(root.iterdir(), key=lambda path: path.name) if root.exists() else []
 
 
 def _read_diverged(workdir: epath.Path) -> tuple[CellInfo, ...]:
     """The cells that have diverged and were not trained since."""
-    root = workdir / "cells"
-    folders = sorted(root.iterdir(), key=lambda path: path.name) if root.exists() else []
     return tuple(
         _read_info(CellInfo, folder / DIVERGED, files.read_json(folder / DIVERGED).get("cell"))
-        for folder in folders
+        for folder in _list_folders(workdir / "cells")
         if (folder / DIVERGED).exists() and not (folder / "result.json").exists()
     )
 

@@ -127,14 +127,7 @@ def claim_folder(
     """
     if path.exists():
         _check_claim(path)
-        before = fixed(files.read_json(path))
-        after = fixed(settings)
-        if before != after:
-            noun = "settings" if kind == "config" else kind
-            raise ValueError(
-                f"{path.parent} was made with other {noun} ({difference(before, after, kind)}); "
-                "choose another --workdir or remove that folder"
-            )
+    check_settings(path, settings, fixed, kind)
     try:
         if parallel.is_leader():
             files.write_json(path, settings)
@@ -145,6 +138,25 @@ def claim_folder(
         raise ValueError(
             f"{path.parent} cannot be written ({error.strerror}); choose another --workdir"
         ) from None
+
+
+def check_settings(
+    path: epath.Path,
+    settings: Mapping[str, Any],
+    fixed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    kind: str = "config",
+) -> None:
+    """Raise ValueError where a folder was made with other settings; see `claim_folder`."""
+    if not path.exists():
+        return
+    before = fixed(files.read_json(path))
+    after = fixed(settings)
+    if before != after:
+        noun = "settings" if kind == "config" else kind
+        raise ValueError(
+            f"{path.parent} was made with other {noun} ({difference(before, after, kind)}); "
+            "choose another --workdir or remove that folder"
+        )
 
 
 def _check_claim(path: epath.Path) -> None:

@@ -85,12 +85,7 @@ def find_weights_files(
         if candidate in variants:
             is_index = candidate.endswith(".json")
             return _find_shards(folder, candidate) if is_index else [folder / candidate]
-    # The names that peft and diffusers give them.
-    lora = [path.name for path in folder.iterdir() if path.name.startswith(LORA_FILES)]
-    if lora:
-        raise ValueError(
-            f"{folder} holds LoRA weights ({min(lora)}), which only change a model; {MERGE_LORA}"
-        )
+    check_no_lora_files(folder)
     raise ValueError(
         f"{folder} has no weights: neither {name}.safetensors nor {bin_name}.bin, in one file or "
         "in shards"
@@ -165,6 +160,15 @@ def from_torch(
             )
         params[name] = jnp.asarray(value, dtype if value.ndim > 1 else jnp.float32)
     return params
+
+
+def check_no_lora_files(folder: epath.Path) -> None:
+    """Raise ValueError for a folder with LoRA weights, by the names that their tools give them."""
+    names = [path.name for path in folder.iterdir() if path.name.startswith(LORA_FILES)]
+    if names:
+        raise ValueError(
+            f"{folder} holds LoRA weights ({min(names)}), which only change a model; {MERGE_LORA}"
+        )
 
 
 def _check_kind(names: Iterable[str], folder: epath.Path) -> None:

@@ -83,8 +83,12 @@ def write(workdir: epath.PathLike) -> epath.Path:
     ValueError
         Where nothing is finished, a file is damaged, or older code made a result.
     """
+    return draw(read_study(workdir), workdir)
+
+
+def draw(study: StudyResults, workdir: epath.PathLike) -> epath.Path:
+    """Draw the report of results that are read already; otherwise as `write`."""
     workdir = epath.Path(workdir)
-    study = read_study(workdir)
     sections = collect_sections(study.results)  # raises before anything is written
     method = load_method()
     measures = _build_measures(study, sections, workdir, method)

@@ -5,13 +5,13 @@ from typing import Any
 
 from etils import epath
 
-from jaxdiff import files, parallel
+from jaxdiff import parallel
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.data import check_training_sets, open_cell_dataset
 from jaxdiff.features import perceptual
 from jaxdiff.features.extractors import load_extractor
 from jaxdiff.settings import MeasureSettings
-from jaxdiff.stage import difference
+from jaxdiff.stage import check_settings
 from jaxdiff.study.config import fixed_settings
 
 
@@ -36,33 +36,21 @@ def check_study(
     ValueError
         For the first thing that is missing or does not fit.
     """
-    _check_folder(study_file, settings)
+    check_settings(study_file, settings, fixed=fixed_settings)
     parallel.global_mesh(cells[0].train.batch // cells[0].train.accumulate)
     check_training_sets(cells, data_dir)
     _check_inverted(cells[0], data_dir)
     _check_weights(cells[0].measures)
 
 
-def _check_folder(study_file: epath.Path, settings: Mapping[str, Any]) -> None:
-    if not study_file.exists():
-        return
-    before = fixed_settings(files.read_json(study_file))
-    after = fixed_settings(settings)
-    if before != after:
-        raise ValueError(
-            f"{study_file.parent} was made with other settings ({difference(before, after)}); "
-            "choose another --workdir or remove that folder"
-        )
-
-
 def _check_inverted(cell: Cell, data_dir: str) -> None:
-    wanted = cell.measures.inverted
+    count = cell.measures.inverted
     dataset = open_cell_dataset(cell, data_dir)
     labels = dataset.labels[dataset.pools["held_out"]]
     available = int(sum((labels == label).sum() for label in (cell.majority, cell.minority)))
-    if wanted > available:
+    if count > available:
         raise ValueError(
-            f"config.measures.inverted is {wanted}; there are only {available} held-out images of "
+            f"config.measures.inverted is {count}; there are only {available} held-out images of "
             "the two classes"
         )
 

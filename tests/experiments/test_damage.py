@@ -40,7 +40,7 @@ def sweep(workdir: epath.Path) -> None:
     study = workdir / "study.json"
     claim_folder(
         study,
-        planned_settings(to_json(config.to_dict()), grid.expand(config), study),
+        planned_settings(to_json(config.to_dict()), [cell], study),
         fixed=fixed_settings,
     )
     run_cell(cell, workdir, DataPaths("", ""), no_progress)
