@@ -304,7 +304,8 @@ def run(
             inputs = digest | {"form": point.form, "p": point.fraction}
             run_stage(workdir, part, inputs, outputs, make, redo=redo)
             labels = {"form": point.form, "p": point.fraction}
-            rows += [labels | row for row in files.read_json(workdir / outputs[0])["rows"]]
+            # The point's labels stand, whatever a measure calls its own.
+            rows += [row | labels for row in files.read_json(workdir / outputs[0])["rows"]]
             done = len(content) * len(points) + points.index(point) + 1
             progress("bypass", done, total, f"{name} {point.form} {point.fraction:g}")
         content[name] = describe(context.cell) | {"rows": rows}
@@ -337,7 +338,7 @@ def _write_point(context: BypassedCell, name: str, point: Point, workdir: epath.
         plain = results.read_npz(workdir / "samples" / f"{name}-0.npz")["arr_0"]
     sections = bypassed.measure() | {"moved": [sample_change(samples, plain)]}
     rows = [
-        {"measure": section} | estimate.to_json()
+        estimate.to_json() | {"measure": section}
         for section, estimates in sections.items()
         for estimate in estimates
     ]

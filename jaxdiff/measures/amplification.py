@@ -48,7 +48,7 @@ def amplification_scales(share: Estimate, trained: float) -> list[Estimate]:
         # The minority may have vanished: the majority's odds have no upper end.
         for name in scales.keys() - {"absolute"}:
             scales[name][2] = None
-    form = share.labels.get("form", share.name)
+    form = share.labels.get("share_form", share.name)
     method = f"of the {form} share's, {share.method}"
     return [
         Estimate(value, low, high, share.n, method, name=name)

@@ -323,6 +323,6 @@ def select_share(readings: Sequence[Estimate], form: str) -> Estimate:
     """The reading of this form under the name ``share``; undefined where there is none."""
     for reading in readings:
         if reading.name == form:
-            return reading.named("share", form=form)
+            return reading.named("share", share_form=form)
     why = "no sample could be read, or no denoised image of a class"
-    return Estimate.undefined("share", form=form, why=why)
+    return Estimate.undefined("share", share_form=form, why=why)

@@ -29,7 +29,7 @@ def cell(model, seed, share, trained=0.2, gate=0.98, ambiguous=5):
         info,
         quality=[Estimate(gate, n=1000, name="gate")],
         share=[
-            Estimate(share, n=1000, name="share", labels={"form": "forced_choice"}),
+            Estimate(share, n=1000, name="share", labels={"share_form": "forced_choice"}),
             bounds.labeled(ambiguous=ambiguous, confidence=verdicts.BOUNDS_CONFIDENCE),
         ],
     )
@@ -241,7 +241,7 @@ def test_secondary_claims_wait_for_their_whole_family():
 
 def test_an_undefined_share_is_named():
     cells = cells_of(*FALLING)
-    undefined = [Estimate.undefined("share", form="loss_corrected")]
+    undefined = [Estimate.undefined("share", share_form="loss_corrected")]
     cells[-1] = dataclasses.replace(cells[-1], sections={**cells[-1].sections, "share": undefined})
     claim = judge_all(cells, 4)[0]
     assert claim.verdict == "undecided"

@@ -6,7 +6,7 @@ import pytest
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures.amplification import amplification_scales
 
-SHARE = Estimate(0.1, 0.05, 0.2, 1000, "Wilson 95 %", name="share", labels={"form": "gated"})
+SHARE = Estimate(0.1, 0.05, 0.2, 1000, "Wilson 95 %", name="share", labels={"share_form": "gated"})
 
 
 def scales(share, trained):

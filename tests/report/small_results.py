@@ -61,7 +61,7 @@ class SmallMeasure:
 SHARE = SmallMeasure(
     "share",
     [
-        estimate("share", 0.15, form="forced_choice"),
+        estimate("share", 0.15, share_form="forced_choice"),
         estimate("forced_choice", 0.15),
         estimate("gated", 0.13),
         estimate("bounds", 0.16, confidence=0.75, ambiguous=5),
