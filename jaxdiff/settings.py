@@ -13,6 +13,8 @@ from jaxdiff.typed_values import checked_value
 
 T = TypeVar("T")
 SHARE_FORMS = ("forced_choice", "loss_corrected", "gated")
+# Secondary claims about the primary pair of models that are not about the final share alone.
+NAMED_CLAIMS = ("equal_loss", "training_time", "lpips")
 MAX_SIZE = 8192  # pixels; larger images are a slip of the pen, and take all memory
 Config: TypeAlias = ml_collections.ConfigDict | Mapping[str, Any]
 
@@ -250,11 +252,16 @@ class StudySettings:
         "name -> a row of TABLE_A, or {row: ..., FIELD: ...}, or {type: ..., FIELD: ...}",
         nonempty=True,
     )
+    model_seeds: dict[str, Any] = setting(
+        {}, "name -> the seeds of a model that is trained on fewer of them, such as a control"
+    )
     primary: tuple[str, ...] = setting(
         (), "the shallow and the deep model of the primary claim; by default the bare rows' ends"
     )
     secondary: tuple[Any, ...] = setting(
-        (), "pairs of models, as (('2', '2-large'),), that secondary claims compare alike"
+        (),
+        "secondary claims: pairs of models that are compared as the primary ones are, as "
+        "(('2', '2-large'),), and names among equal_loss, training_time and lpips",
     )
     look: int = setting(
         0, "half of the seeds: the primary claim is also judged after these; 0 takes no look", min=0

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from scipy import optimize, stats
+from scipy.special import expit
 
 from jaxdiff.analysis.queries import Mix
 from jaxdiff.estimates import Estimate, bounded_logit
@@ -196,6 +197,17 @@ class Contrast:
         return math.exp(optimize.brentq(excess, 0.0, math.log(LARGEST_RATIO)))
 
 
+class Reading(NamedTuple):
+    """What one cell's samples show: the minority's logit share, and their quality gate."""
+
+    logit_share: float
+    gate: float
+
+
+# From a shallow and a deep cell of one seed to what is compared; None where it is undefined.
+ReadPair: TypeAlias = Callable[[CellResult, CellResult], tuple[Reading, Reading] | None]
+
+
 class FinishedSeeds(NamedTuple):
     """The seeds of which every cell is finished.
 
@@ -239,27 +251,51 @@ def find_finished(
     return FinishedSeeds(finished, tuple(undefined))
 
 
+def read_final(shallow: CellResult, deep: CellResult) -> tuple[Reading, Reading] | None:
+    """What the samples of the finished models show."""
+    if find_share(shallow) is None or find_share(deep) is None:
+        return None
+    return (
+        Reading(logit_share(shallow), mean_gate([shallow])),
+        Reading(logit_share(deep), mean_gate([deep])),
+    )
+
+
 def build_contrast(
     cells: Sequence[CellResult],
     shallow: str,
     deep: str,
     seeds: Sequence[int],
     data: Sequence[DataKey],
+    read_pair: ReadPair = read_final,
 ) -> Contrast:
     """The contrast of two models over these seeds, as far as both are finished on all data."""
     finished = find_finished(cells, (shallow, deep), seeds, data, find_share)
+    pairs: dict[int, list[tuple[Reading, Reading]]] = {}
+    undefined = list(finished.undefined)
+    for seed, rows in finished.cells.items():
+        read = [read_pair(a, b) for a, b in rows]
+        complete = [pair for pair in read if pair is not None]
+        if len(complete) == len(rows):
+            pairs[seed] = complete
+        else:
+            undefined += [b.name for (a, b), pair in zip(rows, read, strict=True) if pair is None]
     changes = {
-        seed: float(np.mean([logit_share(b) - logit_share(a) for a, b in rows]))
-        for seed, rows in finished.cells.items()
+        seed: float(np.mean([b.logit_share - a.logit_share for a, b in complete]))
+        for seed, complete in pairs.items()
     }
     arms = []
     for i, model in enumerate((shallow, deep)):
-        by_mix = [[rows[j][i] for rows in finished.cells.values()] for j in range(len(data))]
-        gates = tuple(mean_gate(members) for members in by_mix)
-        shares = tuple(_mean_share(members) for members in by_mix)
+        by_mix = [[complete[j][i] for complete in pairs.values()] for j in range(len(data))]
+        gates = tuple(_mean([reading.gate for reading in readings]) for readings in by_mix)
+        shares = tuple(
+            _mean([float(expit(reading.logit_share)) for reading in readings])
+            for readings in by_mix
+        )
         arms.append(Arm(model, gates, shares))
     mixes = tuple(to_mix(key) for key in data)
-    return Contrast(arms[0], arms[1], mixes, changes, finished.roles(), finished.undefined)
+    roles = {seed: role for seed, role in finished.roles().items() if seed in pairs}
+    return Contrast(arms[0], arms[1], mixes, changes, roles, tuple(undefined))
 
 
 def data_key(cell: CellResult) -> DataKey:
@@ -298,11 +334,8 @@ def logit_share(cell: CellResult) -> float:
 def mean_gate(cells: Sequence[CellResult]) -> float:
     """The mean quality gate; nan where one was not measured."""
     gates = [cell.find("quality", "gate") for cell in cells]
-    values = [math.nan if gate is None else float(gate) for gate in gates]
-    return float(np.mean(values)) if values else math.nan
+    return _mean([math.nan if gate is None else float(gate) for gate in gates])
 
 
-def _mean_share(cells: Sequence[CellResult]) -> float:
-    shares = [find_share(cell) for cell in cells]
-    values = [float(share) for share in shares if share is not None]
+def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else math.nan

@@ -24,8 +24,12 @@ class Plan:
         The shallow and the deep model; empty for the ends of the models that are finished.
     secondary
         Pairs of models of secondary claims.
+    named
+        Further secondary claims about the primary pair: names of `jaxdiff.settings.NAMED_CLAIMS`.
     models
         The planned models; empty for all.
+    model_seeds
+        By model: its planned seeds, where they are fewer than `seeds`.
     data
         The planned training data; empty for all.
     alternate
@@ -36,7 +40,9 @@ class Plan:
     look: int = 0
     primary: tuple[str, ...] = ()
     secondary: tuple[tuple[str, str], ...] = ()
+    named: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    model_seeds: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     data: tuple[DataKey, ...] = ()
     alternate: bool = True
 
@@ -45,13 +51,16 @@ class Plan:
         """Read study.json; a study without a plan is bound to the seeds that it lists."""
         planned = settings.get("planned", {})
         sizes = planned.get("n", ())
+        secondary = settings.get("secondary", ())
         mixes = [tuple(shares) for shares in planned.get("proportions", ())]
         return cls(
             seeds=tuple(planned.get("seeds", settings.get("seeds", (0,)))),
             look=settings.get("look", 0),
             primary=tuple(planned.get("primary", settings.get("primary", ()))),
-            secondary=tuple((pair[0], pair[1]) for pair in settings.get("secondary", ())),
+            secondary=tuple((c[0], c[1]) for c in secondary if not isinstance(c, str)),
+            named=tuple(claim for claim in secondary if isinstance(claim, str)),
             models=tuple(planned.get("models", ())),
+            model_seeds=planned.get("model_seeds", {}),
             data=tuple(itertools.product(mixes, sizes)),
             alternate=settings.get("data", {}).get("alternate", True),
         )
@@ -90,12 +99,18 @@ class Plan:
         names = model_names(cells)
         return names[0], names[-1]
 
-    def explain_roles(self) -> str:
-        """Why the planned seeds can decide nothing; empty where they can."""
-        if len(self.seeds) == 1:
+    def seeds_of(self, models: Sequence[str]) -> list[int]:
+        """The planned seeds that all of these models are trained on."""
+        limits = [self.model_seeds[model] for model in models if model in self.model_seeds]
+        return [seed for seed in self.seeds if all(seed in limit for limit in limits)]
+
+    def explain_roles(self, models: Sequence[str] = ()) -> str:
+        """Why the planned seeds of these models can decide nothing; empty where they can."""
+        seeds = self.seeds_of(models)
+        if len(seeds) < 2:
             return "one seed has no interval between seeds"
-        odd = sum(seed % 2 for seed in self.seeds)
-        even = len(self.seeds) - odd
+        odd = sum(seed % 2 for seed in seeds)
+        even = len(seeds) - odd
         if self.alternate and odd != even:
             return (
                 f"{even} planned seeds have the first class as the majority and {odd} the second; "

@@ -46,6 +46,13 @@ def judge_contrast(low: float, high: float, widening: float) -> Verdict:
     return "no effect of half the paper's size" if is_weak else "undecided"
 
 
+def judge_sign(low: float, high: float) -> Verdict:
+    """Judge by its interval whether a value is above 0."""
+    if low > 0:
+        return "supported"
+    return "contradicted" if high < 0 else "undecided"
+
+
 def judge_equivalence(low: float, high: float, target: float) -> Verdict:
     """Judge whether a share agrees with a target within 2 points, by its 90 % interval.
 

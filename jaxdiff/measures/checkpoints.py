@@ -20,7 +20,6 @@ from jaxdiff.measures.memorization import flatten, memorization_metrics
 from jaxdiff.measures.quality import quality_gate
 from jaxdiff.measures.registry import measure
 from jaxdiff.measures.shares import select_share, share_forms
-from jaxdiff.sampling import COMMON_SEED
 
 NUM_NOISE_LEVELS = 8  # at which losses are compared
 MAX_IMAGES = 512  # of either set: more would make losses dearer than training short runs
@@ -106,7 +105,7 @@ def loss_gap(
         "training images at the same noise levels, rises above 0: that is memorization. Memorized, "
         "gate and shares of early checkpoints are of a few samples each."
     ),
-    needs=("checkpoints", "sampler", "matched", "train", "roles", "predict"),
+    needs=("checkpoints", "sampler", "matched", "train", "roles", "predict", "seed"),
     settings=("checkpoints", "share"),
     outputs=("losses.npz",),
     topic="training",
@@ -154,8 +153,9 @@ def _measure_checkpoint(
     )
     estimates = loss_gap(*losses)
     if num_samples:
-        # The bank that all seeds share, so that checkpoints and models start from the same noise.
-        samples = to_uint8(sampler.sample(np.arange(num_samples), COMMON_SEED))
+        # The seed's own bank: its checkpoints and models start from the same noise, and seeds
+        # stay independent of one another.
+        samples = to_uint8(sampler.sample(np.arange(num_samples), artifacts.seed))
         estimates += _sample_estimates(samples, artifacts)
     return losses, estimates
 

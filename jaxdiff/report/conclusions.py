@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.special import logit
 
-from jaxdiff.analysis import claims
+from jaxdiff.analysis.claim import Claim
+from jaxdiff.analysis.claims import judge_study
 from jaxdiff.analysis.contrasts import Contrast
 from jaxdiff.analysis.over_seeds import OverSeeds, losses_over_seeds, shares_over_seeds
 from jaxdiff.analysis.queries import format_mix, group_key
@@ -39,10 +40,10 @@ def verdicts(study: StudyResults) -> TableRows:
     """A row for each claim, the primary one first."""
     if not study.cells:
         return []
-    return [_claim_columns(claim, study) for claim in claims.judge_study(study)]
+    return [_claim_columns(claim, study) for claim in judge_study(study)]
 
 
-def _claim_columns(claim: claims.Claim, study: StudyResults) -> dict[str, object]:
+def _claim_columns(claim: Claim, study: StudyResults) -> dict[str, object]:
     estimate = claim.estimate
     widening = claim.widening
     widened: list[float | str] = ["", ""]
@@ -173,7 +174,7 @@ def contrasts(study: StudyResults) -> Figure | None:
     """The primary claim and the secondary ones about two models."""
     if not study.cells:
         return None
-    judged = claims.judge_study(study)
+    judged = judge_study(study)
     drawn = [claim for claim in judged if claim.contrast is not None and claim.mean.n]
     if not drawn:
         return None
@@ -192,7 +193,7 @@ def contrasts(study: StudyResults) -> Figure | None:
     return plot
 
 
-def _draw_claim(ax: Axes, y: float, claim: claims.Claim, roles: Sequence[int]) -> None:
+def _draw_claim(ax: Axes, y: float, claim: Claim, roles: Sequence[int]) -> None:
     contrast = claim.contrast
     assert contrast is not None
     seeds = list(contrast.changes)
@@ -215,7 +216,7 @@ def _draw_claim(ax: Axes, y: float, claim: claims.Claim, roles: Sequence[int]) -
     ax.plot((prediction, prediction), (y - 0.3, y + 0.3), ":", color=INK, linewidth=1.2)
 
 
-def _name(claim: claims.Claim) -> str:
+def _name(claim: Claim) -> str:
     contrast = claim.contrast
     assert contrast is not None
     name = f"{contrast.deep.model} less {contrast.shallow.model}"

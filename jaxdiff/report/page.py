@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from jaxdiff import files
 
 # The modules of REGISTERED_BY register what the page shows.
-from jaxdiff.analysis.claims import Claim, judge_study
+from jaxdiff.analysis.claim import Claim
+from jaxdiff.analysis.claims import judge_study
 from jaxdiff.analysis.plan import Plan
 from jaxdiff.analysis.queries import format_time_blind_levels
 from jaxdiff.analysis.verdicts import MIN_GATE

@@ -14,10 +14,11 @@ from jaxdiff.features.extractors import EXTRACTORS
 from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.measures.registry import load_measures
 from jaxdiff.plugins import import_plugins
-from jaxdiff.settings import Config, MeasureSettings, StudySettings
+from jaxdiff.settings import NAMED_CLAIMS, Config, MeasureSettings, StudySettings
 from jaxdiff.typed_values import checked_value
 
-AXES = ("seeds", "models", "data.proportions", "data.n")  # what may grow in a begun study
+# What may grow in a study that has begun.
+AXES = ("seeds", "models", "model_seeds", "data.proportions", "data.n")
 # Studies that began before these settings existed have their defaults.
 CLAIM_DEFAULTS: Mapping[str, Any] = {"secondary": [], "look": 0}
 MIN_INVERTED_SEEDS = 3  # one encodes, and two decode
@@ -63,6 +64,20 @@ def _check_model_names(study: StudySettings) -> None:
             raise ValueError(
                 f"config.models holds the name {name!r}; a name is letters, digits and . _ + - "
                 "alone, as '2-wide', since it begins the names of folders"
+            )
+
+
+def _check_model_seeds(study: StudySettings) -> None:
+    for model, seeds in study.model_seeds.items():
+        if model not in study.models:
+            raise ValueError(
+                f"config.model_seeds names {model!r}; the models are {', '.join(study.models)}"
+            )
+        are_seeds = isinstance(seeds, tuple) and set(seeds) <= set(study.seeds)
+        if not seeds or not are_seeds:
+            raise ValueError(
+                f"config.model_seeds[{model!r}] is {seeds!r}; it is a tuple of some of "
+                f"config.seeds, {study.seeds}"
             )
 
 
@@ -172,12 +187,37 @@ def _check_primary(study: StudySettings) -> None:
 
 
 def _check_secondary(study: StudySettings) -> None:
-    for pair in study.secondary:
-        if not _is_pair(pair, study):
-            names = ", ".join(study.models)
+    for claim in study.secondary:
+        if claim not in NAMED_CLAIMS and not _is_pair(claim, study):
             raise ValueError(
-                f"config.secondary holds {pair!r}; each entry is a pair of models, of {names}"
+                f"config.secondary holds {claim!r}; each entry is a pair of models, of "
+                f"{', '.join(study.models)}, or one of {', '.join(NAMED_CLAIMS)}"
             )
+    measures = study.measures
+    needs_checkpoints = {"equal_loss", "training_time"} & set(study.secondary)
+    if needs_checkpoints and not measures.checkpoints:
+        raise ValueError(
+            f"config.secondary holds {min(needs_checkpoints)!r}, which needs samples of early "
+            "checkpoints; set config.measures.checkpoints to their number"
+        )
+    if "training_time" in study.secondary and not _keeps_quarter(study):
+        raise ValueError(
+            "config.secondary holds 'training_time', which needs the checkpoint at a quarter of "
+            "train.steps; set train.keep_log_spaced, and train.steps to 4, 8, 16, ... times "
+            "train.checkpoint_every"
+        )
+    if "lpips" in study.secondary and measures.lpips == "none":
+        raise ValueError("config.secondary holds 'lpips', and config.measures.lpips is none")
+
+
+def _keeps_quarter(study: StudySettings) -> bool:
+    """Whether the checkpoint at a quarter of the training is one of those that stay."""
+    quarter, rest = divmod(study.train.steps, 4)
+    every = study.train.keep_every
+    intervals, remainder = divmod(quarter, study.train.checkpoint_every)
+    is_log_spaced = intervals > 0 and intervals & (intervals - 1) == 0 and not remainder
+    is_kept = study.train.keep_log_spaced and is_log_spaced
+    return not rest and (is_kept or bool(every and not remainder and not quarter % every))
 
 
 def _is_pair(pair: Any, study: StudySettings) -> bool:
@@ -225,6 +265,7 @@ def _check_inverted(study: StudySettings) -> None:
 RULES: tuple[Callable[[StudySettings], None], ...] = (
     _check_name,
     _check_model_names,
+    _check_model_seeds,
     _check_classes,
     _check_proportions,
     _check_source,

@@ -33,7 +33,11 @@ def expand(config: Config) -> list[Cell]:
     study = read_settings(config)
     data = study.data
     grid = itertools.product(study.seeds, data.n, data.proportions, study.models)
-    cells = [_make_cell(study, seed, n, shares, model) for seed, n, shares, model in grid]
+    cells = [
+        _make_cell(study, seed, n, shares, model)
+        for seed, n, shares, model in grid
+        if seed in study.model_seeds.get(model, study.seeds)
+    ]
     _check_names(cells)
     return cells
 

@@ -34,6 +34,7 @@ def planned_settings(
     planned = {
         "seeds": begun["seeds"],
         "models": list(begun["models"]),
+        "model_seeds": begun.get("model_seeds", {}),
         "proportions": begun["data"]["proportions"],
         "n": begun["data"]["n"],
         "primary": list(begun["primary"]) or primary_pair(begun["models"], cells),

@@ -357,6 +357,21 @@ def test_alignment_takes_24_seeds():
     assert few.estimate.low < 0.2005 < few.estimate.high
 
 
+def test_a_pair_with_fewer_seeds_waits_for_those_alone():
+    cells = cells_of((0.2, 0.21, 0.19, 0.2, 0.2, 0.21), (0.1, 0.11, 0.1, 0.09, 0.1, 0.1))
+    cells += [cell("3", seed, 0.19 + 0.001 * seed) for seed in range(4)]
+
+    def judge_pair(*seeds):
+        plan = plan_of(6, primary=("2", "6"), secondary=(("2", "3"),), model_seeds={"3": seeds})
+        claims = judge(cells, plan, 1000)
+        return next(claim for claim in claims if "model 3" in claim.claim)
+
+    assert judge_pair(0, 1, 2, 3).mean.n == 4
+    assert judge_pair(0, 1, 2, 3).verdict != "interim"
+    assert judge_pair(0, 1, 2, 3, 4).verdict == "interim"
+    assert judge_pair(0, 2, 3).why.startswith("2 planned seeds have the first class")
+
+
 def test_a_study_of_older_code_is_bound_to_its_seeds():
     plan = Plan.from_study({"seeds": [0, 1], "primary": ["2", "6"]})
     assert plan.seeds == (0, 1)

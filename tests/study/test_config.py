@@ -4,6 +4,7 @@ import pytest
 from etils import epath
 
 from jaxdiff import files
+from jaxdiff.analysis.plan import Plan
 from jaxdiff.settings import to_json
 from jaxdiff.study import grid
 from jaxdiff.study.config import default_config, fixed_settings
@@ -80,11 +81,55 @@ def test_a_folder_of_an_evaluation_is_refused_by_its_settings(tmp_path):
         ({"primary": ("2", "2")}, "name the shallow and the deep model"),
         ({"secondary": (("2", "7"),)}, "config.secondary holds \\('2', '7'\\); each entry"),
         ({"secondary": ("2",)}, "config.secondary holds '2'"),
+        ({"model_seeds": {"7": (0,)}}, "config.model_seeds names '7'; the models are 2, 3"),
+        ({"model_seeds": {"2": (5,)}}, "some of config.seeds, \\(0,\\)"),
+        ({"model_seeds": {"2": ()}}, "config.model_seeds\\['2'\\] is \\(\\)"),
+        ({"model_seeds": {"2": 0}}, "config.model_seeds\\['2'\\] is 0; it is a tuple"),
     ],
 )
 def test_plans_that_cannot_be_kept(changes, message):
     with pytest.raises(ValueError, match=message):
         grid.expand(make_config(**changes))
+
+
+@pytest.mark.parametrize(
+    ("claim", "changes", "message"),
+    [
+        ("equal_loss", {"measures.checkpoints": 0}, "needs samples of early checkpoints"),
+        ("training_time", {"measures.checkpoints": 0}, "needs samples of early checkpoints"),
+        ("training_time", {"train.keep_log_spaced": False}, "the checkpoint at a quarter"),
+        ("training_time", {"train.checkpoint_every": 150}, "the checkpoint at a quarter"),
+        ("training_time", {"train.steps": 1500}, "the checkpoint at a quarter"),
+        ("lpips", {"measures.lpips": "none"}, "config.measures.lpips is none"),
+    ],
+)
+def test_claims_whose_data_are_not_made(claim, changes, message):
+    config = make_config(secondary=(claim,))
+    config.update_from_flattened_dict(
+        {"train.steps": 1000, "train.checkpoint_every": 125, "train.keep_log_spaced": True}
+    )
+    assert grid.expand(config)
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=message):
+        grid.expand(config)
+
+
+def test_a_model_may_have_fewer_seeds(tmp_path):
+    config = make_config(seeds=(0, 1, 2, 3), model_seeds={"3": (0, 1)})
+    names = [cell.name for cell in grid.expand(config)]
+    assert names == [
+        "2-80_20-n300-s0",
+        "3-80_20-n300-s0",
+        "2-80_20-n300-s1",
+        "3-80_20-n300-s1",
+        "2-80_20-n300-s2",
+        "2-80_20-n300-s3",
+    ]
+    begun = plan_study(config, epath.Path(tmp_path) / "study.json")
+    assert begun["planned"]["model_seeds"] == {"3": [0, 1]}
+    plan = Plan.from_study(begun)
+    assert plan.seeds_of(["2"]) == [0, 1, 2, 3]
+    assert plan.seeds_of(["2", "3"]) == [0, 1]
 
 
 def test_a_look_after_half_of_the_seeds():

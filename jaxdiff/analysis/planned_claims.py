@@ -1,0 +1,327 @@
+"""The claims that a study plans, built from its finished cells. No JAX."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from jaxdiff.analysis.along_training import change_by_training, read_at_equal_loss
+from jaxdiff.analysis.claim import Claim
+from jaxdiff.analysis.contrasts import (
+    BlockedMean,
+    DataKey,
+    FinishedSeeds,
+    ReadPair,
+    build_contrast,
+    find_finished,
+    find_share,
+    logit_share,
+    mean_gate,
+    read_final,
+    to_mix,
+)
+from jaxdiff.analysis.plan import Plan
+from jaxdiff.analysis.queries import format_mix
+from jaxdiff.analysis.verdicts import (
+    BOUNDS_CONFIDENCE,
+    LOSS_RATIO,
+    MIN_ALIGNMENT_SEEDS,
+    MIN_TEST_IMAGES,
+    Verdict,
+    judge_contrast,
+    judge_equivalence,
+    judge_sign,
+)
+from jaxdiff.estimates import EXACT_TRIALS, Estimate, bounded_logit
+from jaxdiff.results import CellInfo, CellResult
+
+
+@dataclasses.dataclass(frozen=True)
+class _SeedValues:
+    """What two models are compared by, seed by seed.
+
+    Parameters
+    ----------
+    of_seeds, roles
+        A value for each finished seed, and the class that has its majority.
+    undefined
+        Cells without the value.
+    planned
+        Number of planned seeds.
+    data
+        The training data in words.
+    """
+
+    of_seeds: list[Any]
+    roles: list[int]
+    undefined: tuple[str, ...]
+    planned: int
+    data: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedClaims:
+    """The planned cells of a study, from which claims are built."""
+
+    cells: Sequence[CellResult]
+    plan: Plan
+    test_images: int
+    diverged: Sequence[CellInfo]
+
+    def secondary_claims(self, seeds: Sequence[int]) -> list[Claim]:
+        """Planned pairs, each mix alone, and models against their training data."""
+        shallow, deep = self.plan.primary_pair(self.cells)
+        data = self.plan.data_with_minority(self.cells)
+        claims = [self.claim_change(*pair, seeds) for pair in self.plan.secondary]
+        if data and shallow != deep:
+            claims += [self.claim_named(name, shallow, deep, seeds) for name in self.plan.named]
+        if len(data) > 1 and shallow != deep:
+            claims += [self.claim_change(shallow, deep, seeds, [key]) for key in data]
+        if data:
+            claims.append(self.claim_against_data(deep, seeds, data))
+        return claims + [self.claim_alignment(shallow, seeds, key) for key in data]
+
+    def claim_named(self, name: str, shallow: str, deep: str, seeds: Sequence[int]) -> Claim:
+        """A claim of `jaxdiff.settings.NAMED_CLAIMS` about two models."""
+        if name == "equal_loss":
+            claim = self.claim_change(shallow, deep, seeds, read_pair=read_at_equal_loss)
+            return dataclasses.replace(claim, claim=f"{claim.claim}, at equal held-out loss")
+        claim_of_name = {"training_time": self.claim_training_time, "lpips": self.claim_lpips}
+        return claim_of_name[name](shallow, deep, seeds)
+
+    def claim_training_time(self, shallow: str, deep: str, seeds: Sequence[int]) -> Claim:
+        """The last three quarters of training move the share further than depth does."""
+        values = self._compare(shallow, deep, seeds, _training_and_depth)
+        changes = np.array(values.of_seeds).reshape(-1, 2)
+        # A change's size is that of its mean over seeds, whose sign is the data's.
+        signs = [
+            np.sign(BlockedMean.of(column.tolist(), values.roles).value) for column in changes.T
+        ]
+        differences = changes @ np.array([signs[0], -signs[1]])
+        return self._claim_above_zero(
+            "training moves the minority's share further than depth does",
+            "size of the logit share's change over the last three quarters of training, mean of "
+            f"models {shallow} and {deep}, less the size of its change from {shallow} to {deep}",
+            (shallow, deep),
+            dataclasses.replace(values, of_seeds=differences.tolist()),
+        )
+
+    def claim_lpips(self, shallow: str, deep: str, seeds: Sequence[int]) -> Claim:
+        """The deep model's samples differ more from one another, at the training data's mix."""
+        return self._claim_above_zero(
+            f"samples of model {deep} differ more from one another than those of model {shallow}",
+            "change of LPIPS at the training data's mix",
+            (shallow, deep),
+            self._compare(shallow, deep, seeds, _lpips_change),
+        )
+
+    def _compare(
+        self,
+        shallow: str,
+        deep: str,
+        seeds: Sequence[int],
+        compare: Callable[[CellResult, CellResult], Any],
+    ) -> "_SeedValues":
+        """What `compare` makes of two models, seed by seed, its mean over the training data."""
+        seeds = self._select_seeds(seeds, (shallow, deep))
+        data = self.plan.data_with_minority(self.cells)
+        finished = find_finished(self.cells, (shallow, deep), seeds, data, find_share)
+        undefined = list(finished.undefined)
+        of_seeds = []
+        roles = []
+        for seed, role in finished.roles().items():
+            rows = finished.cells[seed]
+            compared = [compare(a, b) for a, b in rows]
+            missing = [
+                f"{a.name} and {b.name}"
+                for (a, b), v in zip(rows, compared, strict=True)
+                if v is None
+            ]
+            undefined += missing
+            if not missing:
+                of_seeds.append(np.mean(compared, axis=0).tolist())
+                roles.append(role)
+        return _SeedValues(of_seeds, roles, tuple(undefined), len(seeds), _format_data(data))
+
+    def _claim_above_zero(
+        self, claim: str, quantity: str, models: Sequence[str], values: "_SeedValues"
+    ) -> Claim:
+        mean = BlockedMean.of(values.of_seeds, values.roles)
+
+        def rule(alpha: float) -> Verdict:
+            interval = mean.estimate(1 - alpha)
+            assert interval.low is not None
+            assert interval.high is not None
+            return judge_sign(interval.low, interval.high)
+
+        return Claim(
+            claim,
+            values.data,
+            quantity,
+            mean,
+            rule,
+            values.planned,
+            why=self._explain_missing(values.undefined, models),
+            undefined=values.undefined,
+        )
+
+    def claim_change(
+        self,
+        shallow: str,
+        deep: str,
+        seeds: Sequence[int],
+        data: Sequence[DataKey] | None = None,
+        read_pair: ReadPair = read_final,
+    ) -> Claim:
+        """One model draws fewer of the minority than another; pooled, the seed as unit."""
+        seeds = self._select_seeds(seeds, (shallow, deep))
+        if data is None:
+            data = self.plan.data_with_minority(self.cells)
+        contrast = build_contrast(self.cells, shallow, deep, seeds, data, read_pair)
+        mean = contrast.mean
+
+        def rule(alpha: float) -> Verdict:
+            interval = mean.estimate(1 - alpha)
+            assert interval.low is not None
+            assert interval.high is not None
+            return judge_contrast(interval.low, interval.high, contrast.widening(LOSS_RATIO))
+
+        return Claim(
+            f"model {deep} draws fewer of the minority than model {shallow}",
+            _format_data(data),
+            "change of the logit share",
+            mean,
+            rule,
+            len(seeds),
+            gates={arm.model: arm.gate for arm in contrast.arms},
+            why=self._explain_missing(contrast.undefined, (shallow, deep)),
+            undefined=contrast.undefined,
+            contrast=contrast,
+        )
+
+    def claim_against_data(
+        self, model: str, seeds: Sequence[int], data: Sequence[DataKey]
+    ) -> Claim:
+        """A model draws fewer of the minority than it was shown, by the bounds of its share."""
+        seeds = self._select_seeds(seeds, (model,))
+        finished = find_finished(self.cells, (model,), seeds, data, _find_bounds)
+        upper = _mean_of_bounds(finished, 1)
+        lower = _mean_of_bounds(finished, -1)
+
+        def rule(alpha: float) -> Verdict:
+            high = upper.estimate(1 - alpha).high
+            low = lower.estimate(1 - alpha).low
+            if high is not None and high < 0:
+                return "supported"
+            return "contradicted" if low is not None and low > 0 else "undecided"
+
+        return Claim(
+            f"model {model} draws fewer of the minority than it was shown",
+            _format_data(data),
+            "logit, generated less trained, every ambiguous sample counted for the minority",
+            upper,
+            rule,
+            len(seeds),
+            why=self._explain_missing(finished.undefined, (model,)),
+            undefined=finished.undefined,
+        )
+
+    def claim_alignment(self, model: str, seeds: Sequence[int], key: DataKey) -> Claim:
+        """A model draws the minority as often as it was shown it."""
+        seeds = self._select_seeds(seeds, (model,))
+        finished = find_finished(self.cells, (model,), seeds, [key], find_share)
+        members = [cell for rows in finished.cells.values() for (cell,) in rows]
+        mean = BlockedMean.of([logit_share(cell) for cell in members], _roles(members))
+        trained = to_mix(key).proportions[1]
+
+        def rule(alpha: float) -> Verdict:
+            interval = mean.estimate(1 - alpha).map(expit)
+            assert interval.low is not None
+            assert interval.high is not None
+            return judge_equivalence(interval.low, interval.high, trained)
+
+        why = self._explain_missing(finished.undefined, (model,))
+        if not why and mean.n < MIN_ALIGNMENT_SEEDS:
+            why = f"a margin of 2 points takes {MIN_ALIGNMENT_SEEDS} seeds: read the interval alone"
+        return Claim(
+            f"model {model} draws the trained share, within 2 points",
+            _format_data([key]),
+            "minority share, at 90 %",
+            mean,
+            rule,
+            len(seeds),
+            gates={model: mean_gate(members)},
+            why=why,
+            undefined=finished.undefined,
+            alpha=0.10,
+            to_unit=expit,
+        )
+
+    def _select_seeds(self, seeds: Sequence[int], models: Sequence[str]) -> list[int]:
+        """The seeds that the models are trained on, without those of which one has diverged."""
+        diverged = {info.seed for info in self.diverged if info.model in models}
+        planned = set(self.plan.seeds_of(models)) - diverged
+        return [seed for seed in seeds if seed in planned]
+
+    def _explain_missing(self, undefined: Sequence[str], models: Sequence[str]) -> str:
+        """Why nothing can be concluded whatever the values are; empty where something can."""
+        if undefined:
+            return f"what is compared is undefined for {', '.join(undefined)}"
+        if self.test_images < MIN_TEST_IMAGES:
+            few_images = (
+                f"the classifier was tested on {self.test_images} images a class; "
+                f"{MIN_TEST_IMAGES} are needed"
+            )
+            return self.plan.explain_roles(models) or few_images
+        return self.plan.explain_roles(models)
+
+
+def _format_data(data: Sequence[DataKey]) -> str:
+    return "; ".join(format_mix(to_mix(key)) for key in data)
+
+
+def _roles(cells: Sequence[CellResult]) -> list[int]:
+    return [cell.info.majority for cell in cells]
+
+
+def _mean_of_bounds(finished: FinishedSeeds, sign: int) -> BlockedMean:
+    """The mean over seeds of one extreme (1 the upper, -1 the lower), less the trained logit."""
+    values = []
+    for rows in finished.cells.values():
+        by_mix = [_bound_less_trained(cell, sign) for (cell,) in rows]
+        values.append(sum(by_mix) / len(by_mix))
+    return BlockedMean.of(values, list(finished.roles().values()))
+
+
+def _find_bounds(cell: CellResult) -> Estimate | None:
+    return cell.find("share", "bounds", confidence=BOUNDS_CONFIDENCE)
+
+
+def _bound_less_trained(cell: CellResult, sign: int) -> float:
+    """The logit of an extreme share (1 the upper, -1 the lower), less the trained logit."""
+    bounds = _find_bounds(cell)
+    assert bounds is not None
+    assert bounds.n is not None
+    # The value counts half of the ambiguous samples for the minority.
+    extreme = float(bounds) + sign * bounds.labels["ambiguous"] / (2 * bounds.n)
+    trained = bounded_logit(cell.info.proportions[1], EXACT_TRIALS)
+    return bounded_logit(extreme, bounds.n) - trained
+
+
+def _training_and_depth(shallow: CellResult, deep: CellResult) -> tuple[float, float] | None:
+    """Changes of the logit share: by training, mean of both models, and from shallow to deep."""
+    by_shallow = change_by_training(shallow)
+    by_deep = change_by_training(deep)
+    if by_shallow is None or by_deep is None:
+        return None
+    return (by_shallow + by_deep) / 2, logit_share(deep) - logit_share(shallow)
+
+
+def _lpips_change(shallow: CellResult, deep: CellResult) -> float | None:
+    first = shallow.find("lpips", "at_training_mix")
+    second = deep.find("lpips", "at_training_mix")
+    if first is None or second is None or first.value is None or second.value is None:
+        return None
+    return second.value - first.value

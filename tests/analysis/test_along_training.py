@@ -1,0 +1,141 @@
+"""Claims about two models along training, on made-up checkpoints whose answers are known."""
+
+import dataclasses
+import math
+
+import pytest
+from scipy.special import expit, logit
+
+from jaxdiff.analysis.along_training import change_by_training, read_at_equal_loss, trajectory
+from jaxdiff.analysis.claims import judge
+from jaxdiff.analysis.plan import Plan
+from jaxdiff.estimates import Estimate
+from tests.report.small_results import make_cell, make_info
+
+NUM_SAMPLES = 10**9  # so many that a share's logit is not moved by its bound
+
+
+def make_trained(model, seed, losses, logits, gates=None, lpips=None):
+    """A cell with checkpoints at the steps 500, 1000, ... of these losses and logit shares."""
+    info = make_info(model, seed)
+    if seed % 2:
+        info = dataclasses.replace(info, majority=info.minority, minority=info.majority)
+    gates = gates or [0.95] * len(losses)
+    steps = [500 * (i + 1) for i in range(len(losses))]
+    along = []
+    for step, loss, value, gate in zip(steps, losses, logits, gates, strict=True):
+        along.append(Estimate(loss, n=10, name="eps_loss", labels={"images": "unseen"}))
+        along[-1] = along[-1].labeled(step=step)
+        if step < steps[-1]:
+            share = Estimate(float(expit(value)), n=NUM_SAMPLES, name="forced_choice")
+            along += [share.labeled(step=step), Estimate(gate, n=9, name="gate").labeled(step=step)]
+    final = Estimate(float(expit(logits[-1])), n=NUM_SAMPLES, name="share")
+    sections = {
+        "checkpoints": along,
+        "quality": [Estimate(gates[-1], n=9, name="gate")],
+        "share": [final.labeled(share_form="forced_choice")],
+    }
+    if lpips is not None:
+        sections["lpips"] = [Estimate(lpips, n=9, name="at_training_mix")]
+    return make_cell(info, **sections)
+
+
+def test_trajectory_is_ordered_and_ends_with_all_samples():
+    cell = make_trained("2", 0, [0.4, 0.2, 0.1], [-3.0, -2.0, -1.5], [0.1, 0.5, 0.9])
+    steps = trajectory(cell)
+    assert [checkpoint.step for checkpoint in steps] == [500, 1000, 1500]
+    assert [c.log_loss for c in steps] == pytest.approx([math.log(x) for x in (0.4, 0.2, 0.1)])
+    assert [c.reading.logit_share for c in steps] == pytest.approx([-3.0, -2.0, -1.5], abs=1e-6)
+    assert [c.reading.gate for c in steps] == [0.1, 0.5, 0.9]
+
+
+@pytest.mark.parametrize("better", ["shallow", "deep"])
+def test_the_better_model_is_read_where_it_reaches_the_final_loss_of_the_other(better):
+    # Halfway in log loss between .2 and .05 lies .1, where the other one ends.
+    good = make_trained("2", 0, [0.4, 0.2, 0.05], [-4.0, -3.0, -1.0], [0.2, 0.6, 1.0])
+    poor = make_trained("6", 0, [0.8, 0.4, 0.1], [-4.0, -3.0, -1.8])
+    pair = (good, poor) if better == "shallow" else (poor, good)
+    readings = read_at_equal_loss(*pair)
+    by_model = readings if better == "shallow" else readings[::-1]
+    assert by_model[0].logit_share == pytest.approx(-2.0, abs=1e-6)
+    assert by_model[0].gate == pytest.approx(0.8)
+    assert by_model[1].logit_share == pytest.approx(-1.8, abs=1e-6)
+
+
+def test_a_loss_that_rises_again_is_read_at_its_first_fall():
+    good = make_trained("2", 0, [0.4, 0.05, 0.3, 0.05], [-4.0, -3.0, -2.0, -1.0])
+    poor = make_trained("6", 0, [0.8, 0.7, 0.5, 0.1], [-4.0, -3.0, -1.0, -1.8])
+    shallow, _ = read_at_equal_loss(good, poor)
+    weight = math.log(0.4 / 0.1) / math.log(0.4 / 0.05)
+    assert shallow.logit_share == pytest.approx(-4 + weight, abs=1e-6)
+
+
+def test_without_a_common_loss_nothing_is_read():
+    always_better = make_trained("2", 0, [0.09, 0.08], [-2.0, -1.0])
+    poor = make_trained("6", 0, [0.8, 0.1], [-4.0, -1.8])
+    assert read_at_equal_loss(always_better, poor) is None
+    assert read_at_equal_loss(poor, make_cell(make_info("6"))) is None
+
+
+def test_change_by_training_is_from_a_quarter_to_the_end():
+    cell = make_trained("2", 0, [0.4, 0.3, 0.2, 0.1], [-3.0, -2.5, -2.0, -1.5])
+    assert change_by_training(cell) == pytest.approx(1.5, abs=1e-6)
+    # A fifth of the training is no quarter.
+    assert change_by_training(make_trained("2", 0, [0.5] * 5, [-1.0] * 5)) is None
+
+
+def judge_named(name, cells, seeds=4):
+    plan = Plan(tuple(range(seeds)), primary=("2", "6"), named=(name,))
+    named = {"equal_loss": "equal held-out loss", "training_time": "training", "lpips": "differ"}
+    return next(c for c in judge(cells, plan, 1000) if named[name] in c.claim)
+
+
+def make_pairs(depth_change, early, **sections):
+    """Models 2 and 6 of four seeds; 6 ends with half of the loss of 2 and passes it on the way."""
+    cells = []
+    for seed in range(4):
+        wobble = 0.01 * (seed // 2)
+        end = float(logit(0.2)) + wobble
+        cells.append(make_trained("2", seed, [0.8, 0.4, 0.3, 0.2], [early, -2.0, -1.9, end]))
+        deep = [early, end + depth_change + 0.5 * wobble, -1.8, end + depth_change + 2 * wobble]
+        cells.append(make_trained("6", seed, [0.8, 0.2, 0.15, 0.1], deep))
+    return cells
+
+
+def test_equal_loss_compares_the_models_where_their_losses_meet():
+    claim = judge_named("equal_loss", make_pairs(-0.6, -4.0))
+    assert claim.verdict == "supported"
+    assert claim.estimate.value == pytest.approx(-0.6 + 0.5 * 0.005, abs=1e-6)
+    assert claim.contrast is not None
+
+
+def test_training_time_compares_the_sizes_of_two_changes():
+    claim = judge_named("training_time", make_pairs(-0.6, -4.0))
+    depth = -0.6 + 2 * 0.005  # the means over seeds of what make_pairs gives
+    training = float(logit(0.2)) + 0.005 + 4.0 + depth / 2
+    assert claim.verdict == "supported"
+    assert claim.estimate.value == pytest.approx(training - abs(depth), abs=1e-6)
+    reverse = judge_named("training_time", make_pairs(-2.0, -2.0))
+    assert reverse.verdict == "contradicted"
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"), [(0.02, "supported"), (-0.02, "contradicted"), (0.0, "undecided")]
+)
+def test_lpips_is_compared_at_the_training_mix(change, verdict):
+    cells = []
+    for seed in range(4):
+        noise = 0.001 * (-1) ** (seed // 2)
+        cells.append(make_trained("2", seed, [0.2], [-1.4], lpips=0.15))
+        cells.append(make_trained("6", seed, [0.2], [-1.5], lpips=0.15 + change + noise))
+    claim = judge_named("lpips", cells)
+    assert claim.estimate.value == pytest.approx(change, abs=1e-12)
+    assert claim.verdict == verdict
+
+
+@pytest.mark.parametrize("name", ["training_time", "lpips"])
+def test_a_cell_without_the_value_is_named(name):
+    cells = [make_trained(m, s, [0.2], [-1.4 - 0.1 * s]) for m in ("2", "6") for s in range(4)]
+    claim = judge_named(name, cells)
+    assert claim.verdict == "undecided"
+    assert "2-s0 and 6-s0" in claim.why
