@@ -169,3 +169,14 @@ def test_the_configs_of_the_repository():
     assert len(paper) == 5 * 4 * 6, "depths 2 to 6, four proportions, six seeds"
     with pytest.raises(ValueError, match="at most 260 can be had"):
         check_training_sets(paper)
+
+
+def test_the_pilots_of_the_study_differ_in_their_arm_alone():
+    study = importlib.import_module("configs.study")
+    for name, arm in study.ARMS.items():
+        cells = grid.expand(study.get_config(f"pilot-{name}"))
+        assert [cell.name for cell in cells] == [
+            f"{model}-80_20-n1000-s{seed}" for seed in (100, 101) for model in ("2", "6")
+        ]
+        assert {cell.network.norm_num_groups for cell in cells} == {arm.groups}
+        assert {cell.diffusion.prediction for cell in cells} == {arm.prediction}
