@@ -34,7 +34,7 @@ from jaxdiff.planning.compiled import (
     count_state_bytes,
 )
 from jaxdiff.study import grid
-from jaxdiff.training_step import init_state
+from jaxdiff.training_step import init_state, place_key
 
 config_flags.DEFINE_config_file("config", None, "The study whose models are measured.")
 flags.DEFINE_string("model", None, "Measure this one model, in this process; prints JSON.")
@@ -60,9 +60,10 @@ def measure_memory(cell: Cell) -> dict[str, float]:
     cell = change_training(cell, batch=devices.nearest_batch(cell.train.batch))
     state_bytes = count_state_bytes(cell, devices)
     predicted = compile_train_step(cell, devices).memory - state_bytes.images
-    optimizer = cell_steps.build_optimizer(cell)
+    optimizer = cell_steps.build_optimizer(cell.train)
     shapes = abstract_state(cell, devices)
-    step = cell_steps.lower_train_steps(cell, devices.mesh, shapes, 1).compile()
+    settings = cell_steps.StepSettings.of(cell)
+    step = cell_steps.lower_train_steps(settings, devices.mesh, shapes, 1).compile()
     zeros = jax.jit(
         lambda: jax.numpy.zeros(step.in_avals[0][1].shape, jax.numpy.uint8),
         out_shardings=step.input_shardings[0][1],
@@ -75,7 +76,7 @@ def measure_memory(cell: Cell) -> dict[str, float]:
         file.write("5")  # the peak is reset to the present size
     before = resident_bytes()
     state = init_state(params, optimizer, devices.mesh, cell.train.shard_params)
-    jax.block_until_ready(step(state, images))
+    jax.block_until_ready(step(state, images, place_key(0, devices.mesh)))
     return {"predicted": predicted * len(topology), "taken": peak_bytes() - before}
 
 

@@ -28,6 +28,7 @@ from jaxdiff.training_step import (
     image_flops,
     init_state,
     jit_train_steps,
+    place_key,
 )
 
 TASK = UNetTask(**json.loads(sys.argv[1]))
@@ -76,13 +77,13 @@ def build_trainer() -> tuple[RunSteps, float]:
         optimizer=optimizer,
         schedule=MODEL.schedule,
         ema=0.999,
-        seed=0,
     )
     images = np.random.default_rng(0).integers(0, 256, (1024, *MODEL.shape)).astype(np.uint8)
     total = TRAIN_STEPS // k * k
     batches = pipeline.resident(images, mesh, seed=0, steps=total, batch=TASK.batch, k=k)
-    compiled = jit_train_steps(train_step, mesh).lower(state, next(batches(0))).compile()
-    run = training.fit(compiled, state, batches)
+    key_data = place_key(0, mesh)
+    lowered = jit_train_steps(train_step, mesh).lower(state, next(batches(0)), key_data)
+    run = training.fit(lowered.compile(), state, batches, key_data)
 
     def run_steps(count: int) -> None:
         for _ in range(count_calls(count, k)):

@@ -183,14 +183,27 @@ def bind_params(module: Module, params: Mapping[str, Any]) -> Module:
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
-def as_function(module: nnx.Module) -> Callable[..., Array]:
-    """A module's call as a pure function ``apply(params, *inputs)``; it may be abstract."""
+@dataclasses.dataclass(frozen=True)
+class NetworkFunction:
+    """A module's call as a pure function ``apply(params, *inputs)``.
+
+    Functions of modules of the same structure are equal, so that what was compiled for one of them
+    serves all.
+    """
+
+    graphdef: nnx.GraphDef
+    paths: tuple[tuple[Any, ...], ...]  # of the parameters
 
     # At the jit boundary networks are functions of arrays, because probes enter them at any level.
-    def apply(params: Mapping[str, Any], *inputs: Any) -> Any:
-        return bind_params(module, params)(*inputs)
+    def __call__(self, params: Mapping[str, Any], *inputs: Any) -> Any:
+        flat = [(path, nnx.Param(params[_join(path)])) for path in self.paths]
+        return nnx.merge(self.graphdef, nnx.from_flat_state(flat))(*inputs)
 
-    return apply
+
+def as_function(module: nnx.Module) -> NetworkFunction:
+    """A module's call as a pure function of its parameters; it may be abstract."""
+    graphdef, state = nnx.split(module, nnx.Param)
+    return NetworkFunction(graphdef, tuple(path for path, _ in nnx.to_flat_state(state)))
 
 
 def _join(path: tuple[Any, ...]) -> str:

@@ -34,6 +34,17 @@ class Schedule:
     alpha_bar: np.ndarray | Array
     name: str | None = None
 
+    # By its values, so that programs compiled for a schedule serve every equal one.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def _values(self) -> tuple[str | None, str, bytes]:
+        alpha_bar = np.asarray(self.alpha_bar)
+        return self.name, alpha_bar.dtype.name, alpha_bar.tobytes()
+
     @property
     def steps(self) -> int:
         """T, the number of noise levels."""

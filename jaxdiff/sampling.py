@@ -4,29 +4,29 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from jaxdiff import diffusion, models, parallel, samplers
+from jaxdiff import models, parallel
 from jaxdiff.denoiser import get_params
+from jaxdiff.noise_bank import bank_data
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.samplers import SamplerSpec
-from jaxdiff.sampling_programs import compile_inversion, compile_prediction, compile_step
+from jaxdiff.sampling_programs import (
+    compile_begin,
+    compile_begin_from,
+    compile_begin_noised,
+    compile_inversion,
+    compile_prediction,
+    compile_result,
+    compile_step,
+)
 
-BANK_STREAM = 0x6E6F6973  # sets the keys of a seed's noise bank apart from those of its training
-COMMON_SEED = 2**31 - 1  # names the noise bank that the models of all seeds share
 STEPS_PER_CALL = 10
 
 Images = Float[ArrayLike, "n height width channel"]
-
-
-def noise_bank(seed: int, indices: Int[ArrayLike, " n"]) -> jax.Array:
-    """Keys of the samples with these indices in a seed's noise bank, the same for every model."""
-    bank = jax.random.fold_in(jax.random.key(seed), BANK_STREAM)
-    return jax.vmap(jax.random.fold_in, (None, 0))(bank, jnp.asarray(indices))
 
 
 class Sampler:
@@ -103,8 +103,9 @@ class Sampler:
         self.set_params(model.unet)
         # Parameters are arguments of what is compiled: `set_params` needs no new program.
         self.step = compile_step(model.unet, model.schedule, self._method, self._mesh)
-        self._result = jax.jit(self._method.result)
+        self._result = compile_result(self._method)
         self._predict = compile_prediction(model, self._mesh)
+        self._begin = compile_begin(self._method, self.image_shape, self.sharding)
 
     def set_params(self, network: nnx.Module) -> None:
         """Sample with this network's parameters from now on, without compiling again."""
@@ -117,16 +118,13 @@ class Sampler:
 
     def sample(self, indices: Int[np.ndarray, " n"], seed: int) -> Float[np.ndarray, "n h w c"]:
         """Sample from these entries of a seed's noise bank."""
-        return self._run("sample", self._begin_from_bank(seed), indices)
+        return self._run("sample", self._begin, seed, indices)
 
     def decode(self, x_T: Images, seed: int) -> Float[np.ndarray, "n h w c"]:
         """Run the whole chain from x_T; the seed's noise bank gives the noise of its steps."""
         noise = np.asarray(x_T)
-
-        def begin(index: Array, x_T: Array) -> tuple[PyTree, Array]:
-            return self._method.init(x_T), noise_bank(seed, index)
-
-        return self._run("decode", begin, np.arange(len(noise)), noise)
+        begin = compile_begin_from(self._method, self.sharding)
+        return self._run("decode", begin, seed, np.arange(len(noise)), noise)
 
     def denoise(self, x0: Images, t: int, seed: int) -> Float[np.ndarray, "n h w c"]:
         """Noise images to a noise step and denoise them from there.
@@ -144,14 +142,14 @@ class Sampler:
         images = np.asarray(x0)
         start = last_not_above(self._chain().t, t)
 
-        def begin(index: Array, x0: Array) -> tuple[PyTree, Array]:
-            keys = noise_bank(seed, index)
-            noise = samplers.initial_noise(keys, self.image_shape)
-            t = jnp.full(len(index), start)
-            xt = diffusion.add_noise(self.model.schedule, x0, noise, t)
-            return self._method.init(xt), keys
+        begin_at = compile_begin_noised(
+            self._method, self.model.schedule, self.image_shape, self.sharding
+        )
 
-        return self._run("denoise", begin, np.arange(len(images)), images, start=start)
+        def begin(bank: np.ndarray, index: Array, x0: Array) -> tuple[PyTree, Array]:
+            return begin_at(bank, index, x0, np.int32(start))
+
+        return self._run("denoise", begin, seed, np.arange(len(images)), images, start=start)
 
     def trajectory(
         self, indices: Int[np.ndarray, " n"], seed: int, levels: Sequence[int]
@@ -174,13 +172,12 @@ class Sampler:
             Each step's xt, float [n, height, width, channel], by its t in ascending order.
         """
         chain = self._chain()
-        # Compiled, so that arrays that several processes share can be computed with.
-        begin = jax.jit(self._begin_from_bank(seed), out_shardings=self.sharding)
+        bank = bank_data(seed)
         batches: dict[int, list[np.ndarray]] = {
             t: [] for t in sorted({last_not_above(chain.t, level) for level in levels})
         }
         for done, (index,) in self._batches(indices):
-            carry, keys = begin(self._place(index))
+            carry, keys = self._begin(bank, self._place(index))
             states = {}
             for i, state in self._walk(chain, 1, carry, keys, self._labels(index)):
                 # A sampler may visit a t twice: the later state stays.
@@ -231,31 +228,25 @@ class Sampler:
             np.concatenate(error)[:count],
         )
 
-    def _begin_from_bank(self, seed: int) -> Callable[[Array], tuple[PyTree, Array]]:
-        def begin(index: Array) -> tuple[PyTree, Array]:
-            keys = noise_bank(seed, index)
-            return self._method.init(samplers.initial_noise(keys, self.image_shape)), keys
-
-        return begin
-
     def _run(
         self,
         task: str,
         begin: Callable[..., tuple[PyTree, Array]],
+        seed: int,
         indices: Int[np.ndarray, " n"],
         *inputs: np.ndarray,
         start: int | None = None,
     ) -> Float[np.ndarray, "n h w c"]:
-        """Run the chain from `begin`, which maps a batch's indices and inputs to carry and keys."""
+        """Run the chain from `begin`, which maps a bank, indices and inputs to carry and keys."""
         chain = self._chain(start)
         # Chains of all lengths share a program of one step on a CPU, which is 7 % slower than ten.
         steps_per_call = 1 if jax.default_backend() == "cpu" else STEPS_PER_CALL
-        begin = jax.jit(begin, out_shardings=self.sharding)
+        bank = bank_data(seed)
         images: list[np.ndarray] = []
         reported = 0
         for batch_end, (index, *rows) in self._batches(indices, *inputs):
             batch_begin = self._batch * len(images)
-            carry, keys = begin(*(self._place(array) for array in (index, *rows)))
+            carry, keys = begin(bank, *(self._place(array) for array in (index, *rows)))
             labels = self._labels(index)
             for steps_done, state in self._walk(chain, steps_per_call, carry, keys, labels):
                 carry = state

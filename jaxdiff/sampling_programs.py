@@ -1,16 +1,24 @@
-"""The functions of sampling, compiled over a mesh of devices that share the samples of a batch."""
+"""The functions of sampling, compiled over a mesh of devices that share the samples of a batch.
 
+Weights, seeds and images are arguments: models of one network and schedule share a program.
+"""
+
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, PyTree
 
 from jaxdiff import diffusion, models, parallel, samplers
-from jaxdiff.denoiser import Params, as_function
+from jaxdiff.denoiser import NetworkFunction, Params, as_function
+from jaxdiff.noise_bank import bank_keys
 from jaxdiff.samplers import Inversion, SamplingMethod
+
+KEPT_PROGRAMS = 16  # of each kind; a study has fewer models
 
 
 def compile_step(
@@ -34,8 +42,13 @@ def compile_step(
     function
         (params, carry, steps, keys, labels) -> carry, where `steps` are rows of the chain.
     """
-    apply = as_function(network)
+    return _step_program(as_function(network), schedule, method, mesh)
 
+
+@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+def _step_program(
+    apply: NetworkFunction, schedule: diffusion.Schedule, method: SamplingMethod, mesh: Mesh
+) -> jax.stages.Wrapped:
     def run_steps(
         params: Params, carry: PyTree, steps: Any, keys: Array, labels: Array | None
     ) -> PyTree:
@@ -56,11 +69,19 @@ def compile_step(
 
 def compile_prediction(model: models.Model, mesh: Mesh) -> jax.stages.Wrapped:
     """(params, xt, t, labels) -> the predicted x0 and eps, compiled for a mesh."""
-    apply = as_function(model.unet)
+    return _prediction_program(as_function(model.unet), model.schedule, model.prediction, mesh)
 
+
+@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+def _prediction_program(
+    apply: NetworkFunction,
+    schedule: diffusion.Schedule,
+    prediction: diffusion.Prediction,
+    mesh: Mesh,
+) -> jax.stages.Wrapped:
     def predict(params: Params, xt: Array, t: Array, labels: Array | None) -> tuple[Array, Array]:
         output = apply(params, xt, t, labels)
-        return diffusion.to_x0_and_eps(model.schedule, model.prediction, output, xt, t)
+        return diffusion.to_x0_and_eps(schedule, prediction, output, xt, t)
 
     specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA, parallel.DATA)
     return _compile(predict, mesh, specs)
@@ -70,17 +91,29 @@ def compile_inversion(
     model: models.Model, steps: int, iterations: int, mesh: Mesh
 ) -> jax.stages.Wrapped:
     """(params, x0, labels) -> `samplers.round_trip` of the images, compiled for a mesh."""
-    apply = as_function(model.unet)
+    return _inversion_program(
+        as_function(model.unet), model.schedule, model.prediction, steps, iterations, mesh
+    )
 
+
+@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+def _inversion_program(
+    apply: NetworkFunction,
+    schedule: diffusion.Schedule,
+    prediction: diffusion.Prediction,
+    steps: int,
+    iterations: int,
+    mesh: Mesh,
+) -> jax.stages.Wrapped:
     def invert(params: Params, x0: Array, labels: Array | None) -> Inversion:
         def predict(xt: Array, t: Array) -> Array:
             return apply(params, xt, t, labels)
 
         return samplers.round_trip(
             predict,
-            model.schedule,
+            schedule,
             x0,
-            prediction=model.prediction,
+            prediction=prediction,
             steps=steps,
             iterations=iterations,
         )
@@ -95,3 +128,50 @@ def _compile(function: Callable[..., Any], mesh: Mesh, in_specs: tuple) -> jax.s
         function, mesh=mesh, in_specs=in_specs, out_specs=parallel.DATA, check_vma=False
     )
     return jax.jit(sharded)
+
+
+@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+def compile_begin(
+    method: SamplingMethod, image_shape: tuple[int, int, int], sharding: NamedSharding
+) -> jax.stages.Wrapped:
+    """(data of a bank, indices) -> the first carry and the keys of these entries of the bank."""
+
+    def begin(bank: Array, index: Array) -> tuple[PyTree, Array]:
+        keys = bank_keys(bank, index)
+        return method.init(samplers.initial_noise(keys, image_shape)), keys
+
+    return jax.jit(begin, out_shardings=sharding)
+
+
+@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+def compile_begin_from(method: SamplingMethod, sharding: NamedSharding) -> jax.stages.Wrapped:
+    """(data of a bank, indices, x_T) -> the carry that begins at x_T, and keys."""
+
+    def begin(bank: Array, index: Array, x_T: Array) -> tuple[PyTree, Array]:
+        return method.init(x_T), bank_keys(bank, index)
+
+    return jax.jit(begin, out_shardings=sharding)
+
+
+@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+def compile_begin_noised(
+    method: SamplingMethod,
+    schedule: diffusion.Schedule,
+    image_shape: tuple[int, int, int],
+    sharding: NamedSharding,
+) -> jax.stages.Wrapped:
+    """(data of a bank, indices, x0, t) -> the carry that begins at images noised to t, and keys."""
+
+    def begin(bank: Array, index: Array, x0: Array, t: Array) -> tuple[PyTree, Array]:
+        keys = bank_keys(bank, index)
+        noise = samplers.initial_noise(keys, image_shape)
+        xt = diffusion.add_noise(schedule, x0, noise, jnp.full(len(index), t))
+        return method.init(xt), keys
+
+    return jax.jit(begin, out_shardings=sharding)
+
+
+@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+def compile_result(method: SamplingMethod) -> jax.stages.Wrapped:
+    """carry -> images."""
+    return jax.jit(method.result)

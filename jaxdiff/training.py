@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, UInt8, UInt32
 
 from jaxdiff import optimizers, parallel
 from jaxdiff.datasets import batches as pipeline
@@ -28,6 +28,7 @@ from jaxdiff.training_step import (
     init_state,
     jit_train_steps,
     network_apply,
+    place_key,
 )
 
 Metrics = dict[str, float | int]  # of one step
@@ -79,7 +80,9 @@ class StepOutput:
         return float(self.last_metrics["loss"][-1])
 
 
-def fit(train_steps: Callable, state: TrainState, calls: Calls) -> Iterator[StepOutput]:
+def fit(
+    train_steps: Callable, state: TrainState, calls: Calls, key_data: UInt32[Array, " word"]
+) -> Iterator[StepOutput]:
     """Train until the batches end, and yield after each call.
 
     Metrics are read one call late, so that the devices never wait for the host: flush those of
@@ -93,6 +96,8 @@ def fit(train_steps: Callable, state: TrainState, calls: Calls) -> Iterator[Step
         State to start from; it is donated.
     calls
         Batches of K steps each, from a step on.
+    key_data
+        Of the run's noise, as `place_key` returns them.
     """
     pending: list[tuple[int, dict[str, Array]]] = []
 
@@ -105,7 +110,7 @@ def fit(train_steps: Callable, state: TrainState, calls: Calls) -> Iterator[Step
 
     step = int(state.step)
     for images in calls(step):
-        state, metrics = train_steps(state, images)
+        state, metrics = train_steps(state, images, key_data)
         # These are read while the devices work on the call that was just dispatched.
         arrived = flush_metrics()
         pending.append((step, metrics))
@@ -216,14 +221,14 @@ def fit_network(
         optimizer=optimizer,
         schedule=schedule,
         ema=ema,
-        seed=seed,
         flip=flip,
     )
     # Calls end where outputs are due.
     k = steps_per_call(default_steps_per_call(), train_steps, output_every)
     calls = pipeline.resident(pixels, mesh, seed=seed, steps=train_steps, batch=batch, k=k)
     state = init_state(get_params(network), optimizer, mesh)
-    for output in fit(jit_train_steps(train_step, mesh), state, calls):
+    train_calls = jit_train_steps(train_step, mesh)
+    for output in fit(train_calls, state, calls, place_key(seed, mesh)):
         if output.step % output_every and output.step != train_steps:
             continue
         _check_finite(output)

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 
 from jaxdiff import diffusion, parallel, rng
 from jaxdiff.datasets.images import to_float
@@ -114,8 +114,10 @@ def init_state(
     }
     # Copied, since the train step donates the state, and a CPU's arrays may share NumPy's memory.
     copies = jax.tree.map(jnp.copy, on_devices)
-    first_state = functools.partial(_first_state, optimizer)
-    return jax.jit(first_state, out_shardings=shardings)(copies)
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(copies)
+    ema = jax.tree.map(jnp.copy, copies)
+    step = jnp.copy(parallel.to_global_array(np.zeros((), np.int32), shardings.step))
+    return TrainState(copies, ema, opt_state, step)
 
 
 def ema_decay(step: int | Int[Array, ""], decay: float | int) -> Float[Array, ""]:
@@ -192,7 +194,7 @@ def diffusion_loss(
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """One optimizer step: (state, images) -> (state, metrics).
+    """One optimizer step: (state, images, the run's key) -> (state, metrics).
 
     Parameters
     ----------
@@ -205,8 +207,6 @@ class TrainStep:
         Noise schedule of the batches.
     ema
         Largest decay of the parameters' moving average, 0..1.
-    seed
-        Seed of the noise.
     flip
         Mirror half of the images at random.
     """
@@ -215,13 +215,14 @@ class TrainStep:
     optimizer: optax.GradientTransformation
     schedule: diffusion.Schedule
     ema: float | int
-    seed: int
     flip: bool = False
 
-    def __call__(self, state: TrainState, images: Array) -> tuple[TrainState, dict[str, Array]]:
-        # A function of seed and step alone, so that a resumed run draws the same noise.
-        key = jax.random.fold_in(jax.random.key(self.seed), state.step)
-        batch = draw_batch(images, key, self.schedule, self.flip)
+    def __call__(
+        self, state: TrainState, images: Array, key: Key[Array, ""]
+    ) -> tuple[TrainState, dict[str, Array]]:
+        # A function of the run's key and the step alone, so that a resumed run draws the same
+        # noise.
+        batch = draw_batch(images, jax.random.fold_in(key, state.step), self.schedule, self.flip)
         loss, grads = self.grad_fn(state.params, batch)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -239,10 +240,11 @@ class TrainStep:
 def jit_train_steps(
     train_step: TrainStep, mesh: Mesh, shard_params: bool = False
 ) -> jax.stages.Wrapped:
-    """A jitted call of K steps: (state, images) -> (state, metrics).
+    """A jitted call of K steps: (state, images, key data) -> (state, metrics).
 
-    The images are uint8 [K, batch, height, width, channel], the metrics [K]. The state is
-    donated.
+    The images are uint8 [K, batch, height, width, channel], the key data those of `place_key`, the
+    metrics [K]. The state is donated. The seed is an argument, so that the runs of all seeds share
+    a program.
 
     Parameters
     ----------
@@ -254,19 +256,38 @@ def jit_train_steps(
         Whether the state is sharded over the mesh (FSDP) or replicated.
     """
 
-    def run_steps(state: TrainState, images: Array) -> tuple[TrainState, dict[str, Array]]:
+    def run_steps(
+        state: TrainState, images: Array, key_data: UInt32[Array, " word"]
+    ) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.wrap_key_data(key_data)
+
+        def step(state: TrainState, images: Array) -> tuple[TrainState, dict[str, Array]]:
+            return train_step(state, images, key)
+
         # K = 1 compiles without a loop, which a CPU needs: a weight gradient inside a loop is a
         # hundred times slower there.
         if images.shape[0] == 1:
-            state, metrics = train_step(state, images[0])
+            state, metrics = step(state, images[0])
             metrics = jax.tree.map(lambda value: value[None], metrics)
         else:
-            state, metrics = jax.lax.scan(train_step, state, images)
+            state, metrics = jax.lax.scan(step, state, images)
         # The compiled call accepts the state in these shardings alone, and donates it.
         shardings = parallel.tree_shardings((state, metrics), mesh, shard_params)
         return jax.lax.with_sharding_constraint((state, metrics), shardings)
 
     return jax.jit(run_steps, donate_argnums=0)
+
+
+def key_shape(mesh: Mesh) -> jax.ShapeDtypeStruct:
+    """Shape and sharding of what `place_key` returns."""
+    data = jax.eval_shape(jax.random.key_data, jax.random.key(0))
+    return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=parallel.replicated(mesh))
+
+
+def place_key(seed: int, mesh: Mesh) -> UInt32[Array, " word"]:
+    """The key data of a seed, on every device."""
+    data = np.asarray(jax.random.key_data(jax.random.key(seed)))
+    return parallel.to_global_array(data, parallel.replicated(mesh))
 
 
 def image_flops(apply: Apply, params: Mapping[str, Any], shape: tuple[int, ...]) -> float:

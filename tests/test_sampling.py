@@ -12,8 +12,9 @@ from flax import nnx
 from jaxdiff import diffusion, samplers
 from jaxdiff.diffusion import Schedule
 from jaxdiff.models import Model
+from jaxdiff.noise_bank import noise_bank
 from jaxdiff.samplers import SamplerSpec
-from jaxdiff.sampling import Sampler, noise_bank
+from jaxdiff.sampling import Sampler
 from jaxdiff.unet import UNet
 
 DDIM = SamplerSpec("ddim", 6)

@@ -28,7 +28,7 @@ APPLY = build_apply(MINIMAL_CONFIG)
 
 
 def build_train_step(grad_fn, optimizer=OPTIMIZER):
-    return training_step.TrainStep(grad_fn, optimizer, SCHEDULE, ema=0.999, seed=0)
+    return training_step.TrainStep(grad_fn, optimizer, SCHEDULE, ema=0.999)
 
 
 @functools.cache
@@ -42,7 +42,8 @@ def compile_steps(devices, k):
     )
     sharding = NamedSharding(mesh, pipeline.STEPS)
     images = jax.ShapeDtypeStruct((k, BATCH, 8, 8, 1), jnp.uint8, sharding=sharding)
-    return training_step.jit_train_steps(train_step, mesh).lower(state, images).compile()
+    train_steps = training_step.jit_train_steps(train_step, mesh)
+    return train_steps.lower(state, images, training_step.key_shape(mesh)).compile()
 
 
 def run(unet, devices=8, k=1, train_steps=4, state=None):
@@ -51,7 +52,8 @@ def run(unet, devices=8, k=1, train_steps=4, state=None):
     state = state or training_step.init_state(get_params(unet), OPTIMIZER, mesh)
     calls = pipeline.resident(IMAGES, mesh, seed=0, steps=train_steps, batch=BATCH, k=k)
     metrics = []
-    for output in training.fit(compile_steps(devices, k), state, calls):
+    key_data = training_step.place_key(0, mesh)
+    for output in training.fit(compile_steps(devices, k), state, calls, key_data):
         metrics += output.metrics
     metrics += output.flush_metrics()
     return output.state, metrics
@@ -77,7 +79,8 @@ def test_metrics_come_one_call_late(minimal_unet):
     mesh = parallel.data_mesh(8)
     state = training_step.init_state(get_params(minimal_unet), OPTIMIZER, mesh)
     calls = pipeline.resident(IMAGES, mesh, seed=0, steps=3, batch=BATCH, k=1)
-    for output in training.fit(compile_steps(8, 1), state, calls):
+    key_data = training_step.place_key(0, mesh)
+    for output in training.fit(compile_steps(8, 1), state, calls, key_data):
         arrived = [record["step"] for record in output.metrics]
         assert arrived == ([output.step - 1] if output.step > 1 else [])
     flushed = output.flush_metrics()
@@ -153,7 +156,8 @@ def test_accumulated_gradients_are_those_of_the_full_batch():
         grad_fn = accumulate_grads(jax.value_and_grad(loss_fn), parts, unroll=True)
         train_step = build_train_step(data_parallel_grads(grad_fn, mesh), optimizer)
         state = training_step.init_state(params, optimizer, mesh)
-        results.append(training_step.jit_train_steps(train_step, mesh)(state, images))
+        train_steps = training_step.jit_train_steps(train_step, mesh)
+        results.append(train_steps(state, images, training_step.place_key(0, mesh)))
     full, accumulated = results
     pairs = zip(jax.tree.leaves(full), jax.tree.leaves(accumulated), strict=True)
     for full_leaf, accumulated_leaf in pairs:

@@ -56,7 +56,7 @@ def run(shard: bool, stream: bool) -> dict:
     loss_fn = training_step.diffusion_loss(apply, SCHEDULE, "v")
     average_grads = fsdp_grads if shard else data_parallel_grads
     grad_fn = average_grads(jax.value_and_grad(loss_fn), mesh)
-    train_step = training_step.TrainStep(grad_fn, optimizer, SCHEDULE, ema=0.999, seed=0)
+    train_step = training_step.TrainStep(grad_fn, optimizer, SCHEDULE, ema=0.999)
     train_steps = training_step.jit_train_steps(train_step, mesh, shard)
     build_batches = pipeline.streamed if stream else pipeline.resident
     calls = build_batches(IMAGES, mesh, seed=0, steps=TRAIN_STEPS, batch=BATCH, k=1)
@@ -64,7 +64,8 @@ def run(shard: bool, stream: bool) -> dict:
     sizes = [param.size for param in state.params.values()]
     local_sizes = [param.addressable_shards[0].data.size for param in state.params.values()]
     metrics = []
-    for output in training.fit(train_steps, state, calls):
+    key_data = training_step.place_key(0, mesh)
+    for output in training.fit(train_steps, state, calls, key_data):
         metrics += output.metrics
     metrics += output.flush_metrics()
     losses = [record["loss"] for record in metrics]

@@ -1,5 +1,7 @@
 """A cell's train step: what its settings make of optimizer, batches and first parameters."""
 
+import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -14,7 +16,7 @@ from jaxdiff.datasets import batches as pipeline
 from jaxdiff.datasets.dataset import Split
 from jaxdiff.denoiser import Params, abstract_network, build_network, get_params
 from jaxdiff.gradients import accumulate_grads, data_parallel_grads, fsdp_grads
-from jaxdiff.settings import to_json
+from jaxdiff.settings import DiffusionSettings, TrainSettings, to_json
 from jaxdiff.training_step import (
     Apply,
     TrainState,
@@ -22,13 +24,42 @@ from jaxdiff.training_step import (
     diffusion_loss,
     image_flops,
     jit_train_steps,
+    key_shape,
     network_apply,
+    state_shapes,
 )
 
+KEPT_PROGRAMS = 8  # of a process, more than a study has models
 
-def build_optimizer(cell: Cell) -> optax.GradientTransformation:
-    """The optimizer that the cell asks for."""
-    settings = cell.train
+
+@dataclasses.dataclass(frozen=True)
+class StepSettings:
+    """All that a train step is compiled from: cells that agree in it share one program.
+
+    Parameters
+    ----------
+    network
+        The network's config.
+    train, diffusion
+        Settings of training and of the forward process.
+    image_shape
+        Height, width and channels.
+    """
+
+    network: Any
+    train: TrainSettings
+    diffusion: DiffusionSettings
+    image_shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, cell: Cell) -> "StepSettings":
+        """Those of a cell, whose seed and images are arguments of the program."""
+        return cls(cell.network, cell.train, cell.diffusion, cell.image_shape)
+
+
+@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+def build_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
+    """The optimizer that a training asks for."""
     optimizer = optimizers.build_optimizer(
         settings.optimizer,
         settings.steps,
@@ -108,13 +139,15 @@ def build_batches(cell: Cell, split: Split, mesh: Mesh) -> pipeline.Calls:
     return pipeline.streamed(split, mesh, **options)
 
 
-def lower_train_steps(cell: Cell, mesh: Mesh, state: TrainState, k: int) -> jax.stages.Lowered:
-    """The cell's call of K train steps, lowered for the mesh's devices.
+def lower_train_steps(
+    settings: StepSettings, mesh: Mesh, state: TrainState, k: int
+) -> jax.stages.Lowered:
+    """A call of K train steps, lowered for the mesh's devices.
 
     Parameters
     ----------
-    cell
-        The cell.
+    settings
+        What to train.
     mesh
         The devices, which need not be present.
     state
@@ -122,35 +155,45 @@ def lower_train_steps(cell: Cell, mesh: Mesh, state: TrainState, k: int) -> jax.
     k
         Steps of one call.
     """
-    settings = cell.train
-    schedule = models.build_schedule(to_json(cell.diffusion))
-    apply = build_apply(cell.network, settings.dtype, settings.remat)
-    prediction: Any = cell.diffusion.prediction
+    train = settings.train
+    schedule = models.build_schedule(to_json(settings.diffusion))
+    apply = build_apply(settings.network, train.dtype, train.remat)
+    prediction: Any = settings.diffusion.prediction
     loss_fn = diffusion_loss(apply, schedule, prediction)
     # Of the target device, which need not be this machine's.
     unroll = mesh.devices.flat[0].platform == "cpu"
-    grad_fn = accumulate_grads(jax.value_and_grad(loss_fn), settings.accumulate, unroll=unroll)
+    grad_fn = accumulate_grads(jax.value_and_grad(loss_fn), train.accumulate, unroll=unroll)
     # Each device accumulates its own micro-batches, then all of them average once.
-    average_grads = fsdp_grads if settings.shard_params else data_parallel_grads
+    average_grads = fsdp_grads if train.shard_params else data_parallel_grads
     train_step = TrainStep(
         grad_fn=average_grads(grad_fn, mesh),
-        optimizer=build_optimizer(cell),
+        optimizer=build_optimizer(train),
         schedule=schedule,
-        ema=settings.ema,
-        seed=cell.seed,
-        flip=settings.flip,
+        ema=train.ema,
+        flip=train.flip,
     )
-    shape = (k, settings.batch, *cell.image_shape)
+    shape = (k, train.batch, *settings.image_shape)
     sharding = NamedSharding(mesh, pipeline.STEPS)
     images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)
-    return jit_train_steps(train_step, mesh, settings.shard_params).lower(state, images)
+    train_steps = jit_train_steps(train_step, mesh, train.shard_params)
+    return train_steps.lower(state, images, key_shape(mesh))
 
 
-def train_step_flops(cell: Cell) -> float:
+@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+def compile_train_steps(settings: StepSettings, mesh: Mesh, k: int) -> jax.stages.Compiled:
+    """A call of K train steps; compiled once for all cells with these settings."""
+    train = settings.train
+    params = get_params(abstract_network(settings.network))
+    state = state_shapes(params, build_optimizer(train), mesh, train.shard_params)
+    return lower_train_steps(settings, mesh, state, k).compile()
+
+
+@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+def train_step_flops(settings: StepSettings) -> float:
     """Floating-point operations of one train step of the model, by XLA's cost analysis."""
-    shapes = get_params(abstract_network(cell.network))
-    per_image = image_flops(build_apply(cell.network), shapes, cell.image_shape)
-    return cell.train.batch * per_image
+    shapes = get_params(abstract_network(settings.network))
+    per_image = image_flops(build_apply(settings.network), shapes, settings.image_shape)
+    return settings.train.batch * per_image
 
 
 def retention_policy(cell: Cell) -> checkpoints.RetentionPolicy:

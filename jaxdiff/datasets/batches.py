@@ -72,7 +72,7 @@ def resident(
     # `place`, since jax.device_put compares the array across processes
     device_images = to_global_array(images, NamedSharding(mesh, PartitionSpec()))
     batch_sharding = NamedSharding(mesh, STEPS)
-    gather = jax.jit(lambda images, indices: images[indices], out_shardings=batch_sharding)
+    gather = _compile_gather(batch_sharding)
 
     def calls(start: int) -> Iterator[jax.Array]:
         for first in range(start, steps, k):
@@ -80,6 +80,11 @@ def resident(
             yield gather(device_images, to_global_array(np.stack(indices), batch_sharding))
 
     return calls
+
+
+@functools.lru_cache
+def _compile_gather(sharding: NamedSharding) -> jax.stages.Wrapped:
+    return jax.jit(lambda images, indices: images[indices], out_shardings=sharding)
 
 
 def streamed(

@@ -20,7 +20,7 @@ from jaxdiff import rng as random
 from jaxdiff.batching import batched_map
 from jaxdiff.datasets.batches import batch_indices
 from jaxdiff.datasets.images import to_float
-from jaxdiff.denoiser import Params, as_function, get_params
+from jaxdiff.denoiser import NetworkFunction, Params, as_function, get_params
 from jaxdiff.layers import Conv, Linear
 
 Images = Float[Array, "batch height width channel"]
@@ -214,6 +214,12 @@ def _loss(
     return optax.softmax_cross_entropy(logits, smoothed).mean()
 
 
+@functools.lru_cache
+def _compile_softmax(apply: NetworkFunction) -> Callable[[Params, Array], Array]:
+    """(params, uint8 images) -> probabilities, compiled once for an architecture."""
+    return jax.jit(lambda params, x: jax.nn.softmax(apply(params, to_float(x))))
+
+
 def classify(
     params: Params, images: UInt8[np.ndarray, "n h w c"], batch: int = 256
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n label"]]:
@@ -230,7 +236,6 @@ def classify(
     module = nnx.eval_shape(
         lambda: architecture(images.shape[1], images.shape[-1], labels, nnx.Rngs(0))
     )
-    apply = as_function(module)
-    softmax = jax.jit(lambda x: jax.nn.softmax(apply(params, to_float(x))))
+    softmax = functools.partial(_compile_softmax(as_function(module)), params)
     probabilities = batched_map(softmax, images, batch=batch)
     return probabilities.argmax(axis=-1), probabilities

@@ -17,7 +17,7 @@ from jaxdiff.measures.artifacts import Artifacts, Predictions, require
 from jaxdiff.measures.fixed_noise import PredictEps
 from jaxdiff.measures.registry import measure
 from jaxdiff.measures.soft_knn import MAX_GAUSSIAN_IMAGES, GaussianDenoiser, NoiseLevel
-from jaxdiff.sampling import noise_bank
+from jaxdiff.noise_bank import noise_bank
 
 SLOPE_LEVELS = (0.1, 0.3)  # of all noise steps, at which the slope of the mean of eps is taken
 MIN_SLOPE_PAIRS = 3  # of true and predicted means, one for each image and channel

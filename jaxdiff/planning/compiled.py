@@ -211,14 +211,15 @@ def _bytes_on_one_device(shapes: PyTree) -> int:
 def abstract_state(cell: Cell, devices: Devices) -> TrainState:
     """Shapes of the train state, and where they lie."""
     params = get_params(abstract_network(cell.network))
-    optimizer = cell_steps.build_optimizer(cell)
+    optimizer = cell_steps.build_optimizer(cell.train)
     return state_shapes(params, optimizer, devices.mesh, cell.train.shard_params)
 
 
 def compile_train_step(cell: Cell, devices: Devices) -> Program:
     """One step in a call; calls of several take the memory of their batches besides."""
     state = abstract_state(cell, devices)
-    lowered = cell_steps.lower_train_steps(cell, devices.mesh, state, 1)
+    settings = cell_steps.StepSettings.of(cell)
+    lowered = cell_steps.lower_train_steps(settings, devices.mesh, state, 1)
     images = count_state_bytes(cell, devices)
     program = _compile(lowered, cell.train.batch, devices, images)
     # XLA counts a loop once, and the parts of a batch are one loop; the optimizer, counted with

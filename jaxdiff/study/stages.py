@@ -19,11 +19,12 @@ from jaxdiff.datasets.images import to_uint8
 from jaxdiff.denoiser import count_parameters
 from jaxdiff.features import classifier
 from jaxdiff.measures.registry import MEASURES
+from jaxdiff.noise_bank import COMMON_SEED
 from jaxdiff.progress import Progress
 from jaxdiff.provenance import describe_environment
 from jaxdiff.records import check_records, write_record
 from jaxdiff.samplers import SAMPLERS
-from jaxdiff.sampling import COMMON_SEED, Sampler
+from jaxdiff.sampling import Sampler
 from jaxdiff.settings import to_json
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Redo, claim_folder, run_stage

@@ -18,7 +18,7 @@ from jaxdiff.datasets.dataset import Split
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.study.metrics_writer import MetricsWriter
 from jaxdiff.training import StepOutput
-from jaxdiff.training_step import TrainState, init_state
+from jaxdiff.training_step import TrainState, init_state, place_key
 
 log = logging.getLogger(__name__)
 # The calls that --profile records: the first three hold compilation and warm-up.
@@ -64,8 +64,9 @@ def train(
     calls = train_step.build_batches(cell, split, mesh)
     k = train_step.choose_steps_per_call(cell)
     # Compiled ahead of time, so that a step that does not compile fails before metrics.jsonl.
-    compiled = train_step.lower_train_steps(cell, mesh, state, k).compile()
-    outputs = training.fit(compiled, state, calls)
+    step_settings = train_step.StepSettings.of(cell)
+    compiled = train_step.compile_train_steps(step_settings, mesh, k)
+    outputs = training.fit(compiled, state, calls, place_key(cell.seed, mesh))
     if profile is not None:
         outputs = record_profile(outputs, profile)
     writer = MetricsWriter(
@@ -73,7 +74,7 @@ def train(
         start_step,
         log_every=settings.log_every,
         batch=settings.batch,
-        step_flops=train_step.train_step_flops(cell),
+        step_flops=train_step.train_step_flops(step_settings),
         num_devices=mesh.size,
         tensorboard=settings.tensorboard,
     )
@@ -85,7 +86,7 @@ def train(
 def _load_state(cell: Cell, folder: epath.Path, mesh: Mesh) -> TrainState:
     """The latest valid checkpoint, or the state before the first step."""
     path = folder / "checkpoints"
-    optimizer = train_step.build_optimizer(cell)
+    optimizer = train_step.build_optimizer(cell.train)
     shard_params = cell.train.shard_params
     state = init_state(train_step.init_params(cell), optimizer, mesh, shard_params)
     # Only the leader reads the folder, so that all processes agree on the step.

@@ -9,8 +9,9 @@ from flax import nnx
 
 from jaxdiff import diffusers_io, diffusers_scheduler, models, samplers
 from jaxdiff.denoiser import get_params
+from jaxdiff.noise_bank import noise_bank
 from jaxdiff.samplers import SamplerSpec
-from jaxdiff.sampling import Sampler, noise_bank
+from jaxdiff.sampling import Sampler
 from jaxdiff.unet import UNet
 from tests.conftest import TINY_CONFIG
 
