@@ -141,20 +141,28 @@ class Contrast:
         The two models.
     mixes
         Training data that are pooled; a seed's change is its mean over them.
-    changes
-        By seed: logit share of the deep model less that of the shallow one.
+    logits
+        By seed: logit shares of the shallow and of the deep model, means over the mixes.
     roles
         By seed: the class that has the majority.
     undefined
         Finished cells whose share is undefined; their seeds have no change.
+    condition
+        What is equal in the compared models besides their data, in words.
     """
 
     shallow: Arm
     deep: Arm
     mixes: tuple[Mix, ...]
-    changes: Mapping[int, float]
+    logits: Mapping[int, tuple[float, float]]
     roles: Mapping[int, int]
     undefined: tuple[str, ...] = ()
+    condition: str = ""
+
+    @property
+    def changes(self) -> dict[int, float]:
+        """By seed: logit share of the deep model less that of the shallow one."""
+        return {seed: deep - shallow for seed, (shallow, deep) in self.logits.items()}
 
     @property
     def arms(self) -> tuple[Arm, Arm]:
@@ -164,8 +172,8 @@ class Contrast:
     @property
     def mean(self) -> BlockedMean:
         """The mean change over seeds."""
-        seeds = list(self.changes)
-        return BlockedMean.of([self.changes[s] for s in seeds], [self.roles[s] for s in seeds])
+        changes = self.changes
+        return BlockedMean.of(list(changes.values()), [self.roles[seed] for seed in changes])
 
     def widening(self, ratio: float) -> float:
         """The larger shift of the two arms, without its sign."""
@@ -280,9 +288,9 @@ def build_contrast(
             pairs[seed] = complete
         else:
             undefined += [b.name for (a, b), pair in zip(rows, read, strict=True) if pair is None]
-    changes = {
-        seed: float(np.mean([b.logit_share - a.logit_share for a, b in complete]))
-        for seed, complete in pairs.items()
+    logits = {
+        seed: (_mean([a.logit_share for a, _ in rows]), _mean([b.logit_share for _, b in rows]))
+        for seed, rows in pairs.items()
     }
     arms = []
     for i, model in enumerate((shallow, deep)):
@@ -295,7 +303,7 @@ def build_contrast(
         arms.append(Arm(model, gates, shares))
     mixes = tuple(to_mix(key) for key in data)
     roles = {seed: role for seed, role in finished.roles().items() if seed in pairs}
-    return Contrast(arms[0], arms[1], mixes, changes, roles, tuple(undefined))
+    return Contrast(arms[0], arms[1], mixes, logits, roles, tuple(undefined))
 
 
 def data_key(cell: CellResult) -> DataKey:

@@ -87,7 +87,10 @@ class PlannedClaims:
         """A claim of `jaxdiff.settings.NAMED_CLAIMS` about two models."""
         if name == "equal_loss":
             claim = self.claim_change(shallow, deep, seeds, read_pair=read_at_equal_loss)
-            return dataclasses.replace(claim, claim=f"{claim.claim}, at equal held-out loss")
+            assert claim.contrast is not None
+            contrast = dataclasses.replace(claim.contrast, condition="at equal held-out loss")
+            name = f"{claim.claim}, {contrast.condition}"
+            return dataclasses.replace(claim, claim=name, contrast=contrast)
         claim_of_name = {"training_time": self.claim_training_time, "lpips": self.claim_lpips}
         return claim_of_name[name](shallow, deep, seeds)
 

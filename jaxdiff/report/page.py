@@ -19,6 +19,7 @@ from jaxdiff.analysis.plan import Plan
 from jaxdiff.analysis.queries import format_time_blind_levels
 from jaxdiff.analysis.verdicts import MIN_GATE
 from jaxdiff.report import (
+    claim_figures,
     conclusions,
     figures,
     memorization_figures,
@@ -26,12 +27,21 @@ from jaxdiff.report import (
     study_tables,
     style,
     tables,
+    training_figures,
 )
 from jaxdiff.report.method import Method, load_method
 from jaxdiff.report.registry import FIGURES, MEASURE_TABLES, SECTIONS, TOPICS, TableRows
 from jaxdiff.results import Section, StudyResults, collect_sections, read_study
 
-REGISTERED_BY = (conclusions, figures, memorization_figures, paper_tables, study_tables)
+REGISTERED_BY = (
+    claim_figures,
+    conclusions,
+    figures,
+    memorization_figures,
+    paper_tables,
+    study_tables,
+    training_figures,
+)
 MIN_CLASSIFIER_GATE = 0.95  # of held-out images that the classifier should recognize
 MAX_RANDOM_GATE = 0.05  # of samples of random weights that may pass
 

@@ -1,0 +1,199 @@
+"""Figures of the claims about two models: contrasts, their seeds, and what could undo them."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy.special import logit
+
+from jaxdiff.analysis.claim import Claim
+from jaxdiff.analysis.claims import judge_study
+from jaxdiff.analysis.contrasts import Contrast
+from jaxdiff.analysis.queries import format_mix
+from jaxdiff.analysis.verdicts import HALF_THE_EFFECT, LOSS_RATIO
+from jaxdiff.report import paper
+from jaxdiff.report.registry import figure
+from jaxdiff.report.style import INK, color_of, marker_of, new_axes, style_axes
+from jaxdiff.results import StudyResults
+
+SEED_SPREAD = 0.3  # height of a claim's seeds, in steps between claims
+LARGEST_RATIO = 5.0  # of losses, in the figure
+
+
+@figure(
+    "contrasts",
+    title="Change of the minority's logit share with depth",
+    caption="A row for each claim about two models: its seeds (a color for each class that has the "
+    "majority), the mean and its interval, and in gray the interval widened for unreadable "
+    "samples. Left of 0 the deeper model draws fewer of the minority. Dashed: half the effect and "
+    "the effect that the paper reports on CelebA; dotted: what its Theorem 2 predicts for these "
+    "shares, if depth moves the exponent as its Table 2 has it.",
+    topic="conclusions",
+    needs=("share",),
+    method="contrast",
+)
+def contrasts(study: StudyResults) -> Figure | None:
+    """The primary claim and the secondary ones about two models."""
+    drawn = _claims_about_models(study)
+    if not drawn:
+        return None
+    plot, ax = new_axes(width=6.4, height=1.4 + 0.7 * len(drawn))
+    roles = sorted({role for c in drawn if c.contrast for role in c.contrast.roles.values()})
+    for row, claim in enumerate(drawn):
+        _draw_claim(ax, -float(row), claim, roles)
+    for effect in (HALF_THE_EFFECT, paper.EFFECT):
+        ax.axvline(effect, color=INK, linestyle="--", linewidth=0.8)
+    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.set_yticks([-row for row in range(len(drawn))], [_name(claim) for claim in drawn])
+    ax.set_ylim(0.6 - len(drawn), 0.6)
+    ax.grid(visible=False)
+    ax.set_xlabel("change of the logit share of the minority, deep less shallow")
+    _add_roles_legend(plot, roles)
+    return plot
+
+
+def _claims_about_models(study: StudyResults) -> list[Claim]:
+    """Those with a contrast of at least one seed, the primary claim first."""
+    if not study.cells:
+        return []
+    return [c for c in judge_study(study) if c.contrast is not None and c.mean.n]
+
+
+def _draw_claim(ax: Axes, y: float, claim: Claim, roles: Sequence[int]) -> None:
+    contrast = claim.contrast
+    assert contrast is not None
+    seeds = list(contrast.changes)
+    # One seed stands on the line itself.
+    offsets = np.linspace(0.5, -0.5, len(seeds)) if len(seeds) > 1 else np.zeros(1)
+    heights = y + SEED_SPREAD * offsets
+    for seed, height in zip(seeds, heights, strict=True):
+        index = roles.index(contrast.roles[seed])
+        change = contrast.changes[seed]
+        ax.plot(change, height, marker_of(index), color=color_of(index), markersize=5)
+    estimate = claim.estimate
+    if estimate.low is not None and estimate.high is not None:
+        widening = claim.widening or 0.0
+        ends = (estimate.low - widening, estimate.high + widening)
+        ax.plot(ends, (y, y), color=INK, linewidth=7, alpha=0.18, solid_capstyle="butt")
+        ax.plot((estimate.low, estimate.high), (y, y), color=INK, linewidth=1.6)
+    ax.plot(float(estimate), y, "|", color=INK, markersize=16, markeredgewidth=2)
+    # It depends on the shares, and so on the claim.
+    prediction = _predicted_change(contrast)
+    ax.plot((prediction, prediction), (y - 0.3, y + 0.3), ":", color=INK, linewidth=1.2)
+
+
+def _name(claim: Claim) -> str:
+    contrast = claim.contrast
+    assert contrast is not None
+    name = f"{contrast.deep.model} less {contrast.shallow.model}"
+    mix = f"\n{format_mix(contrast.mixes[0])}" if len(contrast.mixes) == 1 else "\nall data"
+    condition = f"\n{contrast.condition}" if contrast.condition else mix
+    return f"{name}{condition}\n{claim.verdict}"
+
+
+def _predicted_change(contrast: Contrast) -> float:
+    """The mean change of the logit where the exponent goes from the paper's "2" to its "6"."""
+    first, last = paper.EXPONENTS
+    logits = [float(logit(mix.proportions[1])) for mix in contrast.mixes]
+    return (last - first) * float(np.mean(logits))
+
+
+def _add_roles_legend(plot: Figure, roles: Sequence[int]) -> None:
+    handles = []
+    for i, role in enumerate(roles):
+        label = f"majority: class {role}"
+        line = Line2D([], [], color=color_of(i), marker=marker_of(i), linestyle="none", label=label)
+        handles.append(line)
+    plot.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+
+
+@figure(
+    "seed_lines",
+    title="The minority's logit share, seed by seed",
+    caption="A line for each seed from the shallow to the deep model, a color for each class that "
+    "has the majority; black, the mean of the roles' means. Lines that fall together are an effect "
+    "of depth; lines that cross are seeds. Dashed: the trained share.",
+    topic="conclusions",
+    needs=("share",),
+    method="contrast",
+)
+def seed_lines(study: StudyResults) -> Figure | None:
+    """A panel for each claim about two models that has an interval."""
+    drawn = [claim for claim in _claims_about_models(study) if claim.mean.freedom > 0]
+    if not drawn:
+        return None
+    plot = Figure(figsize=(1.2 + 2.6 * len(drawn), 3.6), layout="constrained")
+    panels = np.atleast_1d(plot.subplots(1, len(drawn), sharey=True))
+    roles = sorted({role for c in drawn if c.contrast for role in c.contrast.roles.values()})
+    for ax, claim in zip(panels, drawn, strict=True):
+        assert claim.contrast is not None
+        _draw_seeds(style_axes(ax), claim.contrast, roles)
+        condition = f"\n{claim.contrast.condition}" if claim.contrast.condition else ""
+        ax.set_title(f"{claim.verdict}{condition}", fontsize=9)
+    panels[0].set_ylabel("logit of the minority's share")
+    _add_roles_legend(plot, roles)
+    return plot
+
+
+def _draw_seeds(ax: Axes, contrast: Contrast, roles: Sequence[int]) -> None:
+    ends = []
+    for seed, logits in contrast.logits.items():
+        index = roles.index(contrast.roles[seed])
+        (line,) = ax.plot((0, 1), logits, color=color_of(index), linewidth=1, alpha=0.8)
+        line.set_marker(marker_of(index))
+        line.set_markersize(4)
+        ends.append((contrast.roles[seed], *logits))
+    table = np.array(ends)
+    by_role = [table[table[:, 0] == role, 1:].mean(axis=0) for role in sorted(set(table[:, 0]))]
+    ax.plot((0, 1), np.mean(by_role, axis=0), color=INK, linewidth=2.4)
+    trained = float(np.mean([logit(mix.proportions[1]) for mix in contrast.mixes]))
+    ax.axhline(trained, color=INK, linestyle="--", linewidth=0.8)
+    ax.set_xlim(-0.2, 1.2)
+    ax.set_xticks((0, 1), [arm.model for arm in contrast.arms])
+
+
+@figure(
+    "sensitivity",
+    title="How far unreadable samples could move the primary claim",
+    caption="The interval's ends (solid) against R: how many times as often the minority would "
+    "have to be lost as the majority. Right of R* (marked) the interval reaches 0, and the sign of "
+    "the change is not safe from this objection. The rule decides at R = 1.5 (dotted). Dashed: "
+    "half the effect and the effect that the paper reports on CelebA.",
+    topic="conclusions",
+    needs=("share", "quality"),
+    method="sensitivity",
+)
+def sensitivity(study: StudyResults) -> Figure | None:
+    """The primary claim alone; None without its interval."""
+    primary = next((c for c in _claims_about_models(study) if c.rank == "primary"), None)
+    if primary is None or primary.contrast is None:
+        return None
+    estimate = primary.estimate
+    if estimate.low is None or estimate.high is None:
+        return None
+    ratios = np.linspace(1.0, LARGEST_RATIO, 81)
+    shifts = np.array([primary.contrast.widening(float(ratio)) for ratio in ratios])
+    plot, ax = new_axes()
+    # Beyond a ratio that would lose the whole minority, nothing bounds the share.
+    is_finite = np.isfinite(shifts)
+    for end, sign in ((estimate.low, -1), (estimate.high, 1)):
+        ax.plot(ratios[is_finite], (end + sign * shifts)[is_finite], color=color_of(0))
+    ax.axhline(float(estimate), color=color_of(0), linewidth=0.8)
+    for effect in (HALF_THE_EFFECT, paper.EFFECT):
+        ax.axhline(effect, color=INK, linestyle="--", linewidth=0.8)
+    ax.axhline(0, color=INK, linewidth=0.8)
+    ax.axvline(LOSS_RATIO, color=INK, linestyle=":", linewidth=1)
+    critical = primary.critical_ratio
+    if critical is not None and 1 < critical <= LARGEST_RATIO:
+        ax.plot(critical, 0, marker_of(0), color=color_of(1))
+        ax.annotate(
+            f"R* = {critical:.2f}", (critical, 0), xytext=(4, 6), textcoords="offset points"
+        )
+    elif critical is not None and math.isinf(critical):
+        ax.set_title("no R moves the interval to 0", fontsize=9)
+    ax.set_xlabel("R: loss of the minority over that of the majority")
+    ax.set_ylabel("change of the logit share")
+    return plot
