@@ -18,6 +18,7 @@ from jaxdiff import parallel
 
 METRICS = ("euclidean", "cosine")
 QUERY_BLOCK = 1024
+MIN_ROWS = 64  # queries of the smallest program
 REFERENCE_BLOCK = 4096
 EXACT_BLOCK = 64  # queries whose candidates are compared at once in float64
 MARGIN = 8  # candidates beyond k that are held until the exact values are computed
@@ -170,7 +171,8 @@ def _find_candidates(
     else:
         center = np.zeros(references.shape[1], np.float32)
     block_size = -(-min(REFERENCE_BLOCK, len(references)) // mesh.size) * mesh.size
-    num_rows = min(QUERY_BLOCK, len(queries))
+    # A power of two, so that sets of like sizes, such as the samples of a class, share a program.
+    num_rows = min(QUERY_BLOCK, max(MIN_ROWS, 1 << (len(queries) - 1).bit_length()))
     for start in range(0, len(queries), QUERY_BLOCK):
         rows = queries[start : start + QUERY_BLOCK]
         best = TopK(
