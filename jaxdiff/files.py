@@ -65,7 +65,8 @@ def read_json(path: epath.PathLike) -> dict:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no JSON file ({error}); delete it or write it again") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, got a {type(value).__name__}")
+        shown = json.dumps(value)[:60]
+        raise ValueError(f"{path} must hold a JSON object, got {shown}; write it again")
     return value
 
 
