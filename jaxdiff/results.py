@@ -185,7 +185,7 @@ def collect_sections(results: Sequence[Result]) -> list[Section]:
 def _describe_missing_section(result: Result, section: str) -> str:
     return (
         f"{result.name} must describe {section!r} in measures/{section}.json, which older code did "
-        "not; run the same command again: a sweep keeps the training and makes the measures again"
+        "not; run the command that wrote it again: a sweep keeps the training and measures anew"
     )
 
 
