@@ -176,7 +176,7 @@ def _check_secondary(study: StudySettings) -> None:
         if not _is_pair(pair, study):
             names = ", ".join(study.models)
             raise ValueError(
-                f"config.secondary holds {pair!r}; each entry is a pair of models, of {names}"
+                f"config.secondary holds {pair!r}; each entry must be two of the models {names}"
             )
 
 
