@@ -3,6 +3,7 @@
 import errno
 import os
 import platform
+import re
 import sys
 import tempfile
 import traceback
@@ -10,6 +11,7 @@ import zipfile
 import zlib
 from importlib.metadata import version
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 DAMAGED = (zipfile.BadZipFile, EOFError, zlib.error)
 LESS_MEMORY = (
     "a smaller batch, or set config.train.accumulate, remat, dtype=bfloat16 or shard_params"
@@ -41,13 +43,20 @@ def describe(error: BaseException) -> str:
 
 def is_full_disk(error: BaseException) -> bool:
     """Whether a disk, or a user's share of one, is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in FULL_DISK
+    # Libraries in C++ have the operating system's words in a message of their own.
+    is_library = isinstance(error, RuntimeError)
+    return is_library and any(os.strerror(code) in str(error) for code in FULL_DISK)
 
 
 def _explain_full_disk(error: BaseException) -> str:
     if not is_full_disk(error):
         return ""
-    name = getattr(error, "filename", None) or _file_at_hand(error) or "what the command writes"
+    name = getattr(error, "filename", None) or _file_at_hand(error)
+    if not name:
+        match = re.search(r"writing ([^;]+);", _message(error))  # of array_record
+        name = match[1] if match else "what the command writes"
     return (
         f"no space is left on the disk of {name}; free some, or choose a folder on another disk, "
         "and run the same command again"

@@ -75,6 +75,14 @@ def fill_disk_unnamed(path):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def fill_record(path):
+    raise RuntimeError(f"write() failed: No space left on device; writing {path}; at byte 7")
+
+
+def fill_library_unnamed(path):
+    raise RuntimeError("close() failed: Disk quota exceeded")
+
+
 def fill_share(path):
     raise OSError(errno.EDQUOT, "Disk quota exceeded", path)
 
@@ -96,6 +104,8 @@ def fill_share(path):
         (start_backend, "unset it, or set it to cpu"),
         (fill_disk, "no space is left on the disk of a/file.npz; free some"),
         (fill_disk_unnamed, "no space is left on the disk of a/file.npz; free some"),
+        (fill_record, "no space is left on the disk of a/file.npz; free some"),
+        (fill_library_unnamed, "no space is left on the disk of a/file.npz; free some"),
         (fill_share, "no space is left on the disk of a/file.npz; free some"),
     ],
 )
