@@ -98,12 +98,18 @@ def _explain_memory(error: BaseException) -> str:
 
 def _explain_backend(error: BaseException) -> str:
     message = _message(error)
-    if not isinstance(error, RuntimeError) or "nable to initialize backend" not in message:
+    frames = _frames(error)
+    # Without the package of a platform JAX only finds that it has no backend.
+    is_assertion = isinstance(error, AssertionError) and bool(frames)
+    has_none = is_assertion and os.path.basename(frames[-1].filename) == "xla_bridge.py"
+    is_refused = isinstance(error, RuntimeError) and "nable to initialize backend" in message
+    if not has_none and not is_refused:
         return ""
     platforms = os.environ.get("JAX_PLATFORMS", "")
+    reason = _shorten(message) or "no package for them is installed"
     return (
-        f"JAX cannot have the devices that JAX_PLATFORMS={platforms} asks for "
-        f"({_shorten(message)}); unset it, or set it to cpu"
+        f"JAX cannot have the devices that JAX_PLATFORMS={platforms} asks for ({reason}); unset "
+        "it, or set it to cpu"
     )
 
 

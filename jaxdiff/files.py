@@ -42,8 +42,11 @@ def write(path: epath.PathLike, data: bytes | str) -> None:
     try:
         temporary.write_bytes(data if isinstance(data, bytes) else data.encode())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            # The name that the caller gave, in place of the temporary one.
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
         raise
 
 

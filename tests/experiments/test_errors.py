@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import _cli, _errors
-from tests.experiments.commands import fail_command, run_command
+from tests.experiments.commands import SMALL, fail_command, run_command
 
 JAX_OUT_OF_MEMORY = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 B.")
 
@@ -118,6 +118,14 @@ def test_an_error_that_has_a_reason(raise_error, sentence, monkeypatch):
     assert "\n" not in described
 
 
+def test_a_file_that_cannot_be_had_is_named_with_what_to_do():
+    error = PermissionError(errno.EACCES, "Permission denied", "a/x.npz")
+    sentence = _cli._sentence(["sample"], error, None)
+    assert sentence == (
+        "a/x.npz cannot be read or written (Permission denied); correct the path or its permissions"
+    )
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -145,6 +153,15 @@ def test_any_other_is_a_fault_with_its_traceback_in_a_file(error, tmp_path, monk
     text = path.read_text()
     assert "Traceback (most recent call last)" in text
     assert text.startswith(f"command: {' '.join(sys.argv)}\nversions: jaxdiff ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platforms", ["tpu", "cuda", "rocm", "no_such_platform"])
+def test_a_platform_that_is_not_there(platforms, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    sentence = fail_command("sweep", *SMALL, "--dry_run")
+    assert f"the devices that JAX_PLATFORMS={platforms} asks for (" in sentence
+    assert sentence.endswith("unset it, or set it to cpu")
 
 
 @pytest.mark.slow
