@@ -14,7 +14,8 @@ from importlib.metadata import version
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 DAMAGED = (zipfile.BadZipFile, EOFError, zlib.error)
 LESS_MEMORY = (
-    "a smaller batch, or set config.train.accumulate, remat, dtype=bfloat16 or shard_params"
+    "a smaller batch; in training set config.train.accumulate, remat, dtype=bfloat16 or "
+    "shard_params"
 )
 
 
@@ -78,7 +79,7 @@ def _explain_missing_package(error: BaseException) -> str:
         return ""
     message = _message(error)
     if "gcsfs" in message or "s3fs" in message:
-        return f"buckets need a package more ({message}): pip install 'jaxdiff[cloud]'"
+        return f"a bucket needs one package more ({message}); run pip install 'jaxdiff[cloud]'"
     name = error.name or ""
     if not name or name.partition(".")[0] in ("jaxdiff", "experiments"):
         return ""
