@@ -63,13 +63,13 @@ def estimate_cost(cell: Cell) -> Cost:
 
 def _check_memory(model: str, num_params: int) -> None:
     """Check that a model's weights fit the memory here, before any is asked for."""
-    needed = 4 * num_params
+    needed = 3 * 4 * num_params  # in float32, with their gradients and their average
     available = _find_memory()
     if needed > available:
         raise ValueError(
             f"config.models.{model} must fit the {available / 1e9:,.0f} GB of memory here, and its "
-            f"{num_params:,} parameters take {needed / 1e9:,.0f} GB; choose a smaller width, or "
-            "ask experiments.plan what it would need"
+            f"{num_params:,} parameters, gradients and averages take {needed / 1e9:,.0f} GB; take "
+            "a smaller width, or ask experiments.plan what it would need"
         )
 
 
