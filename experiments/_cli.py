@@ -234,7 +234,12 @@ def _sentence(argv: Sequence[str], error: Exception, settings_class: type | None
             if sentence:
                 return sentence
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        if not error.filename:
+            return error.strerror
+        return (
+            f"{error.filename} cannot be read or written ({error.strerror}); correct the path or "
+            "its permissions"
+        )
     message = " ".join(str(error).split())
     # A flag's value was seen above; what is left of the settings is the file's.
     key_match = re.match(r"config\.([\w.]+)", message)

@@ -3,6 +3,7 @@
 import errno
 import os
 import platform
+import re
 import sys
 import tempfile
 import traceback
@@ -10,9 +11,11 @@ import zipfile
 import zlib
 from importlib.metadata import version
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 DAMAGED = (zipfile.BadZipFile, EOFError, zlib.error)
 LESS_MEMORY = (
-    "a smaller batch, or set config.train.accumulate, remat, dtype=bfloat16 or shard_params"
+    "a smaller batch; in training set config.train.accumulate, remat, dtype=bfloat16 or "
+    "shard_params"
 )
 
 
@@ -41,13 +44,20 @@ def describe(error: BaseException) -> str:
 
 def is_full_disk(error: BaseException) -> bool:
     """Whether a disk, or a user's share of one, is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in FULL_DISK
+    # Libraries in C++ have the operating system's words in a message of their own.
+    is_library = isinstance(error, RuntimeError)
+    return is_library and any(os.strerror(code) in str(error) for code in FULL_DISK)
 
 
 def _explain_full_disk(error: BaseException) -> str:
     if not is_full_disk(error):
         return ""
-    name = getattr(error, "filename", None) or _file_at_hand(error) or "what the command writes"
+    name = getattr(error, "filename", None) or _file_at_hand(error)
+    if not name:
+        match = re.search(r"writing ([^;]+);", _message(error))  # of array_record
+        name = match[1] if match else "what the command writes"
     return (
         f"no space is left on the disk of {name}; free some, or choose a folder on another disk, "
         "and run the same command again"
@@ -69,7 +79,7 @@ def _explain_missing_package(error: BaseException) -> str:
         return ""
     message = _message(error)
     if "gcsfs" in message or "s3fs" in message:
-        return f"buckets need a package more ({message}): pip install 'jaxdiff[cloud]'"
+        return f"a bucket needs one package more ({message}); run pip install 'jaxdiff[cloud]'"
     name = error.name or ""
     if not name or name.partition(".")[0] in ("jaxdiff", "experiments"):
         return ""
@@ -89,12 +99,18 @@ def _explain_memory(error: BaseException) -> str:
 
 def _explain_backend(error: BaseException) -> str:
     message = _message(error)
-    if not isinstance(error, RuntimeError) or "nable to initialize backend" not in message:
+    frames = _frames(error)
+    # Without the package of a platform JAX only finds that it has no backend.
+    is_assertion = isinstance(error, AssertionError) and bool(frames)
+    has_none = is_assertion and os.path.basename(frames[-1].filename) == "xla_bridge.py"
+    is_refused = isinstance(error, RuntimeError) and "nable to initialize backend" in message
+    if not has_none and not is_refused:
         return ""
     platforms = os.environ.get("JAX_PLATFORMS", "")
+    reason = _shorten(message) or "no package for them is installed"
     return (
-        f"JAX cannot have the devices that JAX_PLATFORMS={platforms} asks for "
-        f"({_shorten(message)}); unset it, or set it to cpu"
+        f"JAX cannot have the devices that JAX_PLATFORMS={platforms} asks for ({reason}); unset "
+        "it, or set it to cpu"
     )
 
 

@@ -17,7 +17,7 @@ import uuid
 from absl import flags
 from etils import epath
 
-from jaxdiff import diffusers_io, diffusers_scheduler, models
+from jaxdiff import checkpoints, diffusers_io, diffusers_scheduler, models
 from jaxdiff.denoiser import get_params
 from jaxdiff.plugins import import_plugins
 
@@ -42,6 +42,8 @@ def main() -> None:
             f"{FLAGS.model} must have the scheduler_config.json of its training, which says what "
             "noise its network knows, and neither it nor the folder above has one; put it there"
         )
+    if to_cell:
+        checkpoints.check_folder(out)  # by its name, before that of a temporary folder
     model = models.load(FLAGS.model, FLAGS.step)
     save_atomically(model, out, "cell" if to_cell else "diffusers")
     count = sum(param.size for param in get_params(model.unet).values())

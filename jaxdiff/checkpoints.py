@@ -193,10 +193,14 @@ def check_step(folder: epath.PathLike, step: int) -> None:
         return
     others = [other for other in list_steps(folder) if other != step]
     valid = [str(other) for other in others if find_corruption(folder, other) is None]
+    steps = f"(valid: {', '.join(valid) or 'none'})"
+    folder = epath.Path(folder)
+    if not (folder / str(step)).exists() and not (folder / f"{step}.json").exists():
+        raise ValueError(f"{folder} has no checkpoint {step}; take another step {steps}")
     raise ValueError(
         f"checkpoint {step} in {folder} must be as it was saved, but {corruption}; take another "
-        f"step (valid: {', '.join(valid) or 'none'}), delete {step} and {step}.json to go on "
-        "without it, or train again with --redo train"
+        f"step {steps}, delete {step} and {step}.json to go on without it, or train again with "
+        "experiments.sweep --redo train"
     )
 
 

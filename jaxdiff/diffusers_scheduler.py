@@ -1,5 +1,6 @@
 """scheduler_config.json of diffusers' DDPM and DDIM schedulers, in and out; of PNDM's, in."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -176,7 +177,8 @@ def _check_values(fields: Mapping[str, Any], path: epath.PathLike) -> None:
     for key, supported in SUPPORTED_VALUES.items():
         if key in fields and fields[key] not in supported:
             names = ", ".join(map(str, supported))
-            raise ValueError(f"{path} sets {key} to {fields[key]!r}; {names} can be read")
+            shown = json.dumps(fields[key])
+            raise ValueError(f"{path} sets {key} to {shown}; it must be one of {names}")
 
 
 def build_schedule(scheduler: Mapping[str, Any]) -> Schedule:

@@ -1,6 +1,7 @@
 """Rules for the fields of a JSON file that others wrote: type and range, before they are used."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,7 +66,8 @@ def list_of(rule: Rule, low: int, high: int) -> Rule:
         is_list = isinstance(value, (list, tuple)) and low <= len(value) <= high
         return is_list and all(map(rule.accepts, value))
 
-    return Rule(f"a list of {low} to {high} values, each {rule.text}", accepts)
+    count = f"{low}" if low == high else f"{low} to {high}"
+    return Rule(f"a list of {count} values, each {rule.text}", accepts)
 
 
 NULL = Rule("null", lambda value: value is None)
@@ -94,7 +96,7 @@ def check_fields(
     """
     for key, rule in rules.items():
         if key in fields and not rule.accepts(fields[key]):
-            shown = repr(fields[key])
+            shown = json.dumps(fields[key])
             if len(shown) > MAX_SHOWN:
                 shown = f"{shown[:MAX_SHOWN]}..."
             raise ValueError(f"{path} sets {key} to {shown}; it must be {rule.text}")

@@ -42,8 +42,11 @@ def write(path: epath.PathLike, data: bytes | str) -> None:
     try:
         temporary.write_bytes(data if isinstance(data, bytes) else data.encode())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            # The name that the caller gave, in place of the temporary one.
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
         raise
 
 
@@ -65,7 +68,8 @@ def read_json(path: epath.PathLike) -> dict:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no JSON file ({error}); delete it or write it again") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, got a {type(value).__name__}")
+        shown = json.dumps(value)[:60]
+        raise ValueError(f"{path} must hold a JSON object, got {shown}; write it again")
     return value
 
 

@@ -11,6 +11,7 @@ from etils import epath
 
 from jaxdiff import files
 
+COMMAND = "the command that wrote it"  # the reports' own command writes none of these files
 CHECKPOINTS = "checkpoints/"  # large, checked by their own manifests, and often left behind
 
 
@@ -59,11 +60,11 @@ def check_records(folder: epath.Path, names: Sequence[str] | None = None) -> Non
         if output.startswith(CHECKPOINTS):
             continue
         if not path.exists():
-            raise ValueError(f"{path} is gone; put it back, or run the same command again")
+            raise ValueError(f"{path} is gone; put it back, or run {COMMAND} again")
         if files.sha256(path) not in known:
             raise ValueError(
-                f"{path} was changed after the run wrote it; put it back, or delete it and run the "
-                "same command again, which writes it anew"
+                f"{path} was changed after the run wrote it; put it back, or delete it and run "
+                f"{COMMAND} again, which writes it anew"
             )
 
 
@@ -75,7 +76,7 @@ def _read_outputs(folder: epath.Path, name: str) -> dict[str, str]:
     outputs = files.read_json(path).get("outputs")
     if not isinstance(outputs, dict) or not all(isinstance(d, str) for d in outputs.values()):
         raise ValueError(
-            f"{path} must hold the checksums of files under 'outputs'; delete it and run the same "
-            "command again"
+            f"{path} must hold the checksums of files under 'outputs'; delete it and run {COMMAND} "
+            "again"
         )
     return outputs

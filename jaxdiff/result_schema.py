@@ -13,7 +13,7 @@ from etils import epath
 
 from jaxdiff import files
 
-REPAIR = "delete that file and run the same command again"
+REPAIR = "delete that file and run the command that wrote it again"
 STUDY_TYPES = {
     "name": str,
     "data": {"source": str, "size": int | tuple[int, ...], "n": int | tuple[int, ...]},

@@ -11,6 +11,7 @@ from typing import Any
 import ml_collections
 
 LARGEST_INT = 2**31 - 1  # JAX computes with 32 bits
+NOUNS = {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}
 
 
 def check_fields(settings_class: Any, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -56,18 +57,19 @@ def checked_value(name: str, value: Any, kind: Any, metadata: Mapping[str, Any])
     value = _converted(name, value, kind)
     if metadata.get("nonempty") and not value:
         raise ValueError(f"{name} is empty; it needs at least one entry")
-    entries = value if isinstance(value, tuple) else (value,)
-    for entry in entries:
-        _check_bounds(name, entry, metadata)
+    is_tuple = isinstance(value, tuple)
+    entries = {f"{name}[{i}]": v for i, v in enumerate(value)} if is_tuple else {name: value}
+    for entry_name, entry in entries.items():
+        _check_bounds(entry_name, entry, metadata)
     choices = metadata.get("choices")
     if choices is not None:
         allowed = choices() if callable(choices) else choices
         if value not in allowed:
             names = ", ".join(map(str, allowed))
             raise ValueError(f"{name} is {value!r}; choose one of {names}")
-    for entry in entries:
+    for entry_name, entry in entries.items():
         if isinstance(entry, float) and not math.isfinite(entry):
-            raise ValueError(f"{name} must be a finite number, got {entry!r}")
+            raise ValueError(f"{entry_name} must be a finite number, got {entry!r}")
     return value
 
 
@@ -79,7 +81,7 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
         entry_kind, *rest = typing.get_args(kind)
         if rest != [...] and len(value) != 1 + len(rest):
             raise ValueError(f"{name} must have {1 + len(rest)} entries, got {value!r}")
-        return tuple(_converted(name, entry, entry_kind) for entry in value)
+        return tuple(_converted(f"{name}[{i}]", entry, entry_kind) for i, entry in enumerate(value))
     if origin is dict:
         if isinstance(value, ml_collections.ConfigDict):
             value = value.to_dict()
@@ -97,8 +99,7 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
         return float(value)
     # bool is a subclass of int, and True is no number of steps
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        noun = {"int": "a whole number", "float": "a number", "str": "a string"}
-        expected = noun.get(kind.__name__, f"a {kind.__name__}")
+        expected = NOUNS.get(kind, f"a {kind.__name__}")
         raise ValueError(f"{name} must be {expected}, got {value!r}")
     if kind is int and not -LARGEST_INT <= value <= LARGEST_INT:
         raise ValueError(f"{name} must be at most {LARGEST_INT:,}, got {value}")

@@ -19,6 +19,7 @@ import safetensors
 from etils import epath
 
 from jaxdiff import files
+from jaxdiff.npz import open_npz
 
 TORCH_STORAGES = {
     "FloatStorage": np.float32,
@@ -161,7 +162,7 @@ def _read(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         return _read_safetensors(data)
     if path.suffix == ".npz":
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        with open_npz(path) as arrays:
             return dict(arrays)
     return _flatten(_unpickle(data), path)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxdiff import diffusers_config, diffusers_scheduler
+from jaxdiff import diffusers_config, diffusers_scheduler, files
 from jaxdiff.diffusers_config import RULES, read_config
 from jaxdiff.field_rules import FLAG, NULL, check_fields, list_of, number, one_of, whole
 from jaxdiff.stable_diffusion import folder as folders
@@ -36,6 +36,31 @@ def test_a_rule_accepts_values_of_its_type_and_range(rule, accepted, refused):
 def test_the_message_is_short():
     with pytest.raises(ValueError, match=r"f.json sets a to \[0, .*\.\.\.; it must be true or fal"):
         check_fields({"a": [0] * 1000}, {"a": FLAG}, "f.json")
+
+
+@pytest.mark.parametrize(
+    ("value", "rule", "message"),
+    [
+        (None, FLAG, "sets a to null; it must be true or false"),
+        (False, NULL, "sets a to false; it must be null"),
+        ("x", whole(1, 2), 'sets a to "x"; it must be a whole number from 1 to 2'),
+        (3, list_of(FLAG, 2, 2), "sets a to 3; it must be a list of 2 values, each true or false"),
+    ],
+)
+def test_the_message_has_values_as_json_has_them(value, rule, message):
+    with pytest.raises(ValueError, match=f"^f.json {message}$"):
+        check_fields({"a": value}, {"a": rule}, "f.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("[]", r"\[\]"), ("null", "null"), ("3", "3"), ('"x"', '"x"'), ("true", "true")],
+)
+def test_a_file_that_holds_no_object_is_refused(tmp_path, text, shown):
+    path = tmp_path / "f.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"must hold a JSON object, got {shown}; write it again"):
+        files.read_json(path)
 
 
 @pytest.mark.parametrize("value", NONSENSE, ids=repr)

@@ -45,7 +45,7 @@ def test_every_setting_is_explained():
         ({"steps": 2.5}, "config.steps must be a whole number, got 2.5"),
         ({"steps": True}, "config.steps must be a whole number, got True"),
         ({"steps": "many"}, "config.steps must be a whole number, got 'many'"),
-        ({"flip": 1}, "config.flip must be a bool, got 1"),
+        ({"flip": 1}, "config.flip must be True or False, got 1"),
         ({"ema": 1.5}, "config.ema must be at least 0 and at most 1, got 1.5"),
         ({"learning_rate": float("nan")}, "config.learning_rate must be at least 0, got nan"),
         ({"optimizer": "adam"}, "config.optimizer is 'adam'; choose one of adamw, lion, sgd"),
@@ -62,7 +62,7 @@ def test_a_bad_value_is_one_sentence(section, sentence):
     [
         ({"seeds": 3}, r"config.seeds must be a tuple, got 3; write one entry as \(x,\)"),
         ({"seeds": ()}, "config.seeds is empty"),
-        ({"seeds": (-1,)}, "config.seeds must be at least 0, got -1"),
+        ({"seeds": (-1,)}, r"config.seeds.0. must be at least 0, got -1"),
         ({"width": 0.0}, "config.width must be above 0 and at most 64, got 0.0"),
         ({"train": 7}, "config.train must be a section of settings, got 7"),
         (

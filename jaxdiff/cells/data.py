@@ -88,10 +88,13 @@ def _check_classes(cell: Cell, dataset: Dataset) -> None:
     count = len(dataset.classes)
     for label in (cell.majority, cell.minority):
         if label >= count:
-            names = ", ".join(f"{i} ({name})" for i, name in enumerate(dataset.classes))
+            names = [
+                name if name == str(i) else f"{i} ({name})"
+                for i, name in enumerate(dataset.classes)
+            ]
             raise ValueError(
-                f"config.data.classes holds {label}; the {count} classes of "
-                f"{cell.data.source} are {names}"
+                f"config.data.classes holds {label}; choose two of the {count} classes of "
+                f"{cell.data.source}: {', '.join(names)}"
             )
     registry.name_classes(dataset, (cell.majority, cell.minority))
 

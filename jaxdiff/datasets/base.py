@@ -51,8 +51,9 @@ class Annotations:
             For an unknown attribute, listing those that exist.
         """
         if self.attributes is None or name not in self.attribute_names:
-            names = ", ".join(self.attribute_names) or "none"
-            raise ValueError(f"attribute {name!r} is not known; the dataset's are {names}")
+            names = ", ".join(self.attribute_names)
+            advice = f"choose one of {names}" if names else "the dataset has none, so name none"
+            raise ValueError(f"attribute {name!r} is not known; {advice}")
         return self.attributes[:, self.attribute_names.index(name)]
 
 

@@ -116,7 +116,7 @@ def _read_subfolders(folder: epath.Path, names: list[str]) -> Annotations:
         beside = f"the folder {other}/" if other else "images"
         raise ValueError(
             f"{folder} holds {splits[0]}/ beside {beside}, so that it can be a part of the data or "
-            f"a class; name folder:{folder}/{splits[0]}, move it away, or rename it"
+            f"a class; give folder:{folder}/{splits[0]} alone, move it away, or rename it"
         )
     say_once(
         f"{folder}: {', '.join(f'{split}/' for split in splits)} are taken as parts of one "

@@ -16,6 +16,7 @@ TABLES = ("metadata.csv", "metadata.jsonl")
 FILE_NAME = "file_name"
 LABEL = "label"
 DELIMITERS = ",;\t|"
+JSON_ROW = '{"file_name": "1.png", "label": "cat"}'
 NO = frozenset({"0", "0.0", "-1", "-1.0", "false", "f", "no", "n"})
 YES = frozenset({"1", "1.0", "true", "t", "yes", "y"})
 
@@ -93,14 +94,16 @@ def read_table(path: epath.Path) -> Table:
         if not {FILE_NAME, LABEL} <= set(row):
             raise ValueError(
                 f"{path} has the columns {', '.join(row) or 'none'}; "
-                f"{FILE_NAME} and {LABEL} are expected (row {number})"
+                f"{FILE_NAME} and {LABEL} are needed (row {number}), so rename or add them"
             )
         # paths as Windows and `find .` write them
         name = posixpath.normpath(row[FILE_NAME].replace("\\", "/"))
         if not row[FILE_NAME] or not row[LABEL]:
             raise ValueError(f"row {number} of {path} leaves {FILE_NAME} or {LABEL} empty; fill it")
         if name in rows:
-            raise ValueError(f"{path} names {name} twice, the second time in row {number}")
+            raise ValueError(
+                f"{path} names {name} twice, the second time in row {number}; remove one of them"
+            )
         rows[name] = row
     if not rows:
         raise ValueError(f"{path} holds no rows; {FILE_NAME} and {LABEL} of each image are needed")
@@ -141,10 +144,11 @@ def _read_csv(path: epath.Path, text: str) -> Iterator[tuple[int, Row]]:
     for number, line in enumerate(lines[1:], 2):
         if not any(line):
             continue
+        is_short = len(line) < len(header)
         if len(line) != len(header):
             raise ValueError(
                 f"row {number} of {path} has {len(line)} cells and the header has {len(header)}; "
-                "quote cells that hold the delimiter"
+                + ("write the others" if is_short else "quote cells that hold the delimiter")
             )
         yield number, dict(zip(header, line, strict=True))
 
@@ -168,7 +172,10 @@ def _read_json_lines(path: epath.Path, text: str) -> Iterator[tuple[int, Row]]:
         except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"line {number} of {path} is no JSON ({error}); repair it") from None
         if not isinstance(row, dict):
-            raise ValueError(f"line {number} of {path} must hold an object of columns")
+            raise ValueError(
+                f"line {number} of {path} must be an object, got {line[:60]}; write it as "
+                f"{JSON_ROW}"
+            )
         yield number, {column: _to_text(value) for column, value in row.items()}
 
 

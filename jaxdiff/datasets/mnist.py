@@ -27,7 +27,8 @@ from jaxdiff.datasets.base import (
     register_dataset,
 )
 from jaxdiff.datasets.image_files import is_regular_file
-from jaxdiff.datasets.image_io import BROKEN_NPZ, to_size
+from jaxdiff.datasets.image_io import to_size
+from jaxdiff.npz import open_npz
 
 SHA256 = "246e0c30eeea57c8d0037d3f38c8e00651ec204cc61b8022563e9aeeb9d756f4"
 CLASSES = tuple("0123456789")
@@ -140,7 +141,8 @@ def _read_idx(folder: epath.Path) -> LabeledImages:
     parts = []
     for part in ("train", "t10k"):
         images = _read_idx_array(folder, f"{part}-images")
-        parts.append(_check_pair(folder, images, _read_idx_array(folder, f"{part}-labels")))
+        labels = _read_idx_array(folder, f"{part}-labels")
+        parts.append(_check_pair(f"the {part} files in {folder}", images, labels))
     return _join(parts, folder)
 
 
@@ -191,14 +193,14 @@ def _read_pickle(path: epath.Path) -> LabeledImages:
 def _read_keras(path: epath.Path) -> LabeledImages:
     """The file of Keras: x_train, y_train, x_test, y_test."""
     names = [f"{kind}_{part}" for part in ("train", "test") for kind in "xy"]
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            train_images, train_labels, test_images, test_labels = [arrays[name] for name in names]
-    except BROKEN_NPZ as error:
+    with open_npz(path) as arrays:
+        parts = {name: arrays[name] for name in names if name in arrays}
+    if len(parts) < len(names):
         raise ValueError(
-            f"{path} is not Keras's {KERAS} ({error}); {', '.join(names)} are expected, so get it "
-            "again"
-        ) from None
+            f"{path} must hold {', '.join(names)}, as Keras's {KERAS} does, got "
+            f"{', '.join(parts) or 'none of them'}; get it again"
+        )
+    train_images, train_labels, test_images, test_labels = parts.values()
     train = _check_pair(path, train_images, train_labels)
     return _join([train, _check_pair(path, test_images, test_labels)], path)
 
@@ -210,25 +212,25 @@ def _join(parts: Sequence[LabeledImages], path: epath.Path) -> LabeledImages:
     return LabeledImages(np.concatenate(images), np.concatenate(labels))
 
 
-def _check_pair(path: epath.Path, pixels: np.ndarray, labels: np.ndarray) -> LabeledImages:
+def _check_pair(path: epath.PathLike, pixels: np.ndarray, labels: np.ndarray) -> LabeledImages:
     """Images as bytes and their labels, one of 0 to 9 an image."""
     is_digit = labels.ndim == 1 and labels.dtype.kind in "iu" and len(labels) > 0
     if not is_digit or labels.min() < 0 or labels.max() > 9:
         raise ValueError(
-            f"{path} holds labels {labels.dtype} {list(labels.shape)}; whole numbers from 0 to 9 "
-            "[n] are expected, so get it again"
+            f"{path} must hold one label an image, a whole number from 0 to 9, got "
+            f"{_describe(labels)}; get it again"
         )
     shapes = [(len(labels), SIDE, SIDE), (len(labels), SIDE, SIDE, 1), (len(labels), SIDE * SIDE)]
     if pixels.shape not in shapes:
         raise ValueError(
-            f"{path} holds images {list(pixels.shape)} with {len(labels)} labels; "
-            f"{list(shapes[0])} are expected, so get it again"
+            f"{path} must hold an image of {SIDE} x {SIDE} pixels for each of {len(labels)} "
+            f"labels, got {_describe(pixels)}; get it again"
         )
     images = _to_bytes(path, pixels.reshape(-1, SIDE, SIDE, 1))
     return LabeledImages(images, labels.astype(np.int64))
 
 
-def _to_bytes(path: epath.Path, pixels: np.ndarray) -> Images:
+def _to_bytes(path: epath.PathLike, pixels: np.ndarray) -> Images:
     if pixels.dtype == np.uint8:
         return pixels
     in_range = pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1
@@ -238,9 +240,16 @@ def _to_bytes(path: epath.Path, pixels: np.ndarray) -> Images:
         if np.abs(scaled - scaled.round()).max() < 0.01 and scaled.max() < 255.5:
             return scaled.round().astype(np.uint8)
     raise ValueError(
-        f"{path} holds pixels {pixels.dtype}; bytes, or bytes divided by 256 or by 255, are "
-        "expected, so get it again"
+        f"{path} must hold pixels that are bytes, or bytes divided by 256 or by 255, got "
+        f"{_describe(pixels)}; get it again"
     )
+
+
+def _describe(array: np.ndarray) -> str:
+    """Type, shape and range of an array, for error messages."""
+    text = f"{array.dtype} of shape {list(array.shape)}"
+    has_range = array.dtype.kind in "iuf" and array.size > 0
+    return f"{text} from {array.min():g} to {array.max():g}" if has_range else text
 
 
 def _read_tfds(folder: epath.Path | None) -> LabeledImages | None:

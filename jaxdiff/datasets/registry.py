@@ -102,7 +102,9 @@ def name_classes(dataset: Dataset, labels: Sequence[int]) -> None:
     names = [dataset.classes[label] for label in labels if 0 <= label < len(dataset.classes)]
     if names != [str(label) for label in labels]:
         numbers = ",".join(map(str, labels))
-        say_once(f"classes {numbers} of {dataset.name} are {', '.join(names)}")
+        say_once(
+            f"classes {numbers} of {dataset.name}, counted from 0, are named {', '.join(names)}"
+        )
 
 
 def _name_groups(classes: tuple[str, ...], attribute: str) -> tuple[str, ...]:

@@ -190,7 +190,7 @@ def _check_secondary(study: StudySettings) -> None:
     for claim in study.secondary:
         if claim not in NAMED_CLAIMS and not _is_pair(claim, study):
             raise ValueError(
-                f"config.secondary holds {claim!r}; each entry is a pair of models, of "
+                f"config.secondary holds {claim!r}; each entry must be two of the models "
                 f"{', '.join(study.models)}, or one of {', '.join(NAMED_CLAIMS)}"
             )
     measures = study.measures

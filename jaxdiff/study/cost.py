@@ -1,6 +1,7 @@
 """A rough estimate of what a cell costs on the devices here, for --dry_run."""
 
 import dataclasses
+import os
 import time
 
 import jax
@@ -9,7 +10,13 @@ from flax import nnx
 
 from jaxdiff import parallel
 from jaxdiff.cells.cell import Cell
-from jaxdiff.denoiser import abstract_network, as_function, build_network, get_params
+from jaxdiff.denoiser import (
+    abstract_network,
+    as_function,
+    build_network,
+    count_parameters,
+    get_params,
+)
 
 TIMED_CALLS = 3
 TRAINING_COST = 4  # of a train step, in forward passes
@@ -27,9 +34,16 @@ class Cost:
 
 
 def estimate_cost(cell: Cell) -> Cost:
-    """Compile and time the cell's forward pass; the rest follows from its number of passes."""
+    """Compile and time the cell's forward pass; the rest follows from its number of passes.
+
+    Raises
+    ------
+    ValueError
+        Where the weights alone do not fit the memory here.
+    """
+    num_params = count_parameters(cell.network)
+    _check_memory(cell.model, num_params)
     params = get_params(build_network(cell.network, nnx.Rngs(0)))
-    num_params = sum(int(p.size) for p in params.values())
     seconds_per_image = _time_forward(cell, params)
     height, width, channels = cell.image_shape
     train = cell.train
@@ -45,6 +59,25 @@ def estimate_cost(cell: Cell) -> Cost:
         passes * seconds_per_image + OVERHEAD_SECONDS,
         checkpoints + samples,
     )
+
+
+def _check_memory(model: str, num_params: int) -> None:
+    """Check that a model's weights fit the memory here, before any is asked for."""
+    needed = 3 * 4 * num_params  # in float32, with their gradients and their average
+    available = _find_memory()
+    if needed > available:
+        raise ValueError(
+            f"config.models.{model} must fit the {available / 1e9:,.0f} GB of memory here, and its "
+            f"{num_params:,} parameters, gradients and averages take {needed / 1e9:,.0f} GB; take "
+            "a smaller width, or ask experiments.plan what it would need"
+        )
+
+
+def _find_memory() -> int:
+    """Bytes of all devices, or of the machine where its CPU is the device."""
+    stats = [device.memory_stats() for device in jax.devices()]
+    limits = [entry["bytes_limit"] for entry in stats if entry and "bytes_limit" in entry]
+    return sum(limits) or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _time_forward(cell: Cell, params: dict[str, jax.Array]) -> float:

@@ -1,8 +1,10 @@
 """What a study needs before its first cell: data, weights, a batch that fits, its folder."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from etils import epath
 
 from jaxdiff import parallel
@@ -10,9 +12,11 @@ from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.data import check_training_sets, open_cell_dataset
 from jaxdiff.features import perceptual
 from jaxdiff.features.extractors import load_extractor
-from jaxdiff.settings import MeasureSettings
+from jaxdiff.settings import MeasureSettings, TrainSettings
 from jaxdiff.stage import check_settings
 from jaxdiff.study.config import fixed_settings
+
+log = logging.getLogger(__name__)
 
 
 def check_study(
@@ -37,10 +41,26 @@ def check_study(
         For the first thing that is missing or does not fit.
     """
     check_settings(study_file, settings, fixed=fixed_settings)
-    parallel.global_mesh(cells[0].train.batch // cells[0].train.accumulate)
+    _check_devices(cells[0].train)
     check_training_sets(cells, data_dir)
     _check_inverted(cells[0], data_dir)
     _check_weights(cells[0].measures)
+
+
+def _check_devices(train: TrainSettings) -> None:
+    """Say how many devices train where the batch leaves some idle."""
+    batch = train.batch // train.accumulate
+    used = parallel.global_mesh(batch).size
+    available = jax.device_count()
+    if used < available:
+        log.warning(
+            "%d of %d devices are used: make config.train.batch / accumulate, %d, a multiple of %d "
+            "to train on all",
+            used,
+            available,
+            batch,
+            available,
+        )
 
 
 def _check_inverted(cell: Cell, data_dir: str) -> None:

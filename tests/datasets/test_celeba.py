@@ -59,7 +59,7 @@ def test_missing_files_are_named(tmp_path):
 def test_unknown_attributes_and_values_are_named(tmp_path):
     published.celeba(tmp_path)
     names = "5_o_Clock_Shadow, Blond_Hair, Male"
-    message = f"attribute 'Blond' is not known; the dataset's are {names}"
+    message = f"attribute 'Blond' is not known; choose one of {names}"
     with pytest.raises(ValueError, match=message):
         open_published(tmp_path, 64, 3).annotations.attribute("Blond")
     attributes = tmp_path / "list_attr_celeba.txt"

@@ -97,7 +97,7 @@ def test_parts_of_a_dataset_are_no_classes(tmp_path, caplog, parts):
     [
         (
             ("train/1.png", "cat/1.png"),
-            r"holds train/ beside the folder cat/.* name folder:.*train",
+            r"holds train/ beside the folder cat/.* give folder:.*train alone",
         ),
         (("cat/1.png", "dog/1.png", "test/dog/1.png"), "holds test/ beside the folder cat/"),
         (("1.png", "test/1.png"), "holds test/ beside images"),

@@ -175,21 +175,41 @@ SMALL = IMAGES.reshape(-1, 784) / np.float32(256)
 @pytest.mark.parametrize(
     ("pixels", "labels", "message"),
     [
-        pytest.param(SMALL[:19], LABELS, r"\[19, 784\] with 20 labels", id="fewer images"),
-        pytest.param(SMALL, LABELS[:19], r"\[20, 784\] with 19 labels", id="fewer labels"),
-        pytest.param(with_value(SMALL, np.nan, float), LABELS, "holds pixels float64", id="NaN"),
-        pytest.param(with_value(SMALL, np.inf, float), LABELS, "holds pixels float64", id="inf"),
-        pytest.param(with_value(SMALL, 0.3, float), LABELS, "holds pixels float64", id="no byte"),
-        pytest.param(with_value(SMALL, -0.5, float), LABELS, "holds pixels", id="negative"),
-        pytest.param(SMALL * 256, LABELS, "holds pixels float32", id="0 to 255"),
-        pytest.param(SMALL + 0j, LABELS, "holds pixels complex64", id="complex"),
-        pytest.param(SMALL > 0, LABELS, "holds pixels bool", id="binary"),
-        pytest.param(SMALL, np.eye(10)[LABELS], r"labels float64 \[20, 10\]", id="one-hot"),
-        pytest.param(SMALL, np.eye(10, dtype=int)[LABELS], r"labels int64 \[20, 10\]", id="ints"),
-        pytest.param(SMALL, with_value(LABELS, 10, int), "numbers from 0 to 9", id="ten"),
-        pytest.param(SMALL, with_value(LABELS, -1, int), "numbers from 0 to 9", id="minus one"),
-        pytest.param(SMALL, LABELS + 0.0, r"labels float64 \[20\]", id="labels in floats"),
-        pytest.param(SMALL[:, :729], LABELS, r"images \[20, 729\]", id="27 pixels"),
+        pytest.param(
+            SMALL[:19],
+            LABELS,
+            r"each of 20 labels, got float32 of shape \[19, 784\]",
+            id="fewer images",
+        ),
+        pytest.param(
+            SMALL,
+            LABELS[:19],
+            r"each of 19 labels, got float32 of shape \[20, 784\]",
+            id="fewer labels",
+        ),
+        pytest.param(
+            with_value(SMALL, np.nan, float), LABELS, "pixels .* from nan to nan", id="NaN"
+        ),
+        pytest.param(with_value(SMALL, np.inf, float), LABELS, "pixels .* from 0 to inf", id="inf"),
+        pytest.param(
+            with_value(SMALL, 0.3, float), LABELS, "pixels .* divided by 256", id="no byte"
+        ),
+        pytest.param(
+            with_value(SMALL, -0.5, float), LABELS, "pixels .* from -0.5 to", id="negative"
+        ),
+        pytest.param(SMALL * 256, LABELS, "pixels .* from 0 to 255", id="0 to 255"),
+        pytest.param(SMALL + 0j, LABELS, "pixels .* got complex64", id="complex"),
+        pytest.param(SMALL > 0, LABELS, "pixels .* got bool", id="binary"),
+        pytest.param(SMALL, np.eye(10)[LABELS], r"got float64 of shape \[20, 10\]", id="one-hot"),
+        pytest.param(
+            SMALL, np.eye(10, dtype=int)[LABELS], r"got int64 of shape \[20, 10\]", id="ints"
+        ),
+        pytest.param(SMALL, with_value(LABELS, 10, int), r"label .* from 0 to 10", id="ten"),
+        pytest.param(SMALL, with_value(LABELS, -1, int), r"label .* from -1 to", id="minus one"),
+        pytest.param(
+            SMALL, LABELS + 0.0, r"label .* got float64 of shape \[20\]", id="labels in floats"
+        ),
+        pytest.param(SMALL[:, :729], LABELS, r"image of 28 x 28 .* \[20, 729\]", id="27 pixels"),
     ],
 )
 def test_digits_that_are_wrong_are_refused(tmp_path, pixels, labels, message):
@@ -207,7 +227,10 @@ def test_labels_over_nine_in_idx_files_are_refused(tmp_path):
     write_idx(folder)
     path = folder / "t10k-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:-1] + bytes([10]))
-    with pytest.raises(ValueError, match="whole numbers from 0 to 9"):
+    with pytest.raises(
+        ValueError,
+        match=r"the t10k files in .* a whole number from 0 to 9, got uint8 .* from 0 to 10",
+    ):
         open_folder(folder)
 
 

@@ -216,7 +216,7 @@ def test_the_chosen_classes_are_named(tmp_path, caplog):
     config.data.classes = (2, 3)
     config.data.n = (10,)
     check_training_sets(expand(config))
-    assert f"classes 2,3 of folder:{tmp_path} are 10, 11" in caplog.text
+    assert f"classes 2,3 of folder:{tmp_path}, counted from 0, are named 10, 11" in caplog.text
     caplog.clear()
     registry.name_classes(open_dataset("digits", size=32, channels=1), (6, 9))
     assert not caplog.text

@@ -107,4 +107,4 @@ def test_a_dataset_is_counted_and_drawn(tmp_path):
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
     names = "5_o_Clock_Shadow, Blond_Hair, Male, Smiling"
-    assert f"attribute 'Beard' is not known; the dataset's are {names}" in error
+    assert f"attribute 'Beard' is not known; choose one of {names}" in error

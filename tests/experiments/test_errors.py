@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import _cli, _errors
-from tests.experiments.commands import fail_command, run_command
+from tests.experiments.commands import SMALL, fail_command, run_command
 
 JAX_OUT_OF_MEMORY = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 B.")
 
@@ -75,6 +75,14 @@ def fill_disk_unnamed(path):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def fill_record(path):
+    raise RuntimeError(f"write() failed: No space left on device; writing {path}; at byte 7")
+
+
+def fill_library_unnamed(path):
+    raise RuntimeError("close() failed: Disk quota exceeded")
+
+
 def fill_share(path):
     raise OSError(errno.EDQUOT, "Disk quota exceeded", path)
 
@@ -96,6 +104,8 @@ def fill_share(path):
         (start_backend, "unset it, or set it to cpu"),
         (fill_disk, "no space is left on the disk of a/file.npz; free some"),
         (fill_disk_unnamed, "no space is left on the disk of a/file.npz; free some"),
+        (fill_record, "no space is left on the disk of a/file.npz; free some"),
+        (fill_library_unnamed, "no space is left on the disk of a/file.npz; free some"),
         (fill_share, "no space is left on the disk of a/file.npz; free some"),
     ],
 )
@@ -106,6 +116,14 @@ def test_an_error_that_has_a_reason(raise_error, sentence, monkeypatch):
     described = _errors.describe(error.value)
     assert sentence in described
     assert "\n" not in described
+
+
+def test_a_file_that_cannot_be_had_is_named_with_what_to_do():
+    error = PermissionError(errno.EACCES, "Permission denied", "a/x.npz")
+    sentence = _cli._sentence(["sample"], error, None)
+    assert sentence == (
+        "a/x.npz cannot be read or written (Permission denied); correct the path or its permissions"
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,6 +153,15 @@ def test_any_other_is_a_fault_with_its_traceback_in_a_file(error, tmp_path, monk
     text = path.read_text()
     assert "Traceback (most recent call last)" in text
     assert text.startswith(f"command: {' '.join(sys.argv)}\nversions: jaxdiff ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platforms", ["tpu", "cuda", "rocm", "no_such_platform"])
+def test_a_platform_that_is_not_there(platforms, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    sentence = fail_command("sweep", *SMALL, "--dry_run")
+    assert f"the devices that JAX_PLATFORMS={platforms} asks for (" in sentence
+    assert sentence.endswith("unset it, or set it to cpu")
 
 
 @pytest.mark.slow

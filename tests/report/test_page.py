@@ -168,9 +168,7 @@ def test_a_cell_of_older_code_gets_a_sentence(tmp_path):
     workdir = write_study(tmp_path, [LPIPS, NEIGHBORS])
     path = workdir / "cells/3-s0/measures/lpips.json"
     files.write_json(path, {"lpips": [entry.to_json() for entry in LPIPS.estimates]})
-    sentence = (
-        "3-s0 must describe 'lpips' .* run the same command again: a sweep keeps the training"
-    )
+    sentence = "3-s0 must describe 'lpips' .* run the command that wrote it again: a sweep keeps"
     with pytest.raises(ValueError, match=sentence):
         report.write(workdir)
     assert not (workdir / "tables").exists()

@@ -62,6 +62,13 @@ def test_a_batch_that_the_devices_of_several_processes_do_not_divide(tmp_path, m
         check(tmp_path, train__batch=30)
 
 
+@pytest.mark.parametrize(("batch", "used"), [(16, 8), (12, 4), (33, 1)])
+def test_devices_that_a_batch_leaves_idle_are_counted(batch, used, tmp_path, caplog):
+    check(tmp_path, train__batch=batch)
+    sentence = f"{used} of 8 devices are used: make config.train.batch / accumulate, {batch}, a mul"
+    assert (sentence in caplog.text) == (used < 8)
+
+
 def test_a_study_that_began_with_other_settings(tmp_path):
     path, settings = check(tmp_path)
     files.write_json(path, settings)

@@ -1,0 +1,38 @@
+"""What a cell costs, and that a network too large for the memory is not built."""
+
+import jax
+import pytest
+
+from jaxdiff.study import cost, grid
+from tests.experiments.tiny_study import get_config
+
+
+def build_cell():
+    (cell,) = grid.expand(get_config())
+    return cell
+
+
+def test_the_parameters_and_the_images_are_counted():
+    estimate = cost.estimate_cost(build_cell())
+    assert estimate.images == 40 * 32
+    assert estimate.parameters < 20_000
+    assert estimate.seconds > cost.OVERHEAD_SECONDS
+
+
+@pytest.mark.parametrize("stats", [None, {}, {"bytes_limit": 1000}])
+def test_a_network_too_large_for_the_memory_is_not_built(stats, monkeypatch):
+    monkeypatch.setattr("os.sysconf", lambda name: 100)  # pages, and bytes a page
+    monkeypatch.setattr(jax, "devices", lambda: [FakeDevice(stats)] * 8)
+    monkeypatch.setattr(cost, "build_network", None)
+    with pytest.raises(
+        ValueError, match=r"config.models.1 must fit the 0 GB of memory here, .* averages"
+    ):
+        cost.estimate_cost(build_cell())
+
+
+class FakeDevice:
+    def __init__(self, stats):
+        self.stats = stats
+
+    def memory_stats(self):
+        return self.stats
