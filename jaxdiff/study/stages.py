@@ -21,7 +21,7 @@ from jaxdiff.features import classifier
 from jaxdiff.measures.registry import MEASURES
 from jaxdiff.progress import Progress
 from jaxdiff.provenance import describe_environment
-from jaxdiff.records import check_records, write_record
+from jaxdiff.records import check_records, remove_record, write_record
 from jaxdiff.samplers import SAMPLERS
 from jaxdiff.sampling import COMMON_SEED, Sampler
 from jaxdiff.settings import to_json
@@ -75,6 +75,7 @@ def run_cell(
     if parallel.is_leader() and not run_file.exists():
         # before result.json, which says that the cell is finished
         seconds = round(time.time() - started, 1)
+        remove_record(context.folder, "run")
         files.write_json(run_file, describe_environment() | {"seconds": seconds})
         write_record(context.folder, "run", [run_file.name])
     inputs = {"measures": measured, "settings": cell.to_json(), "code": code_digest(describe_cell)}
