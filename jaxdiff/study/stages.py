@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxdiff import files, parallel, results
+from jaxdiff import checkpoints, files, parallel, results
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.classifiers import run_classifiers
 from jaxdiff.cells.context import DENOISED_FROM, CellContext
@@ -55,12 +55,14 @@ def run_cell(
     Raises
     ------
     ValueError
-        Where the folder holds a cell of the same name with other settings or data.
+        Where the folder holds a cell of the same name with other settings or data, or a file that
+        cannot be made again is damaged.
     """
     context = CellContext(cell, workdir, paths, progress)
     claim_folder(context.folder / "config.json", cell.to_json(), fixed=_without_measures)
     # Training goes on from a checkpoint, which must be of the same images and first weights.
     claim_folder(context.folder / "data.json", context.trained_on(), kind="data")
+    parallel.on_leader("check data", context.check_prepared)
     with lock(workdir / "shared", waiting("the classifiers", progress)):
         _run_classifiers(context, redo)
         if cell.measures.inverted:
@@ -155,6 +157,8 @@ def _run_train(context: CellContext, redo: Redo, profile: bool) -> None:
     context.outputs["train"] = run_stage(
         folder, "train", context.trained_from(), outputs, make, all_processes=True, redo=redo
     )
+    # A damaged last step was trained again; the others are for measures and for users.
+    parallel.on_leader("check steps", lambda: checkpoints.check_steps(folder / "checkpoints"))
 
 
 def _run_sample(context: CellContext, redo: Redo) -> None:
