@@ -47,6 +47,7 @@ def hessian_product(x, points, tau):
 def build_tasks(points, queries):
     """What is timed, by name."""
     tau = jnp.float32(2.0 * FLAGS.dimension)
+    labels = np.arange(len(points)) % 2
     hessian = curvature.Energy(energies.free_energy)
 
     def hessian_ends():
@@ -55,7 +56,7 @@ def build_tasks(points, queries):
 
     def smoothed_samples():
         return retrieval.sample_smoothed(
-            points, Schedule.linear(), 2.0, jax.random.key(3), count=NUM_QUERIES
+            points, labels, Schedule.linear(), 2.0, jax.random.key(3), count=NUM_QUERIES
         )
 
     return {

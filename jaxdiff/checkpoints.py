@@ -204,6 +204,12 @@ def check_step(folder: epath.PathLike, step: int) -> None:
     )
 
 
+def check_steps(folder: epath.PathLike) -> None:
+    """Check every step that is kept, as `check_step` does."""
+    for step in list_steps(folder):
+        check_step(folder, step)
+
+
 def latest_valid_step(folder: epath.PathLike) -> int | None:
     """The newest valid step, None where there is none.
 

@@ -26,7 +26,7 @@ from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.registry import MEASURES
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.provenance import describe_environment
-from jaxdiff.records import write_record
+from jaxdiff.records import remove_record, write_record
 from jaxdiff.sampling import Sampler
 from jaxdiff.settings import ClassifierSettings, MeasureSettings, to_json
 from jaxdiff.source_code import code_digest
@@ -271,6 +271,7 @@ def evaluate(
 def write_set(context: SetContext, position: int, redo: Redo = NO_REDO) -> None:
     """Measure one set and write its folder."""
     folder = context.folder
+    remove_record(folder, "set")
     indices = np.arange(len(context.samples))
     results.write_samples(folder / "samples.npz", context.samples, indices)
     predictions = context.predictions

@@ -1,10 +1,11 @@
 """Records of what a run wrote: the checksums of files by which changed ones are noticed. No JAX.
 
 A record is stages/NAME.json in the folder of the files: {"inputs": ..., "outputs": {path:
-SHA-256}}.
+SHA-256}}. It is removed before its files are written anew and written after them, so that files
+without a record are unfinished, and no process takes them for changed ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from etils import epath
@@ -22,12 +23,16 @@ def write_record(folder: epath.Path, name: str, outputs: Sequence[str], inputs: 
     files.write_json(path, record)
 
 
+def remove_record(folder: epath.Path, name: str) -> None:
+    """Remove a record, before its files are written anew."""
+    (folder / "stages" / f"{name}.json").unlink(missing_ok=True)
+
+
 def read_record(folder: epath.Path, name: str) -> dict[str, Any]:
     """The record of this name; empty where there is none, or a damaged one."""
-    path = folder / "stages" / f"{name}.json"
     try:
-        return files.read_json(path) if path.exists() else {}
-    except ValueError:
+        return files.read_json(folder / "stages" / f"{name}.json")
+    except (FileNotFoundError, ValueError):
         return {}
 
 
@@ -46,6 +51,29 @@ def check_records(folder: epath.Path, names: Sequence[str] | None = None) -> Non
     ValueError
         Naming the first file that was changed or is gone.
     """
+    digests = _read_digests(folder, names)
+    for output, known in digests.items():
+        change = _find_change(folder / output, known)
+        # Another process may have begun to write the file anew, with another record or none.
+        if change and _read_digests(folder, names).get(output) == known:
+            raise ValueError(change)
+
+
+def _find_change(path: epath.Path, known: Collection[str]) -> str:
+    """What has become of a file that had one of these checksums; empty where nothing has."""
+    try:
+        if files.sha256(path) in known:
+            return ""
+    except FileNotFoundError:
+        return f"{path} is gone; put it back, or run {COMMAND} again"
+    return (
+        f"{path} was changed after the run wrote it; put it back, or delete it and run "
+        f"{COMMAND} again, which writes it anew"
+    )
+
+
+def _read_digests(folder: epath.Path, names: Sequence[str] | None) -> dict[str, set[str]]:
+    """The checksums that records know of each file, but of checkpoints."""
     if names is None:
         root = folder / "stages"
         paths = sorted(root.iterdir(), key=lambda path: path.name) if root.exists() else []
@@ -54,26 +82,18 @@ def check_records(folder: epath.Path, names: Sequence[str] | None = None) -> Non
     # Where a stage was renamed two records name a file, and the older one is of no account.
     for name in names:
         for output, digest in _read_outputs(folder, name).items():
-            digests.setdefault(output, set()).add(digest)
-    for output, known in digests.items():
-        path = folder / output
-        if output.startswith(CHECKPOINTS):
-            continue
-        if not path.exists():
-            raise ValueError(f"{path} is gone; put it back, or run {COMMAND} again")
-        if files.sha256(path) not in known:
-            raise ValueError(
-                f"{path} was changed after the run wrote it; put it back, or delete it and run "
-                f"{COMMAND} again, which writes it anew"
-            )
+            if not output.startswith(CHECKPOINTS):
+                digests.setdefault(output, set()).add(digest)
+    return digests
 
 
 def _read_outputs(folder: epath.Path, name: str) -> dict[str, str]:
     """The checksums of a record, of which a damaged one is named."""
     path = folder / "stages" / f"{name}.json"
-    if not path.exists():
+    try:
+        outputs = files.read_json(path).get("outputs")
+    except FileNotFoundError:
         return {}
-    outputs = files.read_json(path).get("outputs")
     if not isinstance(outputs, dict) or not all(isinstance(d, str) for d in outputs.values()):
         raise ValueError(
             f"{path} must hold the checksums of files under 'outputs'; delete it and run {COMMAND} "

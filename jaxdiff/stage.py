@@ -6,7 +6,6 @@ have the bytes that it wrote, so running the same command again resumes.
 
 import fnmatch
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,9 +13,8 @@ import numpy as np
 from etils import epath
 
 from jaxdiff import files, parallel
-from jaxdiff.records import check_records, read_record, write_record
+from jaxdiff.records import check_records, read_record, remove_record, write_record
 
-CLAIM_SECONDS = 1.0
 Outputs = dict[str, str]  # path inside the folder -> SHA-256
 
 
@@ -85,6 +83,7 @@ def run_stage(
     fingerprint = files.fingerprint(inputs)
     done = not redo.matches(name) and _is_done(folder, name, fingerprint, outputs)
     if not parallel.broadcast(np.bool_(done)):
+        parallel.on_leader(f"begin {name}", lambda: remove_record(folder, name))
         if all_processes or parallel.is_leader():
             make()
         parallel.on_leader(name, lambda: write_record(folder, name, outputs, fingerprint))
@@ -126,18 +125,26 @@ def claim_folder(
         written.
     """
     if path.exists():
-        _check_claim(path)
+        check_records(path.parent, [path.stem])
     check_settings(path, settings, fixed, kind)
     try:
         if parallel.is_leader():
-            files.write_json(path, settings)
-            recorded = read_record(path.parent, path.stem).get("outputs")
-            if recorded != files.checksums(path.parent, [path.name]):
-                write_record(path.parent, path.stem, [path.name])
+            _write_claim(path, settings)
     except OSError as error:
         raise ValueError(
             f"{path.parent} cannot be written ({error.strerror}); choose another --workdir"
         ) from None
+
+
+def _write_claim(path: epath.Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings and their record, where they are not there yet."""
+    recorded = read_record(path.parent, path.stem).get("outputs")
+    is_recorded = path.exists() and recorded == files.checksums(path.parent, [path.name])
+    if is_recorded and files.read_json(path) == settings:
+        return
+    remove_record(path.parent, path.stem)
+    files.write_json(path, settings)
+    write_record(path.parent, path.stem, [path.name])
 
 
 def check_settings(
@@ -157,16 +164,6 @@ def check_settings(
             f"{path.parent} was made with other {noun} ({difference(before, after, kind)}); "
             "choose another --workdir or remove that folder"
         )
-
-
-def _check_claim(path: epath.Path) -> None:
-    """Raise ValueError where the settings of a folder were changed by hand."""
-    try:
-        check_records(path.parent, [path.stem])
-    except ValueError:
-        # Another process may be between writing new settings and their record.
-        time.sleep(CLAIM_SECONDS)
-        check_records(path.parent, [path.stem])
 
 
 def difference(before: Any, after: Any, key: str = "config") -> str:

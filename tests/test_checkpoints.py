@@ -79,8 +79,9 @@ def flip_a_byte(path):
     [
         lambda folder, step: checkpoints.restore(folder, step, {"ema": {"a": jnp.zeros(300)}}),
         lambda folder, step: checkpoints.restore_part(folder, step, "ema"),
+        lambda folder, step: checkpoints.check_steps(folder),
     ],
-    ids=["the state", "a part"],
+    ids=["the state", "a part", "all that are kept"],
 )
 def test_every_read_of_a_damaged_step_is_refused(tmp_path, step, read):
     state = {"ema": {"a": jnp.arange(300.0)}}

@@ -156,6 +156,19 @@ def test_other_images_of_the_same_name_are_measured_again(tmp_path):
     assert nearest(tmp_path)["a", "samples"] != before
 
 
+def test_a_report_during_an_evaluation_names_no_file_of_it(tmp_path, monkeypatch):
+    run(tmp_path)
+    write = files.write
+
+    def write_and_check(path, data):
+        write(path, data)
+        results.check_study(tmp_path)
+
+    monkeypatch.setattr(files, "write", write_and_check)
+    run(tmp_path, sets={"a": IMAGES[12:24], "b": IMAGES[:12]})
+    results.read_study(tmp_path)
+
+
 def brightness(artifacts):
     return [Estimate(float(artifacts.samples.mean()), name="brightness")]
 

@@ -3,8 +3,10 @@
 import pytest
 from etils import epath
 
-from jaxdiff import files, stage
+from jaxdiff import files
+from jaxdiff.records import check_records, remove_record
 from jaxdiff.stage import Redo, claim_folder, run_stage
+from jaxdiff.study.lock import lock
 
 
 class Counter:
@@ -75,9 +77,66 @@ def test_a_stage_whose_record_is_damaged_runs_again(counter, text):
     assert counter.runs == 2
 
 
-def test_settings_that_were_changed_by_hand_are_refused(tmp_path, monkeypatch):
+def write_and_check(path, value):
+    """Write a file as usual, and look at it as another process would."""
+    files.write(path, value)
+    check_records(path.parent)
+
+
+def test_no_output_counts_as_changed_while_its_stage_is_at_work(tmp_path):
+    """A stage may need hours between its first output and its record."""
+    folder = epath.Path(tmp_path)
+    for inputs in ("old", "new"):
+
+        def make(text=inputs):
+            write_and_check(folder / "first.txt", text)
+            write_and_check(folder / "second.txt", text)
+
+        with lock(folder) as owner:
+            assert not owner
+            run_stage(folder, "make", inputs, ("first.txt", "second.txt"), make)
+    assert (folder / "second.txt").read_text() == "new"
+    (folder / "second.txt").write_text("by hand")
+    with pytest.raises(ValueError, match=r"second\.txt was changed after the run wrote it"):
+        check_records(folder)
+
+
+def test_settings_that_grow_do_not_count_as_changed_meanwhile(tmp_path, monkeypatch):
+    path = epath.Path(tmp_path) / "study.json"
+    claim_folder(path, {"planned": [0]}, fixed=lambda settings: {})
+    write_json = files.write_json
+
+    def write_json_and_check(path, value):
+        write_json(path, value)
+        check_records(epath.Path(tmp_path))
+
+    monkeypatch.setattr(files, "write_json", write_json_and_check)
+    claim_folder(path, {"planned": [0, 1]}, fixed=lambda settings: {})
+    assert files.read_json(path) == {"planned": [0, 1]}
+
+
+@pytest.mark.parametrize("record", ["none", "another"])
+def test_a_file_that_is_written_anew_while_it_is_read_is_not_named(counter, monkeypatch, record):
+    counter.run({})
+    sha256 = files.sha256
+
+    def write_and_hash(path):
+        """Another process begins, or ends, between the record and the file."""
+        monkeypatch.setattr(files, "sha256", sha256)
+        if record == "none":
+            remove_record(counter.folder, "make")
+            counter.make()
+        else:
+            counter.run({"other": 1})
+        return sha256(path)
+
+    monkeypatch.setattr(files, "sha256", write_and_hash)
+    check_records(counter.folder)
+    assert counter.runs == 2
+
+
+def test_settings_that_were_changed_by_hand_are_refused(tmp_path):
     """A plan that was edited later must not become the plan."""
-    monkeypatch.setattr(stage, "CLAIM_SECONDS", 0.0)
     path = epath.Path(tmp_path) / "study.json"
     claim_folder(path, {"planned": {"seeds": [0, 1]}}, fixed=lambda settings: {})
     files.write_json(path, {"planned": {"seeds": [0]}})

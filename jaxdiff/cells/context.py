@@ -101,6 +101,10 @@ class CellContext(ResultFolder):
         """The training images and the pools of the dataset."""
         return load_cell_splits(self.cell, self.paths, self.workdir, self.progress)
 
+    def check_prepared(self) -> None:
+        """Check the bytes of the prepared dataset, which finished stages do not read."""
+        self.dataset.check_prepared(self.paths.cache_dir(self.workdir))
+
     @property
     def train(self) -> Split:
         return self.splits["train"]

@@ -1,7 +1,8 @@
 """CelebA (Liu et al. 2015) as published: aligned faces of 178 x 218 pixels with 40 attributes.
 
-In `data_dir`: img_align_celeba (a folder, or img_align_celeba.zip), list_attr_celeba and
-list_eval_partition (.txt as published, or .csv as on Kaggle).
+In `data_dir`, or in folders of it as Img/, Anno/ and Eval/: img_align_celeba (a folder, or
+img_align_celeba.zip), list_attr_celeba and list_eval_partition (.txt as published, or .csv as on
+Kaggle). The names of images are the lists' in either case: 000001.JPG is 000001.jpg.
 """
 
 import csv
@@ -10,19 +11,26 @@ import functools
 import io
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from etils import epath
 
 from jaxdiff import files
 from jaxdiff.datasets.base import Annotations, DatasetRequest, Image, Source, register_dataset
-from jaxdiff.datasets.image_files import contents_fingerprint, is_image_path, list_images
+from jaxdiff.datasets.image_files import (
+    contents_fingerprint,
+    is_hidden,
+    is_image_path,
+    list_images,
+    say_once,
+)
 from jaxdiff.datasets.image_io import decode_image
 
 IMAGES = "img_align_celeba"
 ATTRIBUTES = "list_attr_celeba"
 PARTITION = "list_eval_partition"
+SEARCHED_LEVELS = 2  # below data_dir: the authors' are CelebA/Img, CelebA/Anno and CelebA/Eval
 HELP = (
     "put img_align_celeba (folder or zip), list_attr_celeba and list_eval_partition (.txt or .csv) "
     "of https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into one folder, or have TensorFlow "
@@ -74,7 +82,7 @@ def open_published(data_dir: epath.PathLike, size: int, channels: int) -> Source
     partition_path = _find_list(data_dir, PARTITION)
     images = _open_images(data_dir)
     names = list(attributes.rows)  # image i is row i of the list
-    _check_names_match(attributes.path, set(names), data_dir / IMAGES, set(images.names))
+    _check_names_match(attributes.path, names, images)
     identity = {
         "lists": [files.sha256(path) for path in (attributes.path, partition_path)],
         "images": images.fingerprint(),
@@ -96,14 +104,14 @@ def open_published(data_dir: epath.PathLike, size: int, channels: int) -> Source
 
 @dataclasses.dataclass(frozen=True)
 class _Folder:
-    """Images in a folder."""
+    """Images in a folder: the path of each in it, by its name in lower case."""
 
     path: str
-    names: list[str]
+    members: dict[str, str]
 
     def fingerprint(self) -> str:
         """Of the names and bytes."""
-        return contents_fingerprint(self.path, self.names)
+        return contents_fingerprint(self.path, self.members.values())
 
     def read(self, name: str) -> bytes:
         with open(self.locate(name), "rb") as file:
@@ -111,32 +119,27 @@ class _Folder:
 
     def locate(self, name: str) -> str:
         """Where an image is, in words."""
-        return os.path.join(self.path, name)
+        return os.path.join(self.path, self.members[name.lower()])
 
 
 @dataclasses.dataclass(frozen=True)
 class _Archive:
-    """Images in a zip file: the path of each in the archive, and the CRC of its bytes."""
+    """Images in a zip file: the path of each in it, by its name in lower case, and their CRCs."""
 
     path: str
     members: dict[str, str]
     crcs: dict[str, int]
-
-    @property
-    def names(self) -> Iterable[str]:
-        """Names of the images, without their folder."""
-        return self.members.keys()
 
     def fingerprint(self) -> str:
         """Of the names and the CRCs, which the archive lists."""
         return files.fingerprint(self.crcs)
 
     def read(self, name: str) -> bytes:
-        return _open_zip(self.path).read(self.members[name])
+        return _open_zip(self.path).read(self.members[name.lower()])
 
     def locate(self, name: str) -> str:
         """Where an image is, in words."""
-        return f"{self.path}/{self.members[name]}"
+        return f"{self.path}/{self.members[name.lower()]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,28 +181,58 @@ def _make_annotations(attributes: _Table, partition: _Table) -> Annotations:
     )
 
 
-def _check_names_match(
-    path: epath.Path, listed: set[str], folder: epath.Path, images: set[str]
-) -> None:
-    missing = sorted(listed - images)
+def _check_names_match(path: epath.Path, names: Iterable[str], images: _Folder | _Archive) -> None:
+    listed = {name.lower() for name in names}
+    missing = sorted(listed - images.members.keys())
     if missing:
         raise ValueError(
-            f"{len(missing)} images of {path} are not in {folder}, as {missing[0]}; unpack all of "
-            f"{IMAGES}.zip, or take the list that belongs to the images"
+            f"{len(missing)} images of {path} are not in {images.path}, as {missing[0]}; unpack "
+            f"all of {IMAGES}.zip, or take the list that belongs to the images"
         )
-    unlisted = sorted(images - listed)
+    unlisted = sorted(images.members.keys() - listed)
     if unlisted:
         raise ValueError(
-            f"{len(unlisted)} images of {folder} are not in {path}, as {unlisted[0]}; take the "
-            "list that belongs to the images"
+            f"{len(unlisted)} images of {images.path} are not in {path}, as "
+            f"{images.members[unlisted[0]]}; take the list that belongs to the images"
         )
 
 
 def _find_list(data_dir: epath.Path, name: str) -> epath.Path:
-    for path in (data_dir / f"{name}.txt", data_dir / f"{name}.csv"):
-        if path.exists():
-            return path
-    raise ValueError(f"{data_dir} holds neither {name}.txt nor {name}.csv; {HELP}")
+    path = _find(data_dir, (f"{name}.txt", f"{name}.csv"))
+    if path is None:
+        raise ValueError(f"{data_dir} holds neither {name}.txt nor {name}.csv; {HELP}")
+    return path
+
+
+def _find(data_dir: epath.Path, names: Sequence[str]) -> epath.Path | None:
+    """The first of these files that is there, at the highest level where one is."""
+    folders = [data_dir]
+    for level in range(SEARCHED_LEVELS + 1):
+        paths = [path for folder in folders for path in _list_first(folder, names)]
+        if len(paths) > 1:
+            raise ValueError(
+                f"{data_dir} holds {paths[0]} and {paths[1]}; name the folder of one of them as "
+                "data_dir"
+            )
+        if paths:
+            if level:
+                say_once(f"{paths[0]} is taken, of the folders in {data_dir}")
+            return paths[0]
+        folders = [child for folder in folders for child in _list_folders(folder)]
+    return None
+
+
+def _list_first(folder: epath.Path, names: Sequence[str]) -> list[epath.Path]:
+    return [folder / name for name in names if (folder / name).exists()][:1]
+
+
+def _list_folders(folder: epath.Path) -> list[epath.Path]:
+    """The folders in a folder, but of images, which are many."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir())
+    return [folder / name for name in names if name != IMAGES and not is_hidden(name)]
 
 
 def _read_table(data_dir: epath.Path, name: str) -> _Table:
@@ -219,32 +252,41 @@ def _read_table(data_dir: epath.Path, name: str) -> _Table:
 
 
 def _open_images(data_dir: epath.Path) -> _Folder | _Archive:
-    folder = data_dir / IMAGES
-    archive = data_dir / f"{IMAGES}.zip"
-    if folder.is_dir():
-        # Kaggle's archive unpacks to a folder in a folder of the same name
-        folder = folder / IMAGES if (folder / IMAGES).is_dir() else folder
-        return _Folder(os.fspath(folder), list_images(folder))
-    if archive.exists():
-        return _open_archive(archive)
-    raise ValueError(f"{data_dir} holds neither {IMAGES}/ nor {IMAGES}.zip; {HELP}")
+    path = _find(data_dir, (IMAGES, f"{IMAGES}.zip"))
+    if path is None:
+        raise ValueError(f"{data_dir} holds neither {IMAGES}/ nor {IMAGES}.zip; {HELP}")
+    if not path.is_dir():
+        return _open_archive(path)
+    # Kaggle's archive unpacks to a folder in a folder of the same name
+    folder = path / IMAGES if (path / IMAGES).is_dir() else path
+    return _Folder(os.fspath(folder), _index_by_name(folder, list_images(folder)))
 
 
 def _open_archive(path: epath.Path) -> _Archive:
     _open_zip.cache_clear()  # the file may have been replaced
     archive = _open_zip(os.fspath(path))
-    members = {}
-    crcs = {}
     for member in archive.namelist():
         if _leaves_folder(member):
             raise ValueError(
                 f"{path} holds {member!r}, a path that leaves its folder; do not use this archive"
             )
-        name = member.rpartition("/")[2]
-        if is_image_path(member):
-            members[name] = member
-            crcs[name] = archive.getinfo(member).CRC
+    members = _index_by_name(path, filter(is_image_path, archive.namelist()))
+    crcs = {member.rpartition("/")[2]: archive.getinfo(member).CRC for member in members.values()}
     return _Archive(os.fspath(path), members, crcs)
+
+
+def _index_by_name(place: epath.Path, members: Iterable[str]) -> dict[str, str]:
+    """Paths by the names of the images, in lower case: tools and disks change the suffix's."""
+    index: dict[str, str] = {}
+    for member in members:
+        name = member.rpartition("/")[2].lower()
+        if name in index:
+            raise ValueError(
+                f"{place} holds {index[name]} and {member}, and the lists know one of that name; "
+                "remove one"
+            )
+        index[name] = member
+    return index
 
 
 def _leaves_folder(member: str) -> bool:

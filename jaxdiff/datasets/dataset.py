@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from jaxdiff import files
 from jaxdiff.datasets.base import POOLS, Image, Images, Source
-from jaxdiff.datasets.prepare import Prepared, prepare
+from jaxdiff.datasets.prepare import Prepared, check_prepared, prepare
 from jaxdiff.progress import Progress, no_progress
 
 
@@ -99,7 +99,21 @@ class Dataset:
 
     def prepare(self, cache: epath.PathLike, progress: Progress = no_progress) -> Prepared:
         """Decode all images and write them under `cache`, where they are not there yet."""
-        return prepare(self.source, cache, self.name.partition(":")[0], progress)
+        return prepare(self.source, cache, self._folder_name, progress)
+
+    def check_prepared(self, cache: epath.PathLike) -> None:
+        """Check what `prepare` has written under `cache`, once in a process.
+
+        Raises
+        ------
+        ValueError
+            Naming the first file that is not what was written.
+        """
+        check_prepared(self.source, cache, self._folder_name)
+
+    @property
+    def _folder_name(self) -> str:
+        return self.name.partition(":")[0]
 
 
 def make_pools(source: Source, labels: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:

@@ -69,10 +69,11 @@ def prepare(
     Raises
     ------
     ValueError
-        For an image that cannot be decoded; nothing half-written stays.
+        For an image that cannot be decoded, when nothing half-written stays; or where the folder
+        is there and damaged.
     """
-    folder = epath.Path(cache) / name / files.fingerprint(source.identity)[:16]
-    if (folder / MANIFEST).exists():
+    folder = _prepared_folder(source, cache, name)
+    if folder.exists():  # whole, since the rename is atomic; or damaged later, which is refused
         return open_prepared(folder)
     _remove_interrupted(folder)
     # the host and process in the name let a later run tell whether it is still being written
@@ -84,11 +85,28 @@ def prepare(
         # atomic: other processes see all of the dataset or nothing
         temporary.rename(folder)
     except OSError:
-        if not (folder / MANIFEST).exists():  # else another process was faster
+        if not folder.exists():  # else another process was faster
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return open_prepared(folder)
+
+
+def check_prepared(source: Source, cache: epath.PathLike, name: str) -> None:
+    """Read every byte of what `prepare` wrote, where it did, once in a process.
+
+    Raises
+    ------
+    ValueError
+        Naming the first file that is not what was written.
+    """
+    folder = _prepared_folder(source, cache, name)
+    if folder.exists():
+        _verify_once(os.fspath(folder))
+
+
+def _prepared_folder(source: Source, cache: epath.PathLike, name: str) -> epath.Path:
+    return epath.Path(cache) / name / files.fingerprint(source.identity)[:16]
 
 
 def open_prepared(folder: epath.PathLike) -> Prepared:
@@ -139,6 +157,11 @@ def _verify_once(folder: str) -> None:
 
 def _read_manifest(folder: epath.Path) -> dict[str, str]:
     """SHA-256 of every file but the manifest."""
+    # Without it no damage is seen. The folder may be half a copy, whose end must not be guessed.
+    if not (folder / MANIFEST).exists():
+        raise ValueError(
+            f"{folder / MANIFEST} is missing; remove {folder}, and it is prepared again"
+        )
     try:
         digests = files.read_json(folder / MANIFEST)
     except ValueError as error:

@@ -167,10 +167,9 @@ def retrieve_smoothed(
     sampling_steps: int,
 ) -> tuple[Float[np.ndarray, "q d"], RetrievedShare]:
     """Samples of the smoothed sampler, as `retrieval.sample_smoothed`, and the minority's share."""
-    x0, weights = retrieval.sample_smoothed(
-        points, Schedule.linear(), rho, key, count=count, sampling_steps=sampling_steps
+    x0, soft = retrieval.sample_smoothed(
+        points, labels, Schedule.linear(), rho, key, count=count, sampling_steps=sampling_steps
     )
-    soft = retrieval.soft_labels(weights, labels, 2)
     return x0, retrieved_share(soft[:, 1])
 
 

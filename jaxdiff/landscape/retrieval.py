@@ -31,13 +31,15 @@ def map_rows(function, rows):
 
 def sample_smoothed(
     points: Points,
+    labels: Labels,
     schedule: Schedule,
     rho: float | Float[np.ndarray, " T"],
     key: Key[Array, ""],
     *,
+    classes: int = 2,
     count: int,
     sampling_steps: int = 50,
-) -> tuple[Float[np.ndarray, "q d"], Float[np.ndarray, "q n"]]:
+) -> tuple[Float[np.ndarray, "q d"], SoftLabels]:
     """Sample by DDIM with the soft k-NN denoiser of a memory.
 
     x0_hat = sum_i w_i x_i at temperature rho 2 sigma^2 / s^2 in x_t / s. The chain is not
@@ -47,12 +49,16 @@ def sample_smoothed(
     ----------
     points
         The memory [n, d].
+    labels
+        Class of each point, from 0 to classes - 1.
     schedule
         Noise levels.
     rho
         One number, or one for each t, as fitted to a trained model; 1 is the exact denoiser.
     key
         Of the noise that sampling starts from.
+    classes
+        Number of classes.
     count
         Number of samples.
     sampling_steps
@@ -60,17 +66,19 @@ def sample_smoothed(
 
     Returns
     -------
-    x0, weights
-        Samples [count, d], and the last step's weights of the memory [count, n].
+    x0, soft
+        Samples [count, d], and the last step's weight of each class [count, classes], as
+        `soft_labels`. The weights of all points are never held for more than a few samples.
     """
     x_T = jax.random.normal(key, (count, points.shape[1]))
     rhos = jnp.broadcast_to(jnp.asarray(rho, points.dtype), schedule.steps)
-    x0, weights = _sample(schedule, sampling_steps, points, rhos, x_T)
-    return np.asarray(x0), np.asarray(weights)
+    memberships = jax.nn.one_hot(labels, classes, dtype=points.dtype)
+    x0, soft = _sample(schedule, sampling_steps, points, memberships, rhos, x_T)
+    return np.asarray(x0), np.asarray(soft)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _sample(schedule, sampling_steps, points, rhos, x_T):
+def _sample(schedule, sampling_steps, points, memberships, rhos, x_T):
     alpha_bar = jnp.asarray(schedule.alpha_bar)
 
     def compute_weights(x: Array, t: Array) -> Array:
@@ -94,8 +102,11 @@ def _sample(schedule, sampling_steps, points, rhos, x_T):
         return (ddim.step(denoise, schedule, xt, sampler_step, keys), xt), None
 
     (x0, last_xt), _ = jax.lax.scan(step, (x_T, x_T), chain)
-    weights = map_rows(lambda x: compute_weights(x, last_t), last_xt)
-    return x0, weights
+
+    def weigh_classes(x: Array) -> Array:
+        return jnp.matmul(compute_weights(x, last_t), memberships, precision="highest")
+
+    return x0, map_rows(weigh_classes, last_xt)
 
 
 def soft_labels(weights: Float[np.ndarray, "q n"], labels: Labels, classes: int) -> SoftLabels:

@@ -91,15 +91,16 @@ def _sample_share(artifacts: Artifacts, rho: Float[np.ndarray, " T"]) -> Estimat
     rows = train.images.reshape(len(train.images), -1)
     points = jnp.asarray(rows.astype(np.float32) / 127.5 - 1.0)
     is_minority = (train.labels == require(artifacts.roles).minority).astype(np.int64)
-    _, weights = retrieval.sample_smoothed(
+    _, soft = retrieval.sample_smoothed(
         points,
+        is_minority,
         sampler.model.schedule,
         rho,
         jax.random.key(artifacts.seed),
         count=len(artifacts.samples),
         sampling_steps=sampler.spec.steps,
     )
-    minority_weight = retrieval.soft_labels(weights, is_minority, 2)[:, 1]
+    minority_weight = soft[:, 1]
     # The label of a sample is the class with more of its weight.
     count = int((minority_weight > 0.5).sum())
     return Estimate.proportion(count, len(minority_weight), "predicted")

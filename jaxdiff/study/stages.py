@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxdiff import files, parallel, results
+from jaxdiff import checkpoints, files, parallel, results
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.classifiers import run_classifiers
 from jaxdiff.cells.context import DENOISED_FROM, CellContext
@@ -22,7 +22,7 @@ from jaxdiff.measures.registry import MEASURES
 from jaxdiff.noise_bank import COMMON_SEED
 from jaxdiff.progress import Progress
 from jaxdiff.provenance import describe_environment
-from jaxdiff.records import check_records, write_record
+from jaxdiff.records import check_records, remove_record, write_record
 from jaxdiff.samplers import SAMPLERS
 from jaxdiff.sampling import Sampler
 from jaxdiff.settings import to_json
@@ -56,12 +56,14 @@ def run_cell(
     Raises
     ------
     ValueError
-        Where the folder holds a cell of the same name with other settings or data.
+        Where the folder holds a cell of the same name with other settings or data, or a file that
+        cannot be made again is damaged.
     """
     context = CellContext(cell, workdir, paths, progress)
     claim_folder(context.folder / "config.json", cell.to_json(), fixed=_without_measures)
     # Training goes on from a checkpoint, which must be of the same images and first weights.
     claim_folder(context.folder / "data.json", context.trained_on(), kind="data")
+    parallel.on_leader("check data", context.check_prepared)
     with lock(workdir / "shared", waiting("the classifiers", progress)):
         _run_classifiers(context, redo)
         if cell.measures.inverted:
@@ -76,6 +78,7 @@ def run_cell(
     if parallel.is_leader() and not run_file.exists():
         # before result.json, which says that the cell is finished
         seconds = round(time.time() - started, 1)
+        remove_record(context.folder, "run")
         files.write_json(run_file, describe_environment() | {"seconds": seconds})
         write_record(context.folder, "run", [run_file.name])
     inputs = {"measures": measured, "settings": cell.to_json(), "code": code_digest(describe_cell)}
@@ -155,6 +158,8 @@ def _run_train(context: CellContext, redo: Redo, profile: bool) -> None:
     context.outputs["train"] = run_stage(
         folder, "train", context.trained_from(), outputs, make, all_processes=True, redo=redo
     )
+    # A damaged last step was trained again; the others are for measures and for users.
+    parallel.on_leader("check steps", lambda: checkpoints.check_steps(folder / "checkpoints"))
 
 
 def _run_sample(context: CellContext, redo: Redo) -> None:

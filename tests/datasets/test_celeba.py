@@ -1,3 +1,4 @@
+import shutil
 import zipfile
 
 import numpy as np
@@ -25,6 +26,82 @@ def test_every_published_form_gives_the_same(tmp_path, archive, table):
             square = picture.crop((0, 20, 178, 198)).resize((64, 64), Image.Resampling.BICUBIC)
         np.testing.assert_array_equal(dataset[i], np.asarray(square))
     np.testing.assert_array_equal(dataset.read(np.array([5, 2])), [dataset[5], dataset[2]])
+
+
+def rename_upper(folder):
+    for path in folder.glob("*.jpg"):
+        path.rename(path.with_suffix(".JPG"))
+
+
+def rename_upper_in_archive(folder):
+    archive = folder / "img_align_celeba.zip"
+    rename_upper(folder / "img_align_celeba")
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in (folder / "img_align_celeba").iterdir():
+            file.write(path, f"img_align_celeba/{path.name}")
+    shutil.rmtree(folder / "img_align_celeba")
+
+
+def move_into(*places):
+    """Move each of the published files to a folder of the data's folder."""
+
+    def move(folder):
+        for pattern, place in places:
+            paths = list(folder.glob(pattern))
+            (folder / place).mkdir(parents=True)
+            for path in paths:
+                path.rename(folder / place / path.name)
+
+    return move
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda folder: rename_upper(folder / "img_align_celeba"), id="upper case"),
+        pytest.param(rename_upper_in_archive, id="upper case in the archive"),
+        pytest.param(move_into(("*", "celeba")), id="torchvision's"),
+        pytest.param(
+            move_into(
+                ("img*", "CelebA/Img"), ("list_attr*", "CelebA/Anno"), ("*.txt", "CelebA/Eval")
+            ),
+            id="the authors'",
+        ),
+        pytest.param(move_into(("img*", "img_align_celeba-1")), id="wrapped by an unpacker"),
+        pytest.param(
+            move_into(("img*", "inner"), ("inner", "img_align_celeba")), id="wrapped inside"
+        ),
+    ],
+)
+def test_the_faces_as_people_have_them(tmp_path, change):
+    published.celeba(tmp_path / "raw")
+    expected = open_published(tmp_path / "raw", 64, 3)
+    images = [expected.decode(i) for i in range(len(expected))]
+    attributes = expected.annotations.attributes
+    partition = expected.annotations.partition
+    change(tmp_path / "raw")
+    source = open_published(tmp_path / "raw", 64, 3)
+    np.testing.assert_array_equal([source.decode(i) for i in range(len(source))], images)
+    np.testing.assert_array_equal(source.annotations.attributes, attributes)
+    np.testing.assert_array_equal(source.annotations.partition, partition)
+
+
+def test_a_second_copy_of_an_image_or_a_list_is_refused(tmp_path):
+    published.celeba(tmp_path)
+    images = tmp_path / "img_align_celeba"
+    shutil.copy(images / "000002.jpg", images / "000002.JPG")
+    with pytest.raises(ValueError, match=r"holds 000002.JPG and 000002.jpg, and the lists know"):
+        open_published(tmp_path, 64, 3)
+    (images / "000002.JPG").unlink()
+    attributes = tmp_path / "list_attr_celeba.txt"
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+        shutil.copy(attributes, tmp_path / name)
+    assert len(open_published(tmp_path, 64, 3)) == 24, "the list beside the images is taken"
+    attributes.unlink()
+    message = r"holds .*new/list_attr_celeba.txt and .*old/list_attr_celeba.txt; name the folder"
+    with pytest.raises(ValueError, match=message):
+        open_published(tmp_path, 64, 3)
 
 
 def test_lists_and_images_must_match(tmp_path):

@@ -1,3 +1,4 @@
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 
 from jaxdiff import files
 from jaxdiff.datasets.base import Annotations, Source
-from jaxdiff.datasets.prepare import MANIFEST, open_prepared, prepare, verify
+from jaxdiff.datasets.prepare import MANIFEST, check_prepared, open_prepared, prepare, verify
 from jaxdiff.datasets.registry import open_source
 from tests.datasets import published
 
@@ -117,7 +118,36 @@ def test_a_flipped_byte_is_found_before_an_image_is_read(tmp_path, name, where):
         prepare(open_squares(), tmp_path, "squares").read(np.array([0]))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "checksums.json"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prepared_dataset_is_checked_where_nothing_reads_it(tmp_path, name):
+    """A dataset that is not prepared is left so."""
+    check_prepared(open_squares(), tmp_path, "squares")
+    assert not any(tmp_path.iterdir())
+    folder = prepare(open_squares(), tmp_path, "squares").folder
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
+    with pytest.raises(ValueError, match=rf"remove {folder}, and it is prepared again"):
+        check_prepared(open_squares(), tmp_path, "squares")
+    (folder / name).write_bytes(data)
+    check_prepared(open_squares(), tmp_path, "squares")
+
+
+@pytest.mark.parametrize("take", [prepare, check_prepared])
+def test_a_dataset_without_its_checksums_is_refused(tmp_path, take):
+    """It may be half a copy, so it is neither taken nor replaced."""
+    folder = prepare(open_squares(), tmp_path, "squares").folder
+    (folder / MANIFEST).unlink()
+    before = sorted(folder.iterdir())
+    sentence = rf"{folder / MANIFEST} is missing; remove {folder}, and it is prepared again"
+    with pytest.raises(ValueError, match=sentence):
+        take(open_squares(), tmp_path, "squares")
+    assert sorted(folder.iterdir()) == before
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    shutil.rmtree(folder)
+    assert prepare(open_squares(), tmp_path, "squares").folder == folder
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != MANIFEST])
 def test_a_missing_file_is_found(tmp_path, name):
     folder = prepare(open_squares(), tmp_path, "squares").folder
     (folder / name).unlink()

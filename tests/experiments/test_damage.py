@@ -1,41 +1,52 @@
 """A byte flipped in each file of a finished run: the sweep and the report notice all of them."""
 
+import json
 import shutil
 
+import jax
+import numpy as np
 import pytest
 from etils import epath
 
-from jaxdiff import files, report, results, stage
+from jaxdiff import files, report, results
 from jaxdiff.cells.data import DataPaths
+from jaxdiff.datasets import prepare
 from jaxdiff.measures.registry import load_measures
 from jaxdiff.progress import no_progress
 from jaxdiff.settings import to_json
-from jaxdiff.stage import claim_folder
+from jaxdiff.stage import NO_REDO, Redo, claim_folder
 from jaxdiff.study import grid, pairwise
 from jaxdiff.study.config import fixed_settings
+from jaxdiff.study.lock import lock
 from jaxdiff.study.planned import planned_settings
 from jaxdiff.study.stages import run_cell
 from tests.experiments.tiny_study import get_config
 
 pytestmark = pytest.mark.slow
 
-# Checkpoints and prepared images have manifests of their own; the others say nothing of results.
-NOT_RESULTS = ("checkpoints/", "shared/data/", ".lock", "report.html", "figures/", "tables/")
+DRAWN = ("report.html", "figures/", "tables/")  # every report draws them anew
+UNREAD_BY_REPORTS = ("checkpoints/", "shared/data/")  # large, and the sweep reads them
+RECORDS = ("stages/", "checkpoints/2.json", "checkpoints/4.json", "checksums.json")
+# A training that is run again has other speeds, and Orbax gives its files random names.
+OF_TRAINING = ("checkpoints/4", "metrics.jsonl", "stages/train.json")
 
 
-def sweep(workdir: epath.Path) -> None:
-    """What experiments.sweep does, in this process."""
+def sweep(workdir: epath.Path, redo: Redo = NO_REDO) -> None:
+    """What experiments.sweep does before it draws, in this process."""
     config = get_config()
+    config.data.n = (20,)
     config.train.steps = 4
-    config.train.checkpoint_every = 4
+    config.train.checkpoint_every = 2
     config.train.log_every = 1
     config.sample.num = 4
     config.sample.common = 4
+    config.sample.batch = 32
     config.classifier.steps = 2
     config.measures.k = (1,)
     config.measures.lpips = "none"
     for name in ("queries", "checkpoints", "probe"):
         config.measures[name] = 0
+    prepare._verify_once.cache_clear()  # as in a new process
     (cell,) = grid.expand(config)
     study = workdir / "study.json"
     claim_folder(
@@ -43,63 +54,160 @@ def sweep(workdir: epath.Path) -> None:
         planned_settings(to_json(config.to_dict()), [cell], study),
         fixed=fixed_settings,
     )
-    run_cell(cell, workdir, DataPaths("", ""), no_progress)
-    pairwise.run_comparisons(results.read_cells(workdir), workdir, cell.measures)
-    report.write(workdir)
+    with lock(workdir / "cells" / cell.name):
+        run_cell(cell, workdir, DataPaths("", ""), no_progress, redo=redo)
+    pairwise.run_comparisons(results.read_cells(workdir), workdir, cell.measures, redo=redo)
+    results.read_study(workdir)
 
 
 def read_files(workdir: epath.Path) -> dict[str, bytes]:
-    """The files that results depend on, by path."""
-    paths = {path.relative_to(workdir).as_posix(): path for path in files.walk(workdir)}
-    return {
-        name: path.read_bytes()
-        for name, path in paths.items()
-        if not any(part in name for part in NOT_RESULTS)
-    }
+    """Every file of a run, by path."""
+    paths = files.walk(workdir)
+    return {path.relative_to(workdir).as_posix(): path.read_bytes() for path in paths}
 
 
-def change_byte(path: epath.Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0x01
-    path.write_bytes(bytes(data))
+def is_among(name: str, parts: tuple[str, ...]) -> bool:
+    return any(part in name for part in parts)
+
+
+def flip(data: bytes, where: float) -> bytes:
+    """A copy with one bit changed; of an empty file a copy with a byte."""
+    changed = bytearray(data or b"\0")
+    changed[round(where * (len(changed) - 1))] ^= 0x01
+    return bytes(changed)
+
+
+def error_of(run, *arguments) -> str:
+    """The sentence that a call ends in; empty where it succeeds."""
+    try:
+        run(*arguments)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a finished run."""
+    """The folder of a finished run, whose programs need not be compiled again."""
     workdir = epath.Path(tmp_path_factory.mktemp("run"))
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
     load_measures()
     sweep(workdir)
-    return workdir
+    report.write(workdir)
+    yield workdir
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
-def test_every_changed_file_is_named_or_remade(finished, tmp_path, monkeypatch):
-    """By the report, which remakes nothing; then by the sweep, from the same damage."""
-    monkeypatch.setattr(stage, "CLAIM_SECONDS", 0.0)
-    before = read_files(finished)
-    assert len(before) > 25
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run."""
+    return epath.Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def has_same_outputs(path: epath.Path, data: bytes) -> bool:
+    """Whether a record says the same of what a report reads as one of these bytes."""
+    if path.parent.name != "stages" or error_of(files.read_json, path):
+        return False
+    before, after = (
+        {n: digest for n, digest in outputs.items() if not is_among(n, UNREAD_BY_REPORTS)}
+        for outputs in (json.loads(data)["outputs"], files.read_json(path).get("outputs", {}))
+    )
+    return before == after
+
+
+def unnoticed_by_report(workdir: epath.Path, name: str, data: bytes) -> list[str]:
+    """The flips of a file that `check_study` does not name."""
     unnoticed = []
-    for name in sorted(before):
-        workdir = epath.Path(tmp_path / name.replace("/", "-"))
-        shutil.copytree(finished, workdir)
-        change_byte(workdir / name)
-        reported = error_of(lambda workdir=workdir: results.check_study(workdir))
-        # Of a record the inputs alone may have changed, which a sweep makes again.
-        if not reported and "stages/" not in name:
-            unnoticed.append(f"report: {name}")
-        refused = error_of(lambda workdir=workdir: sweep(workdir))
-        if not refused:
-            after = read_files(workdir)
-            unnoticed += [f"sweep: {name} ({n})" for n in before if before[n] != after[n]]
-        assert all(str(workdir) in sentence for sentence in (reported, refused) if sentence), name
-        shutil.rmtree(workdir)
+    for where in np.linspace(0, 1, 5):
+        (workdir / name).write_bytes(flip(data, where))
+        sentence = error_of(results.check_study, workdir)
+        assert not sentence or str(workdir) in sentence
+        is_unread = is_among(name, UNREAD_BY_REPORTS) or has_same_outputs(workdir / name, data)
+        if not sentence and not is_unread:
+            unnoticed.append(f"report: {name} at {where}")
+    (workdir / name).write_bytes(data)
+    return unnoticed
+
+
+def unnoticed_by_sweep(workdir: epath.Path, name: str, before: dict[str, bytes]) -> list[str]:
+    """The flips of a file that a sweep neither names nor makes good."""
+    unnoticed = []
+    # The bytes of other files are not read but hashed, so that one stands for all.
+    for where in (0.3, 0.9) if is_among(name, RECORDS) else (0.5,):
+        changed = flip(before[name], where)
+        (workdir / name).write_bytes(changed)
+        sentence = error_of(sweep, workdir)
+        assert not sentence or str(workdir) in sentence
+        after = read_files(workdir)
+        if not sentence and not is_made_good(name, before, after, changed):
+            unnoticed.append(f"sweep: {name} at {where}")
+        restore(workdir, before, after)
+    return unnoticed
+
+
+def is_made_good(
+    name: str, before: dict[str, bytes], after: dict[str, bytes], changed: bytes
+) -> bool:
+    """Whether a file was written anew after its change, and all others are as before."""
+    differing = {n for n in before.keys() | after.keys() if before.get(n) != after.get(n)}
+    if is_among(name, OF_TRAINING):
+        return after.get(name) != changed and all(is_among(n, OF_TRAINING) for n in differing)
+    # The record of settings has no inputs: nobody reads what it says of them.
+    if differing == {name} and "stages/" in name and json.loads(before[name])["inputs"] == "":
+        return json.loads(changed)["outputs"] == json.loads(before[name])["outputs"]
+    return not differing
+
+
+def restore(workdir: epath.Path, before: dict[str, bytes], after: dict[str, bytes]) -> None:
+    for name in after.keys() - before.keys():
+        (workdir / name).unlink()
+    for name in before:
+        if before[name] != after.get(name):
+            files.write(workdir / name, before[name])
+
+
+def test_every_changed_file_is_named_or_made_good(run):
+    """By the report, which makes nothing; and by the sweep."""
+    before = read_files(run)
+    names = [name for name in sorted(before) if not is_among(name, DRAWN)]
+    assert len(names) > 70
+    unnoticed = []
+    for name in names:
+        unnoticed += unnoticed_by_report(run, name, before[name])
+        unnoticed += unnoticed_by_sweep(run, name, before)
     assert not unnoticed
+    assert read_files(run) == before
 
 
-def error_of(run) -> str:
-    """The sentence that a call ends in; empty where it succeeds."""
-    try:
-        run()
-    except ValueError as error:
-        return str(error)
-    return ""
+def test_what_a_report_draws_is_drawn_again(run):
+    before = read_files(run)
+    drawn = [name for name in before if is_among(name, DRAWN)]
+    assert len(drawn) > 3
+    for name in drawn:
+        (run / name).write_bytes(flip(before[name], 0.5))
+    report.write(run)
+    assert read_files(run) == before
+
+
+def test_a_report_during_a_run_names_no_file_of_it(run, monkeypatch):
+    """Whatever the sweep has written anew at the time."""
+    before = read_files(run)
+    write = files.write
+    checked = []
+
+    def write_and_check(path, data):
+        write(path, data)
+        results.check_study(run)
+        checked.append(path)
+
+    monkeypatch.setattr(files, "write", write_and_check)
+    sweep(run, Redo(["all"]))
+    assert len(checked) > 30
+    assert read_files(run) == before

@@ -298,6 +298,10 @@ QUICKSTART = ("--config", "configs/quickstart.py")
             (*QUICKSTART, "--workdir", "/proc/nowhere"),
             "/proc/nowhere cannot be written (No such file or directory); choose another --workdir",
         ),
+        (
+            (*QUICKSTART, "--workdir", r"runs/of [2024]\1", "--dry_run"),
+            r"a folder of checkpoints must have none of [ ] * ? \, got [ ] \ in runs/of [2024]\1",
+        ),
         ((), "--config is missing"),
     ],
 )
