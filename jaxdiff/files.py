@@ -62,7 +62,7 @@ def read_json(path: epath.PathLike) -> dict:
     """
     try:
         value = json.loads(epath.Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no text, no JSON, or nested too deeply
         raise ValueError(f"{path} is no JSON file ({error}); delete it or write it again") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, got a {type(value).__name__}")

@@ -7,6 +7,7 @@ and refuses every other name, so that a downloaded file cannot run code.
 import io
 import math
 import pickle
+import struct
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -54,7 +55,12 @@ UNPICKLING_ERRORS = (
     IndexError,
     KeyError,
     AttributeError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
     TypeError,
+    UnicodeDecodeError,
+    struct.error,
     zipfile.BadZipFile,
     zlib.error,
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.experiments.fuzz import boundary, config_inputs
+from tests.experiments.fuzz import boundary, config_inputs, model_inputs
 
 pytestmark = pytest.mark.slow
 
@@ -19,3 +19,14 @@ def test_config_values(tmp_path, monkeypatch):
     sweep = boundary.Command("sweep")
     config_inputs.patch(sweep, monkeypatch)
     check("config values", list(config_inputs.build(sweep, tmp_path)), 700)
+
+
+def test_fields_and_files_of_a_model(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    convert = boundary.Command("convert")
+    sample = boundary.Command("sample")
+    for command in (convert, sample):
+        model_inputs.patch(command, monkeypatch)
+    inputs = list(model_inputs.build(convert, sample, tiny, tmp_path))
+    check("fields and files of a model", inputs, 400)
+    assert not (tmp_path / "pickles_were_run").exists()

@@ -59,13 +59,13 @@ class Command:
         app.define_help_flags()
         defined = set(flags.FLAGS)
         self.module = importlib.import_module(f"experiments.{name}")
-        self._name = name
+        self.name = name
         self._flags = {name: flags.FLAGS[name] for name in set(flags.FLAGS) - defined}
         _remove_flags(defined)
 
     def run(self, *arguments: object) -> Outcome:
         """Run the command with these arguments, as its process would."""
-        argv = [self._name, *map(str, arguments)]
+        argv = [self.name, *map(str, arguments)]
         defined = set(flags.FLAGS)
         for name, flag in self._flags.items():
             flag.unparse()
@@ -152,10 +152,10 @@ class Input:
         """What is wrong with the outcome, in words; empty where nothing is."""
         outcome = self.run()
         if outcome.status == 0:
-            if self.is_right is None:
-                return f"{self.name}: accepted ({outcome.value!r:.200})"
-            is_right = self.is_right(outcome.value)
-            return "" if is_right else f"{self.name}: read as {outcome.value!r:.200}"
+            if self.is_right is not None and self.is_right(outcome.value):
+                return ""
+            value = " ".join(repr(outcome.value).split())
+            return f"{self.name}: accepted as {value:.200}"
         sentence = outcome.error.strip()
         is_sentence = sentence.startswith("error: ") and len(sentence) > len("error: ") + 10
         has_fault = any(fault in sentence for fault in FAULTS)
