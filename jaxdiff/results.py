@@ -7,10 +7,6 @@ write equal bytes. Each of its sections is described by measures/NAME.json besid
 import dataclasses
 import io
 import itertools
-import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -21,6 +17,7 @@ from jaxtyping import UInt8
 from jaxdiff import files
 from jaxdiff import result_schema as schema
 from jaxdiff.estimates import Estimate
+from jaxdiff.npz import read_npz
 from jaxdiff.records import check_records
 from jaxdiff.result_types import (
     CellInfo,
@@ -58,22 +55,6 @@ __all__ = [
 
 SCHEMA = 1
 DIVERGED = "diverged.json"  # in the folder of a cell whose training ended without a finite loss
-# What NumPy and zipfile raise for a damaged file, whose bytes may say anything.
-DAMAGES = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    tokenize.TokenError,
-    ArithmeticError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,  # encrypted, or an unknown compression
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
 Info = TypeVar("Info", CellInfo, SetInfo)
 NOT_SECTIONS = ("schema", "cell", "set")  # keys of result.json that hold no estimates
 
@@ -83,24 +64,6 @@ def write_npz(path: epath.PathLike, **arrays: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     files.write(path, buffer.getvalue())
-
-
-def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
-    """Read the arrays of an .npz file, and nothing but arrays.
-
-    Raises
-    ------
-    ValueError
-        Where the file is damaged.
-    """
-    # NumPy seeks in the file, which a bucket's files cannot do.
-    data = epath.Path(path).read_bytes()
-    # Arrays of objects are pickles, which can run code.
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return dict(arrays)
-    except DAMAGES as error:
-        raise ValueError(f"{path} must be an .npz file, but {error}; write it again") from None
 
 
 def write_samples(path: epath.PathLike, images: np.ndarray, seeds: np.ndarray) -> None:

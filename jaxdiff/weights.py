@@ -20,6 +20,7 @@ import safetensors
 from etils import epath
 
 from jaxdiff import files
+from jaxdiff.npz import read_npz
 
 TORCH_STORAGES = {
     "FloatStorage": np.float32,
@@ -167,8 +168,7 @@ def _read(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         return _read_safetensors(data)
     if path.suffix == ".npz":
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return dict(arrays)
+        return read_npz(path)
     return _flatten(_unpickle(data), path)
 
 

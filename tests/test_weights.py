@@ -78,7 +78,7 @@ def test_a_truncated_file_is_one_sentence(tmp_path, suffix):
         with path.open("wb") as file:
             np.savez(file, x=np.ones(900))
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ValueError, match="cannot read weights from"):
+    with pytest.raises(ValueError, match=r"cannot read weights from|must be an .npz file"):
         weights.read(path)
 
 

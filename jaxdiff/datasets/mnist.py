@@ -27,7 +27,8 @@ from jaxdiff.datasets.base import (
     register_dataset,
 )
 from jaxdiff.datasets.image_files import is_regular_file
-from jaxdiff.datasets.image_io import BROKEN_NPZ, to_size
+from jaxdiff.datasets.image_io import to_size
+from jaxdiff.npz import read_npz
 
 SHA256 = "246e0c30eeea57c8d0037d3f38c8e00651ec204cc61b8022563e9aeeb9d756f4"
 CLASSES = tuple("0123456789")
@@ -191,16 +192,14 @@ def _read_pickle(path: epath.Path) -> LabeledImages:
 def _read_keras(path: epath.Path) -> LabeledImages:
     """The file of Keras: x_train, y_train, x_test, y_test."""
     names = [f"{kind}_{part}" for part in ("train", "test") for kind in "xy"]
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            train_images, train_labels, test_images, test_labels = [arrays[name] for name in names]
-    except BROKEN_NPZ as error:
+    arrays = read_npz(path)
+    if not set(names) <= set(arrays):
         raise ValueError(
-            f"{path} is not Keras's {KERAS} ({error}); {', '.join(names)} are expected, so get it "
-            "again"
-        ) from None
-    train = _check_pair(path, train_images, train_labels)
-    return _join([train, _check_pair(path, test_images, test_labels)], path)
+            f"{path} is not Keras's {KERAS} (it holds {', '.join(arrays) or 'nothing'}); "
+            f"{', '.join(names)} are expected, so get it again"
+        )
+    pairs = [(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test")]
+    return _join([_check_pair(path, *pair) for pair in pairs], path)
 
 
 def _join(parts: Sequence[LabeledImages], path: epath.Path) -> LabeledImages:

@@ -83,10 +83,10 @@ def test_bad_images_are_named(tmp_path):
         read_images(tmp_path / "nowhere")
     np.save(tmp_path / "d", np.zeros(3))
     (tmp_path / "d.npy").rename(tmp_path / "d.npz")
-    with pytest.raises(ValueError, match=r"d.npz cannot be read"):
+    with pytest.raises(ValueError, match=r"d.npz must be an .npz file"):
         read_images(tmp_path / "d.npz")
     (tmp_path / "c.npz").write_bytes(b"no zip")
-    with pytest.raises(ValueError, match=r"c.npz cannot be read as an .npz of images"):
+    with pytest.raises(ValueError, match=r"c.npz must be an .npz file"):
         read_images(tmp_path / "c.npz")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds 0 images"):

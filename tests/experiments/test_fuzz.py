@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.experiments.fuzz import boundary, config_inputs, model_inputs
+from tests.experiments.fuzz import boundary, config_inputs, model_inputs, npz_inputs
 
 pytestmark = pytest.mark.slow
 
@@ -30,3 +30,11 @@ def test_fields_and_files_of_a_model(tiny, tmp_path, monkeypatch):
     inputs = list(model_inputs.build(convert, sample, tiny, tmp_path))
     check("fields and files of a model", inputs, 400)
     assert not (tmp_path / "pickles_were_run").exists()
+
+
+def test_files_of_arrays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluate = boundary.Command("evaluate")
+    npz_inputs.patch(evaluate, monkeypatch)
+    check("files of arrays", list(npz_inputs.build(evaluate, tmp_path)), 120)
+    assert not list(tmp_path.glob("*_were_run"))
