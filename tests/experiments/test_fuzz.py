@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.experiments.fuzz import boundary, config_inputs, model_inputs, npz_inputs
+from tests.experiments.fuzz import boundary, config_inputs, folder_inputs, model_inputs, npz_inputs
 
 pytestmark = pytest.mark.slow
 
@@ -38,3 +38,11 @@ def test_files_of_arrays(tmp_path, monkeypatch):
     npz_inputs.patch(evaluate, monkeypatch)
     check("files of arrays", list(npz_inputs.build(evaluate, tmp_path)), 120)
     assert not list(tmp_path.glob("*_were_run"))
+
+
+def test_folders_of_images(tmp_path, monkeypatch):
+    evaluate = boundary.Command("evaluate")
+    dataset = boundary.Command("dataset")
+    folder_inputs.patch(evaluate, monkeypatch)
+    inputs = list(folder_inputs.build(evaluate, dataset, tmp_path))
+    check("folders of images", inputs, 300)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import absl.logging
 from absl import app, flags
 
 from experiments import _cli
@@ -94,7 +95,10 @@ def _remove_flags(defined: set[str]) -> None:
 def _restored_process(argv: list[str]) -> Iterator[None]:
     """Undo what a command changes of its process, which otherwise ends with it."""
     logger = logging.getLogger("jaxdiff")
-    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    propagate = logger.propagate
+    loggers = (logging.getLogger(), logger)
+    states = [(log.level, list(log.handlers)) for log in loggers]
+    verbosity = absl.logging.get_verbosity()
     main_doc = sys.modules["__main__"].__doc__
     old_argv = sys.argv
     terminate = signal.getsignal(signal.SIGTERM)
@@ -106,8 +110,11 @@ def _restored_process(argv: list[str]) -> Iterator[None]:
         sys.argv = old_argv
         sys.modules["__main__"].__doc__ = main_doc
         signal.signal(signal.SIGTERM, terminate)
-        logger.handlers[:] = handlers
-        logger.level, logger.propagate = level, propagate
+        absl.logging.set_verbosity(verbosity)
+        for log, (level, handlers) in zip(loggers, states, strict=True):
+            log.setLevel(level)
+            log.handlers[:] = handlers
+        logger.propagate = propagate
 
 
 @contextlib.contextmanager
