@@ -5,6 +5,7 @@ SHA-256}}.
 """
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from etils import epath
@@ -72,10 +73,18 @@ def _read_outputs(folder: epath.Path, name: str) -> dict[str, str]:
     path = folder / "stages" / f"{name}.json"
     if not path.exists():
         return {}
-    outputs = files.read_json(path).get("outputs")
-    if not isinstance(outputs, dict) or not all(isinstance(d, str) for d in outputs.values()):
+    outputs: Any = files.read_json(path).get("outputs")
+    is_record = isinstance(outputs, dict) and all(
+        isinstance(digest, str) and _is_inside(output) for output, digest in outputs.items()
+    )
+    if not is_record:
         raise ValueError(
-            f"{path} must hold the checksums of files under 'outputs'; delete it and run the same "
-            "command again"
+            f"{path} must hold the checksums of files beside it under 'outputs'; delete it and run "
+            "the same command again"
         )
     return outputs
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts

@@ -125,8 +125,7 @@ def claim_folder(
         Where the folder was made with other settings, they were changed by hand, or it cannot be
         written.
     """
-    if path.exists():
-        _check_claim(path)
+    check_claim(path)
     check_settings(path, settings, fixed, kind)
     try:
         if parallel.is_leader():
@@ -159,8 +158,10 @@ def check_settings(
         )
 
 
-def _check_claim(path: epath.Path) -> None:
+def check_claim(path: epath.Path) -> None:
     """Raise ValueError where the settings of a folder were changed by hand."""
+    if not path.exists():
+        return
     try:
         check_records(path.parent, [path.stem])
     except ValueError:

@@ -2,7 +2,15 @@
 
 import pytest
 
-from tests.experiments.fuzz import boundary, config_inputs, folder_inputs, model_inputs, npz_inputs
+from jaxdiff import stage
+from tests.experiments.fuzz import (
+    boundary,
+    config_inputs,
+    folder_inputs,
+    model_inputs,
+    npz_inputs,
+    run_inputs,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -46,3 +54,12 @@ def test_folders_of_images(tmp_path, monkeypatch):
     folder_inputs.patch(evaluate, monkeypatch)
     inputs = list(folder_inputs.build(evaluate, dataset, tmp_path))
     check("folders of images", inputs, 300)
+
+
+def test_files_of_a_run(tmp_path, monkeypatch):
+    report = boundary.Command("report")
+    sweep = boundary.Command("sweep")
+    run_inputs.patch(monkeypatch)
+    config_inputs.patch(sweep, monkeypatch)
+    monkeypatch.setattr(stage, "CLAIM_SECONDS", 0.0)
+    check("files of a run", list(run_inputs.build(report, sweep, tmp_path)), 600)

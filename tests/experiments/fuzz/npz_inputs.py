@@ -142,11 +142,11 @@ def _files() -> Iterator[tuple[str, bytes, np.ndarray | None]]:
         yield title, to_npz(**arrays), images
     yield "stored without compression", to_npz(np.savez, arr_0=IMAGES), IMAGES
     for header in HEADERS:
-        yield f"a header {header[:90]!r}", to_zip(_npy(header)), None
+        yield f"a header {header[:90]!r}", to_zip(to_npy(header)), None
     yield "objects", to_npz(arr_0=np.array([Call(), None], object)), None
     for title, data in _archives():
         yield title, data, None
-    npy = _npy(GOOD_HEADER)
+    npy = to_npy(GOOD_HEADER)
     yield "bytes of 4 GB", _with_field(to_zip(npy), 22, 24, 0xFFFFFF00, "<I"), IMAGES
     for save in (np.savez_compressed, np.savez):
         good = to_npz(save, arr_0=IMAGES)
@@ -162,7 +162,7 @@ def _files() -> Iterator[tuple[str, bytes, np.ndarray | None]]:
 
 
 def _archives() -> Iterator[tuple[str, bytes]]:
-    npy = _npy(GOOD_HEADER)
+    npy = to_npy(GOOD_HEADER)
     yield "text", b"no archive"
     yield "an .npy", npy
     yield "an empty archive", to_zip()
@@ -192,7 +192,8 @@ def to_zip(*members: bytes, name: str = "arr_0.npy") -> bytes:
     return buffer.getvalue()
 
 
-def _npy(header: str) -> bytes:
+def to_npy(header: str) -> bytes:
+    """The bytes of an .npy file with this header."""
     text = (header + "\n").encode("latin-1")
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + IMAGES.tobytes()
 
