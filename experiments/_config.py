@@ -1,12 +1,21 @@
 """The flag --config: a Python file whose get_config() returns the settings of a command."""
 
+import ast
+import contextlib
+import dataclasses
 import os
+import re
+import sys
 import traceback
+import typing
+from collections.abc import Sequence
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.tuple_parser import TupleParser
 
 from experiments._errors import ConfigFileError
 from jaxdiff.settings import StudySettings, check_keys
@@ -14,6 +23,7 @@ from jaxdiff.settings import StudySettings, check_keys
 
 def define_config(help: str, settings_class: type = StudySettings) -> None:
     """The flag --config, and --config.KEY=VALUE for each key of the settings."""
+    config_flags.register_flag_parser_for_type(tuple, _TupleParser())
     config_flags.DEFINE_config_file("config", None, help)
     flags.FLAGS["config"].parser = _ConfigFileParser(settings_class)
 
@@ -29,12 +39,39 @@ class _ConfigFileParser(flags.ArgumentParser):
         return "config file"
 
     def parse(self, path: str) -> ConfigDict:
+        # ml_collections finds the flags of single settings in sys.argv as well.
+        _check_overrides(sys.argv, self._settings_class)
         config = load_config_file(path)
         try:
             check_keys(self._settings_class, config)
         except ValueError as error:
             raise ConfigFileError(f"{path}: {error}") from None
         return config.lock()
+
+
+class _TupleParser(TupleParser):
+    """Reads a tuple, a list or a single value; ml_collections takes sets, dicts and bytes too."""
+
+    def parse(self, argument: Any) -> tuple[Any, ...]:
+        literal = None
+        if isinstance(argument, str):
+            with contextlib.suppress(ValueError, SyntaxError):  # a text without quotes
+                literal = ast.literal_eval(argument)
+        if isinstance(literal, set | dict | bytes):
+            raise ValueError(f"a tuple is expected, got {argument}")
+        return super().parse(argument)
+
+
+def _check_overrides(argv: Sequence[str], settings_class: type) -> None:
+    """Refuse a flag for a whole section, which would drop the file's other settings of it."""
+    kinds = typing.get_type_hints(settings_class)
+    for argument in argv:
+        key = re.fullmatch(r"--?config\.(\w+)(=.*)?", argument, re.DOTALL)
+        if key and dataclasses.is_dataclass(kinds.get(key[1])):
+            raise ConfigFileError(
+                f"config.{key[1]} is a section; set its keys one by one, as "
+                f"--config.{key[1]}.KEY=VALUE"
+            )
 
 
 def load_config_file(path: str) -> ConfigDict:

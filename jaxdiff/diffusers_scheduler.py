@@ -149,6 +149,7 @@ def read(
         fields["prediction_type"] = "epsilon" if raw["predict_epsilon"] else "sample"
     _check_values(fields, path)
     _check_steps(fields, path)
+    _check_last_step(fields, path)
     return fields
 
 
@@ -161,6 +162,15 @@ def _check_steps(fields: Mapping[str, Any], path: epath.PathLike) -> None:
             f"{path} sets num_train_timesteps to {T} and has {len(betas)} trained_betas; they must "
             "be as many"
         )
+    if betas is not None and not (min(betas) > 0 and all(beta < 1 for beta in betas[:-1])):
+        raise ValueError(
+            f"{path} sets trained_betas to values from {min(betas)} to {max(betas)}; each must be "
+            "above 0 and below 1, or the last one 1"
+        )
+    if fields["rescale_betas_zero_snr"] and T == 1:
+        raise ValueError(
+            f"{path} sets rescale_betas_zero_snr, which needs 2 steps, and num_train_timesteps to 1"
+        )
     if fields["steps_offset"] >= T:
         raise ValueError(
             f"{path} sets steps_offset to {fields['steps_offset']}; it must be below "
@@ -170,6 +180,20 @@ def _check_steps(fields: Mapping[str, Any], path: epath.PathLike) -> None:
         raise ValueError(
             f"{path} sets beta_start to {fields['beta_start']} and beta_end to "
             f"{fields['beta_end']}; the first must be above 0 and the second no smaller"
+        )
+
+
+def _check_last_step(fields: Mapping[str, Any], path: epath.PathLike) -> None:
+    """Refuse eps where sampling begins without any signal: x0 would be divided by zero."""
+    begins_at_last = fields["_class_name"] == "DDPMScheduler" or (
+        fields["timestep_spacing"] != "leading"
+    )
+    is_eps = fields["prediction_type"] == "epsilon"
+    if is_eps and begins_at_last and build_schedule(fields).alpha_bar[-1] == 0:
+        raise ValueError(
+            f"{path} sets prediction_type to epsilon and leaves no signal at the last step "
+            "(rescale_betas_zero_snr, or betas up to 1), from which nothing can be sampled; a "
+            "model for it has v_prediction"
         )
 
 
@@ -199,7 +223,7 @@ def _betas(scheduler: Mapping[str, Any]) -> np.ndarray:
     # By their ends, which may be others than the defaults of Schedule.linear.
     is_linear = scheduler["beta_schedule"] == "linear"
     betas = diffusion.linear_betas if is_linear else diffusion.scaled_linear_betas
-    return betas(T, scheduler["beta_start"], scheduler["beta_end"])
+    return betas(T, float(scheduler["beta_start"]), float(scheduler["beta_end"]))
 
 
 def get_prediction(scheduler: Mapping[str, Any]) -> Prediction:

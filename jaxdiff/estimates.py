@@ -144,10 +144,13 @@ class Estimate:
         """Read an entry of result.json."""
         fields = ("name", "value", "low", "high", "n", "interval", "values")
         labels = {key: value for key, value in entry.items() if key not in fields}
+        value, low, high = (
+            None if entry[key] is None else float(entry[key]) for key in ("value", "low", "high")
+        )
         return cls(
-            entry["value"],
-            entry["low"],
-            entry["high"],
+            value,
+            low,
+            high,
             entry["n"],
             entry["interval"],
             name=entry["name"],

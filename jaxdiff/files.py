@@ -65,7 +65,7 @@ def read_json(path: epath.PathLike) -> dict:
     """
     try:
         value = json.loads(epath.Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no text, no JSON, or nested too deeply
         raise ValueError(f"{path} is no JSON file ({error}); delete it or write it again") from None
     if not isinstance(value, dict):
         shown = json.dumps(value)[:60]

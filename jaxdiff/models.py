@@ -224,6 +224,7 @@ def _load_diffusers_spec(folder: epath.Path) -> ModelSpec:
             "as a model does that is given another image too or predicts its variance; choose an "
             "unconditional model with as many as it returns"
         )
+    _check_image_size(config, path)
     scheduler_folder = diffusers_scheduler.find_folder(folder)
     scheduler = diffusers_scheduler.DEFAULT
     if scheduler_folder is not None:
@@ -238,6 +239,15 @@ def _load_diffusers_spec(folder: epath.Path) -> ModelSpec:
     }
     schedule, prediction = _read_diffusion(settings)
     return ModelSpec(config, schedule, prediction, settings)
+
+
+def _check_image_size(config: UNetConfig, path: epath.Path) -> None:
+    size = config.sample_size
+    for side in size if isinstance(size, tuple) else (size,):
+        try:
+            config.check_image_size(side or 2 ** (config.depth - 1))
+        except ValueError as error:
+            raise ValueError(f"{path} sets sample_size to {size}: {error}") from None
 
 
 def save(model: Model, folder: epath.PathLike, form: Form = "cell") -> None:

@@ -24,7 +24,9 @@ DAMAGES = (
     struct.error,
     tokenize.TokenError,
     ArithmeticError,
+    AttributeError,
     EOFError,
+    LookupError,
     OSError,
     RuntimeError,  # encrypted, or an unknown compression
     SyntaxError,
@@ -90,6 +92,12 @@ def open_npz(path: epath.PathLike) -> Iterator[Mapping[str, np.ndarray]]:
         raise ValueError(
             f"{path} must be a whole .npz file of arrays ({reason}); write or copy it again"
         ) from None
+
+
+def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
+    """Read all arrays of an .npz file; errors are those of `open_npz`."""
+    with open_npz(path) as arrays:
+        return dict(arrays)
 
 
 def _open(path: epath.Path) -> io.BufferedIOBase:

@@ -6,6 +6,7 @@ without a record are unfinished, and no process takes them for changed ones.
 """
 
 from collections.abc import Collection, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from etils import epath
@@ -91,12 +92,20 @@ def _read_outputs(folder: epath.Path, name: str) -> dict[str, str]:
     """The checksums of a record, of which a damaged one is named."""
     path = folder / "stages" / f"{name}.json"
     try:
-        outputs = files.read_json(path).get("outputs")
+        outputs: Any = files.read_json(path).get("outputs")
     except FileNotFoundError:
         return {}
-    if not isinstance(outputs, dict) or not all(isinstance(d, str) for d in outputs.values()):
+    is_record = isinstance(outputs, dict) and all(
+        isinstance(digest, str) and _is_inside(output) for output, digest in outputs.items()
+    )
+    if not is_record:
         raise ValueError(
-            f"{path} must hold the checksums of files under 'outputs'; delete it and run {COMMAND} "
-            "again"
+            f"{path} must hold the checksums of files beside it under 'outputs'; delete it and run "
+            f"{COMMAND} again"
         )
     return outputs
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts

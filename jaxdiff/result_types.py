@@ -296,5 +296,10 @@ def _from_json(cls: type[Fields], values: Mapping[str, Any]) -> Fields:
         value = values[key]
         if not has_type(value, kinds[key]):
             raise ValueError(f"{key} is {value!r} and must be of the type {kinds[key]}")
-        arguments[key] = tuple(value) if isinstance(value, list) else value
+        # JSON writes 1.0 of other programs as 1.
+        if isinstance(value, list):
+            value = tuple(map(float, value)) if kinds[key] == tuple[float, ...] else tuple(value)
+        elif value is not None and kinds[key] in (float, float | None):
+            value = float(value)
+        arguments[key] = value
     return cls(**arguments)

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from jaxdiff import files
 from jaxdiff import result_schema as schema
 from jaxdiff.estimates import Estimate
-from jaxdiff.npz import open_npz
+from jaxdiff.npz import read_npz
 from jaxdiff.records import check_records
 from jaxdiff.result_types import (
     CellInfo,
@@ -66,18 +66,6 @@ def write_npz(path: epath.PathLike, **arrays: np.ndarray) -> None:
     files.write(path, buffer.getvalue())
 
 
-def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
-    """Read the arrays of an .npz file, and nothing but arrays.
-
-    Raises
-    ------
-    ValueError
-        Where the file is damaged.
-    """
-    with open_npz(path) as arrays:
-        return dict(arrays)
-
-
 def write_samples(path: epath.PathLike, images: np.ndarray, seeds: np.ndarray) -> None:
     """Write samples.npz.
 
@@ -107,7 +95,9 @@ def read_study(workdir: epath.PathLike) -> StudyResults:
         cells=() if has_sets else read_cells(workdir),
         sets=read_sets(workdir) if has_sets else (),
         diverged=_read_diverged(workdir),
-        settings=schema.read_json(workdir / "study.json", schema.STUDY_TYPES),
+        settings=schema.read_json(
+            workdir / "study.json", schema.SETS_TYPES if has_sets else schema.STUDY_TYPES
+        ),
         comparisons=_read_or_nothing(
             workdir / "shared" / "comparisons.json", schema.COMPARISON_TYPES
         ),
@@ -212,12 +202,14 @@ def _read_or_nothing(path: epath.Path, types: Mapping[str, Any]) -> dict[str, An
 
 def _read_cell(folder: epath.Path) -> CellResult:
     result = files.read_json(folder / "result.json")
+    probe_file = folder / "probe.json"
     return CellResult(
         info=_read_info(CellInfo, folder / "result.json", result.get("cell", {})),
         config=schema.read_json(folder / "config.json", schema.CONFIG_TYPES),
         metrics=schema.read_metrics(folder / "metrics.jsonl"),
-        probe=_read_or_nothing(folder / "probe.json", schema.PROBE_TYPES).get("rows", []),
+        probe=schema.read_probe(probe_file) if probe_file.exists() else [],
         losses=_read_losses(folder / "losses.npz"),
+        run=schema.read_json(folder / "run.json", schema.CELL_RUN_TYPES),
         **_read_common_fields(folder, result),
     )
 
@@ -225,29 +217,30 @@ def _read_cell(folder: epath.Path) -> CellResult:
 def _read_set(folder: epath.Path) -> SetResult:
     result = files.read_json(folder / "result.json")
     info = _read_info(SetInfo, folder / "result.json", result.get("set", {}))
-    return SetResult(info=info, **_read_common_fields(folder, result))
+    run = schema.read_json(folder / "run.json", schema.RUN_TYPES)
+    return SetResult(info=info, run=run, **_read_common_fields(folder, result))
 
 
 def _read_common_fields(folder: epath.Path, result: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that cells and sets share."""
     # measures/ may hold more than result.json: measures that the settings no longer ask for.
     names = [name for name in result if name not in NOT_SECTIONS]
+    schema.check_types(folder / "result.json", result, {"schema": int})
     samples = _read_images(folder / "samples.npz", "arr_0", 4)
     common = _read_images(folder / "common.npz", "arr_0", 4, samples[:0])
     classes = _read_arrays(folder / "classes.npz")
     labels = classes.get("label", np.full(len(samples), -1))
     common_labels = classes.get("common", np.full(len(common), -1))
-    if labels.shape != (len(samples),) or common_labels.shape != (len(common),):
-        raise ValueError(
-            f"{folder / 'classes.npz'} must hold a class for each of {len(samples)} samples and "
-            f"{len(common)} common ones, got {len(labels)} and {len(common_labels)}; "
-            + schema.REPAIR
-        )
+    for array, images in ((labels, samples), (common_labels, common)):
+        if array.shape != (len(images),) or array.dtype.kind not in "iu":
+            raise ValueError(
+                f"{folder / 'classes.npz'} must hold a class for each of {len(samples)} samples "
+                f"and {len(common)} common ones, got {array.dtype} {array.shape}; {schema.REPAIR}"
+            )
     return {
         "name": folder.name,
         "sections": {name: _read_estimates(folder, name, result[name]) for name in names},
         "descriptions": _read_descriptions(folder / "measures", names),
-        "run": schema.read_json(folder / "run.json", schema.RUN_TYPES),
         "samples": samples,
         "labels": labels,
         "common": common,
@@ -267,11 +260,17 @@ def _read_images(
     if default is not None and not path.exists():
         return default
     images = read_npz(path).get(key)
-    if images is None or images.dtype != np.uint8 or images.ndim != ndim:
+    is_images = images is not None and images.dtype == np.uint8 and images.ndim == ndim
+    if images is None or not is_images or not images.size or images.shape[-1] not in (1, 3):
         about = "none" if images is None else f"{images.dtype} {images.shape}"
         raise ValueError(
-            f"{path} must hold images (uint8, {ndim} axes) under {key}, got {about}; "
-            + schema.REPAIR
+            f"{path} must hold images (uint8, {ndim} axes, the last of 1 or 3) under {key}, got "
+            f"{about}; {schema.REPAIR}"
+        )
+    if default is not None and images.shape[-3:] != default.shape[-3:]:
+        raise ValueError(
+            f"{path} must hold images like those of samples.npz, {default.shape[-3:]}, got "
+            f"{images.shape[-3:]}; {schema.REPAIR}"
         )
     return images
 
@@ -281,36 +280,37 @@ def _read_losses(path: epath.Path) -> CheckpointLosses | None:
         return None
     arrays = read_npz(path)
     names = {field.name for field in dataclasses.fields(CheckpointLosses)}
-    if arrays.keys() != names or arrays["unseen"].ndim != 3 or arrays["train"].ndim != 3:
-        raise ValueError(
-            f"{path} must hold {', '.join(sorted(names))}, losses by checkpoint, level and image; "
-            f"{schema.REPAIR}"
-        )
-    return CheckpointLosses(**arrays)
+    if arrays.keys() == names:
+        levels = (*arrays["steps"].shape, *arrays["t"].shape)
+        losses = [arrays["train"], arrays["unseen"]]
+        is_whole = all(arrays[name].dtype.kind in "iu" for name in ("steps", "t"))
+        is_real = all(array.dtype.kind == "f" and array.ndim == 3 for array in losses)
+        if is_whole and is_real and all(array.shape[:2] == levels for array in losses):
+            return CheckpointLosses(**arrays)
+    raise ValueError(
+        f"{path} must hold {', '.join(sorted(names))}, losses by checkpoint, level and image; "
+        f"{schema.REPAIR}"
+    )
 
 
 def _read_info(kind: type[Info], path: epath.Path, values: Any) -> Info:
     error = f"got {values!r}"
     if isinstance(values, Mapping):
         try:
-            return kind.from_json(values)
+            info = kind.from_json(values)
         except ValueError as type_error:
             error = str(type_error)
+        else:
+            shares = info.proportions
+            if len(shares) in (0, 2) and all(0 <= share <= 1 for share in shares):
+                return info
+            error = f"the shares of its two classes are {shares}"
     raise ValueError(f"{path} must say what was measured ({error}); {schema.REPAIR}")
 
 
 def _read_estimates(folder: epath.Path, section: str, entries: Any) -> tuple[Estimate, ...]:
-    path = folder / "result.json"
-    if not schema.has_type(entries, schema.ROWS):
-        raise ValueError(f"{section!r} in {path} must be a list of objects; {schema.REPAIR}")
-    for entry in entries:
-        schema.check_types(path, entry, schema.ESTIMATE_TYPES)
-    try:
-        return tuple(Estimate.from_json(entry) for entry in entries)
-    except KeyError as error:
-        raise ValueError(
-            f"every entry of {section!r} in {path} must have {error}; {schema.REPAIR}"
-        ) from None
+    schema.check_estimates(folder / "result.json", section, entries)
+    return tuple(Estimate.from_json(entry) for entry in entries)
 
 
 def _read_descriptions(folder: epath.Path, names: Sequence[str]) -> dict[str, Section]:

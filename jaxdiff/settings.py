@@ -102,7 +102,7 @@ class DiffusionSettings:
         "noise schedule; linear is the paper's",
         choices=("linear", "scaled_linear", "cosine"),
     )
-    steps: int = setting(1000, "T, the number of noise levels", min=2)
+    steps: int = setting(1000, "T, the number of noise levels", min=2, max=1_000_000)
     prediction: str = setting(
         "eps", "what the network predicts; eps is the paper's", choices=("eps", "v", "x0")
     )

@@ -96,7 +96,13 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
     if isinstance(kind, types.UnionType):
         return _converted_to_any(name, value, typing.get_args(kind))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            digits = len(str(abs(value)))
+            raise ValueError(
+                f"{name} must be a finite number, got one of {digits} digits"
+            ) from None
     # bool is a subclass of int, and True is no number of steps
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         expected = NOUNS.get(kind, f"a {kind.__name__}")

@@ -7,6 +7,7 @@ and refuses every other name, so that a downloaded file cannot run code.
 import io
 import math
 import pickle
+import struct
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -19,7 +20,7 @@ import safetensors
 from etils import epath
 
 from jaxdiff import files
-from jaxdiff.npz import open_npz
+from jaxdiff.npz import read_npz
 
 TORCH_STORAGES = {
     "FloatStorage": np.float32,
@@ -55,7 +56,12 @@ UNPICKLING_ERRORS = (
     IndexError,
     KeyError,
     AttributeError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
     TypeError,
+    UnicodeDecodeError,
+    struct.error,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -162,8 +168,7 @@ def _read(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         return _read_safetensors(data)
     if path.suffix == ".npz":
-        with open_npz(path) as arrays:
-            return dict(arrays)
+        return read_npz(path)
     return _flatten(_unpickle(data), path)
 
 

@@ -256,6 +256,8 @@ def test_code_in_weights_is_refused(folder):
         ),
         ('{"a": 1}', "holds no diffusers model"),
         ("{", "is no JSON file"),
+        ('{"sample_size": ' + "1" * 5000 + "}", "is no JSON file .*5000 digits"),
+        ('{"a":' * 100_000, "is no JSON file .*recursion"),
         (None, "neither config.json nor unet/config.json"),
     ],
 )
@@ -265,6 +267,15 @@ def test_a_broken_config_is_one_sentence(content, sentence, folder):
         (folder / "config.json").write_text(content)
     with pytest.raises(ValueError, match=sentence):
         diffusers_io.load_unet(folder)
+
+
+@pytest.mark.parametrize("size", [1, 7, [8, 7], [7, 8]])
+def test_a_sample_size_that_cannot_be_halved_is_refused(size, folder):
+    edit_json(folder / "config.json", sample_size=size)
+    with pytest.raises(ValueError, match=r"config.json sets sample_size to .* cannot be halved 1"):
+        models.load_spec(folder)
+    edit_json(folder / "config.json", sample_size=[8, 6])
+    assert models.load_spec(folder).config.sample_size == (8, 6)
 
 
 @pytest.mark.parametrize(

@@ -112,12 +112,40 @@ def test_nonsense_in_a_scheduler_is_refused_by_name(key, value, tmp_path):
         ({"num_train_timesteps": 5, "steps_offset": 5}, "it must be below num_train_timesteps, 5"),
         ({"beta_start": 0.5, "beta_end": 0.1}, "the second no smaller"),
         ({"beta_start": 0}, "the first must be above 0"),
+        ({"num_train_timesteps": 3, "trained_betas": [0.0] * 3}, "trained_betas to values from 0"),
+        ({"num_train_timesteps": 3, "trained_betas": [1.0] * 3}, "above 0 and below 1, or the la"),
+        ({"num_train_timesteps": 1, "rescale_betas_zero_snr": True}, "which needs 2 steps"),
     ],
 )
 def test_fields_of_a_scheduler_that_contradict_are_refused(fields, sentence, tmp_path):
     (tmp_path / "scheduler_config.json").write_text(json.dumps(SCHEDULER | fields))
     with pytest.raises(ValueError, match=sentence):
         diffusers_scheduler.read(tmp_path)
+
+
+ZERO_SNR = {"rescale_betas_zero_snr": True}
+
+
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DDIMScheduler"])
+@pytest.mark.parametrize("fields", [ZERO_SNR, {"beta_end": 1}])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_eps_is_refused_where_sampling_begins_without_signal(
+    name, fields, spacing, prediction, tmp_path
+):
+    """Where x0 would be divided by zero; DDIM with leading steps begins before."""
+    content = fields | {
+        "_class_name": name,
+        "timestep_spacing": spacing,
+        "prediction_type": prediction,
+    }
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(content))
+    if prediction == "epsilon" and (spacing, name) != ("leading", "DDIMScheduler"):
+        with pytest.raises(ValueError, match="leaves no signal at the last step"):
+            diffusers_scheduler.read(tmp_path)
+        return
+    read = diffusers_scheduler.read(tmp_path)
+    assert diffusers_scheduler.build_schedule(read).alpha_bar[-1] == 0
 
 
 @pytest.mark.parametrize("value", NONSENSE, ids=repr)

@@ -1,12 +1,15 @@
 """An .npz file is read where it is whole; no memory is asked for that a header makes up."""
 
 import io
+import struct
 import zipfile
 
 import numpy as np
 import pytest
 
-from jaxdiff.npz import open_npz
+from jaxdiff import weights
+from jaxdiff.datasets.image_io import read_images
+from jaxdiff.npz import open_npz, read_npz
 
 ZEROS = np.zeros((4, 8), np.uint8)
 
@@ -93,4 +96,42 @@ def test_memory_that_does_not_suffice_names_the_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np.lib.format, "read_array", refuse)
     with pytest.raises(MemoryError, match=r"a.npz: Unable to allocate 4 GiB"):
+        read(path)
+
+
+HEADER = "{'descr': '|u1', 'fortran_order': False, 'shape': %s, }"
+
+
+def to_npy(header: str) -> bytes:
+    """An .npy file with this header and 4 bytes of data."""
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(4)
+
+
+def write_zip(path, data, compression=0, flags=0):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("arr_0.npy", data)
+    content = bytearray(path.read_bytes())
+    for start, flag_offset in ((0, 6), (content.index(b"PK\x01\x02"), 8)):
+        struct.pack_into("<HH", content, start + flag_offset, flags, compression)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "reason"),
+    [
+        (to_npy(HEADER % "(100000000000000, 8)"), {}, "its header asks for"),
+        (to_npy(HEADER % "(5,)"), {}, "its header asks for 5"),
+        (to_npy("(" * 3000), {}, "nested parentheses"),
+        (to_npy("\0"), {}, "null bytes"),
+        (b"text", {}, "magic"),
+        (b"", {}, "magic"),
+        (to_npy(HEADER % "(4,)"), {"compression": 99}, "compression method is not supported"),
+        (to_npy(HEADER % "(4,)"), {"flags": 1}, "is encrypted"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_npz, read_images, weights.read])
+def test_a_damaged_file_is_named(data, options, reason, read, tmp_path):
+    path = tmp_path / "a.npz"
+    write_zip(path, data, **options)
+    with pytest.raises(ValueError, match=rf"a.npz must be a whole .npz file of arrays .*{reason}"):
         read(path)

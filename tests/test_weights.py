@@ -52,7 +52,15 @@ def test_anything_but_arrays_is_refused(tmp_path, content, sentence):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no pickle", pickle.dumps({"x": np.ones(9)})[:40]], ids=["empty", "text", "cut"]
+    "data",
+    [
+        b"",
+        b"no pickle",
+        pickle.dumps({"x": np.ones(9)})[:40],
+        b"\x80\x04\x8e" + (2**60).to_bytes(8, "little"),  # asks for 2^60 bytes
+        b"\x80\x02X\x01\x00\x00\x00\xff.",  # a text that is no UTF-8
+    ],
+    ids=["empty", "text", "cut", "large", "no UTF-8"],
 )
 def test_a_broken_pickle_is_one_sentence(tmp_path, data):
     path = tmp_path / "broken.ckpt"

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 
 import numpy as np
 from etils import epath
@@ -106,7 +107,11 @@ def decode_image(
         Where the bytes are not an image, or have no fixed range.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+        with (
+            # of tags beside the pixels, as of EXIF that is cut short
+            warnings.catch_warnings(action="ignore"),
+            Image.open(io.BytesIO(data), formats=FORMATS) as file,
+        ):
             picture = _to_eight_bits(ImageOps.exif_transpose(file))
             if channels is not None and len(picture.getbands()) != channels:
                 picture = picture.convert("L" if channels == 1 else "RGB")

@@ -117,11 +117,15 @@ def _read_text(path: epath.Path) -> str:
     data = path.read_bytes()
     is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode("utf-16" if is_utf16 else "utf-8-sig")
+        text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError:
+        text = "\0"
+    # UTF-16 without its mark is full of zeros, and valid UTF-8
+    if "\0" in text:
         raise ValueError(
             f"{path} is neither UTF-8 nor UTF-16; save it as UTF-8 (in Excel: CSV UTF-8)"
-        ) from None
+        )
+    return text
 
 
 def _read_csv(path: epath.Path, text: str) -> Iterator[tuple[int, Row]]:
@@ -169,7 +173,7 @@ def _read_json_lines(path: epath.Path, text: str) -> Iterator[tuple[int, Row]]:
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"line {number} of {path} is no JSON ({error}); repair it") from None
         if not isinstance(row, dict):
             raise ValueError(

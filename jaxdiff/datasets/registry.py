@@ -132,13 +132,15 @@ def find_registration(name: str) -> Registration:
     Raises
     ------
     ValueError
-        For an unknown name.
+        For an unknown name, or a prefix with nothing after it.
     """
     # folder:PATH is registered as folder:
-    prefix, colon, _ = name.partition(":")
+    prefix, colon, argument = name.partition(":")
     registration = DATASETS.get(prefix + colon)
     if registration is None:
         raise ValueError(f"dataset {name!r} is not known; choose one of {_describe_names()}")
+    if registration.is_prefix and not argument:
+        raise ValueError(f"dataset {name!r} is not complete; write {name}{registration.argument}")
     return registration
 
 

@@ -146,7 +146,8 @@ def training(study: StudyResults) -> TableRows:
         if not cell.metrics:
             continue
         # The first line includes the time of compilation; the median is robust to other pauses.
-        speeds = sorted(line["images_per_second"] for line in cell.metrics[1:])
+        lines = [line for line in cell.metrics[1:] if "images_per_second" in line]
+        speeds = sorted(line["images_per_second"] for line in lines)
         median_speed = speeds[len(speeds) // 2] if speeds else ""
         rows.append(
             {

@@ -288,9 +288,9 @@ def fixed_settings(study: Mapping[str, Any]) -> dict[str, Any]:
     """What must stay as it is in a study that has begun: it may gain cells and measures."""
     free = (*AXES, "planned", "measures", "plugins")
     study = {**CLAIM_DEFAULTS, **study}
-    data = study["data"]
+    data = study.get("data", {})
     # The form of the share is part of the claims' rule, though measures may change.
-    share = study["measures"].get("share", MeasureSettings.share)
+    share = study.get("measures", {}).get("share", MeasureSettings.share)
     fixed_data = {key: data[key] for key in data if f"data.{key}" not in AXES + PATH_KEYS}
     fixed = {key: value for key, value in study.items() if key not in free}
     return fixed | {"data": fixed_data, "share": share}

@@ -57,7 +57,7 @@ def _check_names(cells: Sequence[Cell]) -> None:
 
 
 def _make_cell(study: StudySettings, seed: int, n: int, shares: Any, model: str) -> Cell:
-    shares = tuple(shares) if isinstance(shares, list | tuple) else (shares,)
+    shares = tuple(map(float, shares))
     classes = study.data.classes
     if study.data.alternate and seed % 2:
         classes = classes[::-1]
@@ -166,6 +166,12 @@ def _build_unet_config(study: StudySettings, model: str, fields: Mapping[str, An
         unet = dataclasses.replace(widened, **changes)
     except ValueError as error:
         raise ValueError(f"config.models.{model}: {error}") from None
+    if (unet.in_channels, unet.out_channels) != (channels, channels):
+        raise ValueError(
+            f"config.models.{model} takes {unet.in_channels} channels and returns "
+            f"{unet.out_channels}, and the images have {channels}; leave in_channels and "
+            "out_channels out, and set config.data.channels"
+        )
     if unet.has_classes:
         raise ValueError(
             f"model {row!r} takes class labels (config.models, {model!r}); a study's models "

@@ -8,6 +8,8 @@ from etils import epath
 from jaxdiff import files
 from jaxdiff.cells.cell import Cell
 from jaxdiff.denoiser import count_parameters
+from jaxdiff.records import check_records
+from jaxdiff.result_schema import STUDY_TYPES, check_types
 
 
 def planned_settings(
@@ -25,8 +27,18 @@ def planned_settings(
         All cells of the study.
     path
         Of study.json, which may exist.
+
+    Raises
+    ------
+    ValueError
+        Where study.json was changed by hand, or an entry has another type.
     """
-    begun = files.read_json(path) if path.exists() else settings
+    begun: Mapping[str, Any] = settings
+    if path.exists():
+        check_records(path.parent, [path.stem])
+        begun = files.read_json(path)
+    if "seeds" in begun:
+        check_types(path, begun, STUDY_TYPES)
     if "planned" in begun:
         return {**settings, "planned": begun["planned"]}
     # A folder of experiments.evaluate has a study.json as well, and is refused elsewhere.

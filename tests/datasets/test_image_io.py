@@ -91,3 +91,16 @@ def test_bad_images_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds 0 images"):
         read_images(tmp_path / "empty")
+
+
+@pytest.mark.filterwarnings("error")
+def test_damaged_tags_beside_the_pixels_are_passed_over(tmp_path):
+    """Published JPEGs have them; Pillow warns, and a command prints sentences alone."""
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"  # says five tags and ends
+    for name in "ab":
+        Image.new("L", (8, 8), 200).save(tmp_path / f"{name}.jpg", exif=exif)
+    assert (read_images(tmp_path) == 200).all()
+    save_image(tmp_path / "c.tiff")
+    (tmp_path / "c.tiff").write_bytes((tmp_path / "c.tiff").read_bytes()[:30])
+    with pytest.raises(ValueError, match=r"c.tiff cannot be read as an image"):
+        read_images(tmp_path)

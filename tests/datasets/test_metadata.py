@@ -110,6 +110,8 @@ def test_attributes_are_columns_of_yes_and_no(folder, values, is_attribute):
         ("csv", '1.png,"a\n2.png,b\n10.png,b\n', r"is no CSV file"),
         ("csv", "", r"metadata.csv holds no rows"),
         ("csv", "1.png,caf\xe9\n", r"is neither UTF-8 nor UTF-16; save it as UTF-8"),
+        ("csv", "1.png,a\0\n", r"is neither UTF-8 nor UTF-16; save it as UTF-8"),
+        ("jsonl", '{"label": ' + "1" * 5000 + "}", r"line 1 of .*jsonl is no JSON .*5000 digits"),
         ("jsonl", '{"file_name": "1.png"}\n', r"has the columns file_name; .* are needed"),
         ("jsonl", '{"file_name": "1.png", "label": null}\n', r"row 1 of .* leaves .* label empty"),
         ("jsonl", "[1]\n", r"line 1 of .* must be an object, got .1.; write it as {"),

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments import _cli
-from experiments._config import _ConfigFileParser
+from experiments._config import _check_overrides, _ConfigFileParser, _TupleParser
 from experiments._errors import ConfigFileError
 from jaxdiff.settings import StudySettings
 from jaxdiff.study import grid
@@ -83,6 +83,30 @@ def test_an_argument_after_a_colon(tmp_path):
         config.stepz = 5
 
 
+@pytest.mark.parametrize("text", ["{1: 2}", "{1, 2}", "{}", "b'ab'", "b''"])
+def test_a_flag_of_a_tuple_takes_no_set_dict_or_bytes(text):
+    with pytest.raises(ValueError, match="a tuple is expected, got "):
+        _TupleParser().parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("(1, 2)", (1, 2)), ("[1, 2]", (1, 2)), ("5", (5,)), ("ab", ("ab",)), ((3,), (3,))],
+)
+def test_a_flag_of_a_tuple(text, value):
+    assert _TupleParser().parse(text) == value
+
+
+@pytest.mark.parametrize("flag", ["--config.train={}", "-config.train={'steps': 5}"])
+def test_a_section_is_not_replaced_by_a_flag(flag):
+    """The file's other settings of it would fall back to their defaults."""
+    with pytest.raises(ConfigFileError, match=r"config.train is a section; set its keys one"):
+        _check_overrides(["sweep", flag], StudySettings)
+    with pytest.raises(ConfigFileError, match=r"config.data is a section"):
+        _check_overrides(["sweep", "--config.data", "{}"], StudySettings)
+    _check_overrides(["sweep", "--config.train.steps=5", "--config.name=train"], StudySettings)
+
+
 @pytest.mark.parametrize(("argument", "prefix"), [("", "mine.py: "), ("=5", "")])
 def test_a_value_of_the_file_is_named_with_the_file(argument, prefix):
     argv = ["sweep", "--config=mine.py", f"--config.train.batch{argument}"]
@@ -105,6 +129,10 @@ def test_a_value_of_the_file_is_named_with_the_file(argument, prefix):
         ({"seeds": (10**20,)}, r"config.seeds.0. must be at most 2,147,483,647"),
         ({"train": {"steps": 2**31}}, "config.train.steps must be at most 2,147,483,647"),
         ({"train": {"clip": float("inf")}}, "config.train.clip must be a finite number"),
+        ({"train": {"clip": 10**400}}, "config.train.clip must be a finite number, got one of 401"),
+        ({"diffusion": {"steps": 2 * 10**9}}, "config.diffusion.steps must be .* at most 1e"),
+        ({"data": {"proportions": ((1e-9, 1),)}}, "1e-09, 1.0"),
+        ({"data": {"source": "folder:"}}, "dataset 'folder:' is not complete; write folder:PATH"),
         ({"width": float("inf")}, "config.width must be above 0 and at most 64"),
         ({"secondary": (({}, "2"),)}, "config.secondary holds"),
         ({"seeds": (0, 1.5)}, r"config.seeds.1. must be a whole number, got 1.5"),
@@ -144,6 +172,8 @@ def test_types_and_ranges(changes, sentence):
         ("act_fn", ["silu"]),
         ("sample_size", (1, 2, 3)),
         ("depth", 3),
+        ("in_channels", 3),
+        ("out_channels", 2),
     ],
 )
 def test_fields_of_a_model(field, value):

@@ -70,7 +70,7 @@ def test_an_incomplete_estimate_is_named(tmp_path):
     content = files.read_json(path)
     del content["lpips"][0]["low"]
     files.write_json(path, content)
-    with pytest.raises(ValueError, match=r"every entry of 'lpips' in .* must have 'low'"):
+    with pytest.raises(ValueError, match=r"every entry of 'lpips' in .* must have 'low', and it"):
         results.read_cells(workdir)
 
 

@@ -3,8 +3,9 @@
 import pytest
 from etils import epath
 
-from jaxdiff import files
+from jaxdiff import files, stage
 from jaxdiff.analysis.plan import Plan
+from jaxdiff.records import write_record
 from jaxdiff.settings import to_json
 from jaxdiff.study import grid
 from jaxdiff.study.config import default_config, fixed_settings
@@ -43,6 +44,31 @@ def test_a_study_from_before_plans_were_written_is_bound_to_its_seeds(tmp_path):
     files.write_json(path, older)
     assert plan_study(make_config(seeds=(0, 1)), path)["planned"]["seeds"] == [0, 1]
     assert fixed_settings(settings) == fixed_settings(older)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"planned": 5}, "planned in .*study.json must be an object"),
+        ({"planned": {"seeds": "zz"}}, "seeds in .*study.json must be"),
+        ({"planned": {"primary": ["2"]}}, "primary in .*study.json must be"),
+        ({"seeds": [[]]}, "seeds in .*study.json must be"),
+        ({"data": 5}, "data in .*study.json must be an object"),
+    ],
+)
+def test_an_edited_plan_is_named(tmp_path, monkeypatch, changes, sentence):
+    """By its types, as older code left no record; then by its record, with --dry_run too."""
+    monkeypatch.setattr(stage, "CLAIM_SECONDS", 0.0)
+    path = epath.Path(tmp_path) / "study.json"
+    begun = plan_study(make_config(), path)
+    files.write_json(path, begun)
+    write_record(path.parent, "study", ["study.json"])
+    files.write_json(path, begun | changes)
+    with pytest.raises(ValueError, match=r"study.json was changed after the run wrote it"):
+        plan_study(make_config(), path)
+    (path.parent / "stages" / "study.json").unlink()
+    with pytest.raises(ValueError, match=sentence):
+        plan_study(make_config(), path)
 
 
 def test_the_primary_pair_is_of_unchanged_rows_and_stays(tmp_path):

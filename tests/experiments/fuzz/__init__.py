@@ -1,0 +1,1 @@
+"""Hostile inputs by area, given to the commands' own boundary in this process."""
