@@ -24,15 +24,15 @@ def check(area: str, inputs: list[boundary.Input], minimum: int) -> None:
 
 
 def test_config_values(tmp_path, monkeypatch):
-    sweep = boundary.Command("sweep")
+    sweep = boundary.load_command("sweep")
     config_inputs.patch(sweep, monkeypatch)
     check("config values", list(config_inputs.build(sweep, tmp_path)), 700)
 
 
 def test_fields_and_files_of_a_model(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    convert = boundary.Command("convert")
-    sample = boundary.Command("sample")
+    convert = boundary.load_command("convert")
+    sample = boundary.load_command("sample")
     for command in (convert, sample):
         model_inputs.patch(command, monkeypatch)
     inputs = list(model_inputs.build(convert, sample, tiny, tmp_path))
@@ -42,23 +42,23 @@ def test_fields_and_files_of_a_model(tiny, tmp_path, monkeypatch):
 
 def test_files_of_arrays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    evaluate = boundary.Command("evaluate")
+    evaluate = boundary.load_command("evaluate")
     npz_inputs.patch(evaluate, monkeypatch)
     check("files of arrays", list(npz_inputs.build(evaluate, tmp_path)), 120)
     assert not list(tmp_path.glob("*_were_run"))
 
 
 def test_folders_of_images(tmp_path, monkeypatch):
-    evaluate = boundary.Command("evaluate")
-    dataset = boundary.Command("dataset")
+    evaluate = boundary.load_command("evaluate")
+    dataset = boundary.load_command("dataset")
     folder_inputs.patch(evaluate, monkeypatch)
     inputs = list(folder_inputs.build(evaluate, dataset, tmp_path))
     check("folders of images", inputs, 300)
 
 
 def test_files_of_a_run(tmp_path, monkeypatch):
-    report = boundary.Command("report")
-    sweep = boundary.Command("sweep")
+    report = boundary.load_command("report")
+    sweep = boundary.load_command("sweep")
     run_inputs.patch(monkeypatch)
     config_inputs.patch(sweep, monkeypatch)
     monkeypatch.setattr(stage, "CLAIM_SECONDS", 0.0)

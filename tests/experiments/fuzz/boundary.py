@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import io
 import logging
@@ -16,7 +17,7 @@ from absl import app, flags
 
 from experiments import _cli
 
-SECONDS = 10  # that an input may take
+SECONDS = 30  # that an input may take, on a machine that others use too
 MAX_LINES = 3  # of an error
 FAULTS = ("Traceback", "this is a fault of jaxdiff")
 
@@ -84,6 +85,12 @@ class Command:
         finally:
             _remove_flags(defined)
         raise AssertionError("a command ends by SystemExit")
+
+
+@functools.cache
+def load_command(name: str) -> Command:
+    """A command, whose module is imported once a process."""
+    return Command(name)
 
 
 def _remove_flags(defined: set[str]) -> None:
