@@ -3,7 +3,7 @@
 import pytest
 from etils import epath
 
-from jaxdiff import files, stage
+from jaxdiff import files
 from jaxdiff.analysis.plan import Plan
 from jaxdiff.records import write_record
 from jaxdiff.settings import to_json
@@ -56,9 +56,8 @@ def test_a_study_from_before_plans_were_written_is_bound_to_its_seeds(tmp_path):
         ({"data": 5}, "data in .*study.json must be an object"),
     ],
 )
-def test_an_edited_plan_is_named(tmp_path, monkeypatch, changes, sentence):
+def test_an_edited_plan_is_named(tmp_path, changes, sentence):
     """By its types, as older code left no record; then by its record, with --dry_run too."""
-    monkeypatch.setattr(stage, "CLAIM_SECONDS", 0.0)
     path = epath.Path(tmp_path) / "study.json"
     begun = plan_study(make_config(), path)
     files.write_json(path, begun)
