@@ -239,9 +239,9 @@ def holds(read: Any, name: str, value: Any) -> bool:
     cells, settings = read
     section, _, leaf = name.rpartition(".")
     written = settings[section][leaf] if section else settings[leaf]
-    own = getattr(getattr(cells[0], section, None), leaf, value)
+    typed = getattr(getattr(cells[0], section, None), leaf, value)
     is_of_cell = name in ("data.n", "data.proportions")  # of which a cell has one
-    return written == value and (is_of_cell or _plain(own) == value)
+    return written == value and (is_of_cell or _plain(typed) == value)
 
 
 def _plain(value: Any) -> Any:

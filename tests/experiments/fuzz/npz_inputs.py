@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxdiff.evaluation import check_sets
 from tests.experiments.fuzz.boundary import Command, Input, Outcome, accept
+from tests.experiments.fuzz.model_inputs import Call
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 8, 8, 1)).astype(np.uint8)
@@ -84,13 +85,6 @@ HEADERS = (
     "__import__('os').system('touch headers_were_run')",
     "\0",
 )
-
-
-class Call:
-    """Runs when it is unpickled."""
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (Path("pickles_were_run"),)
 
 
 def patch(evaluate: Command, monkeypatch: Any) -> None:
