@@ -58,7 +58,7 @@ def test_a_table_gives_classes_and_attributes(tmp_path):
         ),
         (
             "name,label\n2.png,b\n",
-            "has the columns name, label; file_name and label are expected",
+            "has the columns name, label; file_name and label are needed",
         ),
     ],
 )
