@@ -62,7 +62,7 @@ def test_images_tables_and_figures_and_no_image_is_made_twice(tmp_path):
     [
         (
             ("--config.fractions=(0.0,1.5)",),
-            "config.fractions must be at least 0 and at most 1, got 1.5",
+            "config.fractions[1] must be at least 0 and at most 1, got 1.5",
         ),
         (
             ("--config.fraction=1",),
