@@ -2,8 +2,8 @@
 
 Hardware: 2 CPU cores, about ten hours; killed and begun again by the same command, it goes on.
 Full MNIST is needed, as its four idx files or mnist.pkl.gz: --config.data.dir=FOLDER.
-configs/study.py:pilot-ARM is the pilot of one of ARMS, about an hour, of which the quality gate
-alone is read; it chooses how the networks of the study are parametrized.
+configs/study.py:pilot-NAME is the pilot of one of VARIANTS, about an hour, of which the quality
+gate alone is read; it chooses how the networks of the study are parametrized.
 Expect: docs/study_plan.md has the power of the claims; nothing is known of their outcome.
 """
 
@@ -14,41 +14,63 @@ from ml_collections import ConfigDict
 from jaxdiff.study.config import default_config
 
 
-class Arm(NamedTuple):
-    """What the networks predict, and their number of groups."""
+class Variant(NamedTuple):
+    """How the networks are parametrized and how long they are trained.
+
+    At a quarter width Table A has 8 groups.
+    """
 
     prediction: str
     groups: int
+    steps: int = 2000
+    num_seeds: int = 12
 
 
-# In the order in which they are tried. At a quarter width Table A has 8 groups.
-ARMS = {"eps": Arm("eps", 8), "eps-4groups": Arm("eps", 4), "v": Arm("v", 8)}
-CHOSEN_ARM = ""  # by the pilot
+# In the order in which they are tried; the last one is taken where none passes.
+VARIANTS = {
+    "eps": Variant("eps", 8),
+    "eps-4groups": Variant("eps", 4),
+    "v": Variant("v", 8),
+    "v-long": Variant("v", 8, steps=4000, num_seeds=6),
+}
+CHOSEN = ""  # by the pilot
 
 
 def get_config(pilot: str = "") -> ConfigDict:
-    if pilot:
-        return _pilot_config(pilot)
-    arm = ARMS[CHOSEN_ARM]
-    config = _common_config(arm)
+    """The study, or the pilot of a variant."""
+    name = pilot.removeprefix("pilot-") if pilot else CHOSEN
+    if not name:
+        raise ValueError(
+            "the pilot has not chosen a variant yet; run configs/study.py:pilot-NAME for each of "
+            f"{', '.join(VARIANTS)}, and set CHOSEN by docs/study_plan.md"
+        )
+    if name not in VARIANTS:
+        raise ValueError(f"{name!r} is no variant; choose one of {', '.join(VARIANTS)}")
+    return pilot_config(name) if pilot else study_config(VARIANTS[name])
+
+
+def study_config(variant: Variant) -> ConfigDict:
+    config = _common_config(variant)
     config.name = "study"
-    config.seeds = tuple(range(12))
-    config.look = 6
+    config.seeds = tuple(range(variant.num_seeds))
+    config.look = 6 if variant.num_seeds == 12 else 0
     # Depth at matched size, over half of the seeds: 69,129 and 64,193 parameters.
-    config.models["6-slim"] = {
-        "row": "6",
-        "block_out_channels": (8,) * 6,
-        "norm_num_groups": 4,
-    }
-    config.models["2-4groups"] = {"row": "2", "norm_num_groups": 4}
-    config.model_seeds = {"6-slim": tuple(range(6)), "2-4groups": tuple(range(6))}
-    config.secondary = (("2-4groups", "6-slim"), "equal_loss", "training_time", "lpips")
+    half = tuple(range(6))
+    limits = {"6-slim": half}
+    config.models["6-slim"] = {"row": "6", "block_out_channels": (8,) * 6, "norm_num_groups": 4}
+    shallow = "2"
+    if variant.groups != 4:
+        shallow = "2-4groups"
+        config.models[shallow] = {"row": "2", "norm_num_groups": 4}
+        limits[shallow] = half
+    config.model_seeds = limits
+    config.secondary = ((shallow, "6-slim"), "equal_loss", "training_time", "lpips")
     return config
 
 
-def _pilot_config(pilot: str) -> ConfigDict:
-    config = _common_config(ARMS[pilot.removeprefix("pilot-")])
-    config.name = f"study_{pilot}"
+def pilot_config(name: str) -> ConfigDict:
+    config = _common_config(VARIANTS[name])
+    config.name = f"study_pilot-{name}"
     config.seeds = (100, 101)
     config.sample.num = 256
     config.sample.common = 0
@@ -60,18 +82,18 @@ def _pilot_config(pilot: str) -> ConfigDict:
     return config
 
 
-def _common_config(arm: Arm) -> ConfigDict:
+def _common_config(variant: Variant) -> ConfigDict:
     config = default_config()
     config.width = 0.25
     config.models = ConfigDict(
-        {row: {"row": row, "norm_num_groups": arm.groups} for row in ("2", "6")}
+        {row: {"row": row, "norm_num_groups": variant.groups} for row in ("2", "6")}
     )
     config.primary = ("2", "6")
     config.data.size = 32
     config.data.n = (1000,)
     config.data.parts = 6  # of 800 images of a digit, as many as MNIST has
-    config.diffusion.prediction = arm.prediction
-    config.train.steps = 2000
+    config.diffusion.prediction = variant.prediction
+    config.train.steps = variant.steps
     config.train.checkpoint_every = 125
     config.train.keep_last = 1
     config.train.keep_log_spaced = True

@@ -18,6 +18,8 @@ from jaxtyping import Array
 # `input_shape` of a U-Net without an image size raises.
 from typing_extensions import Protocol, runtime_checkable
 
+from jaxdiff.programs import find_attributes
+
 Params = dict[str, Array]
 Module = TypeVar("Module", bound=nnx.Module)
 
@@ -183,27 +185,46 @@ def bind_params(module: Module, params: Mapping[str, Any]) -> Module:
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class NetworkFunction:
     """A module's call as a pure function ``apply(params, *inputs)``.
 
-    Functions of modules of the same structure are equal, so that what was compiled for one of them
-    serves all.
+    Functions of modules that differ in their parameters alone are equal, so that what was compiled
+    for one of them serves all (`jaxdiff.programs`).
+
+    Parameters
+    ----------
+    graphdef
+        The module without its parameters.
+    paths
+        Of the parameters.
+    attributes
+        Those of `jaxdiff.programs.find_attributes`; with None it equals itself alone.
     """
 
     graphdef: nnx.GraphDef
-    paths: tuple[tuple[Any, ...], ...]  # of the parameters
+    paths: tuple[tuple[Any, ...], ...]
+    attributes: tuple[Any, ...] | None
 
     # At the jit boundary networks are functions of arrays, because probes enter them at any level.
     def __call__(self, params: Mapping[str, Any], *inputs: Any) -> Any:
         flat = [(path, nnx.Param(params[_join(path)])) for path in self.paths]
         return nnx.merge(self.graphdef, nnx.from_flat_state(flat))(*inputs)
 
+    def __eq__(self, other: object) -> bool:
+        if self.attributes is None or not isinstance(other, NetworkFunction):
+            return self is other
+        return (self.attributes, self.paths) == (other.attributes, other.paths)
+
+    def __hash__(self) -> int:
+        return id(self) if self.attributes is None else hash((self.attributes, self.paths))
+
 
 def as_function(module: nnx.Module) -> NetworkFunction:
     """A module's call as a pure function of its parameters; it may be abstract."""
     graphdef, state = nnx.split(module, nnx.Param)
-    return NetworkFunction(graphdef, tuple(path for path, _ in nnx.to_flat_state(state)))
+    paths = tuple(path for path, _ in nnx.to_flat_state(state))
+    return NetworkFunction(graphdef, paths, find_attributes(module))
 
 
 def _join(path: tuple[Any, ...]) -> str:

@@ -346,7 +346,7 @@ def find_image_shape(model: models.Model) -> tuple[int, int, int]:
     # A U-Net takes images of many sizes: those that it was trained on are in the settings.
     size = model.config.get("data", {}).get("size") if channels else None
     if not size and hasattr(network, "input_shape"):
-        return network.input_shape
+        return tuple(network.input_shape)
     size = size or getattr(config, "sample_size", None)
     if not size:
         raise ValueError(

@@ -3,7 +3,6 @@
 Weights, seeds and images are arguments: models of one network and schedule share a program.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +15,8 @@ from jaxtyping import Array, PyTree
 from jaxdiff import diffusion, models, parallel, samplers
 from jaxdiff.denoiser import NetworkFunction, Params, as_function
 from jaxdiff.noise_bank import bank_keys
+from jaxdiff.programs import share_programs
 from jaxdiff.samplers import Inversion, SamplingMethod
-
-KEPT_PROGRAMS = 16  # of each kind; a study has fewer models
 
 
 def compile_step(
@@ -45,7 +43,7 @@ def compile_step(
     return _step_program(as_function(network), schedule, method, mesh)
 
 
-@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+@share_programs
 def _step_program(
     apply: NetworkFunction, schedule: diffusion.Schedule, method: SamplingMethod, mesh: Mesh
 ) -> jax.stages.Wrapped:
@@ -72,7 +70,7 @@ def compile_prediction(model: models.Model, mesh: Mesh) -> jax.stages.Wrapped:
     return _prediction_program(as_function(model.unet), model.schedule, model.prediction, mesh)
 
 
-@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+@share_programs
 def _prediction_program(
     apply: NetworkFunction,
     schedule: diffusion.Schedule,
@@ -96,7 +94,7 @@ def compile_inversion(
     )
 
 
-@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+@share_programs
 def _inversion_program(
     apply: NetworkFunction,
     schedule: diffusion.Schedule,
@@ -130,7 +128,7 @@ def _compile(function: Callable[..., Any], mesh: Mesh, in_specs: tuple) -> jax.s
     return jax.jit(sharded)
 
 
-@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+@share_programs
 def compile_begin(
     method: SamplingMethod, image_shape: tuple[int, int, int], sharding: NamedSharding
 ) -> jax.stages.Wrapped:
@@ -143,7 +141,7 @@ def compile_begin(
     return jax.jit(begin, out_shardings=sharding)
 
 
-@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+@share_programs
 def compile_begin_from(method: SamplingMethod, sharding: NamedSharding) -> jax.stages.Wrapped:
     """(data of a bank, indices, x_T) -> the carry that begins at x_T, and keys."""
 
@@ -153,7 +151,7 @@ def compile_begin_from(method: SamplingMethod, sharding: NamedSharding) -> jax.s
     return jax.jit(begin, out_shardings=sharding)
 
 
-@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+@share_programs
 def compile_begin_noised(
     method: SamplingMethod,
     schedule: diffusion.Schedule,
@@ -171,7 +169,7 @@ def compile_begin_noised(
     return jax.jit(begin, out_shardings=sharding)
 
 
-@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+@share_programs
 def compile_result(method: SamplingMethod) -> jax.stages.Wrapped:
     """carry -> images."""
     return jax.jit(method.result)

@@ -121,8 +121,8 @@ def write_zip(path, data, compression=0, flags=0):
     [
         (to_npy(HEADER % "(100000000000000, 8)"), {}, "its header asks for"),
         (to_npy(HEADER % "(5,)"), {}, "its header asks for 5"),
-        (to_npy("(" * 3000), {}, "nested parentheses"),
-        (to_npy("\0"), {}, "null bytes"),
+        (to_npy("(" * 3000), {}, r"\(.+\)"),
+        (to_npy("\0"), {}, r"\(.+\)"),
         (b"text", {}, "magic"),
         (b"", {}, "magic"),
         (to_npy(HEADER % "(4,)"), {"compression": 99}, "compression method is not supported"),

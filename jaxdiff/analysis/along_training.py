@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from jaxdiff.analysis.contrasts import Reading, find_share, logit_share, mean_gate
+from jaxdiff.analysis.contrasts import SampleReading, find_share, logit_share, mean_gate
 from jaxdiff.estimates import bounded_logit
 from jaxdiff.results import CellResult
 
@@ -27,7 +27,7 @@ class Checkpoint(NamedTuple):
 
     step: int
     log_loss: float
-    reading: Reading
+    reading: SampleReading
 
 
 def trajectory(cell: CellResult) -> list[Checkpoint]:
@@ -46,62 +46,57 @@ def trajectory(cell: CellResult) -> list[Checkpoint]:
     for step in sorted(losses):
         log_loss = math.log(losses[step])
         if step == last:
-            reading = Reading(logit_share(cell), mean_gate([cell]))
+            reading = SampleReading(logit_share(cell), mean_gate([cell]))
             checkpoints.append(Checkpoint(step, log_loss, reading))
             continue
         early_share = cell.find("checkpoints", form, step=step)
         gate = cell.find("checkpoints", "gate", step=step)
         if early_share is None or early_share.n is None or gate is None:
             continue
-        reading = Reading(bounded_logit(float(early_share), early_share.n), float(gate))
+        reading = SampleReading(bounded_logit(float(early_share), early_share.n), float(gate))
         checkpoints.append(Checkpoint(step, log_loss, reading))
     return checkpoints
 
 
-def read_at_equal_loss(shallow: CellResult, deep: CellResult) -> tuple[Reading, Reading] | None:
-    """Both models at the smallest held-out loss that both reach.
+def read_at_equal_loss(
+    shallow: CellResult, deep: CellResult
+) -> tuple[SampleReading, SampleReading] | None:
+    """Both models where their loss first falls to the smallest one that both reach.
 
-    That is the final loss of the one that ends higher. The other is read between the two
-    checkpoints where its loss first falls to it, linearly in the logarithm of the loss.
+    Between two checkpoints the logit share and the gate are linear in the logarithm of the loss.
 
     Returns
     -------
     readings
-        Of the shallow and the deep model; None where no checkpoint of the better model has a
-        loss so high, or one of them has no checkpoints.
+        Of the shallow and the deep model; None where one of them has no checkpoints, or is below
+        that loss from its first checkpoint on.
     """
     trajectories = [trajectory(shallow), trajectory(deep)]
     if not all(trajectories):
         return None
-    target = max(checkpoints[-1].log_loss for checkpoints in trajectories)
-    readings = [_read_at(checkpoints, target) for checkpoints in trajectories]
-    a, b = readings
+    target = max(min(c.log_loss for c in checkpoints) for checkpoints in trajectories)
+    a, b = (_read_at(checkpoints, target) for checkpoints in trajectories)
     return None if a is None or b is None else (a, b)
 
 
-def _read_at(checkpoints: Sequence[Checkpoint], log_loss: float) -> Reading | None:
-    """What a model shows where its loss first falls to this one."""
-    if checkpoints[-1].log_loss == log_loss:
-        return checkpoints[-1].reading
+def _read_at(checkpoints: Sequence[Checkpoint], log_loss: float) -> SampleReading | None:
+    """What a model shows where its loss first falls to this one; None where it begins below it."""
+    first = checkpoints[0]
+    if first.log_loss <= log_loss:
+        return first.reading if first.log_loss == log_loss else None
     for before, after in pairwise(checkpoints):
-        if before.log_loss > log_loss >= after.log_loss:
+        if after.log_loss <= log_loss:
             weight = (before.log_loss - log_loss) / (before.log_loss - after.log_loss)
-            return Reading(
-                *(
-                    (1 - weight) * start + weight * end
-                    for start, end in zip(before.reading, after.reading, strict=True)
-                )
-            )
+            ends = zip(before.reading, after.reading, strict=True)
+            return SampleReading(*((1 - weight) * start + weight * end for start, end in ends))
     return None
 
 
-def change_by_training(cell: CellResult) -> float | None:
-    """The logit share at the end less that at a quarter of training; None without the latter."""
+def read_early_and_late(cell: CellResult) -> tuple[SampleReading, SampleReading] | None:
+    """What a cell shows at a quarter of its training and at the end; None without the former."""
     checkpoints = trajectory(cell)
     if not checkpoints:
         return None
     early_step = EARLY * checkpoints[-1].step
     early = next((c for c in checkpoints if c.step == early_step), None)
-    if early is None:
-        return None
-    return checkpoints[-1].reading.logit_share - early.reading.logit_share
+    return None if early is None else (early.reading, checkpoints[-1].reading)

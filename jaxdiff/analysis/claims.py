@@ -48,8 +48,9 @@ def judge(
     if shallow != deep:
         at_look = _judge_look(study.claim_change(shallow, deep, early)) if early else None
         if at_look is not None:
-            # A study that ends at its look is analyzed on the seeds of the look throughout.
-            return [at_look, *_judge_family(study.secondary_claims(early))]
+            # The look ends the primary claim alone: the others wait for all seeds, since data that
+            # were looked at decide when they are taken.
+            return [at_look, *_judge_family(study.secondary_claims(plan.seeds))]
         alpha = FINAL_ALPHA if plan.look else ALPHA
         claim = study.claim_change(shallow, deep, plan.seeds)
         is_finished = claim.is_finished
@@ -59,7 +60,7 @@ def judge(
 
 
 def _judge_look(claim: Claim) -> Claim | None:
-    """The primary claim where the planned look supports it, which ends the study; else None."""
+    """The primary claim where the planned look supports it, which ends that claim; else None."""
     if not claim.is_finished:
         return None
     claim = dataclasses.replace(claim, rank="primary").judged(LOOK_ALPHA, claim.test_p_value)

@@ -205,7 +205,7 @@ class Contrast:
         return math.exp(optimize.brentq(excess, 0.0, math.log(LARGEST_RATIO)))
 
 
-class Reading(NamedTuple):
+class SampleReading(NamedTuple):
     """What one cell's samples show: the minority's logit share, and their quality gate."""
 
     logit_share: float
@@ -213,7 +213,7 @@ class Reading(NamedTuple):
 
 
 # From a shallow and a deep cell of one seed to what is compared; None where it is undefined.
-ReadPair: TypeAlias = Callable[[CellResult, CellResult], tuple[Reading, Reading] | None]
+ReadPair: TypeAlias = Callable[[CellResult, CellResult], tuple[SampleReading, SampleReading] | None]
 
 
 class FinishedSeeds(NamedTuple):
@@ -259,14 +259,21 @@ def find_finished(
     return FinishedSeeds(finished, tuple(undefined))
 
 
-def read_final(shallow: CellResult, deep: CellResult) -> tuple[Reading, Reading] | None:
+def read_final(shallow: CellResult, deep: CellResult) -> tuple[SampleReading, SampleReading] | None:
     """What the samples of the finished models show."""
     if find_share(shallow) is None or find_share(deep) is None:
         return None
     return (
-        Reading(logit_share(shallow), mean_gate([shallow])),
-        Reading(logit_share(deep), mean_gate([deep])),
+        SampleReading(logit_share(shallow), mean_gate([shallow])),
+        SampleReading(logit_share(deep), mean_gate([deep])),
     )
+
+
+def build_arm(model: str, readings: Sequence[Sequence[SampleReading]]) -> Arm:
+    """An arm from its readings, of each mix those of all seeds."""
+    gates = [_mean([r.gate for r in of_mix]) for of_mix in readings]
+    shares = [_mean([float(expit(r.logit_share)) for r in of_mix]) for of_mix in readings]
+    return Arm(model, tuple(gates), tuple(shares))
 
 
 def build_contrast(
@@ -279,7 +286,7 @@ def build_contrast(
 ) -> Contrast:
     """The contrast of two models over these seeds, as far as both are finished on all data."""
     finished = find_finished(cells, (shallow, deep), seeds, data, find_share)
-    pairs: dict[int, list[tuple[Reading, Reading]]] = {}
+    pairs: dict[int, list[tuple[SampleReading, SampleReading]]] = {}
     undefined = list(finished.undefined)
     for seed, rows in finished.cells.items():
         read = [read_pair(a, b) for a, b in rows]
@@ -287,20 +294,16 @@ def build_contrast(
         if len(complete) == len(rows):
             pairs[seed] = complete
         else:
-            undefined += [b.name for (a, b), pair in zip(rows, read, strict=True) if pair is None]
+            missing = [row for row, pair in zip(rows, read, strict=True) if pair is None]
+            undefined += [f"{a.name} and {b.name}" for a, b in missing]
     logits = {
         seed: (_mean([a.logit_share for a, _ in rows]), _mean([b.logit_share for _, b in rows]))
         for seed, rows in pairs.items()
     }
-    arms = []
-    for i, model in enumerate((shallow, deep)):
-        by_mix = [[complete[j][i] for complete in pairs.values()] for j in range(len(data))]
-        gates = tuple(_mean([reading.gate for reading in readings]) for readings in by_mix)
-        shares = tuple(
-            _mean([float(expit(reading.logit_share)) for reading in readings])
-            for readings in by_mix
-        )
-        arms.append(Arm(model, gates, shares))
+    arms = [
+        build_arm(model, [[rows[j][i] for rows in pairs.values()] for j in range(len(data))])
+        for i, model in enumerate((shallow, deep))
+    ]
     mixes = tuple(to_mix(key) for key in data)
     roles = {seed: role for seed, role in finished.roles().items() if seed in pairs}
     return Contrast(arms[0], arms[1], mixes, logits, roles, tuple(undefined))

@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from jaxdiff.analysis.along_training import change_by_training, read_at_equal_loss
+from jaxdiff.analysis.along_training import read_at_equal_loss, read_early_and_late
 from jaxdiff.analysis.claim import Claim
 from jaxdiff.analysis.contrasts import (
+    Arm,
     BlockedMean,
     DataKey,
     FinishedSeeds,
     ReadPair,
+    SampleReading,
+    build_arm,
     build_contrast,
     find_finished,
     find_share,
@@ -88,7 +91,8 @@ class PlannedClaims:
         if name == "equal_loss":
             claim = self.claim_change(shallow, deep, seeds, read_pair=read_at_equal_loss)
             assert claim.contrast is not None
-            contrast = dataclasses.replace(claim.contrast, condition="at equal held-out loss")
+            condition = "at equal loss of unseen images"
+            contrast = dataclasses.replace(claim.contrast, condition=condition)
             name = f"{claim.claim}, {contrast.condition}"
             return dataclasses.replace(claim, claim=name, contrast=contrast)
         claim_of_name = {"training_time": self.claim_training_time, "lpips": self.claim_lpips}
@@ -96,28 +100,50 @@ class PlannedClaims:
 
     def claim_training_time(self, shallow: str, deep: str, seeds: Sequence[int]) -> Claim:
         """The last three quarters of training move the share further than depth does."""
-        values = self._compare(shallow, deep, seeds, _training_and_depth)
-        changes = np.array(values.of_seeds).reshape(-1, 2)
+        models = (shallow, deep)
+        values = self._compare(shallow, deep, seeds, _read_pair_early_and_late)
+        # [seed, mix, model, early or late, logit share or gate]
+        num_mixes = len(self.plan.data_with_minority(self.cells))
+        table = np.array(values.of_seeds).reshape(len(values.of_seeds), num_mixes, 2, 2, 2)
+        logits = table[..., 0].mean(axis=1)
+        by_training = (logits[:, :, 1] - logits[:, :, 0]).mean(axis=1)
+        by_depth = logits[:, 1, 1] - logits[:, 0, 1]
         # A change's size is that of its mean over seeds, whose sign is the data's.
         signs = [
-            np.sign(BlockedMean.of(column.tolist(), values.roles).value) for column in changes.T
+            np.sign(BlockedMean.of(changes.tolist(), values.roles).value)
+            for changes in (by_training, by_depth)
         ]
-        differences = changes @ np.array([signs[0], -signs[1]])
+        differences = signs[0] * by_training - signs[1] * by_depth
+        arms = [
+            build_arm(name, [[SampleReading(*row) for row in of_mix] for of_mix in readings])
+            for i, model in enumerate(models)
+            for name, readings in (
+                (f"{model} at a quarter of training", table[:, :, i, 0].swapaxes(0, 1)),
+                (model, table[:, :, i, 1].swapaxes(0, 1)),
+            )
+        ]
         return self._claim_above_zero(
             "training moves the minority's share further than depth does",
             "size of the logit share's change over the last three quarters of training, mean of "
             f"models {shallow} and {deep}, less the size of its change from {shallow} to {deep}",
-            (shallow, deep),
+            models,
             dataclasses.replace(values, of_seeds=differences.tolist()),
+            arms,
+            is_share=True,
         )
 
     def claim_lpips(self, shallow: str, deep: str, seeds: Sequence[int]) -> Claim:
         """The deep model's samples differ more from one another, at the training data's mix."""
+        values = self._compare(shallow, deep, seeds, _lpips_change)
+        changes = [float(np.mean(by_mix)) for by_mix in values.of_seeds]
+        data = self.plan.data_with_minority(self.cells)
+        final = build_contrast(self.cells, shallow, deep, seeds, data)
         return self._claim_above_zero(
             f"samples of model {deep} differ more from one another than those of model {shallow}",
             "change of LPIPS at the training data's mix",
             (shallow, deep),
-            self._compare(shallow, deep, seeds, _lpips_change),
+            dataclasses.replace(values, of_seeds=changes),
+            final.arms,
         )
 
     def _compare(
@@ -127,7 +153,7 @@ class PlannedClaims:
         seeds: Sequence[int],
         compare: Callable[[CellResult, CellResult], Any],
     ) -> "_SeedValues":
-        """What `compare` makes of two models, seed by seed, its mean over the training data."""
+        """What `compare` makes of two models, by seed and training data."""
         seeds = self._select_seeds(seeds, (shallow, deep))
         data = self.plan.data_with_minority(self.cells)
         finished = find_finished(self.cells, (shallow, deep), seeds, data, find_share)
@@ -144,20 +170,29 @@ class PlannedClaims:
             ]
             undefined += missing
             if not missing:
-                of_seeds.append(np.mean(compared, axis=0).tolist())
+                of_seeds.append(compared)
                 roles.append(role)
         return _SeedValues(of_seeds, roles, tuple(undefined), len(seeds), _format_data(data))
 
     def _claim_above_zero(
-        self, claim: str, quantity: str, models: Sequence[str], values: "_SeedValues"
+        self,
+        claim: str,
+        quantity: str,
+        models: Sequence[str],
+        values: "_SeedValues",
+        arms: Sequence[Arm],
+        is_share: bool = False,
     ) -> Claim:
+        """A claim that is supported above 0; one about shares is widened as contrasts are."""
         mean = BlockedMean.of(values.of_seeds, values.roles)
+        shifts = [abs(arm.shift(LOSS_RATIO)) for arm in arms] if is_share else []
+        widening = max(shifts, default=0.0)
 
         def rule(alpha: float) -> Verdict:
             interval = mean.estimate(1 - alpha)
             assert interval.low is not None
             assert interval.high is not None
-            return judge_sign(interval.low, interval.high)
+            return judge_sign(interval.low - widening, interval.high + widening)
 
         return Claim(
             claim,
@@ -166,6 +201,7 @@ class PlannedClaims:
             mean,
             rule,
             values.planned,
+            gates={arm.model: arm.gate for arm in arms},
             why=self._explain_missing(values.undefined, models),
             undefined=values.undefined,
         )
@@ -313,13 +349,10 @@ def _bound_less_trained(cell: CellResult, sign: int) -> float:
     return bounded_logit(extreme, bounds.n) - trained
 
 
-def _training_and_depth(shallow: CellResult, deep: CellResult) -> tuple[float, float] | None:
-    """Changes of the logit share: by training, mean of both models, and from shallow to deep."""
-    by_shallow = change_by_training(shallow)
-    by_deep = change_by_training(deep)
-    if by_shallow is None or by_deep is None:
-        return None
-    return (by_shallow + by_deep) / 2, logit_share(deep) - logit_share(shallow)
+def _read_pair_early_and_late(shallow: CellResult, deep: CellResult) -> Any:
+    """The readings of both models, early and late; None where one is missing."""
+    readings = [read_early_and_late(shallow), read_early_and_late(deep)]
+    return None if None in readings else readings
 
 
 def _lpips_change(shallow: CellResult, deep: CellResult) -> float | None:

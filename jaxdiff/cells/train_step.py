@@ -1,7 +1,6 @@
 """A cell's train step: what its settings make of optimizer, batches and first parameters."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from jaxdiff.datasets import batches as pipeline
 from jaxdiff.datasets.dataset import Split
 from jaxdiff.denoiser import Params, abstract_network, build_network, get_params
 from jaxdiff.gradients import accumulate_grads, data_parallel_grads, fsdp_grads
+from jaxdiff.programs import share_programs
 from jaxdiff.settings import DiffusionSettings, TrainSettings, to_json
 from jaxdiff.training_step import (
     Apply,
@@ -28,8 +28,6 @@ from jaxdiff.training_step import (
     network_apply,
     state_shapes,
 )
-
-KEPT_PROGRAMS = 8  # of a process, more than a study has models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +55,7 @@ class StepSettings:
         return cls(cell.network, cell.train, cell.diffusion, cell.image_shape)
 
 
-@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+@share_programs
 def build_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
     """The optimizer that a training asks for."""
     optimizer = optimizers.build_optimizer(
@@ -179,7 +177,7 @@ def lower_train_steps(
     return train_steps.lower(state, images, key_shape(mesh))
 
 
-@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+@share_programs
 def compile_train_steps(settings: StepSettings, mesh: Mesh, k: int) -> jax.stages.Compiled:
     """A call of K train steps; compiled once for all cells with these settings."""
     train = settings.train
@@ -188,7 +186,7 @@ def compile_train_steps(settings: StepSettings, mesh: Mesh, k: int) -> jax.stage
     return lower_train_steps(settings, mesh, state, k).compile()
 
 
-@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+@share_programs
 def train_step_flops(settings: StepSettings) -> float:
     """Floating-point operations of one train step of the model, by XLA's cost analysis."""
     shapes = get_params(abstract_network(settings.network))
@@ -196,9 +194,8 @@ def train_step_flops(settings: StepSettings) -> float:
     return settings.train.batch * per_image
 
 
-def retention_policy(cell: Cell) -> checkpoints.RetentionPolicy:
-    """Which checkpoints the cell keeps."""
-    settings = cell.train
+def retention_policy(settings: TrainSettings) -> checkpoints.RetentionPolicy:
+    """Which checkpoints a training keeps."""
     return checkpoints.RetentionPolicy(
         last=settings.keep_last,
         every=settings.keep_every,

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int, UInt8
 
 from jaxdiff.parallel import DATA, to_global_array
+from jaxdiff.programs import share_programs
 
 # From a step on, the images of every K steps: uint8 [K, batch, height, width, channel].
 Calls = Callable[[int], Iterator[jax.Array]]
@@ -82,7 +83,7 @@ def resident(
     return calls
 
 
-@functools.lru_cache
+@share_programs
 def _compile_gather(sharding: NamedSharding) -> jax.stages.Wrapped:
     return jax.jit(lambda images, indices: images[indices], out_shardings=sharding)
 

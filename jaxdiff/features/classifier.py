@@ -22,6 +22,7 @@ from jaxdiff.datasets.batches import batch_indices
 from jaxdiff.datasets.images import to_float
 from jaxdiff.denoiser import NetworkFunction, Params, as_function, get_params
 from jaxdiff.layers import Conv, Linear
+from jaxdiff.programs import share_programs
 
 Images = Float[Array, "batch height width channel"]
 Logits = Float[Array, "batch _label"]
@@ -214,7 +215,7 @@ def _loss(
     return optax.softmax_cross_entropy(logits, smoothed).mean()
 
 
-@functools.lru_cache
+@share_programs
 def _compile_softmax(apply: NetworkFunction) -> Callable[[Params, Array], Array]:
     """(params, uint8 images) -> probabilities, compiled once for an architecture."""
     return jax.jit(lambda params, x: jax.nn.softmax(apply(params, to_float(x))))

@@ -2,25 +2,28 @@
 
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 from etils import epath
 
 from jaxdiff import settings
+from jaxdiff.cells.train_step import retention_policy
 from jaxdiff.datasets.registry import DATASET_NAMES_HELP, is_dataset_name
 from jaxdiff.features.extractors import EXTRACTORS
 from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.measures.registry import load_measures
 from jaxdiff.plugins import import_plugins
-from jaxdiff.settings import NAMED_CLAIMS, Config, MeasureSettings, StudySettings
+from jaxdiff.settings import NAMED_CLAIMS, Config, MeasureSettings, StudySettings, TrainSettings
 from jaxdiff.typed_values import checked_value
 
 # What may grow in a study that has begun.
 AXES = ("seeds", "models", "model_seeds", "data.proportions", "data.n")
 # Studies that began before these settings existed have their defaults.
 CLAIM_DEFAULTS: Mapping[str, Any] = {"secondary": [], "look": 0}
+ALONG_TRAINING = ("equal_loss", "training_time")  # claims that need early checkpoints
+MIN_COMPARED_SEEDS = 4  # two of either role
 MIN_INVERTED_SEEDS = 3  # one encodes, and two decode
 NAME = re.compile(r"\w[\w.+-]*")
 PATH_KEYS = ("data.dir", "data.cache")  # what a result does not depend on
@@ -78,6 +81,20 @@ def _check_model_seeds(study: StudySettings) -> None:
             raise ValueError(
                 f"config.model_seeds[{model!r}] is {seeds!r}; it is a tuple of some of "
                 f"config.seeds, {study.seeds}"
+            )
+
+
+def _check_primary_seeds(study: StudySettings) -> None:
+    if study.model_seeds and not study.primary:
+        raise ValueError(
+            "config.model_seeds is set and config.primary is not; name the two models of the "
+            "primary claim, which are trained on all seeds"
+        )
+    for model in study.primary:
+        if model in study.model_seeds:
+            raise ValueError(
+                f"config.model_seeds holds {model!r}, a model of config.primary, which is trained "
+                "on all seeds; take it out"
             )
 
 
@@ -193,31 +210,66 @@ def _check_secondary(study: StudySettings) -> None:
                 f"config.secondary holds {claim!r}; each entry must be two of the models "
                 f"{', '.join(study.models)}, or one of {', '.join(NAMED_CLAIMS)}"
             )
+    _check_named_claims(study)
+    for pair in study.secondary:
+        if pair not in NAMED_CLAIMS:
+            _check_common_seeds(study, pair)
+
+
+def _check_named_claims(study: StudySettings) -> None:
+    """Check that the cells will have what the named claims are made of."""
     measures = study.measures
-    needs_checkpoints = {"equal_loss", "training_time"} & set(study.secondary)
-    if needs_checkpoints and not measures.checkpoints:
+    if "lpips" in study.secondary and measures.lpips == "none":
         raise ValueError(
-            f"config.secondary holds {min(needs_checkpoints)!r}, which needs samples of early "
-            "checkpoints; set config.measures.checkpoints to their number"
+            "config.secondary holds 'lpips', and config.measures.lpips is none; choose a network"
         )
-    if "training_time" in study.secondary and not _keeps_quarter(study):
+    along_training = [name for name in ALONG_TRAINING if name in study.secondary]
+    if not along_training:
+        return
+    name = along_training[0]
+    if not measures.checkpoints:
+        raise ValueError(
+            f"config.secondary holds {name!r}, which needs samples of early checkpoints; set "
+            "config.measures.checkpoints to their number"
+        )
+    if measures.share == "loss_corrected":
+        raise ValueError(
+            f"config.secondary holds {name!r}, and early checkpoints have no loss_corrected share; "
+            "choose another config.measures.share"
+        )
+    kept = kept_steps(study.train)
+    if len(kept) < 2:
+        raise ValueError(
+            f"config.secondary holds {name!r}, and only the last checkpoint stays; set "
+            "train.keep_log_spaced, keep_every or keep_last"
+        )
+    if "training_time" in study.secondary and study.train.steps / 4 not in kept:
         raise ValueError(
             "config.secondary holds 'training_time', which needs the checkpoint at a quarter of "
-            "train.steps; set train.keep_log_spaced, and train.steps to 4, 8, 16, ... times "
-            "train.checkpoint_every"
+            f"train.steps, and those at {', '.join(map(str, kept))} stay; set train.keep_every, or "
+            "keep_log_spaced with steps of 4, 8, 16, ... times checkpoint_every"
         )
-    if "lpips" in study.secondary and measures.lpips == "none":
-        raise ValueError("config.secondary holds 'lpips', and config.measures.lpips is none")
 
 
-def _keeps_quarter(study: StudySettings) -> bool:
-    """Whether the checkpoint at a quarter of the training is one of those that stay."""
-    quarter, rest = divmod(study.train.steps, 4)
-    every = study.train.keep_every
-    intervals, remainder = divmod(quarter, study.train.checkpoint_every)
-    is_log_spaced = intervals > 0 and intervals & (intervals - 1) == 0 and not remainder
-    is_kept = study.train.keep_log_spaced and is_log_spaced
-    return not rest and (is_kept or bool(every and not remainder and not quarter % every))
+def kept_steps(train: TrainSettings) -> list[int]:
+    """The steps whose checkpoints are there at the end of a training."""
+    every = train.checkpoint_every
+    steps = [*range(every, train.steps, every), train.steps]
+    return sorted(retention_policy(train).select(steps))
+
+
+def _check_common_seeds(study: StudySettings, models: Sequence[str]) -> None:
+    """Check that models which are compared have enough seeds in common, half of either role."""
+    limits = [study.model_seeds[model] for model in models if model in study.model_seeds]
+    seeds = [seed for seed in study.seeds if all(seed in limit for limit in limits)]
+    odd = sum(seed % 2 for seed in seeds)
+    is_balanced = not study.data.alternate or 2 * odd == len(seeds)
+    if limits and (len(seeds) < MIN_COMPARED_SEEDS or not is_balanced):
+        raise ValueError(
+            f"config.model_seeds leaves {' and '.join(models)} the seeds "
+            f"{', '.join(map(str, seeds)) or 'none'} in common; a comparison needs at least "
+            f"{MIN_COMPARED_SEEDS}, as many even as odd"
+        )
 
 
 def _is_pair(pair: Any, study: StudySettings) -> bool:
@@ -277,6 +329,7 @@ RULES: tuple[Callable[[StudySettings], None], ...] = (
     _check_tensorboard,
     _check_accumulate,
     _check_primary,
+    _check_primary_seeds,
     _check_secondary,
     _check_look,
     _check_lpips_size,
@@ -289,8 +342,15 @@ def fixed_settings(study: Mapping[str, Any]) -> dict[str, Any]:
     free = (*AXES, "planned", "measures", "plugins")
     study = {**CLAIM_DEFAULTS, **study}
     data = study.get("data", {})
-    # The form of the share is part of the claims' rule, though measures may change.
-    share = study.get("measures", {}).get("share", MeasureSettings.share)
+    # What claims are made of is part of their rule, though measures may change.
+    measures = study.get("measures", {})
+    share = measures.get("share", MeasureSettings.share)
+    claimed = {"lpips": ["lpips"], "checkpoints": ALONG_TRAINING}
+    rule = {
+        key: measures.get(key)
+        for key, claims in claimed.items()
+        if any(claim in study["secondary"] for claim in claims)
+    }
     fixed_data = {key: data[key] for key in data if f"data.{key}" not in AXES + PATH_KEYS}
     fixed = {key: value for key, value in study.items() if key not in free}
-    return fixed | {"data": fixed_data, "share": share}
+    return fixed | {"data": fixed_data, "share": share, "measures": rule}

@@ -106,7 +106,7 @@ def _run(
 ) -> None:
     """Run the steps: write metrics and checkpoints, until the end or a preemption."""
     settings = cell.train
-    policy = train_step.retention_policy(cell)
+    policy = train_step.retention_policy(settings)
     for output in outputs:
         writer.write(output.metrics)
         finished = output.step == settings.steps

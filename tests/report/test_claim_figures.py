@@ -41,7 +41,7 @@ def test_a_line_goes_from_the_shallow_to_the_deep_share_of_each_seed():
     np.testing.assert_allclose(lines[5].get_ydata(), TRAINED)
     colors = [line.get_color() for line in lines[:4]]
     assert colors[0] == colors[2] != colors[1] == colors[3], "a color for each role"
-    assert "at equal held-out loss" in panels[1].get_title()
+    assert "at equal loss of unseen images" in panels[1].get_title()
 
 
 def test_one_seed_has_no_lines_and_no_sensitivity():

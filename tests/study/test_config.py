@@ -110,6 +110,11 @@ def test_a_folder_of_an_evaluation_is_refused_by_its_settings(tmp_path):
         ({"model_seeds": {"2": (5,)}}, "some of config.seeds, \\(0,\\)"),
         ({"model_seeds": {"2": ()}}, "config.model_seeds\\['2'\\] is \\(\\)"),
         ({"model_seeds": {"2": 0}}, "config.model_seeds\\['2'\\] is 0; it is a tuple"),
+        ({"model_seeds": {"2": (0,)}}, "config.primary is not; name the two models"),
+        (
+            {"model_seeds": {"2": (0,)}, "primary": ("2", "3")},
+            "config.model_seeds holds '2', a model of config.primary",
+        ),
     ],
 )
 def test_plans_that_cannot_be_kept(changes, message):
@@ -122,7 +127,13 @@ def test_plans_that_cannot_be_kept(changes, message):
     [
         ("equal_loss", {"measures.checkpoints": 0}, "needs samples of early checkpoints"),
         ("training_time", {"measures.checkpoints": 0}, "needs samples of early checkpoints"),
-        ("training_time", {"train.keep_log_spaced": False}, "the checkpoint at a quarter"),
+        ("equal_loss", {"measures.share": "loss_corrected"}, "have no loss_corrected share"),
+        (
+            "equal_loss",
+            {"train.keep_log_spaced": False, "train.keep_last": 1},
+            "only the last checkpoint stays",
+        ),
+        ("training_time", {"train.keep_log_spaced": False}, "those at 875, 1000 stay"),
         ("training_time", {"train.checkpoint_every": 150}, "the checkpoint at a quarter"),
         ("training_time", {"train.steps": 1500}, "the checkpoint at a quarter"),
         ("lpips", {"measures.lpips": "none"}, "config.measures.lpips is none"),
@@ -140,21 +151,49 @@ def test_claims_whose_data_are_not_made(claim, changes, message):
 
 
 def test_a_model_may_have_fewer_seeds(tmp_path):
-    config = make_config(seeds=(0, 1, 2, 3), model_seeds={"3": (0, 1)})
+    models = {"2": "2", "3": "3", "2-wide": "2"}
+    seeds = tuple(range(6))
+    control = {"2-wide": (0, 1, 2, 3)}
+    config = make_config(models=models, seeds=seeds, model_seeds=control, primary=("2", "3"))
     names = [cell.name for cell in grid.expand(config)]
-    assert names == [
-        "2-80_20-n300-s0",
-        "3-80_20-n300-s0",
-        "2-80_20-n300-s1",
-        "3-80_20-n300-s1",
-        "2-80_20-n300-s2",
-        "2-80_20-n300-s3",
+    assert len(names) == 16
+    assert [name for name in names if name.startswith("2-wide")] == [
+        f"2-wide-80_20-n300-s{seed}" for seed in range(4)
     ]
     begun = plan_study(config, epath.Path(tmp_path) / "study.json")
-    assert begun["planned"]["model_seeds"] == {"3": [0, 1]}
+    assert begun["planned"]["model_seeds"] == {"2-wide": [0, 1, 2, 3]}
     plan = Plan.from_study(begun)
-    assert plan.seeds_of(["2"]) == [0, 1, 2, 3]
-    assert plan.seeds_of(["2", "3"]) == [0, 1]
+    assert plan.seeds_of(["2"]) == list(range(6))
+    assert plan.seeds_of(["2", "2-wide"]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("seeds", [(0, 1), (0, 1, 2), (0, 2, 4, 6), (0, 1, 2, 3, 4)])
+def test_compared_models_have_balanced_seeds_in_common(seeds):
+    config = make_config(
+        models={"2": "2", "3": "3", "2-wide": "2"},
+        seeds=tuple(range(8)),
+        primary=("2", "3"),
+        secondary=(("2", "2-wide"),),
+    )
+    config.model_seeds = {"2-wide": (0, 1, 2, 3)}
+    assert grid.expand(config)
+    config.model_seeds = {"2-wide": seeds}
+    with pytest.raises(ValueError, match=r"leaves 2 and 2-wide the seeds .* in common; a comp"):
+        grid.expand(config)
+
+
+@pytest.mark.parametrize(
+    ("claim", "key", "value"), [("lpips", "lpips", "alex"), ("equal_loss", "checkpoints", 16)]
+)
+def test_what_claims_are_made_of_stays_in_a_begun_study(claim, key, value):
+    config = make_config()
+    config.data.size = 32
+    begun = to_json(config.to_dict())
+    config.measures[key] = value
+    assert fixed_settings(to_json(config.to_dict())) == fixed_settings(begun)
+    begun["secondary"] = [claim]
+    config.secondary = (claim,)
+    assert fixed_settings(to_json(config.to_dict())) != fixed_settings(begun)
 
 
 def test_a_look_after_half_of_the_seeds():

@@ -6,6 +6,7 @@ import pytest
 
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.data import check_training_sets
+from jaxdiff.denoiser import count_parameters
 from jaxdiff.study import grid
 from jaxdiff.study.config import default_config
 
@@ -171,12 +172,35 @@ def test_the_configs_of_the_repository():
         check_training_sets(paper)
 
 
-def test_the_pilots_of_the_study_differ_in_their_arm_alone():
+def test_the_pilots_of_the_study_differ_in_their_variant_alone():
     study = importlib.import_module("configs.study")
-    for name, arm in study.ARMS.items():
+    for name, variant in study.VARIANTS.items():
         cells = grid.expand(study.get_config(f"pilot-{name}"))
         assert [cell.name for cell in cells] == [
             f"{model}-80_20-n1000-s{seed}" for seed in (100, 101) for model in ("2", "6")
         ]
-        assert {cell.network.norm_num_groups for cell in cells} == {arm.groups}
-        assert {cell.diffusion.prediction for cell in cells} == {arm.prediction}
+        assert {cell.network.norm_num_groups for cell in cells} == {variant.groups}
+        assert {cell.diffusion.prediction for cell in cells} == {variant.prediction}
+    with pytest.raises(ValueError, match="'x' is no variant; choose one of eps, eps-4groups, v"):
+        study.get_config("pilot-x")
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "shallow"),
+    [
+        ("eps", 36, "2-4groups"),
+        ("eps-4groups", 30, "2"),
+        ("v", 36, "2-4groups"),
+        ("v-long", 24, "2-4groups"),
+    ],
+)
+def test_every_variant_of_the_study_can_be_run(name, count, shallow):
+    study = importlib.import_module("configs.study")
+    config = study.study_config(study.VARIANTS[name])
+    cells = grid.expand(config)
+    assert len(cells) == count
+    assert config.secondary[0] == (shallow, "6-slim")
+    sizes = {cell.model: count_parameters(cell.network) for cell in cells}
+    assert sizes["6-slim"] == 69_129
+    assert sizes[shallow] == sizes["2"] == 64_193
+    assert sizes["6"] == 1_715_569
