@@ -2,7 +2,6 @@
 
 import pytest
 
-from jaxdiff import stage
 from tests.experiments.fuzz import (
     boundary,
     config_inputs,
@@ -61,5 +60,4 @@ def test_files_of_a_run(tmp_path, monkeypatch):
     sweep = boundary.load_command("sweep")
     run_inputs.patch(monkeypatch)
     config_inputs.patch(sweep, monkeypatch)
-    monkeypatch.setattr(stage, "CLAIM_SECONDS", 0.0)
     check("files of a run", list(run_inputs.build(report, sweep, tmp_path)), 600)

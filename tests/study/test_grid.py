@@ -200,7 +200,8 @@ def test_every_variant_of_the_study_can_be_run(name, count, shallow):
     cells = grid.expand(config)
     assert len(cells) == count
     assert config.secondary[0] == (shallow, "6-slim")
-    sizes = {cell.model: count_parameters(cell.network) for cell in cells}
+    networks = {cell.model: cell.network for cell in cells}
+    sizes = {model: count_parameters(network) for model, network in networks.items()}
     assert sizes["6-slim"] == 69_129
     assert sizes[shallow] == sizes["2"] == 64_193
     assert sizes["6"] == 1_715_569

@@ -42,6 +42,7 @@ HOSTILE_TEXTS = {
     "primary": ["('2',)", "('1', '1')", "('1', '9')", "(1, 2)"],
     "secondary": ["(('1', '9'),)", "(1,)", "('1', '2')", "((),)"],
     "look": ["1", "7"],
+    "model_seeds": ["{'1': (0,)}", "{'9': (0,)}", "{'1': ()}", "{'1': 0}", "{'1': (7,)}"],
     "width": ["0", "65", "1e-9", "0.3"],
     "data.source": ["", "zz", "folder:", "folder:/no/such", "tfds:", "tfds:zz", "5", "digits:x"],
     "data.dir": ["/no/such", "README.md/x"],
@@ -227,6 +228,8 @@ def _values(key: Key, run: Any, run_file: Any) -> Iterator[Input]:
         named = (leaf, leaf.rstrip("s"), *filter(None, (text, text.rpartition(":")[2])))
         yield Input(flag, lambda f=flag: run(f), names=named)
     for text in HOSTILE_VALUES[kind]:
+        if key.name == "model_seeds" and text == "{}":
+            continue  # the default
         line = f"with config.ignore_type(): config.{key.name} = {text}"
         content = f"from math import inf, nan\n{BEGIN}    {line}\n    return config\n"
         yield Input(
