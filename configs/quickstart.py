@@ -1,6 +1,6 @@
 """Three depths on real, imbalanced digits: a complete study in minutes on a laptop.
 
-Hardware: 2 CPU cores. Time: 7 to 10 minutes; a third of it is compilation.
+Hardware: 2 CPU cores. Time: 6 to 10 minutes; a third of it is compilation.
 Expect: recognizable 6s and 9s, a quality gate of at least .7 for every depth, and at every depth a
 minority share of about .14 (of .2 trained) with all samples counted, of about .1 among those that
 the classifier can read. One seed cannot order the depths.
