@@ -38,9 +38,10 @@ def trajectory(cell: CellResult) -> list[Checkpoint]:
         if loss.value
     }
     share = find_share(cell)
-    if not losses or share is None:
+    # Older results do not name the form of the share, which early checkpoints have under its name.
+    form = None if share is None else share.labels.get("share_form")
+    if not losses or form is None:
         return []
-    form = share.labels["share_form"]
     last = max(losses)
     checkpoints = []
     for step in sorted(losses):

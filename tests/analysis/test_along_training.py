@@ -1,5 +1,6 @@
 """Claims about two models along training, on made-up checkpoints whose answers are known."""
 
+import dataclasses
 import math
 
 import pytest
@@ -19,6 +20,14 @@ def test_trajectory_is_ordered_and_ends_with_all_samples():
     assert [c.log_loss for c in steps] == pytest.approx([math.log(x) for x in (0.4, 0.2, 0.1)])
     assert [c.reading.logit_share for c in steps] == pytest.approx([-3.0, -2.0, -1.5], abs=1e-6)
     assert [c.reading.gate for c in steps] == [0.1, 0.5, 0.9]
+
+
+def test_results_that_do_not_name_the_form_of_the_share_have_no_trajectory():
+    cell = make_trained("2", 0, [0.4, 0.2, 0.1], [-3.0, -2.0, -1.5])
+    share = dataclasses.replace(cell.find("share", "share"), labels={"form": "forced_choice"})
+    older = dataclasses.replace(cell, sections={**cell.sections, "share": [share]})
+    assert trajectory(cell)
+    assert trajectory(older) == []
 
 
 @pytest.mark.parametrize("better", ["shallow", "deep"])
