@@ -8,7 +8,7 @@ adds a family to MODELS, and building, counting, saving and loading follow from 
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from flax import nnx
@@ -181,8 +181,7 @@ def bind_params(module: Module, params: Mapping[str, Any]) -> Module:
         Where a parameter is missing.
     """
     graphdef, state = nnx.split(module, nnx.Param)
-    flat = [(path, nnx.Param(params[_join(path)])) for path, _ in nnx.to_flat_state(state)]
-    return nnx.merge(graphdef, nnx.from_flat_state(flat))
+    return _merge(graphdef, [path for path, _ in nnx.to_flat_state(state)], params)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -208,8 +207,7 @@ class NetworkFunction:
 
     # At the jit boundary networks are functions of arrays, because probes enter them at any level.
     def __call__(self, params: Mapping[str, Any], *inputs: Any) -> Any:
-        flat = [(path, nnx.Param(params[_join(path)])) for path in self.paths]
-        return nnx.merge(self.graphdef, nnx.from_flat_state(flat))(*inputs)
+        return _merge(self.graphdef, self.paths, params)(*inputs)
 
     def __eq__(self, other: object) -> bool:
         if self.attributes is None or not isinstance(other, NetworkFunction):
@@ -225,6 +223,14 @@ def as_function(module: nnx.Module) -> NetworkFunction:
     graphdef, state = nnx.split(module, nnx.Param)
     paths = tuple(path for path, _ in nnx.to_flat_state(state))
     return NetworkFunction(graphdef, paths, find_attributes(module))
+
+
+def _merge(
+    graphdef: nnx.GraphDef, paths: Sequence[tuple[Any, ...]], params: Mapping[str, Any]
+) -> Any:
+    """The module with these parameters."""
+    flat = [(path, nnx.Param(params[_join(path)])) for path in paths]
+    return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
 def _join(path: tuple[Any, ...]) -> str:

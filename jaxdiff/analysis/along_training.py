@@ -1,4 +1,4 @@
-"""Two models of one seed along training: at equal held-out loss, and early against late. No JAX."""
+"""Two models of one seed along training: at equal loss, and early against late. No JAX."""
 
 import math
 from collections.abc import Sequence
