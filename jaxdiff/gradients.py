@@ -6,6 +6,7 @@ that they compose: ``data_parallel_grads(accumulate_grads(jax.value_and_grad(los
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxtyping import Array, PyTree
 from jaxdiff import parallel
 from jaxdiff.denoiser import Params
 from jaxdiff.parallel import DATA, REPLICATED
+from jaxdiff.params_layout import ParamsLayout
 
 GradFn = Callable[[Params, PyTree], tuple[Array, Params]]
 
@@ -51,6 +53,24 @@ def accumulate_grads(grad_fn: GradFn, parts: int, *, unroll: bool) -> GradFn:
         return jax.tree.map(lambda x: x / parts, total)
 
     return accumulated
+
+
+def flat_grads(grad_fn: GradFn, layout: ParamsLayout) -> GradFn:
+    """The gradient with respect to the parameters as one vector.
+
+    Parameters
+    ----------
+    grad_fn
+        Gradient with respect to the parameters by name.
+    layout
+        Where each parameter lies in the vector.
+    """
+
+    def flat(params: Any, batch: PyTree) -> tuple[Array, Any]:
+        loss, grads = grad_fn(layout.unravel(params), batch)
+        return loss, layout.ravel(grads)
+
+    return flat
 
 
 def data_parallel_grads(grad_fn: GradFn, mesh: Mesh) -> GradFn:

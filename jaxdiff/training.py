@@ -151,7 +151,8 @@ class FitOutput:
         The next step donates the state that they are read from: call it before asking for the
         next output.
         """
-        ema = {name: jnp.asarray(parallel.to_host(p)) for name, p in self._state.ema.items()}
+        named = self._state.by_name().ema
+        ema = {name: jnp.asarray(parallel.to_host(p)) for name, p in named.items()}
         return bind_params(self._network, ema)
 
 

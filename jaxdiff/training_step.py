@@ -20,7 +20,8 @@ from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 from jaxdiff import diffusion, parallel, rng
 from jaxdiff.datasets.images import to_float
 from jaxdiff.denoiser import Params, as_function
-from jaxdiff.gradients import GradFn
+from jaxdiff.gradients import GradFn, flat_grads
+from jaxdiff.params_layout import ParamsLayout
 
 Apply = Callable[[Params, Array, Array, Array], Array]  # params, xt, t, keys of the dropout
 LossFn = Callable[[Params, "Batch"], Array]
@@ -36,19 +37,41 @@ class TrainState:
     Attributes
     ----------
     params
-        Parameters by name.
+        Parameters by name; one vector where there is a layout.
     ema
         Their exponential moving average, which is what is sampled from.
     opt_state
         The optimizer's state.
     step
         Number of steps done.
+    layout
+        Where each parameter lies in the vectors `params` and `ema`.
     """
 
-    params: dict[str, Any]
-    ema: dict[str, Any]
+    params: Any
+    ema: Any
     opt_state: optax.OptState
     step: Any
+    layout: ParamsLayout | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def by_name(self) -> "TrainState":
+        """The state with its parameters by name, as it is saved."""
+        if self.layout is None:
+            return self
+        unravel = jax.jit(self.layout.unravel)
+        return dataclasses.replace(
+            self, params=unravel(self.params), ema=unravel(self.ema), layout=None
+        )
+
+    def with_layout(self, layout: ParamsLayout | None) -> "TrainState":
+        """The state of `by_name` with vectors of this layout."""
+        if layout is None:
+            return self
+        sharding = next(iter(self.params.values())).sharding
+        ravel = jax.jit(layout.ravel, out_shardings=sharding)
+        return dataclasses.replace(
+            self, params=ravel(self.params), ema=ravel(self.ema), layout=layout
+        )
 
 
 class Batch(NamedTuple):
@@ -60,13 +83,29 @@ class Batch(NamedTuple):
     keys: Key[Array, " batch"]
 
 
-def _first_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+def _first_state(
+    optimizer: optax.GradientTransformation, layout: ParamsLayout | None, named: Params
+) -> TrainState:
+    params = named if layout is None else layout.ravel(named)
     return TrainState(
         params=params,
         ema=jax.tree.map(jnp.copy, params),
         opt_state=optimizer.init(params),
         step=jnp.zeros((), jnp.int32),
+        layout=layout,
     )
+
+
+def choose_layout(
+    params: Mapping[str, Any], platform: str, shard_params: bool
+) -> ParamsLayout | None:
+    """The layout of a state on such devices; None where parameters stay arrays by name."""
+    # On arrays by name, the gradient's norm, the optimizer and the average of "6" are a thousand
+    # kernels. A CPU starts no kernels, and the shards of a vector are not those of its parameters.
+    if shard_params or platform == "cpu":
+        return None
+    is_uniform = len({value.dtype for value in params.values()}) == 1
+    return ParamsLayout.of(params) if is_uniform else None
 
 
 def state_shapes(
@@ -88,7 +127,8 @@ def state_shapes(
     shard_params
         Whether the state is sharded over the mesh (FSDP) or replicated.
     """
-    shapes = jax.eval_shape(functools.partial(_first_state, optimizer), params)
+    layout = choose_layout(params, mesh.devices.flat[0].platform, shard_params)
+    shapes = jax.eval_shape(functools.partial(_first_state, optimizer, layout), dict(params))
     shardings = parallel.tree_shardings(shapes, mesh, shard_params)
 
     def with_sharding(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
@@ -108,16 +148,14 @@ def init_state(
     on_host = {name: np.asarray(value) for name, value in params.items()}
     shapes = state_shapes(on_host, optimizer, mesh, shard_params)
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
-    on_devices = {
-        name: parallel.to_global_array(value, shardings.params[name])
-        for name, value in on_host.items()
-    }
+    values = on_host if shapes.layout is None else shapes.layout.ravel_on_host(on_host)
+    on_devices = jax.tree.map(parallel.to_global_array, values, shardings.params)
     # Copied, since the train step donates the state, and a CPU's arrays may share NumPy's memory.
     copies = jax.tree.map(jnp.copy, on_devices)
     opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(copies)
     ema = jax.tree.map(jnp.copy, copies)
     step = jnp.copy(parallel.to_global_array(np.zeros((), np.int32), shardings.step))
-    return TrainState(copies, ema, opt_state, step)
+    return TrainState(copies, ema, opt_state, step, shapes.layout)
 
 
 def ema_decay(step: int | Int[Array, ""], decay: float | int) -> Float[Array, ""]:
@@ -223,7 +261,10 @@ class TrainStep:
         # A function of the run's key and the step alone, so that a resumed run draws the same
         # noise.
         batch = draw_batch(images, jax.random.fold_in(key, state.step), self.schedule, self.flip)
-        loss, grads = self.grad_fn(state.params, batch)
+        grad_fn = self.grad_fn
+        if state.layout is not None:
+            grad_fn = flat_grads(grad_fn, state.layout)
+        loss, grads = grad_fn(state.params, batch)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = ema_decay(state.step, self.ema)
@@ -234,7 +275,10 @@ class TrainStep:
         ema = jax.tree.map(average, state.ema, params)
         # The norm is that before the optimizer's clipping.
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(grads)}
-        return TrainState(params, ema, opt_state, state.step + 1), metrics
+        new_state = dataclasses.replace(
+            state, params=params, ema=ema, opt_state=opt_state, step=state.step + 1
+        )
+        return new_state, metrics
 
 
 def jit_train_steps(
@@ -302,12 +346,15 @@ def image_flops(apply: Apply, params: Mapping[str, Any], shape: tuple[int, ...])
     shape
         Height, width and channels of the image.
     """
-    xt = jnp.zeros((1, *shape))
-    t = jnp.zeros((1,), jnp.int32)
-    keys = jax.random.split(jax.random.key(0), 1)
-    gradient = jax.jit(jax.value_and_grad(lambda params: apply(params, xt, t, keys).sum()))
-    # Lowered for TPU: on a CPU our operations contain loops, which the analysis counts once.
-    # Recomputed activations are no part of the model either.
-    lowered = gradient.trace(params).lower(lowering_platforms=("tpu",))
-    costs = lowered.cost_analysis() or {}
-    return float(costs.get("flops", 0.0))
+    shapes = {name: jax.ShapeDtypeStruct(p.shape, p.dtype) for name, p in params.items()}
+    # The clients of GPUs and TPUs have no cost analysis of what is not compiled; a CPU's has.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        xt = jnp.zeros((1, *shape))
+        t = jnp.zeros((1,), jnp.int32)
+        keys = jax.random.split(jax.random.key(0), 1)
+        gradient = jax.jit(jax.value_and_grad(lambda params: apply(params, xt, t, keys).sum()))
+        # Lowered for TPU: on a CPU our operations contain loops, which the analysis counts once.
+        # Recomputed activations are no part of the model either.
+        lowered = gradient.trace(shapes).lower(lowering_platforms=("tpu",))
+        costs: Any = lowered.cost_analysis()
+    return float(costs["flops"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxdiff.layers import Attention, GroupNorm, Upsample, dropout
+from jaxdiff.layers import Attention, GroupNorm, Upsample, add_bias, dropout
 from jaxdiff.ops.convolution import convolve
 
 
@@ -31,6 +31,41 @@ def test_group_norm_is_the_definition():
     variance = grouped.var((1, 3), keepdims=True)
     expected = ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(2, 4, 4, 6)
     np.testing.assert_allclose(norm(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0, 50.0])
+def test_group_norm_of_bfloat16_is_that_of_float32(offset):
+    """Its own rounding apart: mean square less squared mean loses nothing that bfloat16 has."""
+    x = offset + jax.random.normal(jax.random.key(0), (2, 8, 8, 12))
+    x = x.astype(jnp.bfloat16)
+    weights = jax.random.normal(jax.random.key(1), x.shape)
+    norm = GroupNorm(12, 4, 1e-5)
+    norm.weight[...] = 1 + jnp.arange(12.0) / 12
+
+    def loss(x):
+        return jnp.sum(norm(x).astype(jnp.float32) * weights)
+
+    np.testing.assert_allclose(
+        norm(x).astype(jnp.float32), norm(x.astype(jnp.float32)), rtol=2**-8, atol=2e-3
+    )
+    gradient = jax.grad(loss)(x).astype(jnp.float32)
+    expected = jax.grad(loss)(x.astype(jnp.float32))
+    np.testing.assert_allclose(gradient, expected, rtol=2**-7, atol=2**-8 * abs(expected).max())
+
+
+def test_a_bias_of_bfloat16_activations_has_a_float32_gradient():
+    x = jnp.zeros((64, 32, 32, 2), jnp.bfloat16)
+    bias = jnp.asarray([1.0, -1.0])
+
+    def total(bias):
+        return jnp.sum(add_bias(x, bias).astype(jnp.float32))
+
+    # 65,536 ones: a sum in bfloat16 stays at 256.
+    np.testing.assert_array_equal(jax.grad(total)(bias), [65_536, 65_536])
+    assert "bf16[2] = reduce_sum" not in str(jax.make_jaxpr(jax.grad(total))(bias))
+    tangent = jax.jvp(total, [bias], [jnp.asarray([1.0, 2.0])])[1]
+    assert tangent == 3 * 65_536
+    assert add_bias(x, bias).dtype == jnp.bfloat16
 
 
 def test_attention_is_the_definition_one_pixel_at_a_time():

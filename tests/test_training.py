@@ -17,6 +17,7 @@ from jaxdiff.datasets import batches as pipeline
 from jaxdiff.denoiser import get_params
 from jaxdiff.diffusion import Schedule
 from jaxdiff.gradients import accumulate_grads, data_parallel_grads, fsdp_grads
+from jaxdiff.params_layout import ParamsLayout
 from jaxdiff.unet import UNet
 from tests.conftest import MINIMAL_CONFIG, TINY_CONFIG
 
@@ -120,6 +121,66 @@ def test_a_restored_state_goes_on_bit_for_bit(minimal_unet, eight_devices, tmp_p
         np.testing.assert_array_equal(resumed_leaf, unbroken_leaf)
     ema = checkpoints.restore_part(tmp_path, 2, "ema")
     assert ema.keys() == get_params(minimal_unet).keys()
+
+
+@pytest.fixture
+def flat_state(monkeypatch):
+    """States as vectors, as accelerators have them."""
+
+    def choose(params, platform, shard_params):
+        return ParamsLayout.of(params)
+
+    compile_steps.cache_clear()
+    monkeypatch.setattr(training_step, "choose_layout", choose)
+    yield
+    compile_steps.cache_clear()
+
+
+def test_a_layout_orders_names_and_keeps_shapes():
+    params = {"b": jnp.arange(6.0).reshape(2, 3), "a": jnp.asarray([7.0]), "c": jnp.asarray(8.0)}
+    layout = ParamsLayout.of(params)
+    vector = layout.ravel(params)
+    np.testing.assert_array_equal(vector, [7, 0, 1, 2, 3, 4, 5, 8])
+    on_host = layout.ravel_on_host({name: np.asarray(p) for name, p in params.items()})
+    np.testing.assert_array_equal(on_host, vector)
+    for name, param in layout.unravel(vector).items():
+        np.testing.assert_array_equal(param, params[name])
+
+
+def test_a_flat_state_takes_the_same_steps(minimal_unet, eight_devices, flat_state):
+    expected, expected_metrics = eight_devices
+    state, metrics = run(minimal_unet)
+    assert state.params.shape == (sum(p.size for p in expected.params.values()),)
+    assert jax.tree.map(jnp.shape, state.opt_state) == jax.tree.map(jnp.shape, expected.opt_state)
+    np.testing.assert_allclose(losses(metrics), losses(expected_metrics), rtol=1e-5)
+    named = state.by_name()
+    for field in ("params", "ema"):
+        for name, value in getattr(expected, field).items():
+            np.testing.assert_allclose(getattr(named, field)[name], value, atol=1e-6)
+
+
+def test_a_flat_state_is_saved_by_name_and_goes_on_bit_for_bit(
+    minimal_unet, eight_devices, flat_state, tmp_path
+):
+    unbroken, _ = run(minimal_unet)
+    saved, _ = run(minimal_unet, train_steps=2)
+    checkpoints.save(tmp_path, 2, saved.by_name())
+    assert checkpoints.restore_part(tmp_path, 2, "ema").keys() == get_params(minimal_unet).keys()
+    like = training_step.init_state(get_params(minimal_unet), OPTIMIZER, parallel.data_mesh(8))
+    restored = checkpoints.restore(tmp_path, 2, like.by_name()).with_layout(like.layout)
+    resumed, _ = run(minimal_unet, state=restored)
+    pairs = zip(jax.tree.leaves(resumed), jax.tree.leaves(unbroken), strict=True)
+    for resumed_leaf, unbroken_leaf in pairs:
+        np.testing.assert_array_equal(resumed_leaf, unbroken_leaf)
+
+
+def test_a_state_on_accelerators_is_flat_unless_it_is_sharded(minimal_unet):
+    params = get_params(minimal_unet)
+    assert training_step.choose_layout(params, "gpu", False) == ParamsLayout.of(params)
+    assert training_step.choose_layout(params, "gpu", True) is None
+    assert training_step.choose_layout(params, "cpu", False) is None
+    mixed = params | {"conv_in.bias": params["conv_in.bias"].astype(jnp.bfloat16)}
+    assert training_step.choose_layout(mixed, "gpu", False) is None
 
 
 def test_batches_are_epochs_of_the_data():
@@ -234,6 +295,22 @@ def test_flops_of_a_convolution_and_its_gradients():
     forward = 2 * taps * 4 * 8
     flops = training_step.image_flops(convolution, {"kernel": kernel}, (32, 32, 4))
     assert 1.9 * forward < flops < 2.3 * forward  # the gradient of the kernel, and the value
+
+
+def test_flops_are_counted_by_the_cpu_client_where_the_device_has_no_analysis(monkeypatch):
+    count = jax.stages.Lowered.cost_analysis
+
+    def answer_of_a_plugin(lowered):
+        default = jax.config.jax_default_device
+        return count(lowered) if default is not None and default.platform == "cpu" else None
+
+    monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", answer_of_a_plugin)
+
+    def matmul(params, xt, t, keys):
+        return xt.reshape(1, 4) @ params["weight"]
+
+    flops = training_step.image_flops(matmul, {"weight": jnp.zeros((4, 8))}, (2, 2, 1))
+    assert flops == pytest.approx(2 * 2 * 4 * 8, rel=0.2)
 
 
 def test_flipping_mirrors_some_images():

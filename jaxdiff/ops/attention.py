@@ -1,4 +1,4 @@
-"""Softmax attention: the plain definition and the form that a CPU runs fast."""
+"""Softmax attention: the plain definition and the forms that a CPU and a GPU run fast."""
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,11 @@ MIN_CHUNKED_TOKENS = 128
 # chunk again in each product.
 MIN_CHUNKED_TOKENS_IN_LOOPS = 1024
 MAX_CHUNK_SCORES = 2**19  # 2 MiB, which stay in the cache
+
+# Scores of a head from which on a GPU takes cuDNN's fused form. Forward and backward of 8 heads of
+# 8 channels on an H200 (bfloat16, 256 images), plain and fused: .23 and .26 ms at 64 x 64 scores,
+# 1.35 and .46 ms at 256 x 256.
+MIN_FUSED_SCORES = 128 * 128
 
 
 def dot_product_attention(q: Heads, k: Heads, v: Heads) -> Heads:
@@ -36,7 +41,8 @@ def dot_product_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     Array
         Mixed values, of the queries' shape.
     """
-    return platform_dispatch(cpu_attention, plain_attention, q, k, v)
+    cuda_form = fused_attention if _can_fuse(q, k, v) else None
+    return platform_dispatch(cpu_attention, plain_attention, q, k, v, cuda_form=cuda_form)
 
 
 def plain_attention(q: Heads, k: Heads, v: Heads) -> Heads:
@@ -60,6 +66,29 @@ def _attend(q: Heads, k: Heads, v: Heads) -> Heads:
     scores = jnp.einsum("bqhd,bkhd->bhqk", scaled, k, preferred_element_type=dtype)
     probs = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", probs, v)
+
+
+def fused_attention(q: Heads, k: Heads, v: Heads) -> Heads:
+    """The same by cuDNN in one kernel, which keeps no scores in memory; no forward-mode derivative.
+
+    It takes bfloat16 and float16 alone.
+    """
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+
+
+def _can_fuse(q: Heads, k: Heads, v: Heads) -> bool:
+    """Whether `fused_attention` exists here, takes these arrays, and is faster."""
+    if q.dtype not in (jnp.bfloat16, jnp.float16):
+        return False
+    if q.shape[1] * k.shape[1] < MIN_FUSED_SCORES:
+        return False
+    # JAX asks cuDNN and the GPU while it traces, and raises where there is none (RuntimeError) or
+    # where they do not take such arrays.
+    try:
+        jax.eval_shape(fused_attention, q, k, v)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return False
+    return True
 
 
 def cpu_attention(q: Heads, k: Heads, v: Heads) -> Heads:

@@ -15,6 +15,8 @@ from jaxdiff.ops.dispatch import is_tracing_for_cpu, platform_dispatch
 from jaxdiff.ops.resampling import upsample_nearest
 
 MAX_MATMUL_PIXELS = 4  # on a side of the result, up to which a convolution is a matrix product
+# The same on a GPU, where it spares the copies of kernels that cuDNN wants in another order.
+MAX_CUDA_MATMUL_PIXELS = 2
 MIN_SPLIT_BYTES = 2**22  # of the result, from which on the batch is split
 PART_BYTES = 2**20  # of the result of a part of the batch
 
@@ -51,8 +53,10 @@ def convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -
     def split(x, kernel):
         return split_convolution(x, kernel, padding)
 
-    if _count_results(max(x.shape[1:3]), size, stride, padding) <= MAX_MATMUL_PIXELS:
-        return platform_dispatch(matmul, plain, x, kernel)
+    pixels = _count_results(max(x.shape[1:3]), size, stride, padding)
+    if pixels <= MAX_MATMUL_PIXELS:
+        cuda_form = matmul if pixels <= MAX_CUDA_MATMUL_PIXELS else None
+        return platform_dispatch(matmul, plain, x, kernel, cuda_form=cuda_form)
     if stride == 1 and count_parts(x, kernel) > 1:
         return platform_dispatch(split, plain, x, kernel)
     if is_tracing_for_cpu():
@@ -82,20 +86,32 @@ def plain_convolution(x: Images, kernel: Kernel, stride: int, padding: tuple[int
 def matmul_convolution(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -> Images:
     """A convolution to few pixels as one matrix product of the shifted views.
 
-    It is up to fifty times as fast at 2 x 2 pixels.
+    It is up to fifty times as fast at 2 x 2 pixels. Taps that meet padding alone are left out: at
+    1 x 1 pixels the one in the middle remains.
     """
     size = kernel.shape[0]
     height = _count_results(x.shape[1], size, stride, padding)
     width = _count_results(x.shape[2], size, stride, padding)
-    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
     rows = stride * (height - 1) + 1
     columns = stride * (width - 1) + 1
+    taps_down = _useful_taps(x.shape[1], size, stride, padding)
+    taps_across = _useful_taps(x.shape[2], size, stride, padding)
+    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
     # The views' order is that of the kernel's rows and columns, as its reshape has them.
     views = []
-    for i in range(size):
-        for j in range(size):
+    for i in range(size)[taps_down]:
+        for j in range(size)[taps_across]:
             views.append(x[:, i : i + rows : stride, j : j + columns : stride])
-    return jnp.concatenate(views, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+    useful = kernel[taps_down, taps_across]
+    return jnp.concatenate(views, axis=-1) @ useful.reshape(-1, kernel.shape[-1])
+
+
+def _useful_taps(length: int, size: int, stride: int, padding: tuple[int, int]) -> slice:
+    """The taps along an axis of `length` pixels that meet at least one of them."""
+    results = _count_results(length, size, stride, padding)
+    pixels = range(padding[0], padding[0] + length)
+    useful = [tap for tap in range(size) if any(tap + stride * i in pixels for i in range(results))]
+    return slice(useful[0], useful[-1] + 1)
 
 
 def _count_results(length: int, size: int, stride: int, padding: tuple[int, int]) -> int:

@@ -1,4 +1,4 @@
-"""Choice between the CPU form and the plain definition of an operation, by platform."""
+"""Choice between an operation's plain definition and its CPU or CUDA form, by platform."""
 
 import contextlib
 import contextvars
@@ -38,14 +38,21 @@ def is_tracing_for_cpu() -> bool:
 
 
 def platform_dispatch(
-    cpu_form: Callable[..., Array], plain_form: Callable[..., Array], *inputs: Array
+    cpu_form: Callable[..., Array],
+    plain_form: Callable[..., Array],
+    *inputs: Array,
+    cuda_form: Callable[..., Array] | None = None,
 ) -> Array:
-    """The CPU form of the inputs where compiled for a CPU, the plain form elsewhere."""
+    """The CPU or CUDA form of the inputs where compiled for one, the plain form elsewhere.
+
+    Within `tracing_for` there is no CUDA form: those have no derivatives of derivatives.
+    """
     platform = _TRACING_FOR.get()
-    if platform is None:
-        return jax.lax.platform_dependent(*inputs, cpu=cpu_form, default=plain_form)
-    form = cpu_form if platform == "cpu" else plain_form
-    return form(*inputs)
+    if platform is not None:
+        form = cpu_form if platform == "cpu" else plain_form
+        return form(*inputs)
+    forms = {"cpu": cpu_form} | ({} if cuda_form is None else {"cuda": cuda_form})
+    return jax.lax.platform_dependent(*inputs, default=plain_form, **forms)
 
 
 def fusion_barrier(x: Images) -> Images:

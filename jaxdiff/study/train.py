@@ -92,7 +92,9 @@ def _load_state(cell: Cell, folder: epath.Path, mesh: Mesh) -> TrainState:
     # Only the leader reads the folder, so that all processes agree on the step.
     step = (checkpoints.latest_valid_step(path) or 0) if parallel.is_leader() else 0
     step = int(parallel.broadcast(np.int32(step)))
-    return checkpoints.restore(path, step, state) if step else state
+    if not step:
+        return state
+    return checkpoints.restore(path, step, state.by_name()).with_layout(state.layout)
 
 
 def _run(
@@ -115,7 +117,7 @@ def _run(
             # Before saving, so that a state whose loss is not finite is not saved.
             writer.write(output.flush_metrics())
             writer.flush()
-            checkpoints.save(folder / "checkpoints", output.step, output.state, policy)
+            checkpoints.save(folder / "checkpoints", output.step, output.state.by_name(), policy)
             writer.saved_step = output.step
         progress("train", writer.last_step, settings.steps, writer.note)
         if preempted:

@@ -18,7 +18,7 @@ from jaxdiff.ops.convolution import (
     split_convolution,
     upsampled_convolution,
 )
-from jaxdiff.ops.dispatch import fusion_barrier
+from jaxdiff.ops.dispatch import fusion_barrier, tracing_for
 from jaxdiff.ops.resampling import upsample_nearest
 from tests.ops.helpers import assert_close, random_array
 
@@ -140,3 +140,48 @@ def test_scores_of_bfloat16_are_float32(monkeypatch):
     jaxpr = str(jax.make_jaxpr(plain_attention)(*qkv)).replace(" ", "")
     assert "f32[3,32,20]" in jaxpr or "f32[1,3,32,20]" in jaxpr
     assert plain_attention(*qkv).dtype == jnp.bfloat16
+
+
+def lowered_for_cuda(q):
+    # A new function, since JAX keeps what it has traced by the function.
+    traced = jax.jit(lambda q: dot_product_attention(q, q, q)).trace(q)
+    return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_a_gpu_takes_the_fused_attention_of_long_rows_in_bfloat16(monkeypatch):
+    def marked(q, k, v):
+        return jnp.sin(q)
+
+    long = random_array(1, 128, 2, 8).astype(jnp.bfloat16)
+    assert "sine" not in lowered_for_cuda(long)  # where cuDNN is not, it is the definition
+    monkeypatch.setattr(attention, "fused_attention", marked)
+    assert "sine" in lowered_for_cuda(long)
+    assert "sine" not in lowered_for_cuda(long.astype(jnp.float32))
+    assert "sine" not in lowered_for_cuda(long[:, :64])
+    with tracing_for("cuda"):
+        assert "sine" not in lowered_for_cuda(long)
+    np.testing.assert_array_equal(
+        dot_product_attention(long, long, long), cpu_attention(long, long, long)
+    )
+
+
+def test_a_gpu_multiplies_where_a_convolution_gives_few_pixels():
+    def lower(pixels):
+        x = jnp.zeros((1, pixels, pixels, 3))
+        traced = jax.jit(convolve, static_argnums=(2, 3)).trace(
+            x, jnp.zeros((3, 3, 3, 5)), 1, (1, 1)
+        )
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+    assert "convolution" not in lower(2)
+    assert "convolution" in lower(3)
+
+
+def test_taps_on_the_padding_are_left_out():
+    x = random_array(2, 1, 1, 3)
+    kernel = random_array(3, 3, 3, 5)
+    expected = (x[:, 0, 0] @ kernel[1, 1])[:, None, None]
+    np.testing.assert_allclose(matmul_convolution(x, kernel, 1, (1, 1)), expected, rtol=1e-5)
+    gradient = jax.grad(lambda kernel: matmul_convolution(x, kernel, 1, (1, 1)).sum())(kernel)
+    assert float(abs(gradient[1, 1]).min()) > 0
+    assert float(abs(gradient.at[1, 1].set(0.0)).max()) == 0
