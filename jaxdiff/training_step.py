@@ -21,6 +21,7 @@ from jaxdiff import diffusion, parallel, rng
 from jaxdiff.datasets.images import to_float
 from jaxdiff.denoiser import Params, as_function
 from jaxdiff.gradients import GradFn, flat_grads
+from jaxdiff.ops.dispatch import tracing_for
 from jaxdiff.params_layout import ParamsLayout
 
 Apply = Callable[[Params, Array, Array, Array], Array]  # params, xt, t, keys of the dropout
@@ -353,8 +354,9 @@ def image_flops(apply: Apply, params: Mapping[str, Any], shape: tuple[int, ...])
         t = jnp.zeros((1,), jnp.int32)
         keys = jax.random.split(jax.random.key(0), 1)
         gradient = jax.jit(jax.value_and_grad(lambda params: apply(params, xt, t, keys).sum()))
-        # Lowered for TPU: on a CPU our operations contain loops, which the analysis counts once.
-        # Recomputed activations are no part of the model either.
-        lowered = gradient.trace(shapes).lower(lowering_platforms=("tpu",))
+        # Of the definitions: the forms of platforms contain loops, which the analysis counts
+        # once, and what they compute again is no part of the model.
+        with tracing_for("tpu"):
+            lowered = gradient.lower(shapes)
         costs: Any = lowered.cost_analysis()
     return float(costs["flops"])

@@ -1,4 +1,6 @@
-"""Softmax attention: the plain definition and the forms that a CPU and a GPU run fast."""
+"""Softmax attention: the plain definition and the forms that a CPU, a GPU and a TPU run fast."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,11 @@ MAX_CHUNK_SCORES = 2**19  # 2 MiB, which stay in the cache
 # 1.35 and .46 ms at 256 x 256.
 MIN_FUSED_SCORES = 128 * 128
 
+# Scores of a batch from which on a TPU takes one chunk of heads at a time, and of a chunk: 16 MiB,
+# which XLA keeps in the TPU's vector memory, where those of a batch go to its main memory.
+MIN_TPU_CHUNKED_SCORES = 2**24
+MAX_TPU_CHUNK_SCORES = 2**22
+
 
 def dot_product_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     """Softmax attention, the scores divided by the root of dim.
@@ -41,22 +48,23 @@ def dot_product_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     Array
         Mixed values, of the queries' shape.
     """
-    cuda_form = fused_attention if _can_fuse(q, k, v) else None
-    return platform_dispatch(cpu_attention, plain_attention, q, k, v, cuda_form=cuda_form)
+    return platform_dispatch(
+        cpu_attention,
+        plain_attention,
+        q,
+        k,
+        v,
+        cuda_form=fused_attention if _can_fuse(q, k, v) else None,
+        tpu_form=tpu_attention,
+    )
 
 
 def plain_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     """The definition; long rows of tokens take one image at a time, to save memory."""
-    if q.shape[1] * k.shape[1] < MAX_BATCHED_SCORES:
+    scores = q.shape[1] * k.shape[1]
+    if scores < MAX_BATCHED_SCORES:
         return _attend(q, k, v)
-
-    # Without the checkpoint, the loop would keep the scores of all images for the backward pass.
-    @jax.checkpoint
-    def attend_image(qkv):
-        q, k, v = qkv
-        return _attend(q[None], k[None], v[None])[0]
-
-    return jax.lax.map(attend_image, (q, k, v))
+    return _attend_in_chunks(_attend, q.shape[2] * scores, q, k, v)
 
 
 def _attend(q: Heads, k: Heads, v: Heads) -> Heads:
@@ -97,30 +105,47 @@ def cpu_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     The backward pass computes the scores of a chunk again, so that they stay in the cache: with 32
     heads that is 1.5 times as fast as all heads at once.
     """
-    batch, tokens, heads, dim = q.shape
+    tokens = q.shape[1]
     min_chunked = MIN_CHUNKED_TOKENS_IN_LOOPS if is_tracing_for_cpu() else MIN_CHUNKED_TOKENS
     if tokens < min_chunked:
         return _attend_keys_by_queries(q, k, v)
-    chunk_heads = _count_chunk_heads(heads, tokens * k.shape[1])
+    return _attend_in_chunks(_attend_keys_by_queries, MAX_CHUNK_SCORES, q, k, v)
+
+
+def tpu_attention(q: Heads, k: Heads, v: Heads) -> Heads:
+    """The same with the scores of large batches computed a chunk at a time."""
+    batch, tokens, heads, _ = q.shape
+    if batch * heads * tokens * k.shape[1] < MIN_TPU_CHUNKED_SCORES:
+        return plain_attention(q, k, v)
+    return _attend_in_chunks(_attend, MAX_TPU_CHUNK_SCORES, q, k, v)
+
+
+def _attend_in_chunks(
+    attend: Callable[[Heads, Heads, Heads], Heads], max_scores: int, q: Heads, k: Heads, v: Heads
+) -> Heads:
+    """Attention of one image and a few heads at a time, at most `max_scores` scores of them."""
+    batch, tokens, heads, dim = q.shape
+    chunk_heads = _count_chunk_heads(heads, tokens * k.shape[1], max_scores)
 
     def split(x):
         tokens = x.shape[1]
         groups = x.reshape(batch, tokens, -1, chunk_heads, dim).swapaxes(1, 2)
         return groups.reshape(-1, tokens, chunk_heads, dim)
 
+    # Without the checkpoint, the loop would keep the scores of all chunks for the backward pass.
     @jax.checkpoint
     def attend_chunk(qkv):
         q, k, v = qkv
-        return _attend_keys_by_queries(q[None], k[None], v[None])[0]
+        return attend(q[None], k[None], v[None])[0]
 
     chunks = jax.lax.map(attend_chunk, (split(q), split(k), split(v)))
     mixed = chunks.reshape(batch, -1, tokens, chunk_heads, dim).swapaxes(1, 2)
     return mixed.reshape(q.shape)
 
 
-def _count_chunk_heads(heads: int, scores: int) -> int:
-    """The most heads, a divisor of all, whose scores fit a chunk; `scores` is of one head."""
-    limit = max(1, MAX_CHUNK_SCORES // scores)
+def _count_chunk_heads(heads: int, scores: int, max_scores: int) -> int:
+    """The most heads, a divisor of all, with at most `max_scores`; `scores` is of one head."""
+    limit = max(1, max_scores // scores)
     return max(n for n in range(1, heads + 1) if heads % n == 0 and n <= limit)
 
 

@@ -1,4 +1,4 @@
-"""Choice between an operation's plain definition and its CPU or CUDA form, by platform."""
+"""Choice between an operation's plain definition and the forms of platforms."""
 
 import contextlib
 import contextvars
@@ -42,17 +42,20 @@ def platform_dispatch(
     plain_form: Callable[..., Array],
     *inputs: Array,
     cuda_form: Callable[..., Array] | None = None,
+    tpu_form: Callable[..., Array] | None = None,
 ) -> Array:
-    """The CPU or CUDA form of the inputs where compiled for one, the plain form elsewhere.
+    """The platform's form of the inputs where compiled for it, the plain form elsewhere.
 
-    Within `tracing_for` there is no CUDA form: those have no derivatives of derivatives.
+    Within `tracing_for` there are the CPU form and the definition alone: a form of an accelerator
+    need not have derivatives of derivatives.
     """
     platform = _TRACING_FOR.get()
     if platform is not None:
         form = cpu_form if platform == "cpu" else plain_form
         return form(*inputs)
-    forms = {"cpu": cpu_form} | ({} if cuda_form is None else {"cuda": cuda_form})
-    return jax.lax.platform_dependent(*inputs, default=plain_form, **forms)
+    forms = {"cpu": cpu_form, "cuda": cuda_form, "tpu": tpu_form}
+    special = {name: form for name, form in forms.items() if form is not None}
+    return jax.lax.platform_dependent(*inputs, default=plain_form, **special)
 
 
 def fusion_barrier(x: Images) -> Images:
