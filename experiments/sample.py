@@ -128,7 +128,7 @@ def main() -> None:
     sources = [FLAGS.model, FLAGS.invert] if FLAGS.invert else [FLAGS.model]
     _cli.output_file("out", ".npz", sources)  # before hours of sampling
     import_plugins(FLAGS.plugins)
-    _cli.start_distributed()
+    _cli.start_devices()
     model = models.load(FLAGS.model, FLAGS.step)
     out = epath.Path(FLAGS.out)
     run = invert_images if FLAGS.invert else sample_images
