@@ -25,6 +25,7 @@ from jaxdiff.landscape import curvature as curvatures
 from jaxdiff.measures import lpips as lpips_measure
 from jaxdiff.measures import memorization as memorization_measure
 from jaxdiff.models import Model
+from jaxdiff.precision import measuring
 from jaxdiff.progress import Progress
 from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling import Sampler
@@ -223,17 +224,20 @@ def sample(
     return to_uint8(sampler.sample(np.arange(num), seed))
 
 
+@measuring()
 def lpips(images: Images, net: str = "vgg") -> Estimate:
     """Mean LPIPS over all pairs of images, with its jackknife interval; larger is more diverse."""
     return lpips_measure.LPIPS.load(net).mean_pairwise(_as_uint8(images))
 
 
+@measuring()
 def memorization(samples: Images, train: Images, held_out: Images) -> list[Estimate]:
     """How much samples copy the training images, beside the same of held-out images."""
     sets = {"samples": _rows(samples), "held_out": _rows(held_out)}
     return memorization_measure.memorization_metrics(sets, _rows(train))
 
 
+@measuring()
 def curvature(
     model: Model, images: Images, t: int, *, seed: int = 0, probes: int = 16
 ) -> dict[str, Estimate]:

@@ -156,7 +156,14 @@ def _run_train(context: CellContext, redo: Redo, profile: bool) -> None:
 
     outputs = (f"checkpoints/{cell.train.steps}", "metrics.jsonl")
     context.outputs["train"] = run_stage(
-        folder, "train", context.trained_from(), outputs, make, all_processes=True, redo=redo
+        folder,
+        "train",
+        context.trained_from(),
+        outputs,
+        make,
+        all_processes=True,
+        is_measured=False,
+        redo=redo,
     )
     # A damaged last step was trained again; the others are for measures and for users.
     parallel.on_leader("check steps", lambda: checkpoints.check_steps(folder / "checkpoints"))
@@ -172,7 +179,14 @@ def _run_sample(context: CellContext, redo: Redo) -> None:
     outputs = ("samples.npz", "common.npz") if cell.sample.common else ("samples.npz",)
     make = functools.partial(write_samples, context)
     context.outputs["sample"] = run_stage(
-        context.folder, "sample", inputs, outputs, make, all_processes=True, redo=redo
+        context.folder,
+        "sample",
+        inputs,
+        outputs,
+        make,
+        all_processes=True,
+        is_measured=False,
+        redo=redo,
     )
 
 
