@@ -201,6 +201,7 @@ def sample(
     method: str = "ddim",
     steps: int = 50,
     batch: int = 64,
+    dtype: str = "float32",
     progress: Progress | None = None,
 ) -> UInt8[np.ndarray, "n h w c"]:
     """Sample a model; sample i of a seed is the same image for any `num`.
@@ -217,10 +218,12 @@ def sample(
         A name of `jaxdiff.samplers.SAMPLERS`, and its number of steps.
     batch
         Samples computed at once.
+    dtype
+        Type of the network's activations and products: float32, or bfloat16 on accelerators.
     """
     spec = SamplerSpec.from_settings({"method": method, "steps": steps, "clip": True})
     show = _show if progress is None else progress
-    sampler = Sampler(model, spec, batch=batch, progress=show)
+    sampler = Sampler(model, spec, batch=batch, progress=show, dtype=dtype)
     return to_uint8(sampler.sample(np.arange(num), seed))
 
 

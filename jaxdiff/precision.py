@@ -12,6 +12,7 @@ from contextvars import ContextVar
 
 import jax
 
+COMPUTE_DTYPES = ("float32", "bfloat16")  # of a network's activations and products
 MEASURED = "highest"  # JAX's name of float32 products that round no factor
 
 _outside: ContextVar[str | None] = ContextVar("outside")  # the precision around `measuring`

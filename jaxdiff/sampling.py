@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from jaxdiff import models, parallel
 from jaxdiff.denoiser import get_params
 from jaxdiff.noise_bank import bank_data
-from jaxdiff.precision import sampling
+from jaxdiff.precision import COMPUTE_DTYPES, sampling
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling_programs import (
@@ -54,6 +54,9 @@ class Sampler:
     all_processes
         Whether all processes of a run share the work, each one receiving all samples. By default
         a process samples on its own devices alone.
+    dtype
+        Type of the network's activations and products in the chain: float32 or bfloat16. The
+        sampler's arithmetic is float32, and `predict` and `invert` take the network in float32.
 
     Attributes
     ----------
@@ -73,7 +76,8 @@ class Sampler:
     Raises
     ------
     ValueError
-        For a network that cannot be sampled from, and for a label that it does not have.
+        For a network that cannot be sampled from, a label that it does not have, and another
+        dtype.
     """
 
     def __init__(
@@ -85,8 +89,14 @@ class Sampler:
         progress: Progress = no_progress,
         label: int | None = None,
         all_processes: bool = False,
+        dtype: str = "float32",
     ):
         check_network(model.unet)
+        if dtype not in COMPUTE_DTYPES:
+            raise ValueError(
+                f"the dtype of sampling must be one of {', '.join(COMPUTE_DTYPES)}, got {dtype!r}; "
+                "choose one of them"
+            )
         self.model = model
         self.image_shape = find_image_shape(model)
         self._num_classes = count_classes(model.unet)
@@ -106,7 +116,7 @@ class Sampler:
         # Parameters are arguments of what is compiled: `set_params` needs no new program. A sampler
         # that a measure makes shares the programs of the one that drew the samples.
         with sampling():
-            self.step = compile_step(model.unet, model.schedule, self._method, self._mesh)
+            self.step = compile_step(model.unet, model.schedule, self._method, self._mesh, dtype)
             self._result = compile_result(self._method)
             self._predict = compile_prediction(model, self._mesh)
             self._begin = compile_begin(self._method, self.image_shape, self.sharding)

@@ -29,6 +29,7 @@ from jaxdiff.settings import to_json
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Redo, claim_folder, run_stage
 from jaxdiff.study import inversion
+from jaxdiff.study.config import SAMPLE_DEFAULTS
 from jaxdiff.study.lock import lock
 from jaxdiff.study.metrics_writer import DivergedError
 from jaxdiff.study.train import train
@@ -91,7 +92,8 @@ def run_cell(
 
 def _without_measures(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a trained cell is bound to: how it is measured may change."""
-    return {key: value for key, value in settings.items() if key != "measures"}
+    fixed = {key: value for key, value in settings.items() if key != "measures"}
+    return fixed | {"sample": SAMPLE_DEFAULTS | settings["sample"]}
 
 
 def waiting(task: str, progress: Progress) -> Callable[[str], object]:
