@@ -124,13 +124,17 @@ def define_distributed() -> None:
     flags.DEFINE_integer("process_id", -1, "Index of this process, from 0.")
 
 
-def start_distributed() -> None:
-    """Join the other processes, where the flags say that there are any."""
-    if flags.FLAGS.distributed or flags.FLAGS.coordinator:
-        from jaxdiff import parallel
+def start_devices() -> None:
+    """Join the other processes, where the flags say that there are any, and open the devices."""
+    import jax
 
+    from jaxdiff import compilation_cache, parallel
+
+    if "distributed" in flags.FLAGS and (flags.FLAGS.distributed or flags.FLAGS.coordinator):
         parallel.start(flags.FLAGS.coordinator, flags.FLAGS.processes, flags.FLAGS.process_id)
         console.quiet = not parallel.is_leader()
+    if folder := compilation_cache.enable(jax.default_backend()):
+        console.print(f"compiled programs are kept in {folder}")
 
 
 def check_required(*names: str) -> None:

@@ -129,6 +129,7 @@ def main() -> None:
     pipelines = {name: path for name, path in paths.items() if is_pipeline(path)}
     cell_paths = {name: path for name, path in paths.items() if name not in pipelines}
     data_paths = DataPaths(FLAGS.data_dir or "", FLAGS.cache or "")
+    _cli.start_devices()
     with _cli.Reporter() as progress:
         text_to_image.check(pipelines, settings)  # before the first of many hours
         opened = cells.open_cells(cell_paths, settings, data_paths, progress)

@@ -169,6 +169,7 @@ def main() -> None:
     paths = dict(zip(names, FLAGS.samples, strict=True))
     sets = {name: read_images(path, FLAGS.size) for name, path in paths.items()}
     workdir = epath.Path(FLAGS.workdir)
+    _cli.start_devices()
     with _cli.Reporter() as progress:
         reference = read_reference(sets[names[0]], workdir, progress)
         evaluate(sets, reference, settings, workdir, progress, redo)

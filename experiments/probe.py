@@ -298,6 +298,7 @@ def main() -> None:
     workdir = epath.Path(FLAGS.workdir)
     paths = [epath.Path(path) for path in FLAGS.model]
     names = _cli.short_names(FLAGS.model)
+    _cli.start_devices()
     with _cli.Reporter() as progress:
         images = load_data(paths, workdir, progress)
         by_name = dict(zip(names, paths, strict=True))

@@ -28,6 +28,7 @@ from jaxdiff.datasets import image_io
 from jaxdiff.datasets.image_io import to_size
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.plugins import import_plugins
+from jaxdiff.precision import COMPUTE_DTYPES
 from jaxdiff.progress import Progress
 from jaxdiff.samplers import SAMPLERS, SamplerSpec
 from jaxdiff.sampling import Sampler
@@ -46,6 +47,13 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_string(
     "method", None, f"Another sampler than the model's own: {', '.join(sorted(SAMPLERS))}."
+)
+flags.DEFINE_enum(
+    "dtype",
+    None,
+    COMPUTE_DTYPES,
+    "Type of the network's activations and products; by default the cell's own, else float32. "
+    "--invert takes float32.",
 )
 flags.DEFINE_integer("steps", 0, "Sampling steps; 0 takes the model's own number.", lower_bound=0)
 flags.DEFINE_string(
@@ -78,7 +86,7 @@ def build_grid(images: np.ndarray) -> Image.Image:
 
 def build_sampler(model: models.Model, progress: Progress) -> Sampler:
     """The model's own sampler with the changes that the flags make."""
-    changes = {"batch": FLAGS.batch, "method": FLAGS.method, "steps": FLAGS.steps}
+    changes = {key: FLAGS[key].value for key in ("batch", "method", "steps", "dtype")}
     settings = dict(model.config["sample"])
     settings.update({key: value for key, value in changes.items() if value})
     return Sampler(
@@ -88,6 +96,7 @@ def build_sampler(model: models.Model, progress: Progress) -> Sampler:
         progress=progress,
         label=FLAGS.label,
         all_processes=True,
+        dtype=settings.get("dtype", "float32"),
     )
 
 
@@ -128,7 +137,7 @@ def main() -> None:
     sources = [FLAGS.model, FLAGS.invert] if FLAGS.invert else [FLAGS.model]
     _cli.output_file("out", ".npz", sources)  # before hours of sampling
     import_plugins(FLAGS.plugins)
-    _cli.start_distributed()
+    _cli.start_devices()
     model = models.load(FLAGS.model, FLAGS.step)
     out = epath.Path(FLAGS.out)
     run = invert_images if FLAGS.invert else sample_images

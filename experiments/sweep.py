@@ -171,7 +171,7 @@ def main() -> None:
         raise ValueError(
             "--config is missing; say which study to run, as --config configs/quickstart.py"
         )
-    _cli.start_distributed()
+    _cli.start_devices()
     all_cells = grid.expand(config)
     cells = grid.select(all_cells, FLAGS.cells, FLAGS.shard)
     cells = grid.rotate_for_array_task(cells, os.environ)

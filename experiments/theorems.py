@@ -156,6 +156,7 @@ def main() -> None:
     options = parse_options()
     workdir = epath.Path(FLAGS.workdir)
     cache = DataPaths(cache=FLAGS.cache or "").cache_dir(workdir)
+    _cli.start_devices()
     with _cli.Reporter() as progress:
         theorems = theorem_run.run(options, workdir, cache, progress, Redo(FLAGS.redo))
     write_figures(theorems, workdir)

@@ -24,6 +24,7 @@ from jaxdiff.measures.artifacts import Images, Predictions, Roles
 from jaxdiff.measures.lpips import LPIPS
 from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.registry import MEASURES
+from jaxdiff.precision import measuring
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.provenance import describe_environment
 from jaxdiff.records import remove_record, write_record
@@ -274,7 +275,8 @@ def write_set(context: SetContext, position: int, redo: Redo = NO_REDO) -> None:
     remove_record(folder, "set")
     indices = np.arange(len(context.samples))
     results.write_samples(folder / "samples.npz", context.samples, indices)
-    predictions = context.predictions
+    with measuring():
+        predictions = context.predictions
     if predictions is None:
         arrays = {"label": np.full(len(indices), -1)}
     else:

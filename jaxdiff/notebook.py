@@ -25,6 +25,7 @@ from jaxdiff.landscape import curvature as curvatures
 from jaxdiff.measures import lpips as lpips_measure
 from jaxdiff.measures import memorization as memorization_measure
 from jaxdiff.models import Model
+from jaxdiff.precision import measuring
 from jaxdiff.progress import Progress
 from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling import Sampler
@@ -200,6 +201,7 @@ def sample(
     method: str = "ddim",
     steps: int = 50,
     batch: int = 64,
+    dtype: str = "float32",
     progress: Progress | None = None,
 ) -> UInt8[np.ndarray, "n h w c"]:
     """Sample a model; sample i of a seed is the same image for any `num`.
@@ -216,24 +218,29 @@ def sample(
         A name of `jaxdiff.samplers.SAMPLERS`, and its number of steps.
     batch
         Samples computed at once.
+    dtype
+        Type of the network's activations and products: float32, or bfloat16 on accelerators.
     """
     spec = SamplerSpec.from_settings({"method": method, "steps": steps, "clip": True})
     show = _show if progress is None else progress
-    sampler = Sampler(model, spec, batch=batch, progress=show)
+    sampler = Sampler(model, spec, batch=batch, progress=show, dtype=dtype)
     return to_uint8(sampler.sample(np.arange(num), seed))
 
 
+@measuring()
 def lpips(images: Images, net: str = "vgg") -> Estimate:
     """Mean LPIPS over all pairs of images, with its jackknife interval; larger is more diverse."""
     return lpips_measure.LPIPS.load(net).mean_pairwise(_as_uint8(images))
 
 
+@measuring()
 def memorization(samples: Images, train: Images, held_out: Images) -> list[Estimate]:
     """How much samples copy the training images, beside the same of held-out images."""
     sets = {"samples": _rows(samples), "held_out": _rows(held_out)}
     return memorization_measure.memorization_metrics(sets, _rows(train))
 
 
+@measuring()
 def curvature(
     model: Model, images: Images, t: int, *, seed: int = 0, probes: int = 16
 ) -> dict[str, Estimate]:

@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -25,9 +26,12 @@ def share_programs(build: Callable[P, T]) -> Callable[P, T]:
     """Keep what a function returns for equal arguments; a decorator of functions that compile.
 
     Where an argument cannot be hashed, as the options of a user's sampler may not, the function is
-    called each time.
+    called each time. Programs of two matmul precisions are two.
     """
-    cached = functools.lru_cache(maxsize=KEPT)(build)
+
+    @functools.lru_cache(maxsize=KEPT)
+    def cached(precision: str | None, *args: P.args, **kwargs: P.kwargs) -> T:
+        return build(*args, **kwargs)
 
     @functools.wraps(build)
     def find_or_build(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -35,7 +39,9 @@ def share_programs(build: Callable[P, T]) -> Callable[P, T]:
             hash((args, tuple(kwargs.values())))
         except TypeError:
             return build(*args, **kwargs)
-        return cached(*args, **kwargs)  # type: ignore[arg-type]
+        # What is compiled ahead of time keeps its precision; JAX's own cache would know it.
+        precision = jax.config.jax_default_matmul_precision
+        return cached(precision, *args, **kwargs)  # type: ignore[arg-type]
 
     return find_or_build
 

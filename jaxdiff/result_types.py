@@ -160,6 +160,8 @@ class Result:
         Samples of the noise bank that all seeds share, and their classes.
     nearest
         The training images nearest to each of the first samples.
+    precision
+        JAX's name of the measures' float32 products; empty in older results, which have none.
     """
 
     name: str
@@ -172,6 +174,7 @@ class Result:
     common: UInt8[np.ndarray, "m height width channel"]
     common_labels: Int[np.ndarray, " m"]
     nearest: UInt8[np.ndarray, "l k height width channel"]
+    precision: str = ""
 
     def estimates(self, section: str, name: str | None = None, **labels: Any) -> list[Estimate]:
         """The estimates of a section that have this name and these labels."""

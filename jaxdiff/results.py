@@ -56,7 +56,8 @@ __all__ = [
 SCHEMA = 1
 DIVERGED = "diverged.json"  # in the folder of a cell whose training ended without a finite loss
 Info = TypeVar("Info", CellInfo, SetInfo)
-NOT_SECTIONS = ("schema", "cell", "set")  # keys of result.json that hold no estimates
+PRECISION = "matmul_precision"  # of the measures; older results have none
+NOT_SECTIONS = ("schema", "cell", "set", PRECISION)  # keys of result.json that hold no estimates
 
 
 def write_npz(path: epath.PathLike, **arrays: np.ndarray) -> None:
@@ -225,7 +226,7 @@ def _read_common_fields(folder: epath.Path, result: Mapping[str, Any]) -> dict[s
     """The fields that cells and sets share."""
     # measures/ may hold more than result.json: measures that the settings no longer ask for.
     names = [name for name in result if name not in NOT_SECTIONS]
-    schema.check_types(folder / "result.json", result, {"schema": int})
+    schema.check_types(folder / "result.json", result, {"schema": int, PRECISION: str})
     samples = _read_images(folder / "samples.npz", "arr_0", 4)
     common = _read_images(folder / "common.npz", "arr_0", 4, samples[:0])
     classes = _read_arrays(folder / "classes.npz")
@@ -246,6 +247,7 @@ def _read_common_fields(folder: epath.Path, result: Mapping[str, Any]) -> dict[s
         "common": common,
         "common_labels": common_labels,
         "nearest": _read_images(folder / "neighbors.npz", "images", 5, samples[:0, None]),
+        "precision": result.get(PRECISION, ""),
     }
 
 

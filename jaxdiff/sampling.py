@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from jaxdiff import models, parallel
 from jaxdiff.denoiser import get_params
 from jaxdiff.noise_bank import bank_data
+from jaxdiff.precision import COMPUTE_DTYPES, sampling
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling_programs import (
@@ -34,7 +35,8 @@ class Sampler:
 
     All batches have one size, the last one padded, so that a sample's bits do not depend on how
     many are asked for; one compiled step serves every chain. Images are float32
-    [n, height, width, channel] in [-1, 1].
+    [n, height, width, channel] in [-1, 1]. Within a measure `decode`, `predict` and `invert` take
+    exact float32 products, and the others draw as outside of it (`jaxdiff.precision`).
 
     Parameters
     ----------
@@ -52,6 +54,9 @@ class Sampler:
     all_processes
         Whether all processes of a run share the work, each one receiving all samples. By default
         a process samples on its own devices alone.
+    dtype
+        Type of the network's activations and products in the chain: float32 or bfloat16. The
+        sampler's arithmetic is float32, and `predict` and `invert` take the network in float32.
 
     Attributes
     ----------
@@ -71,7 +76,8 @@ class Sampler:
     Raises
     ------
     ValueError
-        For a network that cannot be sampled from, and for a label that it does not have.
+        For a network that cannot be sampled from, a label that it does not have, and another
+        dtype.
     """
 
     def __init__(
@@ -83,8 +89,14 @@ class Sampler:
         progress: Progress = no_progress,
         label: int | None = None,
         all_processes: bool = False,
+        dtype: str = "float32",
     ):
         check_network(model.unet)
+        if dtype not in COMPUTE_DTYPES:
+            raise ValueError(
+                f"the dtype of sampling must be one of {', '.join(COMPUTE_DTYPES)}, got {dtype!r}; "
+                "choose one of them"
+            )
         self.model = model
         self.image_shape = find_image_shape(model)
         self._num_classes = count_classes(model.unet)
@@ -101,11 +113,13 @@ class Sampler:
         self._mesh = parallel.global_mesh(batch) if all_processes else parallel.data_mesh(batch)
         self.sharding = NamedSharding(self._mesh, parallel.DATA)
         self.set_params(model.unet)
-        # Parameters are arguments of what is compiled: `set_params` needs no new program.
-        self.step = compile_step(model.unet, model.schedule, self._method, self._mesh)
-        self._result = compile_result(self._method)
-        self._predict = compile_prediction(model, self._mesh)
-        self._begin = compile_begin(self._method, self.image_shape, self.sharding)
+        # Parameters are arguments of what is compiled: `set_params` needs no new program. A sampler
+        # that a measure makes shares the programs of the one that drew the samples.
+        with sampling():
+            self.step = compile_step(model.unet, model.schedule, self._method, self._mesh, dtype)
+            self._result = compile_result(self._method)
+            self._predict = compile_prediction(model, self._mesh)
+            self._begin = compile_begin(self._method, self.image_shape, self.sharding)
 
     def set_params(self, network: nnx.Module) -> None:
         """Sample with this network's parameters from now on, without compiling again."""
@@ -118,7 +132,8 @@ class Sampler:
 
     def sample(self, indices: Int[np.ndarray, " n"], seed: int) -> Float[np.ndarray, "n h w c"]:
         """Sample from these entries of a seed's noise bank."""
-        return self._run("sample", self._begin, seed, indices)
+        with sampling():
+            return self._run("sample", self._begin, seed, indices)
 
     def decode(self, x_T: Images, seed: int) -> Float[np.ndarray, "n h w c"]:
         """Run the whole chain from x_T; the seed's noise bank gives the noise of its steps."""
@@ -149,7 +164,8 @@ class Sampler:
         def begin(bank: np.ndarray, index: Array, x0: Array) -> tuple[PyTree, Array]:
             return begin_at(bank, index, x0, np.int32(start))
 
-        return self._run("denoise", begin, seed, np.arange(len(images)), images, start=start)
+        with sampling():
+            return self._run("denoise", begin, seed, np.arange(len(images)), images, start=start)
 
     def trajectory(
         self, indices: Int[np.ndarray, " n"], seed: int, levels: Sequence[int]
@@ -177,12 +193,13 @@ class Sampler:
             t: [] for t in sorted({last_not_above(chain.t, level) for level in levels})
         }
         for done, (index,) in self._batches(indices):
-            carry, keys = self._begin(bank, self._place(index))
             states = {}
-            for i, state in self._walk(chain, 1, carry, keys, self._labels(index)):
-                # A sampler may visit a t twice: the later state stays.
-                if i < len(chain.t) and chain.t[i] in batches:
-                    states[int(chain.t[i])] = parallel.to_host(self._result(state))
+            with sampling():
+                carry, keys = self._begin(bank, self._place(index))
+                for i, state in self._walk(chain, 1, carry, keys, self._labels(index)):
+                    # A sampler may visit a t twice: the later state stays.
+                    if i < len(chain.t) and chain.t[i] in batches:
+                        states[int(chain.t[i])] = parallel.to_host(self._result(state))
             for t, xt in states.items():
                 batches[t].append(xt)
             self._progress("trajectory", done, len(indices), "")

@@ -20,7 +20,11 @@ from jaxdiff.samplers import Inversion, SamplingMethod
 
 
 def compile_step(
-    network: nnx.Module, schedule: diffusion.Schedule, method: SamplingMethod, mesh: Mesh
+    network: nnx.Module,
+    schedule: diffusion.Schedule,
+    method: SamplingMethod,
+    mesh: Mesh,
+    dtype: str = "float32",
 ) -> jax.stages.Wrapped:
     """One or more steps of a sampler, compiled for a mesh.
 
@@ -34,24 +38,32 @@ def compile_step(
         The sampler with its options.
     mesh
         The batch is split over its devices.
+    dtype
+        Type of the images that enter the network, which computes in it; the carry keeps its own.
 
     Returns
     -------
     function
         (params, carry, steps, keys, labels) -> carry, where `steps` are rows of the chain.
     """
-    return _step_program(as_function(network), schedule, method, mesh)
+    return _step_program(as_function(network), schedule, method, mesh, dtype)
 
 
 @share_programs
 def _step_program(
-    apply: NetworkFunction, schedule: diffusion.Schedule, method: SamplingMethod, mesh: Mesh
+    apply: NetworkFunction,
+    schedule: diffusion.Schedule,
+    method: SamplingMethod,
+    mesh: Mesh,
+    dtype: str,
 ) -> jax.stages.Wrapped:
     def run_steps(
         params: Params, carry: PyTree, steps: Any, keys: Array, labels: Array | None
     ) -> PyTree:
         def predict(xt: Array, t: Array) -> Array:
-            return apply(params, xt, t, labels)
+            if dtype == "float32":
+                return apply(params, xt, t, labels)
+            return apply(params, xt.astype(dtype), t, labels).astype(xt.dtype)
 
         def run_step(carry: PyTree, step: Any) -> tuple[PyTree, None]:
             return method.step(predict, schedule, carry, step, keys), None

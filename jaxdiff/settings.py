@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 import ml_collections
 
 from jaxdiff import optimizers, samplers
+from jaxdiff.precision import COMPUTE_DTYPES
 from jaxdiff.typed_values import checked_value
 
 T = TypeVar("T")
@@ -125,7 +126,7 @@ class TrainSettings:
     dtype: str = setting(
         "float32",
         "type of activations and products; weights and sums stay float32",
-        choices=("float32", "bfloat16"),
+        choices=COMPUTE_DTYPES,
     )
     remat: bool = setting(False, "recompute activations in the backward pass to save memory")
     shard_params: bool = setting(
@@ -177,6 +178,12 @@ class SampleSettings:
     eta: float = setting(0.0, "randomness of ddim", min=0, max=1)
     clip: bool = setting(True, "clip the predicted image to [-1, 1] at every step")
     batch: int = setting(64, "samples computed at once", min=1)
+    dtype: str = setting(
+        "float32",
+        "type of the network's activations and products; the sampler's sums stay float32, and so "
+        "does what is measured of the network",
+        choices=COMPUTE_DTYPES,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ A stage is done when its record names the inputs that it would have now and its 
 have the bytes that it wrote, so running the same command again resumes.
 """
 
+import contextlib
 import fnmatch
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jaxdiff import files, parallel
+from jaxdiff import files, parallel, precision
 from jaxdiff.records import check_records, read_record, remove_record, write_record
 
 Outputs = dict[str, str]  # path inside the folder -> SHA-256
@@ -55,6 +56,7 @@ def run_stage(
     make: Callable[[], object],
     *,
     all_processes: bool = False,
+    is_measured: bool = True,
     redo: Redo = NO_REDO,
 ) -> Outputs:
     """Run `make` unless the stage is done.
@@ -72,6 +74,9 @@ def run_stage(
     make
         Does the work. Where several processes share the run the first one does it alone, unless
         `all_processes` take part.
+    is_measured
+        Whether the outputs are measurements, whose float32 products are exact: all but what
+        training and sampling make.
     redo
         The stages that are made again.
 
@@ -80,12 +85,15 @@ def run_stage(
     checksums
         SHA-256 of every output file, which are the inputs of later stages.
     """
+    if is_measured:
+        inputs = {"inputs": inputs, "precision": precision.MEASURED}
     fingerprint = files.fingerprint(inputs)
     done = not redo.matches(name) and _is_done(folder, name, fingerprint, outputs)
     if not parallel.broadcast(np.bool_(done)):
         parallel.on_leader(f"begin {name}", lambda: remove_record(folder, name))
         if all_processes or parallel.is_leader():
-            make()
+            with precision.measuring() if is_measured else contextlib.nullcontext():
+                make()
         parallel.on_leader(name, lambda: write_record(folder, name, outputs, fingerprint))
     return read_record(folder, name)["outputs"]
 

@@ -117,6 +117,30 @@ def test_images_return_through_their_noise(model):
     assert error.max() < rough.max()
 
 
+@pytest.mark.parametrize("method", ["ddim", "ddpm"])
+def test_samples_of_a_network_in_bfloat16(model, method):
+    """A product of bfloat16 is off by 2^-8 at most, and so the samples: the sums are float32."""
+    spec = SamplerSpec(method, 6)
+    exact = Sampler(model, spec, batch=8)
+    sampler = Sampler(model, spec, batch=8, dtype="bfloat16")
+    indices = np.arange(5)
+    samples = sampler.sample(indices, 0)
+    assert samples.dtype == np.float32
+    difference = samples - exact.sample(indices, 0)
+    assert 1e-5 < np.sqrt(np.mean(np.square(difference))) < 2**-8
+    assert np.abs(difference).max() < 2**-5
+    x0_hat, eps_hat = sampler.predict(samples, np.full(5, 7))
+    for predicted, expected in zip(
+        (x0_hat, eps_hat), exact.predict(samples, np.full(5, 7)), strict=True
+    ):
+        np.testing.assert_array_equal(predicted, expected)  # what is measured is float32
+
+
+def test_another_dtype_is_refused_in_a_sentence(model):
+    with pytest.raises(ValueError, match="must be one of float32, bfloat16, got 'float16'"):
+        Sampler(model, DDIM, dtype="float16")
+
+
 def test_other_params_give_other_samples(sampler, minimal_unet):
     samples = sampler.sample(np.arange(3), 0)
     sampler.set_params(UNet(minimal_unet.config, rngs=nnx.Rngs(1)))

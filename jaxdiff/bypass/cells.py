@@ -149,6 +149,7 @@ class BypassedCell(CellContext):
                 dataclasses.replace(model, unet=network),
                 self.sampler_spec,
                 batch=self.cell.sample.batch,
+                dtype=self.cell.sample.dtype,
             )
         sampler = self._samplers[point.form]
         sampler.set_params(network)

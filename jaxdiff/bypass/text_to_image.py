@@ -25,6 +25,7 @@ from jaxdiff.estimates import Estimate
 from jaxdiff.features.extractors import load_extractor
 from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.measures.lpips import LPIPS
+from jaxdiff.precision import sampling
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.settings import to_json
 from jaxdiff.stable_diffusion import folder as folders
@@ -216,15 +217,16 @@ class Drawing:
         draw = self._text_to_image(point.form)
         latents = np.tile(draw.latents(settings.seeds), (len(settings.prompts), 1, 1, 1))
         prompts = [prompt for prompt in settings.prompts for _ in settings.seeds]
-        images = to_uint8(
-            draw(
-                prompts,
-                latents,
-                guidance=point.guidance,
-                fraction=point.fraction,
-                negative=settings.negative,
+        with sampling():
+            images = to_uint8(
+                draw(
+                    prompts,
+                    latents,
+                    guidance=point.guidance,
+                    fraction=point.fraction,
+                    negative=settings.negative,
+                )
             )
-        )
         for name, image in zip(image_names(settings), images, strict=True):
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, "PNG")

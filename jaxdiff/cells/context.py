@@ -178,6 +178,7 @@ class CellContext(ResultFolder):
             batch=self.cell.sample.batch,
             progress=self.progress,
             all_processes=all_processes,
+            dtype=self.cell.sample.dtype,
         )
 
     @property

@@ -12,6 +12,7 @@ from jaxdiff import files, results
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures.artifacts import Artifacts
 from jaxdiff.measures.registry import Measure, in_order
+from jaxdiff.precision import MEASURED
 from jaxdiff.settings import MeasureSettings
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Outputs, Redo, run_stage
@@ -67,7 +68,7 @@ class ResultFolder:
     def write_result(self, description: Mapping[str, Any], measures: Sequence[str]) -> None:
         """Write result.json: what was measured, and the estimates of these measures."""
         sections = {name: self._read_entries(name) for name in measures}
-        content = {"schema": results.SCHEMA, **description, **sections}
+        content = {"schema": results.SCHEMA, results.PRECISION: MEASURED, **description, **sections}
         files.write_json(self.folder / "result.json", content)
 
     def _read_entries(self, measure: str) -> list[dict[str, Any]]:

@@ -15,16 +15,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxdiff import parallel
+from jaxdiff.measures.knn_references import EXACT_BLOCK, Candidates, References, Vectors, pad_rows
 
 METRICS = ("euclidean", "cosine")
 QUERY_BLOCK = 1024
 MIN_ROWS = 64  # queries of the smallest program
-REFERENCE_BLOCK = 4096
-EXACT_BLOCK = 64  # queries whose candidates are compared at once in float64
 MARGIN = 8  # candidates beyond k that are held until the exact values are computed
-
-Vectors = Num[np.ndarray, "_n d"]
-Candidates = Int[np.ndarray, "q c"]
+MIN_MARGIN = 4  # few references are so near to the k-th that float32 products confuse them
+GPU_TOP_K = 16  # XLA's own kernel for GPUs ends there, and what is more is sorted
 
 
 class Neighbors(NamedTuple):
@@ -46,8 +44,9 @@ def nearest(
 ) -> Neighbors:
     """The k nearest references of each query, best first.
 
-    Candidates come from float32 products; they are compared again by direct difference in float64,
-    and ties are ordered by index.
+    Candidates come from float32 products; they are compared again by direct difference in float64
+    (uint8 rows on an accelerator in whole numbers, which gives the same), and ties are ordered by
+    index.
 
     Parameters
     ----------
@@ -73,9 +72,10 @@ def nearest(
     query_rows = np.asarray(queries).reshape(len(queries), -1)
     reference_rows = np.asarray(references).reshape(len(references), -1)
     _check(query_rows, reference_rows, k, metric)
+    placed = References(reference_rows)
     blocks = [
-        _rank_candidates(rows, reference_rows, candidates, k, metric)
-        for rows, candidates in _find_candidates(query_rows, reference_rows, k, metric)
+        _rank_candidates(rows, placed, candidates, k, metric)
+        for rows, candidates in _find_candidates(query_rows, placed, k, metric)
     ]
     values = np.concatenate([block.values for block in blocks])
     indices = np.concatenate([block.indices for block in blocks])
@@ -160,17 +160,17 @@ def _check(queries: np.ndarray, references: np.ndarray, k: int, metric: str) -> 
 
 
 def _find_candidates(
-    queries: Vectors, references: Vectors, k: int, metric: str
+    queries: Vectors, references: References, k: int, metric: str
 ) -> Iterator[tuple[Vectors, Candidates]]:
-    """Each block of queries, and its best k + MARGIN references by float32 products."""
-    mesh = parallel.data_mesh(REFERENCE_BLOCK)
-    count = min(k + MARGIN, len(references))
+    """Each block of queries, and its best references by float32 products: k and a margin."""
+    mesh = references.mesh
+    total = len(references.rows)
+    count = min(k + choose_margin(k, mesh.devices.flat[0].platform), total)
     # Products of centered rows lose fewer digits far from the origin; cosines need the origin.
     if metric == "euclidean":
-        center = np.asarray(np.mean(references, axis=0, dtype=np.float64), np.float32)
+        center = np.asarray(np.mean(references.rows, axis=0, dtype=np.float64), np.float32)
     else:
-        center = np.zeros(references.shape[1], np.float32)
-    block_size = -(-min(REFERENCE_BLOCK, len(references)) // mesh.size) * mesh.size
+        center = np.zeros(queries.shape[1], np.float32)
     # A power of two, so that sets of like sizes, such as the samples of a class, share a program.
     num_rows = min(QUERY_BLOCK, max(MIN_ROWS, 1 << (len(queries) - 1).bit_length()))
     for start in range(0, len(queries), QUERY_BLOCK):
@@ -180,16 +180,19 @@ def _find_candidates(
             jnp.full((mesh.size, num_rows, count), -1, jnp.int32),
         )
         # One size of blocks, the last ones padded, is one compiled program.
-        padded = _pad(rows, num_rows)
-        for first in range(0, len(references), block_size):
-            jax.block_until_ready(best)  # or blocks would pile up ahead of the device
-            block = _pad(references[first : first + block_size], block_size)
-            best = _merge_block(mesh, metric, best, padded, block, center, first, len(references))
+        padded = jax.device_put(pad_rows(rows, num_rows), parallel.replicated(mesh))
+        for first, block in references.blocks():
+            if references.resident is None:
+                jax.block_until_ready(best)  # or blocks would pile up ahead of the device
+            best = _merge_block(mesh, metric, best, padded, block, center, first, total)
         yield rows, _gather_devices(best)[: len(rows)]
 
 
-def _pad(rows: np.ndarray, count: int) -> np.ndarray:
-    return rows if len(rows) == count else np.pad(rows, ((0, count - len(rows)), (0, 0)))
+def choose_margin(k: int, platform: str) -> int:
+    """Candidates beyond k: fewer on a GPU where XLA's fast top-k then takes all of them."""
+    if platform == "gpu" and k + MIN_MARGIN <= GPU_TOP_K:
+        return min(MARGIN, GPU_TOP_K - k)
+    return MARGIN
 
 
 def _gather_devices(best: TopK) -> Candidates:
@@ -274,16 +277,19 @@ def _unit_length(rows: Array) -> Array:
 
 
 def _rank_candidates(
-    queries: Vectors, references: Vectors, candidates: Candidates, k: int, metric: str
+    queries: Vectors, references: References, candidates: Candidates, k: int, metric: str
 ) -> Neighbors:
-    """The best k of the candidates by direct difference in float64."""
+    """The best k of the candidates by direct difference in float64, or in whole numbers."""
     compare = _distances if metric == "euclidean" else _cosines
     sign = -1.0 if metric == "euclidean" else 1.0
-    scores = np.empty(candidates.shape)
-    for start in range(0, len(queries), EXACT_BLOCK):
-        block = slice(start, start + EXACT_BLOCK)
-        q = queries[block].astype(np.float64)
-        scores[block] = sign * compare(q, references[candidates[block]])
+    if metric == "euclidean" and references.has_exact_distances(queries, candidates):
+        scores = sign * references.exact_distances(queries, candidates)
+    else:
+        scores = np.empty(candidates.shape)
+        for start in range(0, len(queries), EXACT_BLOCK):
+            block = slice(start, start + EXACT_BLOCK)
+            q = queries[block].astype(np.float64)
+            scores[block] = sign * compare(q, references.rows[candidates[block]])
     # The last key is the first to sort by; ties go to the lower index.
     order = np.lexsort((candidates, -scores), axis=1)[:, :k]
     values = sign * np.take_along_axis(scores, order, 1)

@@ -251,7 +251,7 @@ def compile_sampling_step(cell: Cell, devices: Devices) -> Program:
     x_T = jax.ShapeDtypeStruct((batch, *cell.image_shape), jnp.float32)
     first_step = jax.tree.map(lambda column: column[:1], method.chain(schedule, spec.steps))
     keys = jax.ShapeDtypeStruct((batch,), jax.random.key(0).dtype)
-    lowered = compile_step(network, schedule, method, mesh).lower(
+    lowered = compile_step(network, schedule, method, mesh, cell.sample.dtype).lower(
         place(get_params(network), replicated),
         place(jax.eval_shape(method.init, x_T), split),
         place(first_step, replicated),

@@ -224,6 +224,8 @@ def _render(study: StudyResults, topics: Sequence[Topic], method: Method) -> str
         random_passes=_names_above_random_gate(study),
         max_random_gate=MAX_RANDOM_GATE,
         time_blind={c.info.model: format_time_blind_levels(c.info) for c in study.cells},
+        precisions=sorted({result.precision for result in study.results} - {""}),
+        older=[result.name for result in study.results if not result.precision],
         settings_text=json.dumps(study.settings, indent=1),
         versions_text=json.dumps(study.results[-1].run, indent=1),
     )

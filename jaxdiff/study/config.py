@@ -15,13 +15,21 @@ from jaxdiff.features.extractors import EXTRACTORS
 from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.measures.registry import load_measures
 from jaxdiff.plugins import import_plugins
-from jaxdiff.settings import NAMED_CLAIMS, Config, MeasureSettings, StudySettings, TrainSettings
+from jaxdiff.settings import (
+    NAMED_CLAIMS,
+    Config,
+    MeasureSettings,
+    SampleSettings,
+    StudySettings,
+    TrainSettings,
+)
 from jaxdiff.typed_values import checked_value
 
 # What may grow in a study that has begun.
 AXES = ("seeds", "models", "model_seeds", "data.proportions", "data.n")
 # Studies that began before these settings existed have their defaults.
 CLAIM_DEFAULTS: Mapping[str, Any] = {"secondary": [], "look": 0}
+SAMPLE_DEFAULTS = {"dtype": SampleSettings.dtype}  # older files do not name it
 ALONG_TRAINING = ("equal_loss", "training_time")  # claims that need early checkpoints
 MIN_COMPARED_SEEDS = 4  # two of either role
 MIN_INVERTED_SEEDS = 3  # one encodes, and two decode
@@ -353,4 +361,5 @@ def fixed_settings(study: Mapping[str, Any]) -> dict[str, Any]:
     }
     fixed_data = {key: data[key] for key in data if f"data.{key}" not in AXES + PATH_KEYS}
     fixed = {key: value for key, value in study.items() if key not in free}
+    fixed["sample"] = SAMPLE_DEFAULTS | study.get("sample", {})
     return fixed | {"data": fixed_data, "share": share, "measures": rule}

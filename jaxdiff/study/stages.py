@@ -29,6 +29,7 @@ from jaxdiff.settings import to_json
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Redo, claim_folder, run_stage
 from jaxdiff.study import inversion
+from jaxdiff.study.config import SAMPLE_DEFAULTS
 from jaxdiff.study.lock import lock
 from jaxdiff.study.metrics_writer import DivergedError
 from jaxdiff.study.train import train
@@ -91,7 +92,8 @@ def run_cell(
 
 def _without_measures(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a trained cell is bound to: how it is measured may change."""
-    return {key: value for key, value in settings.items() if key != "measures"}
+    fixed = {key: value for key, value in settings.items() if key != "measures"}
+    return fixed | {"sample": SAMPLE_DEFAULTS | settings["sample"]}
 
 
 def waiting(task: str, progress: Progress) -> Callable[[str], object]:
@@ -156,7 +158,14 @@ def _run_train(context: CellContext, redo: Redo, profile: bool) -> None:
 
     outputs = (f"checkpoints/{cell.train.steps}", "metrics.jsonl")
     context.outputs["train"] = run_stage(
-        folder, "train", context.trained_from(), outputs, make, all_processes=True, redo=redo
+        folder,
+        "train",
+        context.trained_from(),
+        outputs,
+        make,
+        all_processes=True,
+        is_measured=False,
+        redo=redo,
     )
     # A damaged last step was trained again; the others are for measures and for users.
     parallel.on_leader("check steps", lambda: checkpoints.check_steps(folder / "checkpoints"))
@@ -172,7 +181,14 @@ def _run_sample(context: CellContext, redo: Redo) -> None:
     outputs = ("samples.npz", "common.npz") if cell.sample.common else ("samples.npz",)
     make = functools.partial(write_samples, context)
     context.outputs["sample"] = run_stage(
-        context.folder, "sample", inputs, outputs, make, all_processes=True, redo=redo
+        context.folder,
+        "sample",
+        inputs,
+        outputs,
+        make,
+        all_processes=True,
+        is_measured=False,
+        redo=redo,
     )
 
 

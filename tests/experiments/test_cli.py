@@ -8,6 +8,7 @@ from absl import flags
 from rich.table import Column, Table
 
 from experiments import _cli
+from jaxdiff import compilation_cache
 from tests.experiments.commands import fail_command
 
 
@@ -46,6 +47,14 @@ def test_an_output_beside_what_is_read(set_out, tmp_path):
     (tmp_path / "model.npz").mkdir()
     with pytest.raises(ValueError, match=r"model.npz is a folder; add a file's name"):
         _cli.output_file("out", ".npz")
+
+
+@pytest.mark.parametrize("folder", [None, "/somewhere/programs"])
+def test_the_place_of_compiled_programs_is_said(folder, monkeypatch, capsys):
+    monkeypatch.setattr(compilation_cache, "enable", {"cpu": folder}.get)
+    _cli.start_devices()
+    expected = f"compiled programs are kept in {folder}\n" if folder else ""
+    assert capsys.readouterr().out == expected
 
 
 NAMES = ("[6]", "[/a/b]", "runs/[x]/y", "[bold]", "a [/] b", ":smile:", "x[link=a]", "\\[x]")

@@ -97,7 +97,7 @@ def test_each_step_is_printed_once_when_it_is_done(tiny_run):
 
 def test_the_result_holds_every_section(tiny_run):
     result = read_json(tiny_run[0] / "cells" / CELL / "result.json")
-    assert result.keys() == SECTIONS | {"schema", "cell"}
+    assert result.keys() == SECTIONS | {"schema", "cell", "matmul_precision"}
     assert result["quality"][0]["name"] == "gate"
     assert 0 <= result["quality"][0]["value"] <= 1
     quality = {(entry["name"], entry.get("t")) for entry in result["quality"]}

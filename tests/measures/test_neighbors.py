@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from jaxdiff.measures import exact_knn
+from jaxdiff.measures import exact_knn, knn_references
 from jaxdiff.measures.neighbors import nearest, neighbor_estimates
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(exact_knn, "QUERY_BLOCK", 32)
-    monkeypatch.setattr(exact_knn, "REFERENCE_BLOCK", 64)
+    monkeypatch.setattr(knn_references, "REFERENCE_BLOCK", 64)
 
 
 def sort_all(queries, references, metric):
@@ -32,6 +32,64 @@ def test_brute_force_over_several_blocks_on_eight_devices(metric):
     order = expected_order[:, :7]
     np.testing.assert_array_equal(indices, order)
     np.testing.assert_allclose(values, np.take_along_axis(expected_values, order, 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("k", [1, 10, 60])
+def test_references_on_the_devices_give_the_same_bits(monkeypatch, metric, dtype, k):
+    """Several blocks of both, ties, and candidates beyond those that are compared there."""
+    rng = np.random.default_rng(0)
+    references = rng.integers(0, 256, (333, 20)).astype(dtype)
+    references[200:230] = references[:30]
+    queries = np.concatenate([references[:20], rng.integers(0, 256, (50, 20)).astype(dtype)])
+    expected = nearest(queries, references, k, metric)
+    monkeypatch.setattr(knn_references, "fits_devices", lambda rows, devices: True)
+    on_devices = nearest(queries, references, k, metric)
+    np.testing.assert_array_equal(on_devices.values, expected.values)
+    np.testing.assert_array_equal(on_devices.indices, expected.indices)
+    assert on_devices.values.dtype == expected.values.dtype
+
+
+def test_distances_in_whole_numbers_are_exact_up_to_the_largest(monkeypatch):
+    """At 104 px RGB the sum of squares still has 31 bits; at 105 the host takes over."""
+    monkeypatch.setattr(knn_references, "fits_devices", lambda rows, devices: True)
+    for size, is_exact in ((104, True), (105, False)):
+        rows = np.full((8, size * size * 3), 255, np.uint8)
+        references = knn_references.References(rows)
+        queries = np.zeros((1, rows.shape[1]), np.uint8)
+        candidates = np.zeros((1, 1), np.int32)
+        assert references.has_exact_distances(queries, candidates) is is_exact
+        values = nearest(queries, rows, 1).values
+        assert values[0, 0] == np.float32(255 * np.sqrt(rows.shape[1]))
+
+
+class Device:
+    """A device of a platform, with a limit of its memory or without one."""
+
+    def __init__(self, platform, limit):
+        self.platform = platform
+        self.limit = limit
+
+    def memory_stats(self):
+        return None if self.limit is None else {"bytes_limit": self.limit}
+
+
+@pytest.mark.parametrize(
+    ("platform", "limit", "expected"),
+    [("gpu", 3200, True), ("gpu", 3196, False), ("tpu", None, False), ("cpu", 10**9, False)],
+)
+def test_references_stay_where_a_quarter_of_the_memory_holds_them(platform, limit, expected):
+    rows = np.zeros((10, 20))  # 800 bytes as float32
+    assert knn_references.fits_devices(rows, [Device(platform, limit)]) is expected
+
+
+@pytest.mark.parametrize(
+    ("platform", "k", "margin"),
+    [("gpu", 1, 8), ("gpu", 8, 8), ("gpu", 10, 6), ("gpu", 12, 4), ("gpu", 13, 8), ("cpu", 10, 8)],
+)
+def test_candidates_fit_the_top_k_of_a_gpu(platform, k, margin):
+    assert exact_knn.choose_margin(k, platform) == margin
 
 
 def test_uint8_images_and_ties_by_index():

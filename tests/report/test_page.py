@@ -164,6 +164,17 @@ def test_a_gate_that_random_weights_fail_is_not_mentioned(tmp_path):
     assert "Samples of random weights" not in report.write(workdir).read_text()
 
 
+def test_the_page_says_how_exact_the_measures_are(tmp_path):
+    workdir = write_sets(tmp_path)
+    assert "Measured at" not in draw(workdir), "older results do not say"
+    path = workdir / "sets/ours/result.json"
+    files.write_json(path, files.read_json(path) | {"matmul_precision": "highest"})
+    assert "Measured at float32 (HIGHEST), but for theirs," in draw(workdir)
+    path = workdir / "sets/theirs/result.json"
+    files.write_json(path, files.read_json(path) | {"matmul_precision": "highest"})
+    assert "Measured at float32 (HIGHEST):" in draw(workdir)
+
+
 def test_a_cell_of_older_code_gets_a_sentence(tmp_path):
     workdir = write_study(tmp_path, [LPIPS, NEIGHBORS])
     path = workdir / "cells/3-s0/measures/lpips.json"

@@ -90,6 +90,15 @@ def test_the_form_of_the_share_stays_in_a_begun_study():
     assert fixed_settings(to_json(changed.to_dict())) == fixed_settings(begun)
 
 
+def test_a_study_from_before_sampling_had_a_dtype_goes_on_in_float32():
+    config = make_config()
+    older = to_json(config.to_dict())
+    del older["sample"]["dtype"]
+    assert fixed_settings(to_json(config.to_dict())) == fixed_settings(older)
+    config.sample.dtype = "bfloat16"
+    assert fixed_settings(to_json(config.to_dict())) != fixed_settings(older)
+
+
 def test_a_folder_of_an_evaluation_is_refused_by_its_settings(tmp_path):
     path = epath.Path(tmp_path) / "study.json"
     files.write_json(path, {"name": "sets", "data": {"sets": ["a"]}})

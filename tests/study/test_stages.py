@@ -8,9 +8,11 @@ from etils import epath
 
 from jaxdiff import files
 from jaxdiff.cells import context as cell_context
+from jaxdiff.cells.context import CellContext
 from jaxdiff.cells.data import DataPaths, open_cell_dataset
 from jaxdiff.progress import no_progress
-from jaxdiff.study import grid
+from jaxdiff.stage import NO_REDO
+from jaxdiff.study import grid, stages
 from jaxdiff.study.config import default_config
 from jaxdiff.study.stages import run_cell
 
@@ -35,3 +37,21 @@ def test_training_does_not_go_on_from_a_checkpoint_of_other_data(tmp_path, monke
     with pytest.raises(ValueError, match=f"{cell.name} was made with other data \\(data.dataset"):
         run_cell(cell, epath.Path(tmp_path), DataPaths("", str(tmp_path)), no_progress)
     assert not (tmp_path / "shared").exists(), "no classifier is trained first"
+
+
+def test_samples_of_another_dtype_are_drawn_again(tmp_path, monkeypatch):
+    drawn = []
+
+    def write_samples(context):
+        drawn.append(context.cell.sample.dtype)
+        for name in ("samples.npz", "common.npz"):
+            files.write(context.folder / name, "samples")
+
+    monkeypatch.setattr(stages, "write_samples", write_samples)
+    config = default_config()
+    for dtype in ("float32", "bfloat16", "bfloat16", "float32"):
+        config.sample.dtype = dtype
+        cell = grid.expand(config)[0]
+        context = CellContext(cell, epath.Path(tmp_path), DataPaths("", ""))
+        stages._run_sample(context, NO_REDO)
+    assert drawn == ["float32", "bfloat16", "float32"]
