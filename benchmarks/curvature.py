@@ -10,12 +10,14 @@ reorthogonalization on both sides. Prints points x products a second of both, th
 the largest eigenvalues of both, and each process's peak of resident memory.
 """
 
+import dataclasses
 import sys
 import tempfile
 
 from absl import app, flags
 from flax import nnx
 
+from benchmarks.curvature_task import CurvatureTask
 from benchmarks.turns import measure, ratio, spread
 from jaxdiff import diffusers_io
 from jaxdiff.unet import TABLE_A, UNet
@@ -41,8 +43,8 @@ def main(_) -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         diffusers_io.save_pipeline(unet, SCHEDULER, folder)
-        task = {"folder": folder, "size": FLAGS.size, "points": FLAGS.points, "steps": FLAGS.steps}
-        reports, rates = measure(sides, task, FLAGS.rounds)
+        task = CurvatureTask(folder, FLAGS.size, FLAGS.points, FLAGS.steps)
+        reports, rates = measure(sides, dataclasses.asdict(task), FLAGS.rounds)
     print(
         f"model {FLAGS.model}, {FLAGS.size} px, {FLAGS.points} points, {FLAGS.steps} steps; "
         "points x products a second"

@@ -11,19 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.turns import peak, serve
+from benchmarks.curvature_task import CurvatureTask
+from benchmarks.jax_device import describe_device
+from benchmarks.turns import Answer, peak, serve
 from jaxdiff import models
 from jaxdiff.denoiser import get_params
 from jaxdiff.landscape import curvature
 from jaxdiff.landscape.level_functions import level_functions
 
-TASK = json.loads(sys.argv[1])
+TASK = CurvatureTask(**json.loads(sys.argv[1]))
 LARGEST: list[float] = []
 
 
 def main() -> None:
-    model = models.load(TASK["folder"])
-    n = TASK["points"]
+    if not TASK.tf32:
+        jax.config.update("jax_default_matmul_precision", "highest")
+    model = models.load(TASK.folder)
+    n = TASK.points
     x = np.random.default_rng(0).standard_normal((n, *model.shape)).astype(np.float32)
     params = {name: jnp.asarray(np.asarray(p)) for name, p in get_params(model.unet).items()}
     alpha_bar = jnp.asarray(model.schedule.alpha_bar)
@@ -40,13 +44,20 @@ def main() -> None:
                 params,
                 alpha_bar,
                 t,
-                steps=TASK["steps"],
+                steps=TASK.steps,
                 probes=0,
                 dense=0,
             )
             LARGEST[:] = [round(float(v), 5) for v in measured["largest"].values[:3]]
 
-    serve(run, n * TASK["steps"], 0.0, lambda: {"peak_mb": peak(), "largest": LARGEST})
+    def prepare() -> Answer:
+        run(1)
+        return {}
+
+    def describe() -> Answer:
+        return {"peak_mb": peak(), "largest": LARGEST, **describe_device()}
+
+    serve(run, n * TASK.steps, TASK.seconds, describe, prepare)
 
 
 if __name__ == "__main__":

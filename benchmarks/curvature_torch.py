@@ -13,24 +13,40 @@ import torch
 from diffusers import UNet2DModel
 from diffusers.models.attention_processor import AttnProcessor
 
-from benchmarks.turns import peak, serve
+from benchmarks.curvature_task import CurvatureTask
+from benchmarks.torch_device import (
+    DEVICE,
+    allow_tf32,
+    describe_device,
+    release_memory,
+    synchronize,
+)
+from benchmarks.turns import Answer, peak, serve
 
-TASK = json.loads(sys.argv[1])
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TASK = CurvatureTask(**json.loads(sys.argv[1]))
+allow_tf32(TASK.tf32)
 LARGEST: list[float] = []
 
 
+def copy_input(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """A hook that gives a group norm its input in row-major order."""
+    # Its forward derivative is refused in any other order, which a convolution may return.
+    return tuple(x.clone(memory_format=torch.contiguous_format) for x in inputs)
+
+
 def load_model() -> UNet2DModel:
-    model = UNet2DModel.from_pretrained(TASK["folder"], subfolder="unet")
+    model = UNet2DModel.from_pretrained(TASK.folder, subfolder="unet")
     model = model.to(DEVICE).eval().requires_grad_(False)
     for module in model.modules():
         if hasattr(module, "set_processor"):
             module.set_processor(AttnProcessor())
+        if isinstance(module, torch.nn.GroupNorm):
+            module.register_forward_pre_hook(copy_input)
     return model
 
 
 def load_images(channels: int) -> torch.Tensor:
-    shape = (TASK["points"], TASK["size"], TASK["size"], channels)
+    shape = (TASK.points, TASK.size, TASK.size, channels)
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous().to(DEVICE)
 
@@ -43,7 +59,7 @@ def lanczos(denoiser, images: torch.Tensor) -> torch.Tensor:
     basis = [torch.nn.functional.normalize(start)]
     alphas = []
     betas = []
-    for _ in range(TASK["steps"]):
+    for _ in range(TASK.steps):
         v = basis[-1].view_as(images)
         _, forward = torch.func.jvp(denoiser, (images,), (v,))
         w = (0.5 * (forward + backward(v, retain_graph=True)[0])).flatten(1)
@@ -73,9 +89,17 @@ def main() -> None:
     def run(count: int) -> None:
         for _ in range(count):
             LARGEST[:] = [round(float(v), 5) for v in lanczos(denoiser, images)[:3]]
+        synchronize()
 
-    products = TASK["points"] * TASK["steps"]
-    serve(run, products, 0.0, lambda: {"peak_mb": peak(), "largest": LARGEST})
+    def prepare() -> Answer:
+        run(1)
+        release_memory()
+        return {}
+
+    def describe() -> Answer:
+        return {"peak_mb": peak(), "largest": LARGEST, **describe_device()}
+
+    serve(run, TASK.points * TASK.steps, TASK.seconds, describe, prepare)
 
 
 if __name__ == "__main__":

@@ -1,90 +1,195 @@
-"""Two processes that take turns, so that a noisy machine is equally noisy for both.
+"""Processes that take turns, so that a noisy machine is equally noisy for all of them.
 
-A worker reads a JSON line for each request and answers with a JSON line; its first answer says
-that it has compiled.
+A worker reads a JSON line for each request and answers with a JSON line. "compile" prepares what
+can be prepared beside other work, "warm" makes the first calls, "round" is a timed turn.
 """
 
+import contextlib
 import json
 import os
+import queue
 import resource
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 Answer = dict[str, Any]
+ROOT = Path(__file__).resolve().parent.parent
 MALLOC_SETTINGS = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # on both sides
+CLOSE_SECONDS = 10.0  # that a worker has for ending by itself
 
 
 class Worker:
-    """A process running `python -m MODULE JSON`."""
+    """A process running `python -m MODULE JSON`, in a process group of its own.
 
-    def __init__(self, python: str, module: str, task: Mapping[str, Any]):
+    Parameters
+    ----------
+    python
+        The interpreter.
+    module
+        What it runs.
+    task
+        What the module is asked to do.
+    environment
+        Of the process; by default this one's.
+    niceness
+        By how much it stands back behind others.
+    errors
+        File of its standard error; by default that of this process.
+    """
+
+    def __init__(
+        self,
+        python: str,
+        module: str,
+        task: Mapping[str, Any],
+        *,
+        environment: Mapping[str, str] = os.environ,
+        niceness: int = 0,
+        errors: IO[str] | None = None,
+    ):
         self.command = [python, "-m", module, json.dumps(task)]
         self.process = subprocess.Popen(
-            self.command,
+            ["nice", "-n", str(niceness), *self.command],
             text=True,
-            env=os.environ | MALLOC_SETTINGS,
+            cwd=ROOT,
+            env={**environment, **MALLOC_SETTINGS},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=errors,
+            process_group=0,  # its own processes are stopped and ended with it
         )
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
-    def ask(self, request: str) -> Answer:
-        """The worker's answer to "warm" or "round"; RuntimeError where the worker has ended."""
-        assert self.process.stdin is not None
+    def _read(self) -> None:
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"do": request}) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        with self.process.stdout:
+            for line in self.process.stdout:
+                if line.startswith("{"):  # libraries print too
+                    self._lines.put(line)
+        self._lines.put("")
+
+    def send(self, request: str) -> None:
+        """Ask for something; `receive` waits for the answer."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # `receive` says that it has ended
+            self.process.stdin.write(json.dumps({"do": request}) + "\n")
+            self.process.stdin.flush()
+
+    def has_answered(self) -> bool:
+        """Whether `receive` need not wait; true of a worker that has ended."""
+        return not self._lines.empty()
+
+    def receive(self, timeout: float | None = None) -> Answer:
+        """The answer to the last request.
+
+        Raises
+        ------
+        RuntimeError
+            Where the worker has ended.
+        TimeoutError
+            Where there is no answer after so many seconds.
+        """
+        try:
+            line = self._lines.get(timeout=timeout)
+        except queue.Empty:
+            raise TimeoutError(f"no answer after {timeout:.0f} s") from None
         if not line:
             command = " ".join(self.command[:3])
             raise RuntimeError(f"{command} ended with status {self.process.wait()}")
         return json.loads(line)
 
-    def close(self) -> None:
-        """End the process."""
+    def ask(self, request: str, timeout: float | None = None) -> Answer:
+        """Send a request and receive its answer."""
+        self.send(request)
+        return self.receive(timeout)
+
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """End the process, by force where it does not end by itself."""
         assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        with contextlib.suppress(BrokenPipeError):  # it has ended
+            self.process.stdin.close()
+        end_process(self.process, seconds)
+        self._reader.join(1.0)
+
+
+def signal_process(process: subprocess.Popen, number: signal.Signals) -> None:
+    """Send a signal to a process that leads a group, and to its group."""
+    if process.poll() is None:
+        os.killpg(process.pid, number)
+
+
+def end_process(process: subprocess.Popen, seconds: float) -> None:
+    """Wait for a process that leads a group; end the group where it takes longer."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        signal_process(process, signal.SIGKILL)
+        process.wait()
+
+
+def answer_requests(answers: Mapping[str, Callable[[], Answer]]) -> None:
+    """Answer requests from standard input until it ends: a worker's loop."""
+    for line in sys.stdin:
+        answer = answers[json.loads(line)["do"]]()
+        print(json.dumps(answer), flush=True)
+
+
+def nothing() -> Answer:
+    """The answer of a worker that has nothing to say."""
+    return {}
 
 
 def serve(
-    run_steps: Callable[[int], None],
-    batch: int,
+    run_calls: Callable[[int], None],
+    images: int,
     seconds: float,
-    describe: Callable[[], Answer],
+    describe: Callable[[], Answer] = nothing,
+    prepare: Callable[[], Answer] = nothing,
 ) -> None:
-    """Answer requests from standard input until it ends: a worker's loop.
+    """Time a function whenever it is asked for: the loop of a worker that is measured.
 
     Parameters
     ----------
-    run_steps
-        Runs a number of steps and waits for them.
-    batch
-        Images a step.
+    run_calls
+        Runs a number of calls and waits for them.
+    images
+        Images, or other units of work, of a call.
     seconds
-        Length of a round, which is as many steps as take so long; 0 is a single step.
+        Length of a round, which is as many whole calls as take so long; 0 is a single call.
     describe
-        Further entries of the first answer.
+        Further entries of the answer to "warm".
+    prepare
+        What is done for "compile", beside what this process did before it served.
     """
-    count = 3 if seconds else 1
+    count = 1
 
-    def time_steps() -> float:
+    def time_calls() -> float:
         start = time.perf_counter()
-        run_steps(count)
+        run_calls(count)
         return time.perf_counter() - start
 
-    for line in sys.stdin:
-        if json.loads(line)["do"] == "warm":
-            answer = {"compiled": time_steps()} | describe()
-            count = max(3, round(count * seconds / time_steps())) if seconds else 1
-        else:
-            if seconds:
-                run_steps(1)  # the other process's turn has cooled the caches
-            answer = {"rate": count * batch / time_steps()}
-        print(json.dumps(answer), flush=True)
+    def warm() -> Answer:
+        nonlocal count
+        answer = {"compiled": time_calls()}
+        if seconds:
+            count = max(1, round(seconds / time_calls()))
+        return answer | describe()
+
+    def time_round() -> Answer:
+        if seconds:
+            run_calls(1)  # the other process's turn has cooled the caches
+        return {"rate": count * images / time_calls()}
+
+    answer_requests({"compile": prepare, "warm": warm, "round": time_round})
 
 
 def measure(

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from experiments import _cli
 
@@ -14,14 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.turns import serve
+from benchmarks.jax_device import describe_device
+from benchmarks.turns import Answer, serve
 from benchmarks.unet_task import UNetTask
 from jaxdiff import models, optimizers, parallel, samplers, training
 from jaxdiff.cells.train_step import build_apply
 from jaxdiff.datasets import batches as pipeline
 from jaxdiff.denoiser import get_params
 from jaxdiff.gradients import data_parallel_grads
-from jaxdiff.sampling import Sampler
+from jaxdiff.sampling import STEPS_PER_CALL, Sampler
 from jaxdiff.training_step import (
     TrainStep,
     diffusion_loss,
@@ -33,15 +35,26 @@ from jaxdiff.training_step import (
 
 TASK = UNetTask(**json.loads(sys.argv[1]))
 MODEL = models.load(TASK.folder)
-MATMUL_SIZE = 2048
-TRAIN_STEPS = 100_000  # more than are run
-RunSteps = Callable[[int], None]
+IS_CPU = jax.default_backend() == "cpu"
+PRODUCT_SIZE = 2048 if IS_CPU else 8192  # which fills the device
+TRAIN_STEPS = 1_000_000  # more than are run
 
 
-def measure_matmul() -> float:
-    """GFLOP/s of float32 matrix products on every device, the best of ten."""
+class Timed(NamedTuple):
+    """What is timed: a function that runs so many calls, its images and its FLOP.
+
+    Images and FLOP are those of a call; a call of K steps has K times its batch.
+    """
+
+    run_calls: Callable[[int], None]
+    images: int
+    flops: float
+
+
+def measure_product() -> float:
+    """GFLOP/s of matrix products on every device, the best of ten."""
     mesh = parallel.data_mesh(8)
-    a = jnp.ones((mesh.size, MATMUL_SIZE, MATMUL_SIZE))
+    a = jnp.ones((mesh.size, PRODUCT_SIZE, PRODUCT_SIZE), TASK.dtype)
     product = jax.shard_map(
         lambda x: x @ x, mesh=mesh, in_specs=parallel.DATA, out_specs=parallel.DATA
     )
@@ -52,11 +65,7 @@ def measure_matmul() -> float:
         jax.block_until_ready(matmul(a))
         times.append(time.perf_counter() - start)
     fastest = min(times[1:])  # the first one compiles
-    return mesh.size * 2 * MATMUL_SIZE**3 / fastest / 1e9
-
-
-def count_calls(steps: int, steps_per_call: int) -> int:
-    return -(-steps // steps_per_call)
+    return mesh.size * 2 * PRODUCT_SIZE**3 / fastest / 1e9
 
 
 def gradient_flops() -> float:
@@ -65,8 +74,8 @@ def gradient_flops() -> float:
     return TASK.batch * image_flops(apply, get_params(MODEL.unet), MODEL.shape)
 
 
-def build_trainer() -> tuple[RunSteps, float]:
-    """A function that runs train steps, and the FLOP of a step."""
+def build_trainer() -> Timed:
+    """Train steps, K a call."""
     k = TASK.steps_per_call
     mesh = parallel.data_mesh(TASK.batch)
     optimizer = optax.flatten(optimizers.build_optimizer("adamw", TRAIN_STEPS, learning_rate=1e-4))
@@ -85,43 +94,47 @@ def build_trainer() -> tuple[RunSteps, float]:
     lowered = jit_train_steps(train_step, mesh).lower(state, next(batches(0)), key_data)
     run = training.fit(lowered.compile(), state, batches, key_data)
 
-    def run_steps(count: int) -> None:
-        for _ in range(count_calls(count, k)):
+    def run_calls(count: int) -> None:
+        for _ in range(count):
             output = next(run)
         jax.block_until_ready(output.state.step)
 
-    return run_steps, gradient_flops()
+    return Timed(run_calls, k * TASK.batch, k * gradient_flops())
 
 
-def build_sampler() -> tuple[RunSteps, float]:
-    """A function that runs DDIM steps on one batch, and the FLOP of a step."""
+def build_sampler() -> Timed:
+    """DDIM steps on one batch, as many a call as `Sampler` takes."""
     spec = samplers.SamplerSpec("ddim", 1000)
     sampler = Sampler(MODEL, spec, batch=TASK.batch)
     keys = jax.random.split(jax.random.key(0), TASK.batch)
     noise = np.asarray(samplers.initial_noise(keys, sampler.image_shape))
     xt = parallel.to_global_array(noise, sampler.sharding)
     keys = jax.device_put(keys, sampler.sharding)
-    k = 1 if jax.default_backend() == "cpu" else 10
+    k = 1 if IS_CPU else STEPS_PER_CALL
     chain = spec.build("eps").chain(MODEL.schedule, spec.steps)
     first_steps = samplers.Step(*(column[:k] for column in chain))
 
-    def run_steps(count: int) -> None:
-        for _ in range(count_calls(count, k)):
-            x = sampler.step(sampler.params, xt, first_steps, keys, None)
+    compiled = sampler.step.lower(sampler.params, xt, first_steps, keys, None).compile()
+
+    def run_calls(count: int) -> None:
+        for _ in range(count):
+            x = compiled(sampler.params, xt, first_steps, keys, None)
         jax.block_until_ready(x)
 
-    return run_steps, gradient_flops() / 3  # a forward pass is a third of its gradient
+    # A forward pass is a third of its gradient.
+    return Timed(run_calls, k * TASK.batch, k * gradient_flops() / 3)
 
 
 def main() -> None:
-    build = build_trainer if TASK.what == "train" else build_sampler
-    run_steps, flops = build()
-    serve(
-        run_steps,
-        TASK.batch,
-        TASK.seconds,
-        lambda: {"flops": flops, "matmul_gflops": measure_matmul()},
-    )
+    timed = build_trainer() if TASK.what == "train" else build_sampler()
+
+    def describe() -> Answer:
+        answer: Answer = {"flops": timed.flops / timed.images, **describe_device()}
+        if TASK.product:
+            answer["product_gflops"] = measure_product()
+        return answer
+
+    serve(timed.run_calls, timed.images, TASK.seconds, describe)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,10 @@ class UNetTask:
         Whether the peer uses torch.compile.
     seconds
         Length of a turn.
+    tuned
+        Whether the peer has channels_last weights and, on a GPU, a fused AdamW.
+    product
+        Whether the rate of a matrix product in this type is measured too.
     """
 
     what: Literal["train", "sample"]
@@ -33,3 +37,5 @@ class UNetTask:
     steps_per_call: int
     compile: bool
     seconds: float
+    tuned: bool = False
+    product: bool = False
