@@ -1,0 +1,1 @@
+"""All figures of an accelerator by one command; see docs/benchmarks.md."""
