@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from experiments import _cli
@@ -49,6 +50,7 @@ class Timed(NamedTuple):
     run_calls: Callable[[int], None]
     images: int
     flops: float
+    program: jax.stages.Compiled
 
 
 def measure_product() -> float:
@@ -92,20 +94,21 @@ def build_trainer() -> Timed:
     batches = pipeline.resident(images, mesh, seed=0, steps=total, batch=TASK.batch, k=k)
     key_data = place_key(0, mesh)
     lowered = jit_train_steps(train_step, mesh).lower(state, next(batches(0)), key_data)
-    run = training.fit(lowered.compile(), state, batches, key_data)
+    program = lowered.compile()
+    run = training.fit(program, state, batches, key_data)
 
     def run_calls(count: int) -> None:
         for _ in range(count):
             output = next(run)
         jax.block_until_ready(output.state.step)
 
-    return Timed(run_calls, k * TASK.batch, k * gradient_flops())
+    return Timed(run_calls, k * TASK.batch, k * gradient_flops(), program)
 
 
 def build_sampler() -> Timed:
     """DDIM steps on one batch, as many a call as `Sampler` takes."""
     spec = samplers.SamplerSpec("ddim", 1000)
-    sampler = Sampler(MODEL, spec, batch=TASK.batch)
+    sampler = Sampler(MODEL, spec, batch=TASK.batch, dtype=TASK.dtype)
     keys = jax.random.split(jax.random.key(0), TASK.batch)
     noise = np.asarray(samplers.initial_noise(keys, sampler.image_shape))
     xt = parallel.to_global_array(noise, sampler.sharding)
@@ -122,7 +125,14 @@ def build_sampler() -> Timed:
         jax.block_until_ready(x)
 
     # A forward pass is a third of its gradient.
-    return Timed(run_calls, k * TASK.batch, k * gradient_flops() / 3)
+    return Timed(run_calls, k * TASK.batch, k * gradient_flops() / 3, compiled)
+
+
+def save_profile(timed: Timed) -> None:
+    """Save a profile of three calls and the compiled text, which names its kernels."""
+    with jax.profiler.trace(TASK.profile):
+        timed.run_calls(3)
+    Path(TASK.profile, "program.txt").write_text(timed.program.as_text() or "")
 
 
 def main() -> None:
@@ -132,6 +142,8 @@ def main() -> None:
         answer: Answer = {"flops": timed.flops / timed.images, **describe_device()}
         if TASK.product:
             answer["product_gflops"] = measure_product()
+        if TASK.profile:
+            save_profile(timed)
         return answer
 
     serve(timed.run_calls, timed.images, TASK.seconds, describe)

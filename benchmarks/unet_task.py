@@ -28,6 +28,8 @@ class UNetTask:
         Whether the peer has channels_last weights and, on a GPU, a fused AdamW.
     product
         Whether the rate of a matrix product in this type is measured too.
+    profile
+        Folder of a profile of our train step; empty for none.
     """
 
     what: Literal["train", "sample"]
@@ -39,3 +41,4 @@ class UNetTask:
     seconds: float
     tuned: bool = False
     product: bool = False
+    profile: str = ""

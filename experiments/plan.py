@@ -3,13 +3,15 @@
   python -m experiments.plan --config configs/paper_mnist.py --topology v5e:4x4 --price 1.2
   python -m experiments.plan --config configs/paper_celeba.py --topology v4:2x2x2 --slices 2 \
       --cells '6-*'
+  python -m experiments.plan --config configs/paper_mnist.py --topology h100:8
   python -m experiments.plan --config configs/quickstart.py --topology local
 
 Each model's train step and sampling step are compiled for slices of TPUs by libtpu (pip install
-'jaxdiff[plan]'; no TPU is needed), or for the devices here, and the compiler's own figures are
-read. No data are needed. Times are those of a roofline, the least that the chip's arithmetic, its
-memory and its links allow: a real run takes longer, and what is measured after training
-(features, neighbors, curvature) is left out.
+'jaxdiff[plan]'), for machines with GPUs by JAX's CUDA plug-in (pip install 'jaxdiff[compiled]'),
+neither of which needs to be here, or for the devices here. The compiler's own figures are read; of
+a GPU that is not here, bytes are counted from the compiled kernels. No data are needed. Times are
+those of a roofline, the least that the chip's arithmetic, its memory and its links allow: a real
+run takes longer, and what is measured after training (features, neighbors, curvature) is left out.
 """
 
 import os
@@ -37,9 +39,12 @@ _cli.define_config("The study, a file of configs/; --config.KEY=VALUE changes on
 flags.DEFINE_string(
     "topology",
     "local",
-    "A slice of TPUs: v4:2x2x2, v5e:4x4, v5p:2x2x1, v6e:8x8, tpu7x:2x2x1; local.",
+    "A slice of TPUs: v4:2x2x2, v5e:4x4, v5p:2x2x1, v6e:8x8, tpu7x:2x2x1; a machine with GPUs: "
+    "h100:8, h200:8; local.",
 )
-flags.DEFINE_integer("slices", 1, "Number of these slices, joined over DCN.", lower_bound=1)
+flags.DEFINE_integer(
+    "slices", 1, "Number of these slices or machines, joined by the network.", lower_bound=1
+)
 flags.DEFINE_float("price", None, "Of one chip for an hour, in any currency.", lower_bound=0.0)
 flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, as '6-*'.")
 flags.DEFINE_bool("largest", False, "Look for the largest batch that fits, which takes longer.")

@@ -60,6 +60,9 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_string("peer_python", sys.executable, "The interpreter that runs PyTorch.")
 flags.DEFINE_string("lpips_weights", "", "Folder of alexnet.ckpt; without, the study has no LPIPS.")
+flags.DEFINE_string(
+    "profiles", "", "Folder of a profile of our train step of each model, for Perfetto."
+)
 FLAGS = flags.FLAGS
 
 
@@ -133,7 +136,7 @@ def save_network(name: str, pixels: int, folder: Path) -> str:
 
 def build_plans(parts: list[str], models: list[str], folder: Path) -> list[Plan]:
     """The plans of these parts, the most important first."""
-    build = Parts(str(folder), FLAGS.tiny)
+    build = Parts(str(folder), FLAGS.tiny, FLAGS.profiles)
     sizes = TINY if FLAGS.tiny else FULL
     plans = [build.health()] if "health" in parts else []
     for i, model in enumerate(models):

@@ -60,10 +60,17 @@ class Parts:
         Of files that workers exchange.
     tiny
         Whether the sizes are a CPU's.
+    profiles
+        Folder of profiles of our train steps; empty for none.
     """
 
     folder: str
     tiny: bool
+    profiles: str = ""
+
+    def place_profile(self, model: str) -> str:
+        """Folder of the profile of a model's train step; empty where none is asked for."""
+        return f"{self.profiles}/train_{model}" if self.profiles else ""
 
     @property
     def sizes(self) -> Sizes:
@@ -118,13 +125,16 @@ class Parts:
             f"torch {tuned} {tf32}": side(True, "float32", **best),
         }
         if what == "sample":
-            ours = {f"jaxdiff {tf32}": side(False, "float32")}
+            ours = {
+                "jaxdiff bfloat16": side(False, "bfloat16"),
+                f"jaxdiff {tf32}": side(False, "float32"),
+            }
             pair = None
         else:
             k = sizes.steps_per_call
             ours = {
                 f"jaxdiff bfloat16 K={k}": side(False, "bfloat16", steps_per_call=k),
-                "jaxdiff bfloat16 K=1": side(False, "bfloat16"),
+                "jaxdiff bfloat16 K=1": side(False, "bfloat16", profile=self.place_profile(model)),
                 f"jaxdiff {tf32} K=1": side(False, "float32"),
             }
             pair = (f"jaxdiff bfloat16 K={k}", "jaxdiff bfloat16 K=1")

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
+from jaxdiff.planning import cuda
+
 GIB = 2**30
 
 
@@ -81,32 +83,39 @@ def peak_flops() -> float:
 
 
 def open_topology(name: str, slices: int = 1) -> Sequence[jax.Device]:
-    """The devices of TPU slices, which programs can be compiled for; or those here.
+    """Devices that programs can be compiled for, of machines that need not be here; or those here.
 
     Parameters
     ----------
     name
-        A slice of TPUs, as "v5e:4x4", or "local".
+        A slice of TPUs, as "v5e:4x4"; a machine with GPUs, as "h100:8"; or "local".
     slices
-        Number of such slices.
+        Number of such slices or machines.
 
     Raises
     ------
     ValueError
-        Where the name is of no TPU slice, or libtpu is not installed.
+        Where the name is of none of them, or their compiler is not installed.
     """
     if name == "local":
         return jax.devices()
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
     kind, shape = match.groups() if match else (name, "")
     lengths = [int(length) for length in shape.split("x") if length]
-    if kind not in SLICE_AXES or len(lengths) != SLICE_AXES[kind] or not all(lengths):
-        examples = ", ".join(f"{kind}:{'x'.join(['4'] * n)}" for kind, n in SLICE_AXES.items())
+    axes = {**SLICE_AXES, **dict.fromkeys(cuda.KINDS, 1)}
+    if kind not in axes or len(lengths) != axes[kind] or not all(lengths):
+        examples = ", ".join(f"{kind}:{'x'.join(['4'] * n)}" for kind, n in axes.items())
         raise ValueError(
-            f"topology {name!r} is not known; give a slice of TPUs, as {examples}, or local. "
-            "Programs for a GPU are compiled by its driver's libraries where it is: run this "
-            "there with local"
+            f"topology {name!r} is not known; give a slice of TPUs or a machine with GPUs, as "
+            f"{examples}, or local"
         )
+    if kind in cuda.KINDS:
+        return cuda.open_nodes(kind, slices, lengths[0])
+    return _open_slices(name, slices)
+
+
+def _open_slices(name: str, slices: int) -> Sequence[jax.Device]:
+    """The devices of TPU slices."""
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             f"{name} is compiled for by libtpu, which is not installed; pip install 'jaxdiff[plan]'"
@@ -114,7 +123,7 @@ def open_topology(name: str, slices: int = 1) -> Sequence[jax.Device]:
     for variable, value in LIBTPU_ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     # One device a chip, as Cloud TPU has it.
-    options = {"chip_config_name": "megacore"} if kind == "v4" else {}
+    options = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
     try:
         return topologies.get_topology_desc(name, "tpu", num_slices=slices, **options).devices
     except jax.errors.JaxRuntimeError as error:

@@ -12,25 +12,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
 from jaxdiff import models, parallel
 from jaxdiff.cells import train_step as cell_steps
 from jaxdiff.cells.cell import Cell
 from jaxdiff.denoiser import abstract_network, get_params
+from jaxdiff.planning import cuda
 from jaxdiff.planning.chips import Chip
+from jaxdiff.planning.kernels import Kernel, count_bytes, count_shape_bytes, list_kernels
 from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling_programs import compile_step
 from jaxdiff.settings import to_json
 from jaxdiff.training_step import TrainState, state_shapes
 
-COLLECTIVE = re.compile(
-    r"= (?P<shapes>.*?) (?P<op>all-reduce|all-gather|reduce-scatter)(-start)?\("
-)
-ARRAY = re.compile(r"[a-z]+(?P<bits>\d+)\[(?P<shape>[\d,]*)\]")
+# Of one in two lines, start and done, the second has the result's shapes alone.
+COLLECTIVE = re.compile(r"= (?P<shapes>.*?) (?P<op>all-reduce|all-gather|reduce-scatter)(-done)?\(")
 # Bytes of a chip's memory that libtpu keeps for itself: 15.75 GiB of a v5e's 16 are left.
 RESERVED = 2**28
+# JAX takes this part of a GPU's memory and leaves the rest to the driver and its libraries.
+PREALLOCATED = 0.75
 # libtpu's words for what a program needs beside its arguments and what there is (new, old form).
 OUT_OF_MEMORY = re.compile(
     r"(?:\(|Used )([\d.]+)([KMGT]?)\)? (?:exceeds available HBM \(|of )([\d.]+)([KMGT]?)"
@@ -55,11 +57,16 @@ class Program:
     limit
         Bytes that there are.
     flops, bytes_accessed
-        Floating-point operations, and bytes read and written.
+        Floating-point operations, and bytes read and written. For GPUs that are not here the
+        operations are the model's, without the optimizer's and recomputed activations.
     traffic
         Bytes of the full arrays that each kind of collective makes.
+    temporaries
+        Bytes of the memory that hold neither arguments nor results.
+    kernels
+        For GPUs that are not here: the kernels that were counted.
 
-    The last three are 0 where the step does not fit and the compiler gives up.
+    All after `limit` are 0 where the step does not fit and the compiler gives up.
     """
 
     batch: int
@@ -68,6 +75,8 @@ class Program:
     flops: float = 0.0
     bytes_accessed: float = 0.0
     traffic: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    temporaries: float | int = 0
+    kernels: Sequence[Kernel] = ()
 
     @property
     def fits(self) -> bool:
@@ -134,6 +143,8 @@ class Devices:
         stats = device.memory_stats() if is_here else None
         if stats and "bytes_limit" in stats:
             return stats["bytes_limit"]
+        if self.chip and device.platform == "gpu":
+            return PREALLOCATED * self.chip.memory
         if self.chip:
             return self.chip.memory / self.chip.devices - RESERVED
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(self.all)
@@ -219,9 +230,13 @@ def compile_train_step(cell: Cell, devices: Devices) -> Program:
     """One step in a call; calls of several take the memory of their batches besides."""
     state = abstract_state(cell, devices)
     settings = cell_steps.StepSettings.of(cell)
-    lowered = cell_steps.lower_train_steps(settings, devices.mesh, state, 1)
+    with cuda.answer_for(devices.all[0]):
+        lowered = cell_steps.lower_train_steps(settings, devices.mesh, state, 1)
     images = count_state_bytes(cell, devices)
     program = _compile(lowered, cell.train.batch, devices, images)
+    if program.kernels:
+        flops = cell_steps.train_step_flops(settings) / len(devices.all)
+        return dataclasses.replace(program, flops=flops)
     # XLA counts a loop once, and the parts of a batch are one loop; the optimizer, counted with
     # them, is little beside them.
     parts = 1 if devices.platform == "cpu" else cell.train.accumulate
@@ -234,8 +249,17 @@ def compile_train_step(cell: Cell, devices: Devices) -> Program:
 
 def compile_sampling_step(cell: Cell, devices: Devices) -> Program:
     """One step of the sampler."""
-    mesh = devices.mesh
     batch = devices.nearest_batch(cell.sample.batch)
+    with cuda.answer_for(devices.all[0]):
+        lowered = _trace_sampling_step(cell, batch, devices.mesh).lower()
+    program = _compile(lowered, batch, devices, StateBytes(0, 0, 0))
+    if program.kernels:
+        flops = batch / len(devices.all) * count_sampling_flops(cell)
+        return dataclasses.replace(program, flops=flops)
+    return program
+
+
+def _trace_sampling_step(cell: Cell, batch: int, mesh: Mesh) -> jax.stages.Traced:
     replicated = parallel.replicated(mesh)
     split = NamedSharding(mesh, parallel.DATA)
     network = abstract_network(cell.network)
@@ -251,14 +275,23 @@ def compile_sampling_step(cell: Cell, devices: Devices) -> Program:
     x_T = jax.ShapeDtypeStruct((batch, *cell.image_shape), jnp.float32)
     first_step = jax.tree.map(lambda column: column[:1], method.chain(schedule, spec.steps))
     keys = jax.ShapeDtypeStruct((batch,), jax.random.key(0).dtype)
-    lowered = compile_step(network, schedule, method, mesh, cell.sample.dtype).lower(
+    return compile_step(network, schedule, method, mesh, cell.sample.dtype).trace(
         place(get_params(network), replicated),
         place(jax.eval_shape(method.init, x_T), split),
         place(first_step, replicated),
         place(keys, split),
         None,
     )
-    return _compile(lowered, batch, devices, StateBytes(0, 0, 0))
+
+
+def count_sampling_flops(cell: Cell) -> float:
+    """Floating-point operations of a sampling step of one image, by XLA's cost analysis."""
+    mesh = parallel.make_mesh(jax.local_devices(backend="cpu")[:1])
+    # Of one image and for TPU, as `image_flops`: the forms of other platforms and batches have
+    # loops, which the analysis counts once.
+    lowered = _trace_sampling_step(cell, 1, mesh).lower(lowering_platforms=("tpu",))
+    costs: Any = lowered.cost_analysis() or {}
+    return float(costs.get("flops", 0.0))
 
 
 def _compile(
@@ -271,7 +304,10 @@ def _compile(
     except jax.errors.JaxRuntimeError as error:
         return _read_refusal(str(error), batch, state)
     memory: Any = program.memory_analysis()
-    costs: Any = program.cost_analysis()
+    costs: Any = program.cost_analysis() or {}
+    text = program.as_text() or ""
+    # Without the card XLA counts nothing.
+    kernels = list_kernels(text) if cuda.is_absent(devices.all[0]) else []
     taken = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -284,8 +320,10 @@ def _compile(
         taken + state.images,
         devices.limit,
         costs.get("flops", 0.0),
-        costs.get("bytes accessed", 0.0),
-        count_traffic(program.as_text() or "", len(devices.all)),
+        float(count_bytes(kernels)) if kernels else costs.get("bytes accessed", 0.0),
+        count_traffic(text, len(devices.all)),
+        memory.temp_size_in_bytes,
+        kernels,
     )
 
 
@@ -308,8 +346,7 @@ def count_traffic(text: str, devices: int) -> dict[str, float]:
     total: dict[str, float] = {}
     for collective in COLLECTIVE.finditer(text):
         op = collective["op"]
-        for array in ARRAY.finditer(collective["shapes"]):
-            elements = math.prod(int(n) for n in array["shape"].split(",") if n)
-            parts = devices if op == "reduce-scatter" else 1
-            total[op] = total.get(op, 0.0) + int(array["bits"]) / 8 * elements * parts
+        parts = devices if op == "reduce-scatter" else 1
+        size = count_shape_bytes(collective["shapes"])
+        total[op] = total.get(op, 0.0) + size * parts
     return total

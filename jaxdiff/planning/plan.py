@@ -196,7 +196,7 @@ def _step_times(
 def plan_for_slices(
     cells: Sequence[Cell], topology: str, slices: int, search: bool = False
 ) -> Plan:
-    """`plan_model` for slices of TPUs, in a process of its own.
+    """`plan_model` for slices of TPUs or machines with GPUs, in a process of its own.
 
     libtpu's compiler may end the process that it runs in: it did for "6" on v4:2x2x2 at the
     quick level, not at its own, which is tried then.
@@ -211,8 +211,8 @@ def plan_for_slices(
         if plan is not None:
             return plan
     raise ValueError(
-        f"libtpu crashed compiling {cells[0].model} for {topology}; try another slice or another "
-        "libtpu"
+        f"the compiler crashed compiling {cells[0].model} for {topology}; try another topology or "
+        "another version of its plug-in"
     )
 
 

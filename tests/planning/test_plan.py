@@ -57,6 +57,15 @@ def test_collectives_are_read_from_the_compiled_text():
     }
 
 
+def test_a_collective_of_two_lines_is_counted_once():
+    text = """
+  %all-gather-start = ((f32[8]{0}), f32[64]{0}) all-gather-start(%x), dimensions={0}
+  %all-gather-done = f32[64]{0} all-gather-done(%all-gather-start)
+  %all-reduce.3 = (f32[16]{0}, bf16[2,4]{1,0}) all-reduce(%y, %z), to_apply=%sum
+"""
+    assert compiled.count_traffic(text, 8) == {"all-gather": 256.0, "all-reduce": 80.0}
+
+
 def test_the_time_is_that_of_the_roofline_and_of_rings():
     program = Program(
         32, 1e6, 1e9, flops=2e9, bytes_accessed=5e7, traffic={"all-reduce": 4e6, "all-gather": 8e6}
@@ -193,7 +202,7 @@ def test_an_odd_batch_is_planned_as_the_nearest_that_the_devices_divide(cell):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("h100:8", "topology 'h100:8' is not known"),
+        ("b200:8", "topology 'b200:8' is not known"),
         ("v5e:4x4x4", "v5e:4x4, "),
         ("v5e", "give a slice of TPUs"),
     ],
