@@ -1,13 +1,13 @@
 """The kernels of a program compiled for CUDA, and the bytes that each moves, from its text.
 
-XLA's own count needs the card; the text of the compiled program has all shapes. Every array that a
-kernel takes is read from memory once, and every array that it returns is written once: caches are
-not modeled, as in a roofline.
+XLA's own count needs the card; the text of the compiled program has all shapes. What a
+kernel needs of an array is read from memory once, and every array that it returns is written once:
+caches are not modeled, as in a roofline.
 """
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
@@ -31,6 +31,17 @@ NO_KERNELS = {
     "tuple",
 }
 SLICES = {"dynamic-slice", "gather", "slice"}
+# An element of their result needs many of an operand, though the two may be of one size.
+MIXING = {
+    "convolution",
+    "custom-call",
+    "dot",
+    "fusion",
+    "reduce-window",
+    "scatter",
+    "sort",
+    "tuple",
+}
 
 
 class Instruction(NamedTuple):
@@ -74,7 +85,7 @@ class Kernel(NamedTuple):
         return re.sub(r"(-start)?[.\d]*$", "", self.name)
 
 
-Computation = Mapping[str, Instruction]
+Computation = dict[str, Instruction]
 
 
 def list_kernels(text: str) -> list[Kernel]:
@@ -151,6 +162,13 @@ def count_shape_bytes(shape: str) -> int:
     return total
 
 
+def count_elements(shape: str) -> int:
+    """Elements of an array, or of all arrays of a tuple."""
+    return sum(
+        math.prod(int(n) for n in array["shape"].split(",") if n) for array in ARRAY.finditer(shape)
+    )
+
+
 def _list_kernels(
     computations: Mapping[str, Computation], name: str, runs: int
 ) -> Iterator[Kernel]:
@@ -190,46 +208,53 @@ def _to_kernel(
         start = instructions[start.operands[0]]
     is_fusion = start.op in ("fusion", "fusion-start")
     fused = computations.get(_called(start, "calls")) if is_fusion else None
-    read = 0
-    for position, operand in enumerate(start.operands):
-        size = count_shape_bytes(instructions[operand].shape)
-        uses = [(start, position)] if fused is None else _uses_of_parameter(fused, position)
-        read += _bytes_read(size, uses)
     if fused is None:
+        needed = [
+            _count_demand(instructions, start, position, count_elements(start.shape))
+            for position in range(len(start.operands))
+        ]
         written = _bytes_written(instructions, instruction)
     else:
+        needed = _count_needed(fused, len(start.operands))
         written = sum(_bytes_written(fused, result) for result in _results(fused))
+    read = 0
+    for operand, elements in zip(start.operands, needed, strict=True):
+        shape = instructions[operand].shape
+        whole = count_elements(shape)
+        read += count_shape_bytes(shape) * min(elements, whole) // max(whole, 1)
     return Kernel(start.name, read, written, runs)
 
 
-def _uses_of_parameter(fused: Computation, number: int) -> list[tuple[Instruction, int]]:
-    """The instructions that use a parameter, itself or a view or another type of it, and as
-    which operand."""
-    names = {i.name for i in fused.values() if i.op == "parameter" and i.number == number}
-    uses = []
-    for instruction in fused.values():  # operands come before what uses them
-        # What is converted and then sliced is read where it is sliced.
-        if instruction.op in ("bitcast", "convert") and not instruction.is_root:
-            if instruction.operands[0] in names:
-                names.add(instruction.name)
-            continue
-        uses += [
-            (instruction, position)
-            for position, operand in enumerate(instruction.operands)
-            if operand in names
-        ]
-    return uses
+def _count_needed(fused: Computation, num_parameters: int) -> list[int]:
+    """Elements of each parameter that a fused computation's results need.
+
+    Of what is computed and then sliced, the slice alone is computed: each tensor of an optimizer
+    that works on one long vector needs its own part of it.
+    """
+    needed = dict.fromkeys(fused, 0)
+    for instruction in reversed(fused.values()):  # operands come before what uses them
+        whole = count_elements(instruction.shape)
+        elements = whole if instruction.is_root else min(needed[instruction.name], whole)
+        for position, operand in enumerate(instruction.operands):
+            needed[operand] += _count_demand(fused, instruction, position, elements)
+    by_number = {i.number: needed[i.name] for i in fused.values() if i.op == "parameter"}
+    return [by_number.get(number, 0) for number in range(num_parameters)]
 
 
-def _bytes_read(size: int, uses: Sequence[tuple[Instruction, int]]) -> int:
-    """Of an array, what its uses take: slices their parts, an update in place nothing."""
-    total = 0
-    for user, position in uses:
-        if position == 0 and user.op in SLICES:
-            total += count_shape_bytes(user.shape)
-        elif position != 0 or user.op != "dynamic-update-slice":
-            return size
-    return min(size, total)
+def _count_demand(
+    instructions: Computation, instruction: Instruction, position: int, elements: int
+) -> int:
+    """Elements of an operand that so many elements of an instruction's result need."""
+    operand = count_elements(instructions[instruction.operands[position]].shape)
+    if elements == 0:
+        return 0
+    if position == 0 and instruction.op == "dynamic-update-slice":
+        return 0  # it stays in place
+    is_slice = position == 0 and instruction.op in SLICES
+    is_elementwise = operand == count_elements(instruction.shape) and (instruction.op not in MIXING)
+    if is_slice or is_elementwise or instruction.op in ("concatenate", "pad"):
+        return min(operand, elements)
+    return operand
 
 
 def _results(fused: Computation) -> list[Instruction]:

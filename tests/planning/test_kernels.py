@@ -78,6 +78,35 @@ def test_a_loop_of_unknown_length_counts_once():
     assert {k.runs for k in list_kernels(PROGRAM.replace("known_trip_count", "other"))} == {1}
 
 
+def test_what_is_computed_and_then_sliced_needs_its_part():
+    text = """
+%update (p.0: f32[1000], p.1: f32[1000], p.2: f32[10], p.3: f32[]) -> f32[10] {
+  %p.0 = f32[1000]{0} parameter(0)
+  %p.1 = f32[1000]{0} parameter(1)
+  %p.3 = f32[] parameter(3)
+  %rate = f32[1000]{0} broadcast(%p.3), dimensions={}
+  %root = f32[1000]{0} sqrt(%p.1)
+  %ratio = f32[1000]{0} divide(%p.0, %root)
+  %step = f32[1000]{0} multiply(%ratio, %rate)
+  %part = f32[10]{0} slice(%step), slice={[20:30]}
+  %p.2 = f32[10]{0} parameter(2)
+  ROOT %sum = f32[10]{0} add(%p.2, %part)
+}
+ENTRY %main (m: f32[1000], v: f32[1000], p: f32[10], r: f32[]) -> (f32[10], f32[]) {
+  %m = f32[1000]{0} parameter(0)
+  %v = f32[1000]{0} parameter(1)
+  %p = f32[10]{0} parameter(2)
+  %r = f32[] parameter(3)
+  %loop_add_fusion = f32[10]{0} fusion(%m, %v, %p, %r), kind=kLoop, calls=%update
+  %norm = f32[] reduce(%m, %r), dimensions={0}, to_apply=%add
+  ROOT %both = (f32[10]{0}, f32[]) tuple(%loop_add_fusion, %norm)
+}
+"""
+    update, norm = list_kernels(text)
+    assert update == Kernel("loop_add_fusion", read=3 * 40 + 4, written=40)
+    assert norm == Kernel("norm", read=4000 + 4, written=4)
+
+
 def test_of_branches_the_longest_counts():
     text = """
 %short (p.0: f32[8]) -> f32[8] {
