@@ -18,6 +18,7 @@ from jaxdiff import models
 from jaxdiff.denoiser import get_params
 from jaxdiff.landscape import curvature
 from jaxdiff.landscape.level_functions import level_functions
+from jaxdiff.precision import MEASURED
 
 TASK = CurvatureTask(**json.loads(sys.argv[1]))
 LARGEST: list[float] = []
@@ -25,7 +26,7 @@ LARGEST: list[float] = []
 
 def main() -> None:
     if not TASK.tf32:
-        jax.config.update("jax_default_matmul_precision", "highest")
+        jax.config.update("jax_default_matmul_precision", MEASURED)
     model = models.load(TASK.folder)
     n = TASK.points
     x = np.random.default_rng(0).standard_normal((n, *model.shape)).astype(np.float32)

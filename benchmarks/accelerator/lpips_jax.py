@@ -16,6 +16,7 @@ from benchmarks.jax_device import describe_device
 from benchmarks.turns import Answer, serve
 from jaxdiff.features import perceptual
 from jaxdiff.measures.lpips import LPIPS
+from jaxdiff.precision import MEASURED
 
 TASK = Task(**json.loads(sys.argv[1]))
 PIXELS = 32
@@ -41,7 +42,7 @@ def build_lpips() -> LPIPS:
 
 def main() -> None:
     if not TASK.tf32:
-        jax.config.update("jax_default_matmul_precision", "highest")
+        jax.config.update("jax_default_matmul_precision", MEASURED)
     lpips = build_lpips()
     shape = (TASK.sizes.images, PIXELS, PIXELS, 3)
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)

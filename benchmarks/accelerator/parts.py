@@ -13,6 +13,7 @@ from benchmarks.unet_task import UNetTask
 from jaxdiff.planning.chips import CHIPS
 
 PACKAGE = "benchmarks.accelerator"
+SEARCH_SECONDS = 4.0  # roughly, of all queries
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 What = Literal["train", "sample"]
 
@@ -159,7 +160,8 @@ class Parts:
                 answer[name]["equal_indices"] = share_equal(self.folder, file, "jaxdiff")
             return answer
 
-        return Plan(("neighbors",), sides, entry, turns=2, seconds=4.0)
+        seconds = self.sizes.seconds if self.tiny else SEARCH_SECONDS
+        return Plan(("neighbors",), sides, entry, turns=2, seconds=seconds)
 
     def lpips(self) -> Plan:
         sides = {
@@ -172,7 +174,7 @@ class Parts:
         def entry(figures: Mapping[str, Figures]) -> Answer:
             return compare_rates(figures, "images_per_second")
 
-        return Plan(("lpips",), sides, entry, turns=2, seconds=1.0)
+        return Plan(("lpips",), sides, entry, turns=2, seconds=self.sizes.seconds)
 
     def probe(self, folder: str) -> Plan:
         """Products of the Jacobian of a denoiser, beside torch.func."""

@@ -102,6 +102,7 @@ class Plan:
     @property
     def duration(self) -> float:
         """Seconds that it keeps the machine for itself, roughly."""
-        first_calls = 3 * (self.seconds + OVERHEAD) if self.is_timed else 0.0
-        turns = self.turns * (self.seconds + OVERHEAD)
-        return len(self.sides) * (first_calls + turns) if self.turns else 0.0
+        if not self.turns:
+            return 0.0
+        turns = self.turns + 1 if self.is_timed else self.turns  # first calls are about a turn
+        return len(self.sides) * turns * (self.seconds + OVERHEAD)

@@ -78,7 +78,8 @@ class Trainer:
         state = init_state(self.params, self.optimizer, self.mesh)
         for output in training.fit(self.train_steps, state, batches, place_key(0, self.mesh)):
             last = output
-        return {name: np.asarray(value) for name, value in last.state.params.items()}
+        params = last.state.by_name().params
+        return {name: np.asarray(value) for name, value in params.items()}
 
 
 def largest_error(weights: Weights, reference: Weights) -> float:
