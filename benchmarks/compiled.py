@@ -40,7 +40,7 @@ from jaxdiff.unet import TABLE_A
 flags.DEFINE_list("models", ["2", "6"], "Rows of Table A.")
 flags.DEFINE_integer("batch", 256, "Images a step, over all GPUs.", lower_bound=1)
 flags.DEFINE_integer("size", 32, "Pixels on a side.", lower_bound=1)
-flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "Of the activations in training.")
+flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "Of the activations.")
 flags.DEFINE_enum("what", "train", ["train", "sample"], "A train step, or a step of DDIM.")
 flags.DEFINE_string("topology", "h100:1", "The machine: h100:1, h200:8.")
 flags.DEFINE_string("out", None, "Also write a JSON file.")
@@ -65,6 +65,7 @@ def build_cells() -> list[Cell]:
     config.train.batch = FLAGS.batch
     config.train.dtype = FLAGS.dtype
     config.sample.batch = FLAGS.batch
+    config.sample.dtype = FLAGS.dtype
     cells = {cell.model: cell for cell in grid.expand(config)}
     return [cells[name] for name in FLAGS.models]
 
