@@ -5,7 +5,9 @@ over the devices.
 """
 
 import functools
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -22,6 +24,7 @@ QUERY_BLOCK = 1024
 MIN_ROWS = 64  # queries of the smallest program
 MARGIN = 8  # candidates beyond k that are held until the exact values are computed
 MIN_MARGIN = 4  # few references are so near to the k-th that float32 products confuse them
+MAX_THREADS = 8  # of the exact comparison; each holds a block of candidates in float64
 GPU_TOP_K = 16  # XLA's own kernel for GPUs ends there, and what is more is sorted
 
 
@@ -286,10 +289,16 @@ def _rank_candidates(
         scores = sign * references.exact_distances(queries, candidates)
     else:
         scores = np.empty(candidates.shape)
-        for start in range(0, len(queries), EXACT_BLOCK):
+
+        def fill(start: int) -> None:
             block = slice(start, start + EXACT_BLOCK)
             q = queries[block].astype(np.float64)
             scores[block] = sign * compare(q, references.rows[candidates[block]])
+
+        # NumPy leaves the interpreter to others meanwhile, and beside a GPU this is what takes
+        # longest.
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
+            list(pool.map(fill, range(0, len(queries), EXACT_BLOCK)))
     # The last key is the first to sort by; ties go to the lower index.
     order = np.lexsort((candidates, -scores), axis=1)[:, :k]
     values = sign * np.take_along_axis(scores, order, 1)
