@@ -20,7 +20,7 @@ TINY_OPTIONS = (
     "--config.sample.num=16",
     "--config.sample.common=16",
     "--config.classifier.steps=20",
-    "--config.measures.queries=4",
+    "--config.measures.queries=0",
     "--config.measures.probe=0",
     "--cells=2-*",
 )
