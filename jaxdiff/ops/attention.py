@@ -1,4 +1,4 @@
-"""Softmax attention: the plain definition and the forms that a CPU, a GPU and a TPU run fast."""
+"""Softmax attention: the plain definition and the forms that a CPU and a GPU run fast."""
 
 from collections.abc import Callable
 
@@ -24,11 +24,6 @@ MAX_CHUNK_SCORES = 2**19  # 2 MiB, which stay in the cache
 # 1.35 and .46 ms at 256 x 256.
 MIN_FUSED_SCORES = 128 * 128
 
-# Scores of a batch from which on a TPU takes one chunk of heads at a time, and of a chunk: 16 MiB,
-# which XLA keeps in the TPU's vector memory, where those of a batch go to its main memory.
-MIN_TPU_CHUNKED_SCORES = 2**24
-MAX_TPU_CHUNK_SCORES = 2**22
-
 
 def dot_product_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     """Softmax attention, the scores divided by the root of dim.
@@ -48,15 +43,8 @@ def dot_product_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     Array
         Mixed values, of the queries' shape.
     """
-    return platform_dispatch(
-        cpu_attention,
-        plain_attention,
-        q,
-        k,
-        v,
-        cuda_form=fused_attention if _can_fuse(q, k, v) else None,
-        tpu_form=tpu_attention,
-    )
+    cuda_form = fused_attention if _can_fuse(q, k, v) else None
+    return platform_dispatch(cpu_attention, plain_attention, q, k, v, cuda_form=cuda_form)
 
 
 def plain_attention(q: Heads, k: Heads, v: Heads) -> Heads:
@@ -110,14 +98,6 @@ def cpu_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     if tokens < min_chunked:
         return _attend_keys_by_queries(q, k, v)
     return _attend_in_chunks(_attend_keys_by_queries, MAX_CHUNK_SCORES, q, k, v)
-
-
-def tpu_attention(q: Heads, k: Heads, v: Heads) -> Heads:
-    """The same with the scores of large batches computed a chunk at a time."""
-    batch, tokens, heads, _ = q.shape
-    if batch * heads * tokens * k.shape[1] < MIN_TPU_CHUNKED_SCORES:
-        return plain_attention(q, k, v)
-    return _attend_in_chunks(_attend, MAX_TPU_CHUNK_SCORES, q, k, v)
 
 
 def _attend_in_chunks(

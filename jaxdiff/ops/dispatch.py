@@ -42,7 +42,6 @@ def platform_dispatch(
     plain_form: Callable[..., Array],
     *inputs: Array,
     cuda_form: Callable[..., Array] | None = None,
-    tpu_form: Callable[..., Array] | None = None,
 ) -> Array:
     """The platform's form of the inputs where compiled for it, the plain form elsewhere.
 
@@ -53,9 +52,8 @@ def platform_dispatch(
     if platform is not None:
         form = cpu_form if platform == "cpu" else plain_form
         return form(*inputs)
-    forms = {"cpu": cpu_form, "cuda": cuda_form, "tpu": tpu_form}
-    special = {name: form for name, form in forms.items() if form is not None}
-    return jax.lax.platform_dependent(*inputs, default=plain_form, **special)
+    forms = {"cpu": cpu_form} | ({} if cuda_form is None else {"cuda": cuda_form})
+    return jax.lax.platform_dependent(*inputs, default=plain_form, **forms)
 
 
 def fusion_barrier(x: Images) -> Images:

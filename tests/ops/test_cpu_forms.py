@@ -13,7 +13,6 @@ from jaxdiff.ops.attention import (
     cpu_attention,
     dot_product_attention,
     plain_attention,
-    tpu_attention,
 )
 from jaxdiff.ops.convolution import (
     convolve,
@@ -145,19 +144,6 @@ def test_scores_of_bfloat16_are_float32(monkeypatch):
     jaxpr = str(jax.make_jaxpr(plain_attention)(*qkv)).replace(" ", "")
     assert "f32[3,32,20]" in jaxpr or "f32[1,3,32,20]" in jaxpr
     assert plain_attention(*qkv).dtype == jnp.bfloat16
-
-
-def test_a_tpu_takes_large_batches_of_attention_in_chunks(monkeypatch):
-    qkv = [random_array(3, 32, 4, 8, seed=i) for i in range(3)]
-    expected, pull_expected = jax.vjp(plain_attention, *qkv)
-    monkeypatch.setattr(attention, "MIN_TPU_CHUNKED_SCORES", 3 * 4 * 32 * 32)
-    monkeypatch.setattr(attention, "MAX_TPU_CHUNK_SCORES", 2 * 32 * 32)
-    chunked, pull_chunked = jax.vjp(tpu_attention, *qkv)
-    assert_close(chunked, expected, 1e-6)
-    assert_close(pull_chunked(expected), pull_expected(expected), 1e-5)
-    jaxpr = str(jax.make_jaxpr(tpu_attention)(*qkv)).replace(" ", "")
-    assert "f32[1,2,32,32]" in jaxpr or "f32[2,32,32]" in jaxpr
-    assert "while" not in str(jax.make_jaxpr(tpu_attention)(*[x[:2] for x in qkv]))
 
 
 def lowered_for_cuda(q):
