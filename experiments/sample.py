@@ -28,7 +28,7 @@ from jaxdiff.datasets import image_io
 from jaxdiff.datasets.image_io import to_size
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.plugins import import_plugins
-from jaxdiff.precision import COMPUTE_DTYPES
+from jaxdiff.precision import COMPUTE_DTYPES, measuring
 from jaxdiff.progress import Progress
 from jaxdiff.samplers import SAMPLERS, SamplerSpec
 from jaxdiff.sampling import Sampler
@@ -118,7 +118,8 @@ def invert_images(sampler: Sampler, out: epath.Path) -> np.ndarray:
             "Python with jaxdiff.sampling.Sampler.invert"
         )
     images = to_size(image_io.read_images(FLAGS.invert, height), height, channels)
-    x_T, sampled, error = sampler.invert(to_float(images), FLAGS.iterations)
+    with measuring():
+        x_T, sampled, error = sampler.invert(to_float(images), FLAGS.iterations)
     results.write_npz(out, arr_0=to_uint8(sampled), x_T=x_T)
     _cli.console.print(
         f"round trip: RMS difference a pixel {np.median(error):.2g} in the median, "

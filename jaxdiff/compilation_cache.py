@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -22,12 +23,13 @@ def enable(platform: str) -> Path | None:
     folder
         Where programs are kept; None where they are not.
     """
-    if not jax.config.jax_enable_compilation_cache:
+    config: Any = jax.config  # older versions do not declare its attributes
+    if not config.jax_enable_compilation_cache:
         return None
     # A CPU compiles in seconds, and its programs may not run on the next machine's CPU.
-    if jax.config.jax_compilation_cache_dir is None and platform != "cpu":
-        jax.config.update("jax_compilation_cache_dir", str(_default_folder()))
-    folder = jax.config.jax_compilation_cache_dir
+    if config.jax_compilation_cache_dir is None and platform != "cpu":
+        config.update("jax_compilation_cache_dir", str(_default_folder()))
+    folder = config.jax_compilation_cache_dir
     return Path(folder) if folder else None
 
 

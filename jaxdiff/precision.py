@@ -2,13 +2,15 @@
 
 By default GPUs round float32 factors to TF32 (10 bits of mantissa) and TPUs to bfloat16 (7 bits).
 What that does to a curvature or a distance has no place in a result; a model's training and its
-samples are as good with it.
+samples are as good with it. `stage.run_stage` enters `measuring` for every stage but these two, and
+so do evaluation and the notebook's functions.
 """
 
 import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from typing import Any
 
 import jax
 
@@ -38,4 +40,10 @@ def sampling() -> AbstractContextManager[None]:
 
 
 def _sampling_precision() -> str | None:
-    return _outside.get(jax.config.jax_default_matmul_precision)
+    return _outside.get(matmul_precision())
+
+
+def matmul_precision() -> str | None:
+    """JAX's default precision of products here and now; None is the device's own."""
+    config: Any = jax.config  # older versions do not declare its attributes
+    return config.jax_default_matmul_precision

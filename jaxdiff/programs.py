@@ -10,9 +10,10 @@ import types
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-import jax
 import numpy as np
 from flax import nnx
+
+from jaxdiff.precision import matmul_precision
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,7 +41,7 @@ def share_programs(build: Callable[P, T]) -> Callable[P, T]:
         except TypeError:
             return build(*args, **kwargs)
         # What is compiled ahead of time keeps its precision; JAX's own cache would know it.
-        precision = jax.config.jax_default_matmul_precision
+        precision = matmul_precision()
         return cached(precision, *args, **kwargs)  # type: ignore[arg-type]
 
     return find_or_build

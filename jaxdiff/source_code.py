@@ -16,7 +16,10 @@ CODE_PACKAGES = (
     "jaxdiff.features",
     "jaxdiff.landscape",
     "jaxdiff.measures",
+    "jaxdiff.noise_bank",
     "jaxdiff.probe",
+    "jaxdiff.rng",
+    "jaxdiff.sampling_method",
 )
 NOT_CODE = ("jaxdiff.measures.registry", "jaxdiff.measures.artifacts")
 

@@ -1,20 +1,24 @@
 """Eight CPU devices, fast compilation, checked shapes and the networks that tests share.
 
-Functions of jaxdiff check their annotations, and rank promotion raises.
+Functions of jaxdiff check their annotations, and rank promotion raises. With JAXDIFF_ACCELERATOR=1
+in the environment the tests run on whatever device is there: `-m accelerator` selects those that
+compare it with definitions.
 """
 
 import os
 
-# LLVM's slow passes are left out: the tests' time is compile time. Eight devices on two cores need
-# the collectives' time-outs raised.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8"
-    " --xla_llvm_disable_expensive_passes=true"
-    " --xla_backend_optimization_level=0"
-    " --xla_cpu_collective_call_terminate_timeout_seconds=600"
-    " --xla_cpu_collective_timeout_seconds=600"
-)
-os.environ["JAX_PLATFORMS"] = "cpu"
+ON_ACCELERATOR = os.environ.get("JAXDIFF_ACCELERATOR") == "1"
+if not ON_ACCELERATOR:
+    # LLVM's slow passes are left out: the tests' time is compile time. Eight devices on two cores
+    # need the collectives' time-outs raised.
+    os.environ["XLA_FLAGS"] = (
+        "--xla_force_host_platform_device_count=8"
+        " --xla_llvm_disable_expensive_passes=true"
+        " --xla_backend_optimization_level=0"
+        " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+        " --xla_cpu_collective_timeout_seconds=600"
+    )
+    os.environ["JAX_PLATFORMS"] = "cpu"
 # Of two test processes on two cores, OpenBLAS's threads would wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -28,6 +32,9 @@ import pytest
 from flax import nnx
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+if ON_ACCELERATOR:
+    # The tolerances are those of float32, which accelerators round to less by default.
+    jax.config.update("jax_default_matmul_precision", "highest")
 
 from jaxdiff.unet import UNet, UNetConfig
 

@@ -2,6 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
+
+pytestmark = pytest.mark.accelerator
 
 
 def test_sums_of_vmapped_products_are_right():

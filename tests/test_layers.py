@@ -9,6 +9,8 @@ from flax import nnx
 from jaxdiff.layers import Attention, GroupNorm, Upsample, add_bias, dropout
 from jaxdiff.ops.convolution import convolve
 
+pytestmark = pytest.mark.accelerator
+
 
 @pytest.mark.parametrize(
     ("size", "stride"), [(1, 1), (2, 1), (4, 1), (5, 1), (4, 2), (7, 2), (8, 2), (16, 2)]

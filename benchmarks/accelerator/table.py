@@ -15,21 +15,27 @@ COLUMNS = {
     "equal_indices": ("as jaxdiff's", "{:.2%}"),
     "compiled_after_s": ("compiled after, s", "{:.0f}"),
 }
+LINES = ("health", "parity", "study")
+BY_MODEL = ("train", "sample")
+RATED = ("neighbors", "lpips", "probe")
 RATES = ("images_per_second", "queries_per_second", "products_per_second")
 
 
 def format_tables(entries: Mapping[str, Any]) -> str:
     """Tables of all parts that have rates, and lines of the others."""
     blocks = ["\n".join(_header(entries))]
-    for part in ("health", "parity", "study"):
+    for part in LINES:
         if part in entries:
             blocks.append("\n".join(_lines(part, entries[part])))
-    for what in ("train", "sample"):
+    for what in BY_MODEL:
         for model, rows in entries.get(what, {}).items():
             blocks.append("\n".join(_rate_table(f'{what} "{model}"', rows)))
-    for part in ("neighbors", "lpips", "probe"):
+    for part in RATED:
         if part in entries:
             blocks.append("\n".join(_rate_table(part, entries[part])))
+    shown = {"about", "seconds", "skipped", *LINES, *BY_MODEL, *RATED}
+    for part in entries.keys() - shown:
+        blocks.append("\n".join(_lines(part, entries[part])))
     return "\n\n".join(blocks)
 
 

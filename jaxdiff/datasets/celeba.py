@@ -25,7 +25,7 @@ from jaxdiff.datasets.image_files import (
     list_images,
     say_once,
 )
-from jaxdiff.datasets.image_io import decode_image
+from jaxdiff.datasets.image_io import DECODING_VERSION, decode_image
 
 IMAGES = "img_align_celeba"
 ATTRIBUTES = "list_attr_celeba"
@@ -88,6 +88,7 @@ def open_published(data_dir: epath.PathLike, size: int, channels: int) -> Source
         "images": images.fingerprint(),
         "size": size,
         "channels": channels,
+        "decoding": DECODING_VERSION,
     }
 
     def read_annotations() -> Annotations:

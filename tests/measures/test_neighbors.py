@@ -4,6 +4,8 @@ import pytest
 from jaxdiff.measures import exact_knn, knn_references
 from jaxdiff.measures.neighbors import nearest, neighbor_estimates
 
+pytestmark = pytest.mark.accelerator
+
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):

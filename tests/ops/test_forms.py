@@ -26,6 +26,8 @@ from jaxdiff.ops.dispatch import fusion_barrier, tracing_for
 from jaxdiff.ops.resampling import upsample_nearest
 from tests.ops.helpers import assert_close, random_array
 
+pytestmark = pytest.mark.accelerator
+
 
 class Case(NamedTuple):
     cpu_form: Callable
