@@ -59,9 +59,9 @@ class TrainState:
         """The state with its parameters by name, as it is saved."""
         if self.layout is None:
             return self
-        unravel = jax.jit(self.layout.unravel)
+        params = _unravel(self.layout, self.params)
         return dataclasses.replace(
-            self, params=unravel(self.params), ema=unravel(self.ema), layout=None
+            self, params=params, ema=_unravel(self.layout, self.ema), layout=None
         )
 
     def with_layout(self, layout: ParamsLayout | None) -> "TrainState":
@@ -73,6 +73,12 @@ class TrainState:
         return dataclasses.replace(
             self, params=ravel(self.params), ema=ravel(self.ema), layout=layout
         )
+
+
+# Compiled once a layout: a jitted method would be another function at every checkpoint.
+@functools.partial(jax.jit, static_argnums=0)
+def _unravel(layout: ParamsLayout, vector: Array) -> Params:
+    return layout.unravel(vector)
 
 
 class Batch(NamedTuple):
