@@ -63,7 +63,7 @@ class Line(NamedTuple):
 
 LINES = (
     Line("parameters", "parameters"),
-    Line("batch, over all devices", "batch"),
+    Line("batch of a cell", "batch"),
     Line("largest that fits", "largest_batch"),
     Line("MB a device: weights and their average", "weights", 1e6, 1),
     Line("    optimizer", "optimizer", 1e6, 1),
@@ -85,6 +85,7 @@ LINES = (
     Line("training images a second", "images_per_second"),
     Line("a sampling step, ms", "sampling_step_s", 1e-3, 3),
     Line("cells", "cells"),
+    Line("    at once, a device each", "at_once"),
     Line("hours of training", "training_hours", 1.0, 2),
     Line("hours of sampling", "sampling_hours", 1.0, 2),
     Line("chip-hours", "chip_hours", 1.0, 2),
@@ -99,6 +100,7 @@ def to_row(plan: Plan, devices: Devices) -> dict[str, Any]:
         "model": plan.model,
         "parameters": plan.parameters,
         "cells": plan.cells,
+        "at_once": plan.at_once,
         "devices": len(devices.all),
         "batch": step.batch,
         **plan.changes,
@@ -123,7 +125,7 @@ def to_row(plan: Plan, devices: Devices) -> dict[str, Any]:
             "memory_s": time.memory,
             "communication_s": time.communication,
             "step_s": time.step,
-            "images_per_second": step.batch / time.step,
+            "images_per_second": plan.at_once * step.batch / time.step,
             "sampling_step_s": sampling_time.step,
             "training_hours": plan.hours[0],
             "sampling_hours": plan.hours[1],
@@ -157,9 +159,11 @@ def compile_plans(by_model: Mapping[str, Sequence[Cell]], devices: Devices) -> l
     """A plan a model, several at a time."""
 
     def compile_plan(cells: Sequence[Cell]) -> Plan:
+        setting = FLAGS.config.parallel.cells
+        at_once = grid.count_at_once(cells[0], cells, len(devices.all), setting)
         if FLAGS.topology == "local":
-            return plan_model(cells, devices, FLAGS.largest)
-        return plan_for_slices(cells, FLAGS.topology, FLAGS.slices, FLAGS.largest)
+            return plan_model(cells, devices, FLAGS.largest, at_once)
+        return plan_for_slices(cells, FLAGS.topology, FLAGS.slices, FLAGS.largest, at_once)
 
     plans: list[Plan] = []
     workers = min(4, os.cpu_count() or 1)

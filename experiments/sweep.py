@@ -11,6 +11,8 @@ on, and the cell of one that died; the tasks of a SLURM array begin at different
 1/4, 2/4, ... divides the cells beforehand, for machines that share no disk.
 """
 
+import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
@@ -30,6 +32,7 @@ from jaxdiff.analysis.claims import judge_study
 from jaxdiff.analysis.plan import Plan
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.data import DataPaths
+from jaxdiff.progress import Progress
 from jaxdiff.settings import SHARE_FORMS, explain, to_json
 from jaxdiff.stage import Redo, claim_folder
 from jaxdiff.study import grid, lock, pairwise, stages
@@ -100,49 +103,104 @@ class Outcome(NamedTuple):
     diverged: list[str]
 
 
-def run_cells(
-    cells: Sequence[Cell],
-    workdir: epath.Path,
-    paths: DataPaths,
-    progress: _cli.Reporter,
-    redo: Redo,
-) -> Outcome:
-    """Run every cell, here or in another process.
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """The cells of a run, and what it runs them with."""
 
-    Where all that is left is locked by other processes this waits for them. A task of an array
-    leaves to others what they are seen to work on, and the report with it. A cell whose loss is
-    not finite does not keep the others from being trained.
-    """
-    patient = not grid.is_array_task(os.environ)
-    waiting = list(cells)
-    diverged: list[str] = []
-    announced = ""
-    while waiting:
-        locked: dict[str, str] = {}
-        for cell in waiting:
-            progress.prefix = f"[{cells.index(cell) + 1}/{len(cells)}] {cell.name}"
-            with lock.lock(workdir / "cells" / cell.name) as owner:
-                if owner:
-                    locked[cell.name] = owner
-                    continue
-                profile = FLAGS.profile and cell is cells[0]
-                try:
-                    stages.run_cell(cell, workdir, paths, progress, redo=redo, profile=profile)
-                except DivergedError as error:
-                    diverged.append(f"{cell.name}: {error}")
-                    _cli.console.print(f"{cell.name} is left out of the claims: {error}")
-        if len(locked) == len(waiting):
-            owners = ", ".join(f"{name} ({owner})" for name, owner in locked.items())
-            active = all(lock.is_active(workdir / "cells" / name) for name in locked)
-            if active and not patient:
-                _cli.console.print(f"skipped, locked by others: {owners}")
-                return Outcome(is_finished=False, diverged=diverged)
-            if owners != announced:
-                _cli.console.print(f"waiting for others: {owners}")
-                announced = owners
-            time.sleep(lock.POLL_SECONDS)
-        waiting = [cell for cell in waiting if cell.name in locked]
-    return Outcome(is_finished=True, diverged=diverged)
+    cells: Sequence[Cell]
+    workdir: epath.Path
+    paths: DataPaths
+    progress: _cli.Reporter
+    redo: Redo
+
+    def run(self) -> Outcome:
+        """Run every cell, here or in another process.
+
+        Where all that is left is locked by other processes this waits for them. A task of an array
+        leaves to others what they are seen to work on, and the report with it. A cell whose loss is
+        not finite does not keep the others from being trained.
+        """
+        patient = not grid.is_array_task(os.environ)
+        waiting = list(self.cells)
+        diverged: list[str] = []
+        announced = ""
+        while waiting:
+            locked: dict[str, str] = {}
+            left = list(waiting)
+            while left:
+                group, owners = self.run_next(left, diverged)
+                locked |= owners
+                waiting = [cell for cell in waiting if cell not in group]
+                left = [cell for cell in left if cell not in group and cell.name not in owners]
+            if locked and len(locked) == len(waiting):
+                names = ", ".join(f"{name} ({owner})" for name, owner in locked.items())
+                active = all(lock.is_active(self.workdir / "cells" / name) for name in locked)
+                if active and not patient:
+                    _cli.console.print(f"skipped, locked by others: {names}")
+                    return Outcome(is_finished=False, diverged=diverged)
+                if names != announced:
+                    _cli.console.print(f"waiting for others: {names}")
+                    announced = names
+                time.sleep(lock.POLL_SECONDS)
+        return Outcome(is_finished=True, diverged=diverged)
+
+    def run_next(
+        self, left: Sequence[Cell], diverged: list[str]
+    ) -> tuple[list[Cell], dict[str, str]]:
+        """Run the first cell, with others at once where they share its program.
+
+        Returns
+        -------
+        tuple
+            The cells that were run, and the owners of those that other processes hold, by name.
+        """
+        setting = FLAGS.config.parallel.cells
+        at_once = grid.count_at_once(left[0], self.cells, jax.device_count(), setting)
+        group: list[Cell] = []
+        owners: dict[str, str] = {}
+        with contextlib.ExitStack() as locks:
+            for cell in left:
+                if len(group) < at_once and grid.share_program(left[0], cell):
+                    owner = locks.enter_context(lock.lock(self.workdir / "cells" / cell.name))
+                    if owner:
+                        owners[cell.name] = owner
+                    else:
+                        group.append(cell)
+            if group:
+                diverged += self.run_group(group, at_once > 1)
+        return group, owners
+
+    def run_group(self, group: Sequence[Cell], at_once: bool) -> list[str]:
+        """Run cells that this process has locked; a sentence for each that diverged."""
+        profile = FLAGS.profile and group[0] is self.cells[0]
+        contexts = [
+            stages.open_cell(cell, self.workdir, self.paths, self.progress_of([cell]), self.redo)
+            for cell in group
+        ]
+        errors: dict[str, DivergedError] = {}
+        if at_once:
+            progress = self.progress_of(group)
+            errors = stages.run_at_once(contexts, progress, redo=self.redo, profile=profile)
+        else:
+            try:
+                stages.run_cell(contexts[0], redo=self.redo, profile=profile)
+            except DivergedError as error:
+                errors[group[0].name] = error
+        for name, why in errors.items():
+            _cli.console.print(f"{name} is left out of the claims: {why}")
+        return [f"{name}: {why}" for name, why in errors.items()]
+
+    def progress_of(self, group: Sequence[Cell]) -> Progress:
+        """Reports progress under the names of cells."""
+        numbers = "+".join(str(self.cells.index(cell) + 1) for cell in group)
+        more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+        prefix = f"[{numbers}/{len(self.cells)}] {group[0].name}{more}"
+
+        def report(task: str, done: int, total: int, note: str = "") -> None:
+            self.progress.prefix = prefix
+            self.progress(task, done, total, note)
+
+        return report
 
 
 def print_results(cells: Sequence[results.CellResult]) -> None:
@@ -189,7 +247,7 @@ def main() -> None:
     paths = DataPaths(config.data.dir, config.data.cache)
     claim_folder(study_file, settings, fixed=fixed_settings)
     with _cli.Reporter() as progress:
-        outcome = run_cells(cells, workdir, paths, progress, redo)
+        outcome = Sweep(cells, workdir, paths, progress, redo).run()
         if not outcome.is_finished:
             return
         if len(outcome.diverged) == len(cells):

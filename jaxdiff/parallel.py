@@ -175,6 +175,15 @@ def to_global_array(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Host arrays, the same in every process, on every device of a mesh."""
+
+    def place(array: Any) -> jax.Array:
+        return to_global_array(np.asarray(array), replicated(mesh))
+
+    return jax.tree.map(place, tree)
+
+
 def to_host(array: jax.Array) -> np.ndarray:
     """The full array in every process; collective where shards lie with several."""
     if array.is_fully_addressable or array.is_fully_replicated:

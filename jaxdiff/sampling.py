@@ -196,7 +196,9 @@ class Sampler:
             states = {}
             with sampling():
                 carry, keys = self._begin(bank, self._place(index))
-                for i, state in self._walk(chain, 1, carry, keys, self._labels(index)):
+                for i, state in walk(
+                    self.step, chain, 1, self.params, carry, keys, self._labels(index)
+                ):
                     # A sampler may visit a t twice: the later state stays.
                     if i < len(chain.t) and chain.t[i] in batches:
                         states[int(chain.t[i])] = parallel.to_host(self._result(state))
@@ -256,8 +258,6 @@ class Sampler:
     ) -> Float[np.ndarray, "n h w c"]:
         """Run the chain from `begin`, which maps a bank, indices and inputs to carry and keys."""
         chain = self._chain(start)
-        # Chains of all lengths share a program of one step on a CPU, which is 7 % slower than ten.
-        steps_per_call = 1 if jax.default_backend() == "cpu" else STEPS_PER_CALL
         bank = bank_data(seed)
         images: list[np.ndarray] = []
         reported = 0
@@ -265,7 +265,9 @@ class Sampler:
             batch_begin = self._batch * len(images)
             carry, keys = begin(bank, *(self._place(array) for array in (index, *rows)))
             labels = self._labels(index)
-            for steps_done, state in self._walk(chain, steps_per_call, carry, keys, labels):
+            for steps_done, state in walk(
+                self.step, chain, steps_per_call(), self.params, carry, keys, labels
+            ):
                 carry = state
                 done = batch_begin + (batch_end - batch_begin) * steps_done // len(chain.t)
                 if done > reported:
@@ -273,19 +275,6 @@ class Sampler:
                     reported = done
             images.append(parallel.to_host(self._result(carry)))
         return np.concatenate(images)[: len(indices)]
-
-    def _walk(
-        self, chain: Any, steps_per_call: int, carry: PyTree, keys: Array, labels: Array | None
-    ) -> Iterator[tuple[int, PyTree]]:
-        """Yield the number of finished steps and the carry: before each call, and at the end."""
-        for i in range(0, len(chain.t), steps_per_call):
-            steps = type(chain)(*(column[i : i + steps_per_call] for column in chain))
-            next_carry = self.step(self.params, carry, steps, keys, labels)
-            # A call returns before the devices are done. Waiting for the carry after the next call
-            # is queued counts finished steps alone, and leaves no device idle.
-            yield i, jax.block_until_ready(carry)
-            carry = next_carry
-        yield len(chain.t), jax.block_until_ready(carry)
 
     def _chain(self, start: int | None = None) -> Any:
         return self._method.chain(self.model.schedule, self.spec.steps, start)
@@ -310,6 +299,38 @@ class Sampler:
         if self._label is not None:
             return self._place(np.full(len(index), self._label))
         return self._place(index % self._num_classes)
+
+
+def steps_per_call() -> int:
+    """Steps of a chain that one call of the compiled step takes."""
+    # Chains of all lengths share a program of one step on a CPU, which is 7 % slower than ten.
+    return 1 if jax.default_backend() == "cpu" else STEPS_PER_CALL
+
+
+def walk(
+    step: jax.stages.Wrapped,
+    chain: Any,
+    k: int,
+    params: PyTree,
+    carry: PyTree,
+    keys: Array,
+    labels: Array | None,
+) -> Iterator[tuple[int, PyTree]]:
+    """Go through a chain in calls of k steps.
+
+    Yields
+    ------
+    tuple
+        The number of finished steps and the carry: before each call, and at the end.
+    """
+    for i in range(0, len(chain.t), k):
+        steps = type(chain)(*(column[i : i + k] for column in chain))
+        next_carry = step(params, carry, steps, keys, labels)
+        # A call returns before the devices are done. Waiting for the carry after the next call is
+        # queued counts finished steps alone, and leaves no device idle.
+        yield i, jax.block_until_ready(carry)
+        carry = next_carry
+    yield len(chain.t), jax.block_until_ready(carry)
 
 
 def last_not_above(t: Int[np.ndarray, " step"], level: int) -> int:

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, PyTree
 
-from jaxdiff import diffusion, models, parallel, samplers
+from jaxdiff import cell_axis, diffusion, models, parallel, samplers
 from jaxdiff.denoiser import NetworkFunction, Params, as_function
 from jaxdiff.noise_bank import bank_keys
 from jaxdiff.programs import share_programs
@@ -37,7 +37,8 @@ def compile_step(
     method
         The sampler with its options.
     mesh
-        The batch is split over its devices.
+        The batch is split over its devices; on the axis `cell` (`cell_axis`) each has a network
+        and a batch of its own, and all arguments but `steps` are stacked.
     dtype
         Type of the images that enter the network, which computes in it; the carry keeps its own.
 
@@ -73,6 +74,10 @@ def _step_program(
             return run_step(carry, jax.tree.map(lambda column: column[0], steps))[0]
         return jax.lax.scan(run_step, carry, steps)[0]
 
+    if mesh.axis_names == cell_axis.AXES:
+        stacked = cell_axis.CELLS
+        specs = (stacked, stacked, parallel.REPLICATED, stacked, stacked)
+        return jax.jit(cell_axis.map_over_cells(run_steps, mesh, specs))
     specs = (parallel.REPLICATED, parallel.DATA, parallel.REPLICATED, parallel.DATA, parallel.DATA)
     return _compile(run_steps, mesh, specs)
 
@@ -144,12 +149,18 @@ def _compile(function: Callable[..., Any], mesh: Mesh, in_specs: tuple) -> jax.s
 def compile_begin(
     method: SamplingMethod, image_shape: tuple[int, int, int], sharding: NamedSharding
 ) -> jax.stages.Wrapped:
-    """(data of a bank, indices) -> the first carry and the keys of these entries of the bank."""
+    """(data of a bank, indices) -> the first carry and the keys of these entries of the bank.
+
+    Over the axis `cell` all of them are stacked, a bank a cell.
+    """
 
     def begin(bank: Array, index: Array) -> tuple[PyTree, Array]:
         keys = bank_keys(bank, index)
         return method.init(samplers.initial_noise(keys, image_shape)), keys
 
+    mesh: Any = sharding.mesh
+    if mesh.axis_names == cell_axis.AXES:
+        return jax.jit(cell_axis.map_over_cells(begin, mesh))
     return jax.jit(begin, out_shardings=sharding)
 
 
@@ -182,6 +193,8 @@ def compile_begin_noised(
 
 
 @share_programs
-def compile_result(method: SamplingMethod) -> jax.stages.Wrapped:
-    """carry -> images."""
-    return jax.jit(method.result)
+def compile_result(method: SamplingMethod, mesh: Mesh | None = None) -> jax.stages.Wrapped:
+    """carry -> images; stacked over a mesh of cells."""
+    if mesh is None:
+        return jax.jit(method.result)
+    return jax.jit(cell_axis.map_over_cells(method.result, mesh))

@@ -239,6 +239,18 @@ class MeasureSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class ParallelSettings:
+    """How a study is spread over the devices, which leaves its results as they are."""
+
+    cells: int = setting(
+        0,
+        "cells of one model that train and are sampled at once, a device a cell; 1 trains each on "
+        "all devices; 0 takes as many as there are devices, where the study has them",
+        min=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class StudySettings:
     """All settings of a study."""
 
@@ -279,6 +291,7 @@ class StudySettings:
     sample: SampleSettings = dataclasses.field(default_factory=SampleSettings)
     classifier: ClassifierSettings = dataclasses.field(default_factory=ClassifierSettings)
     measures: MeasureSettings = dataclasses.field(default_factory=MeasureSettings)
+    parallel: ParallelSettings = dataclasses.field(default_factory=ParallelSettings)
 
 
 class Key(typing.NamedTuple):

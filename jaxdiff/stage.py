@@ -5,6 +5,7 @@ have the bytes that it wrote, so running the same command again resumes.
 """
 
 import contextlib
+import dataclasses
 import fnmatch
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -48,18 +49,9 @@ class Redo:
 NO_REDO = Redo()
 
 
-def run_stage(
-    folder: epath.Path,
-    name: str,
-    inputs: Any,
-    outputs: Sequence[str],
-    make: Callable[[], object],
-    *,
-    all_processes: bool = False,
-    is_measured: bool = True,
-    redo: Redo = NO_REDO,
-) -> Outputs:
-    """Run `make` unless the stage is done.
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stage of a run.
 
     Parameters
     ----------
@@ -70,41 +62,93 @@ def run_stage(
     inputs
         All that the outputs depend on, as JSON holds it.
     outputs
-        Files and folders that `make` writes, by their path in `folder`.
-    make
-        Does the work. Where several processes share the run the first one does it alone, unless
-        `all_processes` take part.
+        Files and folders that it writes, by their path in `folder`.
     is_measured
         Whether the outputs are measurements, whose float32 products are exact: all but what
         training and sampling make.
     redo
         The stages that are made again.
+    """
+
+    folder: epath.Path
+    name: str
+    inputs: Any
+    outputs: Sequence[str]
+    is_measured: bool = True
+    redo: Redo = NO_REDO
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the inputs, and of the precision of what is measured."""
+        inputs = self.inputs
+        if self.is_measured:
+            inputs = {"inputs": inputs, "precision": precision.MEASURED}
+        return files.fingerprint(inputs)
+
+    def is_done(self) -> bool:
+        """Whether the outputs are there, of these inputs; the same answer in every process."""
+        done = not self.redo.matches(self.name) and self._is_recorded()
+        return bool(parallel.broadcast(np.bool_(done)))
+
+    def _is_recorded(self) -> bool:
+        record = read_record(self.folder, self.name)
+        try:
+            same_inputs = record.get("inputs") == self.fingerprint
+            return same_inputs and files.checksums(self.folder, self.outputs) == record["outputs"]
+        except OSError:  # an output is gone
+            return False
+
+    def begin(self) -> None:
+        """Forget that the stage was done."""
+        parallel.on_leader(f"begin {self.name}", lambda: remove_record(self.folder, self.name))
+
+    def finish(self) -> None:
+        """Record that the outputs are those of the inputs."""
+        parallel.on_leader(
+            self.name,
+            lambda: write_record(self.folder, self.name, self.outputs, self.fingerprint),
+        )
+
+    def checksums(self) -> Outputs:
+        """SHA-256 of every output file of a stage that is done: the inputs of later stages."""
+        return read_record(self.folder, self.name)["outputs"]
+
+    def run(self, make: Callable[[], object], all_processes: bool = False) -> Outputs:
+        """Call `make`, which writes the outputs, unless the stage is done.
+
+        Parameters
+        ----------
+        make
+            Does the work.
+        all_processes
+            Whether all processes that share the run take part; otherwise the first does it alone.
+        """
+        if not self.is_done():
+            self.begin()
+            if all_processes or parallel.is_leader():
+                with precision.measuring() if self.is_measured else contextlib.nullcontext():
+                    make()
+            self.finish()
+        return self.checksums()
+
+
+def run_stage(
+    folder: epath.Path,
+    name: str,
+    inputs: Any,
+    outputs: Sequence[str],
+    make: Callable[[], object],
+    *,
+    redo: Redo = NO_REDO,
+) -> Outputs:
+    """Make what is measured, in the first process, unless it is done (see `Stage`).
 
     Returns
     -------
     checksums
         SHA-256 of every output file, which are the inputs of later stages.
     """
-    if is_measured:
-        inputs = {"inputs": inputs, "precision": precision.MEASURED}
-    fingerprint = files.fingerprint(inputs)
-    done = not redo.matches(name) and _is_done(folder, name, fingerprint, outputs)
-    if not parallel.broadcast(np.bool_(done)):
-        parallel.on_leader(f"begin {name}", lambda: remove_record(folder, name))
-        if all_processes or parallel.is_leader():
-            with precision.measuring() if is_measured else contextlib.nullcontext():
-                make()
-        parallel.on_leader(name, lambda: write_record(folder, name, outputs, fingerprint))
-    return read_record(folder, name)["outputs"]
-
-
-def _is_done(folder: epath.Path, name: str, fingerprint: str, outputs: Sequence[str]) -> bool:
-    record = read_record(folder, name)
-    try:
-        same_inputs = record.get("inputs") == fingerprint
-        return same_inputs and files.checksums(folder, outputs) == record.get("outputs")
-    except OSError:  # an output is gone
-        return False
+    return Stage(folder, name, inputs, outputs, redo=redo).run(make)
 
 
 def claim_folder(

@@ -6,6 +6,7 @@ builds its steps itself and runs them by `fit`.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from jaxdiff.training_step import (
     place_key,
 )
 
-Metrics = dict[str, float | int]  # of one step
+Metrics = dict[str, Any]  # of one step: numbers, or a list of them for cells at once
 # K, the train steps of one compiled call: loops are slow on a CPU (see `jit_train_steps`), and
 # accelerators need them so that small steps do not wait for the host.
 CPU_STEPS_PER_CALL = 1
@@ -81,7 +82,7 @@ class StepOutput:
 
 
 def fit(
-    train_steps: Callable, state: TrainState, calls: Calls, key_data: UInt32[Array, " word"]
+    train_steps: Callable, state: TrainState, calls: Calls, key_data: UInt32[Array, "*cell word"]
 ) -> Iterator[StepOutput]:
     """Train until the batches end, and yield after each call.
 
@@ -98,6 +99,9 @@ def fit(
         Batches of K steps each, from a step on.
     key_data
         Of the run's noise, as `place_key` returns them.
+
+        Of cells at once, all are stacked along a leading axis (`cell_axis`), and every metric is a
+        list, a number a cell.
     """
     pending: list[tuple[int, dict[str, Array]]] = []
 
@@ -108,24 +112,29 @@ def fit(
         pending.clear()
         return records
 
-    step = int(state.step)
+    step = int(np.max(parallel.to_host(state.step)))
     for images in calls(step):
         state, metrics = train_steps(state, images, key_data)
         # These are read while the devices work on the call that was just dispatched.
         arrived = flush_metrics()
         pending.append((step, metrics))
-        step += len(images)
+        step += metrics["loss"].shape[-1]
         yield StepOutput(step, state, arrived, flush_metrics, metrics)
 
 
 def _to_records(first_step: int, metrics: Mapping[str, Array]) -> list[Metrics]:
-    """One record a step, of metrics [K]."""
-    columns = {name: np.asarray(values) for name, values in metrics.items()}
+    """One record a step, of metrics [K], or [cell, K]."""
+    columns = {name: parallel.to_host(values) for name, values in metrics.items()}
     records: list[Metrics] = []
-    for i in range(len(columns["loss"])):
-        values = {name: float(column[i]) for name, column in columns.items()}
+    for i in range(columns["loss"].shape[-1]):
+        values = {name: column[..., i].tolist() for name, column in columns.items()}
         records.append({"step": first_step + i + 1} | values)
     return records
+
+
+def metrics_of_cell(record: Metrics, i: int) -> Metrics:
+    """The record of cell i, of one that holds a list for cells at once."""
+    return {name: value[i] if isinstance(value, list) else value for name, value in record.items()}
 
 
 @dataclasses.dataclass(frozen=True)

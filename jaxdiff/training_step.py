@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 
-from jaxdiff import diffusion, parallel, rng
+from jaxdiff import cell_axis, diffusion, parallel, rng
 from jaxdiff.datasets.images import to_float
 from jaxdiff.denoiser import Params, as_function
 from jaxdiff.gradients import GradFn, flat_grads
@@ -288,23 +288,11 @@ class TrainStep:
         return new_state, metrics
 
 
-def jit_train_steps(
-    train_step: TrainStep, mesh: Mesh, shard_params: bool = False
-) -> jax.stages.Wrapped:
-    """A jitted call of K steps: (state, images, key data) -> (state, metrics).
+def repeat_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """A call of K steps: (state, images, key data) -> (state, metrics).
 
-    The images are uint8 [K, batch, height, width, channel], the key data those of `place_key`, the
-    metrics [K]. The state is donated. The seed is an argument, so that the runs of all seeds share
-    a program.
-
-    Parameters
-    ----------
-    train_step
-        One step.
-    mesh
-        The devices.
-    shard_params
-        Whether the state is sharded over the mesh (FSDP) or replicated.
+    The images are uint8 [K, batch, height, width, channel], the key data those of `key_data`, the
+    metrics [K]. The seed is an argument, so that the runs of all seeds share a program.
     """
 
     def run_steps(
@@ -317,16 +305,52 @@ def jit_train_steps(
 
         # K = 1 compiles without a loop, which a CPU needs: a weight gradient inside a loop is a
         # hundred times slower there.
-        if images.shape[0] == 1:
-            state, metrics = step(state, images[0])
-            metrics = jax.tree.map(lambda value: value[None], metrics)
-        else:
-            state, metrics = jax.lax.scan(step, state, images)
-        # The compiled call accepts the state in these shardings alone, and donates it.
-        shardings = parallel.tree_shardings((state, metrics), mesh, shard_params)
-        return jax.lax.with_sharding_constraint((state, metrics), shardings)
+        if images.shape[0] > 1:
+            return jax.lax.scan(step, state, images)
+        state, metrics = step(state, images[0])
+        return state, jax.tree.map(lambda value: value[None], metrics)
 
-    return jax.jit(run_steps, donate_argnums=0)
+    return run_steps
+
+
+def jit_train_steps(
+    train_step: TrainStep, mesh: Mesh, shard_params: bool = False
+) -> jax.stages.Wrapped:
+    """The jitted form of `repeat_steps`, which donates the state.
+
+    Parameters
+    ----------
+    train_step
+        One step.
+    mesh
+        The devices, which share each batch.
+    shard_params
+        Whether the state is sharded over the mesh (FSDP) or replicated.
+    """
+    run_steps = repeat_steps(train_step)
+
+    def run_sharded(
+        state: TrainState, images: Array, key_data: UInt32[Array, " word"]
+    ) -> tuple[TrainState, dict[str, Array]]:
+        result = run_steps(state, images, key_data)
+        # The compiled call accepts the state in these shardings alone, and donates it.
+        shardings = parallel.tree_shardings(result, mesh, shard_params)
+        return jax.lax.with_sharding_constraint(result, shardings)
+
+    return jax.jit(run_sharded, donate_argnums=0)
+
+
+def jit_cell_steps(train_step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
+    """The jitted form of `repeat_steps` for cells at once, a device a cell (`cell_axis`).
+
+    Parameters
+    ----------
+    train_step
+        One step of a cell, which averages its gradient over no devices.
+    mesh
+        Of `cell_axis.cell_mesh`.
+    """
+    return jax.jit(cell_axis.map_over_cells(repeat_steps(train_step), mesh), donate_argnums=0)
 
 
 def key_shape(mesh: Mesh) -> jax.ShapeDtypeStruct:
@@ -335,10 +359,14 @@ def key_shape(mesh: Mesh) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=parallel.replicated(mesh))
 
 
+def key_data(seed: int) -> UInt32[np.ndarray, " word"]:
+    """The key data of a seed, on the host."""
+    return np.asarray(jax.random.key_data(jax.random.key(seed)))
+
+
 def place_key(seed: int, mesh: Mesh) -> UInt32[Array, " word"]:
     """The key data of a seed, on every device."""
-    data = np.asarray(jax.random.key_data(jax.random.key(seed)))
-    return parallel.to_global_array(data, parallel.replicated(mesh))
+    return parallel.to_global_array(key_data(seed), parallel.replicated(mesh))
 
 
 def image_flops(apply: Apply, params: Mapping[str, Any], shape: tuple[int, ...]) -> float:

@@ -20,8 +20,8 @@ from jaxdiff.programs import share_programs
 from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling import Sampler
 from jaxdiff.settings import MeasureSettings
-from jaxdiff.stage import NO_REDO, run_stage
-from jaxdiff.study import grid, stages
+from jaxdiff.stage import NO_REDO, Stage
+from jaxdiff.study import grid, sample_stage, train_stage
 from tests.experiments import tiny_study
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1)).astype(np.uint8)
@@ -93,16 +93,20 @@ def test_a_new_measure_is_measured_without_knowing_of_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("work", "run"), [("train", stages._run_train), ("write_samples", stages._run_sample)]
+    ("module", "work", "run"),
+    [
+        (train_stage, "train", train_stage.run_train),
+        (sample_stage, "write_samples", sample_stage.run_sample),
+    ],
 )
-def test_training_and_sampling_are_not(tmp_path, monkeypatch, work, run):
+def test_training_and_sampling_are_not(tmp_path, monkeypatch, module, work, run):
     seen = []
 
     def begin(*_):
         seen.append(precision())
         raise Reached
 
-    monkeypatch.setattr(stages, work, begin)
+    monkeypatch.setattr(module, work, begin)
     workdir = epath.Path(tmp_path)
     context = CellContext(grid.expand(tiny_study.get_config())[0], workdir, DataPaths("", ""))
     options = (NO_REDO, False) if work == "train" else (NO_REDO,)
@@ -120,7 +124,7 @@ def test_a_stage_is_measured_again_at_another_precision(tmp_path, monkeypatch):
         files.write(folder / "out.txt", "x")
 
     def run(**options):
-        run_stage(folder, "make", {}, ("out.txt",), make, **options)
+        Stage(folder, "make", {}, ("out.txt",), **options).run(make)
 
     run(is_measured=False)
     run()

@@ -26,7 +26,12 @@ from jaxdiff.cells.measuring import ResultFolder
 from jaxdiff.datasets.dataset import Dataset, Split
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.datasets.mixtures import match_counts, mixture
-from jaxdiff.denoiser import LeveledDenoiser, abstract_network, build_network
+from jaxdiff.denoiser import (
+    LeveledDenoiser,
+    abstract_network,
+    build_network,
+    count_parameters,
+)
 from jaxdiff.measures.artifacts import Images, Predictions, Roles
 from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.shares import confusion_matrix
@@ -311,3 +316,25 @@ class CellContext(ResultFolder):
         if self.cell.train.init:
             contents["init"] = models.weights_digest(self.cell.train.init)
         return contents
+
+
+def describe_cell(context: CellContext) -> dict[str, Any]:
+    """What result.json says of the cell itself."""
+    cell = context.cell
+    network = cell.network
+    has_levels = hasattr(network, "time_blind")
+    return {
+        "name": cell.name,
+        "model": cell.model,
+        "depth": getattr(network, "depth", 0),
+        "proportions": list(cell.proportions),
+        "data": context.dataset.source.about,
+        "n": cell.n,
+        "seed": cell.seed,
+        "majority": cell.majority,
+        "minority": cell.minority,
+        "parameters": count_parameters(network),
+        "prediction": cell.diffusion.prediction,
+        "bottleneck": network.bottleneck(cell.data.size) if has_levels else None,
+        "time_blind": list(network.time_blind) if has_levels else [],
+    }

@@ -1,6 +1,7 @@
 """A cell's train step: what its settings make of optimizer, batches and first parameters."""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from jaxdiff import checkpoints, models, optimizers, training
+from jaxdiff import cell_axis, checkpoints, models, optimizers, parallel, training
 from jaxdiff.cells.cell import Cell
 from jaxdiff.datasets import batches as pipeline
 from jaxdiff.datasets.dataset import Split
@@ -23,6 +24,7 @@ from jaxdiff.training_step import (
     TrainStep,
     diffusion_loss,
     image_flops,
+    jit_cell_steps,
     jit_train_steps,
     key_shape,
     network_apply,
@@ -112,7 +114,7 @@ def choose_steps_per_call(cell: Cell) -> int:
     return training.steps_per_call(limit, settings.steps, settings.checkpoint_every)
 
 
-def build_batches(cell: Cell, split: Split, mesh: Mesh) -> pipeline.Calls:
+def build_batches(cell: Cell, split: Split, mesh: Mesh, end: int | None = None) -> pipeline.Calls:
     """The cell's batches, in calls of K steps.
 
     Parameters
@@ -122,12 +124,14 @@ def build_batches(cell: Cell, split: Split, mesh: Mesh) -> pipeline.Calls:
     split
         Its training images.
     mesh
-        The devices.
+        The devices, which share each batch.
+    end
+        The last step; by default that of the training.
     """
     settings = cell.train
     options = {
         "seed": cell.seed,
-        "steps": settings.steps,
+        "steps": end or settings.steps,
         "batch": settings.batch,
         "k": choose_steps_per_call(cell),
     }
@@ -135,6 +139,36 @@ def build_batches(cell: Cell, split: Split, mesh: Mesh) -> pipeline.Calls:
     if len(split) * split[0].nbytes <= settings.resident_mb * 1e6:
         return pipeline.resident(split.images, mesh, **options)
     return pipeline.streamed(split, mesh, **options)
+
+
+def stack_batches(
+    cells: Sequence[Cell], splits: Sequence[Split], mesh: Mesh, end: int
+) -> pipeline.Calls:
+    """The batches of cells at once, uint8 [cell, K, batch, height, width, channel].
+
+    Parameters
+    ----------
+    cells, splits
+        The cells and their training images.
+    mesh
+        Of `cell_axis.cell_mesh`; each device gets its cell's batches alone.
+    end
+        The last step.
+    """
+    devices = list(mesh.devices.flat)
+    here = [i for i, device in enumerate(devices) if device in jax.local_devices()]
+    calls_here = [
+        build_batches(cells[i], splits[i], parallel.make_mesh([devices[i]]), end) for i in here
+    ]
+
+    def calls(start: int) -> Iterator[jax.Array]:
+        for batches in zip(*(cell_calls(start) for cell_calls in calls_here), strict=True):
+            shape = (len(devices), *batches[0].shape)
+            yield jax.make_array_from_single_device_arrays(
+                shape, cell_axis.sharding(mesh), [batch[None] for batch in batches]
+            )
+
+    return calls
 
 
 def lower_train_steps(
@@ -147,12 +181,28 @@ def lower_train_steps(
     settings
         What to train.
     mesh
-        The devices, which need not be present.
+        The devices, which need not be present. On the axis `data` they train one cell together, on
+        the axis `cell` (`cell_axis`) each its own.
     state
-        The state, or its shapes as `state_shapes` returns them.
+        The state, or its shapes as `step_state_shapes` returns them.
     k
         Steps of one call.
     """
+    train = settings.train
+    at_once = mesh.axis_names == cell_axis.AXES
+    train_step = _build_train_step(settings, mesh, at_once)
+    shape = (k, train.batch, *settings.image_shape)
+    if at_once:
+        images = cell_axis.stack_shapes(jax.ShapeDtypeStruct(shape, jnp.uint8), mesh)
+        keys = cell_axis.stack_shapes(key_shape(mesh), mesh)
+        return jit_cell_steps(train_step, mesh).lower(state, images, keys)
+    sharding = NamedSharding(mesh, pipeline.STEPS)
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)
+    train_steps = jit_train_steps(train_step, mesh, train.shard_params)
+    return train_steps.lower(state, images, key_shape(mesh))
+
+
+def _build_train_step(settings: StepSettings, mesh: Mesh, at_once: bool) -> TrainStep:
     train = settings.train
     schedule = models.build_schedule(to_json(settings.diffusion))
     apply = build_apply(settings.network, train.dtype, train.remat)
@@ -161,29 +211,37 @@ def lower_train_steps(
     # Of the target device, which need not be this machine's.
     unroll = mesh.devices.flat[0].platform == "cpu"
     grad_fn = accumulate_grads(jax.value_and_grad(loss_fn), train.accumulate, unroll=unroll)
-    # Each device accumulates its own micro-batches, then all of them average once.
-    average_grads = fsdp_grads if train.shard_params else data_parallel_grads
-    train_step = TrainStep(
-        grad_fn=average_grads(grad_fn, mesh),
+    if not at_once:
+        # Each device accumulates its own micro-batches, then all of them average once.
+        average_grads = fsdp_grads if train.shard_params else data_parallel_grads
+        grad_fn = average_grads(grad_fn, mesh)
+    return TrainStep(
+        grad_fn=grad_fn,
         optimizer=build_optimizer(train),
         schedule=schedule,
         ema=train.ema,
         flip=train.flip,
     )
-    shape = (k, train.batch, *settings.image_shape)
-    sharding = NamedSharding(mesh, pipeline.STEPS)
-    images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)
-    train_steps = jit_train_steps(train_step, mesh, train.shard_params)
-    return train_steps.lower(state, images, key_shape(mesh))
+
+
+def step_state_shapes(settings: StepSettings, mesh: Mesh) -> TrainState:
+    """Shapes and shardings of the state on a mesh; nothing is allocated."""
+    params = get_params(abstract_network(settings.network))
+    optimizer = build_optimizer(settings.train)
+    shapes = state_shapes(params, optimizer, mesh, settings.train.shard_params)
+    at_once = mesh.axis_names == cell_axis.AXES
+    return cell_axis.stack_shapes(shapes, mesh) if at_once else shapes
 
 
 @share_programs
 def compile_train_steps(settings: StepSettings, mesh: Mesh, k: int) -> jax.stages.Compiled:
     """A call of K train steps; compiled once for all cells with these settings."""
-    train = settings.train
-    params = get_params(abstract_network(settings.network))
-    state = state_shapes(params, build_optimizer(train), mesh, train.shard_params)
-    return lower_train_steps(settings, mesh, state, k).compile()
+    return lower_train_steps(settings, mesh, step_state_shapes(settings, mesh), k).compile()
+
+
+def compile_cell(cell: Cell, mesh: Mesh) -> jax.stages.Compiled:
+    """The call of K train steps that a cell is trained by, on a mesh's devices."""
+    return compile_train_steps(StepSettings.of(cell), mesh, choose_steps_per_call(cell))
 
 
 @share_programs

@@ -99,8 +99,9 @@ def streamed(
     threads: int = 16,
 ) -> Calls:
     """The batches of `resident`, read ahead from a source of images by `threads` threads."""
-    processes = jax.process_count()
-    rank = jax.process_index()
+    sharing = sorted({device.process_index for device in mesh.devices.flat})
+    processes = len(sharing)
+    rank = sharing.index(jax.process_index())
     batch_sharding = NamedSharding(mesh, STEPS)
 
     def calls(start: int) -> Iterator[jax.Array]:

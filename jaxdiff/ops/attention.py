@@ -144,4 +144,4 @@ def _attend_keys_by_queries(q: Heads, k: Heads, v: Heads) -> Heads:
     values = v.transpose(0, 2, 3, 1)
     values_and_ones = jnp.concatenate([values, jnp.ones_like(values[:, :, :1])], axis=-2)
     mixed = values_and_ones @ exps
-    return (mixed[:, :, :-1] / mixed[:, :, -1:]).transpose(0, 3, 1, 2)
+    return (mixed[:, :, :-1] * (1.0 / mixed[:, :, -1:])).transpose(0, 3, 1, 2)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
-from jaxdiff import models, parallel
+from jaxdiff import cell_axis, models, parallel
 from jaxdiff.cells import train_step as cell_steps
 from jaxdiff.cells.cell import Cell
 from jaxdiff.denoiser import abstract_network, get_params
@@ -25,7 +25,7 @@ from jaxdiff.planning.kernels import Kernel, count_bytes, count_shape_bytes, lis
 from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling_programs import compile_step
 from jaxdiff.settings import to_json
-from jaxdiff.training_step import TrainState, state_shapes
+from jaxdiff.training_step import TrainState
 
 # Of one in two lines, start and done, the second has the result's shapes alone.
 COLLECTIVE = re.compile(r"= (?P<shapes>.*?) (?P<op>all-reduce|all-gather|reduce-scatter)(-done)?\(")
@@ -111,16 +111,31 @@ class Devices:
         Number of slices that they are in.
     quick
         Whether TPU programs are compiled with QUICK_OPTIONS.
+    at_once
+        Whether each device trains a cell of its own (`cell_axis`).
+
+    Attributes
+    ----------
+    sharing
+        Number of devices that share a batch.
     """
 
     def __init__(
-        self, devices: Sequence[jax.Device], chip: Chip | None, slices: int = 1, quick: bool = True
+        self,
+        devices: Sequence[jax.Device],
+        chip: Chip | None,
+        slices: int = 1,
+        quick: bool = True,
+        at_once: bool = False,
     ):
         self.all = devices
         self.chip = chip
         self.slices = slices
         self.quick = quick
-        self.mesh = parallel.make_mesh(devices)
+        self.at_once = at_once
+        self.sharing = 1 if at_once else len(devices)
+        make_mesh = cell_axis.make_mesh if at_once else parallel.make_mesh
+        self.mesh = make_mesh(devices)
 
     @property
     def platform(self) -> str:
@@ -151,7 +166,7 @@ class Devices:
 
     def nearest_batch(self, batch: int, accumulate: int = 1) -> int:
         """The batch nearest to this one whose parts the devices divide."""
-        unit = len(self.all) * accumulate
+        unit = self.sharing * accumulate
         return max(1, round(batch / unit)) * unit
 
     def time(self, program: Program) -> StepTime | None:
@@ -221,9 +236,7 @@ def _bytes_on_one_device(shapes: PyTree) -> int:
 
 def abstract_state(cell: Cell, devices: Devices) -> TrainState:
     """Shapes of the train state, and where they lie."""
-    params = get_params(abstract_network(cell.network))
-    optimizer = cell_steps.build_optimizer(cell.train)
-    return state_shapes(params, optimizer, devices.mesh, cell.train.shard_params)
+    return cell_steps.step_state_shapes(cell_steps.StepSettings.of(cell), devices.mesh)
 
 
 def compile_train_step(cell: Cell, devices: Devices) -> Program:
@@ -235,7 +248,7 @@ def compile_train_step(cell: Cell, devices: Devices) -> Program:
     images = count_state_bytes(cell, devices)
     program = _compile(lowered, cell.train.batch, devices, images)
     if program.kernels:
-        flops = cell_steps.train_step_flops(settings) / len(devices.all)
+        flops = cell_steps.train_step_flops(settings) / devices.sharing
         return dataclasses.replace(program, flops=flops)
     # XLA counts a loop once, and the parts of a batch are one loop; the optimizer, counted with
     # them, is little beside them.
@@ -254,20 +267,23 @@ def compile_sampling_step(cell: Cell, devices: Devices) -> Program:
         lowered = _trace_sampling_step(cell, batch, devices.mesh).lower()
     program = _compile(lowered, batch, devices, StateBytes(0, 0, 0))
     if program.kernels:
-        flops = batch / len(devices.all) * count_sampling_flops(cell)
+        flops = batch / devices.sharing * count_sampling_flops(cell)
         return dataclasses.replace(program, flops=flops)
     return program
 
 
 def _trace_sampling_step(cell: Cell, batch: int, mesh: Mesh) -> jax.stages.Traced:
+    at_once = mesh.axis_names == cell_axis.AXES
     replicated = parallel.replicated(mesh)
-    split = NamedSharding(mesh, parallel.DATA)
+    split = cell_axis.sharding(mesh) if at_once else NamedSharding(mesh, parallel.DATA)
     network = abstract_network(cell.network)
     schedule = models.build_schedule(to_json(cell.diffusion))
     spec = SamplerSpec.from_settings(to_json(cell.sample))
     method = spec.build(cell.diffusion.prediction)  # type: ignore[arg-type]
 
     def place(shapes: PyTree, sharding: NamedSharding) -> PyTree:
+        if sharding == split and at_once:
+            return cell_axis.stack_shapes(shapes, mesh)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
         )
@@ -276,7 +292,7 @@ def _trace_sampling_step(cell: Cell, batch: int, mesh: Mesh) -> jax.stages.Trace
     first_step = jax.tree.map(lambda column: column[:1], method.chain(schedule, spec.steps))
     keys = jax.ShapeDtypeStruct((batch,), jax.random.key(0).dtype)
     return compile_step(network, schedule, method, mesh, cell.sample.dtype).trace(
-        place(get_params(network), replicated),
+        place(get_params(network), split if at_once else replicated),
         place(jax.eval_shape(method.init, x_T), split),
         place(first_step, replicated),
         place(keys, split),

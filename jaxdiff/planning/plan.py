@@ -34,7 +34,7 @@ def fit_settings(cell: Cell, devices: Devices) -> tuple[dict[str, Any], Program]
     They leave a study's result as it is: weights split over the devices, activations computed
     again, both, and then the batch in ever smaller parts.
     """
-    for changes in _candidate_settings(cell, len(devices.all)):
+    for changes in _candidate_settings(cell, devices.sharing):
         program = compile_train_step(change_training(cell, **changes), devices)
         if program.fits:
             return changes, program
@@ -78,7 +78,7 @@ def largest_batch(cell: Cell, devices: Devices, program: Program) -> int:
     program
         Its compiled step, which fits.
     """
-    unit = len(devices.all) * cell.train.accumulate
+    unit = devices.sharing * cell.train.accumulate
 
     def compile_at(batch: int) -> Program:
         return compile_train_step(change_training(cell, batch=batch), devices)
@@ -126,6 +126,8 @@ class Plan:
         Settings of training with which it does.
     largest
         The largest batch that fits; None where it was not looked for.
+    at_once
+        Cells that train at once, a device each; 1 where each has all devices.
     """
 
     model: str
@@ -139,9 +141,12 @@ class Plan:
     refused: Program | None
     changes: Mapping[str, Any]
     largest: int | None
+    at_once: int = 1
 
 
-def plan_model(cells: Sequence[Cell], devices: Devices, search: bool = False) -> Plan:
+def plan_model(
+    cells: Sequence[Cell], devices: Devices, search: bool = False, at_once: int = 1
+) -> Plan:
     """Plan the cells of one model.
 
     Parameters
@@ -152,7 +157,12 @@ def plan_model(cells: Sequence[Cell], devices: Devices, search: bool = False) ->
         The devices.
     search
         Whether to look for the largest batch, which compiles a few train steps more.
+    at_once
+        Cells that train at once, a device each; 1 gives each all devices.
     """
+    if at_once > 1:
+        used = devices.all[:at_once]
+        devices = Devices(used, devices.chip, devices.slices, devices.quick, at_once=True)
     cell = max(cells, key=lambda cell: cell.n)
     batch = devices.nearest_batch(cell.train.batch, cell.train.accumulate)
     cell = change_training(cell, batch=batch)
@@ -176,10 +186,15 @@ def plan_model(cells: Sequence[Cell], devices: Devices, search: bool = False) ->
         train=train,
         sample=sample,
         times=times,
-        hours=count_hours(cells, train.batch, sample.batch, times) if times and fits else None,
+        hours=(
+            count_hours(cells, train.batch, sample.batch, times, at_once)
+            if times and fits
+            else None
+        ),
         refused=refused,
         changes=changes,
         largest=largest_batch(cell, devices, train) if search and train.fits else None,
+        at_once=at_once,
     )
 
 
@@ -194,7 +209,7 @@ def _step_times(
 
 
 def plan_for_slices(
-    cells: Sequence[Cell], topology: str, slices: int, search: bool = False
+    cells: Sequence[Cell], topology: str, slices: int, search: bool = False, at_once: int = 1
 ) -> Plan:
     """`plan_model` for slices of TPUs or machines with GPUs, in a process of its own.
 
@@ -207,7 +222,7 @@ def plan_for_slices(
         Where neither level ends well.
     """
     for quick in (True, False):
-        plan = run_in_process(_plan_for_slices, cells, topology, slices, search, quick)
+        plan = run_in_process(_plan_for_slices, cells, topology, slices, search, at_once, quick)
         if plan is not None:
             return plan
     raise ValueError(
@@ -217,12 +232,12 @@ def plan_for_slices(
 
 
 def _plan_for_slices(
-    cells: Sequence[Cell], topology: str, slices: int, search: bool, quick: bool
+    cells: Sequence[Cell], topology: str, slices: int, search: bool, at_once: int, quick: bool
 ) -> Plan:
     jax.config.update("jax_platforms", "cpu")  # the accelerators here are not needed
     devices = chips.open_topology(topology, slices)
     chip = chips.CHIPS.get(devices[0].device_kind)
-    return plan_model(cells, Devices(devices, chip, slices, quick), search)
+    return plan_model(cells, Devices(devices, chip, slices, quick), search, at_once)
 
 
 def run_in_process(function: Callable[..., T], *arguments: Any) -> T | None:
@@ -247,11 +262,14 @@ def count_hours(
     train_batch: int,
     sample_batch: int,
     times: tuple[StepTime, StepTime],
+    at_once: int = 1,
 ) -> tuple[float, float]:
     """Hours of training and of sampling; another batch than the study's sees as many images."""
-    train_steps = sum(cell.train.steps * cell.train.batch / train_batch for cell in cells)
+    train_steps = 0.0
     sampling_steps = 0
-    for cell in cells:
+    # Cells at once take the time of one of them.
+    for cell in cells[::at_once]:
+        train_steps += cell.train.steps * cell.train.batch / train_batch
         batches = math.ceil(cell.sample.num / sample_batch)
         batches += math.ceil(cell.sample.common / sample_batch)
         sampling_steps += cell.sample.steps * batches
@@ -260,10 +278,11 @@ def count_hours(
 
 def list_warnings(cells: Sequence[Cell], plan: Plan, devices: Devices) -> Iterator[str]:
     """What to know before such a machine is asked for."""
-    yield from _batch_warnings(cells[0], plan, len(devices.all))
+    sharing = 1 if plan.at_once > 1 else len(devices.all)
+    yield from _batch_warnings(cells[0], plan, sharing)
     yield from _memory_warnings(plan)
     if plan.times is not None and plan.train.fits:
-        yield from _time_warnings(cells[0], plan, len(devices.all))
+        yield from _time_warnings(cells[0], plan, sharing)
 
 
 def _batch_warnings(cell: Cell, plan: Plan, num_devices: int) -> Iterator[str]:

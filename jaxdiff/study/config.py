@@ -203,6 +203,14 @@ def _check_accumulate(study: StudySettings) -> None:
         )
 
 
+def _check_parallel(study: StudySettings) -> None:
+    if study.parallel.cells > 1 and study.train.shard_params:
+        raise ValueError(
+            f"config.parallel.cells is {study.parallel.cells} and config.train.shard_params splits "
+            "each cell over all devices; leave one of them out"
+        )
+
+
 def _check_primary(study: StudySettings) -> None:
     if study.primary and not _is_pair(study.primary, study):
         names = ", ".join(study.models)
@@ -336,6 +344,7 @@ RULES: tuple[Callable[[StudySettings], None], ...] = (
     _check_paths,
     _check_tensorboard,
     _check_accumulate,
+    _check_parallel,
     _check_primary,
     _check_primary_seeds,
     _check_secondary,
@@ -347,7 +356,7 @@ RULES: tuple[Callable[[StudySettings], None], ...] = (
 
 def fixed_settings(study: Mapping[str, Any]) -> dict[str, Any]:
     """What must stay as it is in a study that has begun: it may gain cells and measures."""
-    free = (*AXES, "planned", "measures", "plugins")
+    free = (*AXES, "planned", "measures", "plugins", "parallel")
     study = {**CLAIM_DEFAULTS, **study}
     data = study.get("data", {})
     # What claims are made of is part of their rule, though measures may change.

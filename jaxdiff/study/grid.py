@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxdiff import models
 from jaxdiff.cells.cell import Cell
+from jaxdiff.cells.train_step import StepSettings
 from jaxdiff.datasets.registry import default_channels
 from jaxdiff.denoiser import MODELS
 from jaxdiff.settings import Config, StudySettings, to_json
@@ -207,6 +208,43 @@ def _check_init(study: StudySettings, model: str, unet: UNetConfig, init: models
             f"config.diffusion.schedule is {diffusion.schedule} with {diffusion.steps} steps, "
             "which are not the noise levels of config.train.init"
         )
+
+
+def share_program(cell: Cell, other: Cell) -> bool:
+    """Whether two cells are trained and sampled by the same programs."""
+    same_step = StepSettings.of(cell) == StepSettings.of(other)
+    return same_step and cell.sample == other.sample
+
+
+def count_at_once(cell: Cell, cells: Sequence[Cell], devices: int, setting: int = 0) -> int:
+    """How many cells train at once with this one, a device each; 1 trains it on all devices.
+
+    Parameters
+    ----------
+    cell
+        The cell.
+    cells
+        All cells that are to be run.
+    devices
+        Number of devices.
+    setting
+        config.parallel.cells; 0 takes as many as there are devices, where so many cells share a
+        program.
+
+    Raises
+    ------
+    ValueError
+        Where the setting is more than the devices.
+    """
+    if setting > devices:
+        raise ValueError(
+            f"config.parallel.cells is {setting}; cells at once need a device each, and there are "
+            f"{devices}, so choose at most {devices}"
+        )
+    if setting:
+        return setting
+    alike = sum(share_program(cell, other) for other in cells)
+    return devices if alike >= devices and not cell.train.shard_params else 1
 
 
 def is_array_task(environment: Mapping[str, str]) -> bool:

@@ -12,9 +12,10 @@ from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.data import check_training_sets, open_cell_dataset
 from jaxdiff.features import perceptual
 from jaxdiff.features.extractors import load_extractor
-from jaxdiff.settings import MeasureSettings, TrainSettings
+from jaxdiff.settings import MeasureSettings
 from jaxdiff.stage import check_settings
 from jaxdiff.study.config import fixed_settings
+from jaxdiff.study.grid import count_at_once
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +42,20 @@ def check_study(
         For the first thing that is missing or does not fit.
     """
     check_settings(study_file, settings, fixed=fixed_settings)
-    _check_devices(cells[0].train)
+    _check_devices(cells, settings.get("parallel", {}).get("cells", 0))
     check_training_sets(cells, data_dir)
     _check_inverted(cells[0], data_dir)
     _check_weights(cells[0].measures)
 
 
-def _check_devices(train: TrainSettings) -> None:
-    """Say how many devices train where the batch leaves some idle."""
+def _check_devices(cells: Sequence[Cell], cells_at_once: int) -> None:
+    """Check that cells at once have a device each; say where a batch leaves devices idle."""
+    available = jax.device_count()
+    if count_at_once(cells[0], cells, available, cells_at_once) > 1:
+        return
+    train = cells[0].train
     batch = train.batch // train.accumulate
     used = parallel.global_mesh(batch).size
-    available = jax.device_count()
     if used < available:
         log.warning(
             "%d of %d devices are used: make config.train.batch / accumulate, %d, a multiple of %d "

@@ -1,38 +1,31 @@
 """The stages of a cell, in order: train, sample, classify, every measure, result."""
 
-import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import numpy as np
 from etils import epath
 
-from jaxdiff import checkpoints, files, parallel, results
+from jaxdiff import files, parallel
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.classifiers import run_classifiers
-from jaxdiff.cells.context import DENOISED_FROM, CellContext
+from jaxdiff.cells.context import DENOISED_FROM, CellContext, describe_cell
 from jaxdiff.cells.data import DataPaths
 from jaxdiff.cells.measuring import run_measures
-from jaxdiff.datasets.images import to_uint8
-from jaxdiff.denoiser import count_parameters
 from jaxdiff.features import classifier
 from jaxdiff.measures.registry import MEASURES
-from jaxdiff.noise_bank import COMMON_SEED
 from jaxdiff.progress import Progress
 from jaxdiff.provenance import describe_environment
-from jaxdiff.records import check_records, remove_record, write_record
-from jaxdiff.samplers import SAMPLERS
+from jaxdiff.records import remove_record, write_record
 from jaxdiff.sampling import Sampler
-from jaxdiff.settings import to_json
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Redo, claim_folder, run_stage
 from jaxdiff.study import inversion
 from jaxdiff.study.config import SAMPLE_DEFAULTS
 from jaxdiff.study.lock import lock
 from jaxdiff.study.metrics_writer import DivergedError
-from jaxdiff.study.train import train
+from jaxdiff.study.sample_stage import run_sample, run_sample_at_once
+from jaxdiff.study.train_stage import run_train, run_train_at_once
 
 CELL_STAGES = ("train", "sample", "classify", "denoise", "result")
 SHARED_STAGES = ("classifiers", "inverted", "comparisons")
@@ -43,16 +36,10 @@ def stage_names() -> list[str]:
     return [*CELL_STAGES, *SHARED_STAGES, *MEASURES]
 
 
-def run_cell(
-    cell: Cell,
-    workdir: epath.Path,
-    paths: DataPaths,
-    progress: Progress,
-    *,
-    redo: Redo = NO_REDO,
-    profile: bool = False,
-) -> None:
-    """Train, sample, classify and measure one cell under workdir/cells, skipping what is done.
+def open_cell(
+    cell: Cell, workdir: epath.Path, paths: DataPaths, progress: Progress, redo: Redo = NO_REDO
+) -> CellContext:
+    """Claim a cell's folder under workdir/cells, and prepare what the cells share.
 
     Raises
     ------
@@ -69,9 +56,73 @@ def run_cell(
         _run_classifiers(context, redo)
         if cell.measures.inverted:
             _run_inverted_images(context, redo)
+    return context
+
+
+def run_at_once(
+    contexts: Sequence[CellContext],
+    progress: Progress,
+    *,
+    redo: Redo = NO_REDO,
+    profile: bool = False,
+) -> dict[str, DivergedError]:
+    """Train and sample cells at once, a device a cell, then measure one after the other.
+
+    Parameters
+    ----------
+    contexts
+        Cells that share programs (`grid.share_program`), at most one a device.
+    progress
+        Is told how far training and sampling are.
+    redo
+        The stages that are made again.
+    profile
+        Whether a few calls of training are recorded.
+
+    Returns
+    -------
+    errors
+        Of the cells whose training diverged, by name.
+    """
     started = time.time()
-    _run_train(context, redo, profile)
-    _run_sample(context, redo)
+    errors = run_train_at_once(contexts, progress, redo, profile)
+    trained = [context for context in contexts if context.cell.name not in errors]
+    run_sample_at_once(trained, progress, redo)
+    for context in trained:
+        run_cell(context, redo=redo, started=started)
+    return errors
+
+
+def run_cell(
+    context: CellContext,
+    *,
+    redo: Redo = NO_REDO,
+    profile: bool = False,
+    started: float | None = None,
+) -> None:
+    """Train, sample, classify and measure one cell on all devices, skipping what is done.
+
+    Parameters
+    ----------
+    context
+        The cell.
+    redo
+        The stages that are made again.
+    profile
+        Whether a few calls of training are recorded.
+    started
+        Time at which work on the cell began; by default now.
+
+    Raises
+    ------
+    DivergedError
+        Where the training comes to a loss that is not finite.
+    """
+    started = started or time.time()
+    if "train" not in context.outputs:
+        run_train(context, redo, profile)
+    if "sample" not in context.outputs:
+        run_sample(context, redo)
     _run_classify(context, redo)
     _run_denoise(context, redo)
     measured = run_measures(MEASURES.values(), context, redo)
@@ -82,7 +133,11 @@ def run_cell(
         remove_record(context.folder, "run")
         files.write_json(run_file, describe_environment() | {"seconds": seconds})
         write_record(context.folder, "run", [run_file.name])
-    inputs = {"measures": measured, "settings": cell.to_json(), "code": code_digest(describe_cell)}
+    inputs = {
+        "measures": measured,
+        "settings": context.cell.to_json(),
+        "code": code_digest(describe_cell),
+    }
 
     def make() -> None:
         context.write_result({"cell": describe_cell(context)}, list(measured))
@@ -132,84 +187,6 @@ def _run_inverted_images(context: CellContext, redo: Redo) -> None:
     run_stage(shared, "inverted", inputs, (inversion.IMAGES,), make, redo=redo)
 
 
-def _run_train(context: CellContext, redo: Redo, profile: bool) -> None:
-    """Bound to the settings and the data: an edit of the code alone trains nothing again."""
-    cell = context.cell
-    folder = context.folder
-    if redo.matches("train") and parallel.is_leader() and (folder / "checkpoints").exists():
-        (folder / "checkpoints").rmtree()  # or training would go on from the last one
-        # What was measured of the old weights is no result of a training that may diverge.
-        (folder / "result.json").unlink(missing_ok=True)
-    elif not redo.matches("train") and (folder / "metrics.jsonl").exists():
-        # A finished training is not run again, and what it logged cannot be had otherwise.
-        check_records(folder, ["train"])
-
-    def make() -> None:
-        parallel.on_leader("data", lambda: context.splits)  # prepared once, before all read it
-        profile_folder = context.workdir / "profile" if profile else None
-        try:
-            train(cell, folder, context.train, context.progress, profile_folder)
-        except DivergedError as error:
-            # Its seed is left out of the study's claims, and the other cells are worth having.
-            if parallel.is_leader():
-                content = {"cell": describe_cell(context), "reason": str(error)}
-                files.write_json(folder / results.DIVERGED, content)
-            raise
-
-    outputs = (f"checkpoints/{cell.train.steps}", "metrics.jsonl")
-    context.outputs["train"] = run_stage(
-        folder,
-        "train",
-        context.trained_from(),
-        outputs,
-        make,
-        all_processes=True,
-        is_measured=False,
-        redo=redo,
-    )
-    # A damaged last step was trained again; the others are for measures and for users.
-    parallel.on_leader("check steps", lambda: checkpoints.check_steps(folder / "checkpoints"))
-
-
-def _run_sample(context: CellContext, redo: Redo) -> None:
-    cell = context.cell
-    inputs = {
-        "trained": context.trained_from(),
-        "sample": to_json(cell.sample),
-        "code": code_digest(SAMPLERS[cell.sample.method], Sampler),
-    }
-    outputs = ("samples.npz", "common.npz") if cell.sample.common else ("samples.npz",)
-    make = functools.partial(write_samples, context)
-    context.outputs["sample"] = run_stage(
-        context.folder,
-        "sample",
-        inputs,
-        outputs,
-        make,
-        all_processes=True,
-        is_measured=False,
-        redo=redo,
-    )
-
-
-def write_samples(context: CellContext) -> None:
-    """Write samples.npz of the seed's own noise bank and common.npz of the shared one."""
-    sampler = context.sampler
-    if jax.process_count() > 1:
-        sampler = context.make_sampler(all_processes=True)
-    settings = context.cell.sample
-    banks = (
-        ("samples", context.cell.seed, settings.num),
-        ("common", COMMON_SEED, settings.common),
-    )
-    for name, seed, count in banks:
-        if count:
-            indices = np.arange(count)
-            images = to_uint8(sampler.sample(indices, seed))
-            if parallel.is_leader():
-                results.write_samples(context.folder / f"{name}.npz", images, indices)
-
-
 def _run_classify(context: CellContext, redo: Redo) -> None:
     inputs = {
         "samples": context.digest("samples"),
@@ -231,25 +208,3 @@ def _run_denoise(context: CellContext, redo: Redo) -> None:
     context.outputs["denoise"] = run_stage(
         context.folder, "denoise", inputs, ("denoised.json",), context.write_denoised, redo=redo
     )
-
-
-def describe_cell(context: CellContext) -> dict[str, Any]:
-    """What result.json says of the cell itself."""
-    cell = context.cell
-    network = cell.network
-    has_levels = hasattr(network, "time_blind")
-    return {
-        "name": cell.name,
-        "model": cell.model,
-        "depth": getattr(network, "depth", 0),
-        "proportions": list(cell.proportions),
-        "data": context.dataset.source.about,
-        "n": cell.n,
-        "seed": cell.seed,
-        "majority": cell.majority,
-        "minority": cell.minority,
-        "parameters": count_parameters(network),
-        "prediction": cell.diffusion.prediction,
-        "bottleneck": network.bottleneck(cell.data.size) if has_levels else None,
-        "time_blind": list(network.time_blind) if has_levels else [],
-    }

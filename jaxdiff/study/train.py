@@ -1,9 +1,12 @@
-"""Training a cell: from its data to checkpoints and metrics.jsonl."""
+"""Training cells: from their data to checkpoints and metrics.jsonl.
+
+A cell is trained on all devices, or several cells at once, a device each.
+"""
 
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -11,19 +14,95 @@ from etils import epath
 from jax.sharding import Mesh
 from orbax.checkpoint import multihost
 
-from jaxdiff import checkpoints, parallel, training
+from jaxdiff import cell_axis, checkpoints, parallel, training, training_step
 from jaxdiff.cells import train_step
 from jaxdiff.cells.cell import Cell
 from jaxdiff.datasets.dataset import Split
 from jaxdiff.progress import Progress, no_progress
-from jaxdiff.study.metrics_writer import MetricsWriter
-from jaxdiff.training import StepOutput
+from jaxdiff.study.metrics_writer import DivergedError, MetricsWriter
+from jaxdiff.training import Metrics, StepOutput
 from jaxdiff.training_step import TrainState, init_state, place_key
 
 log = logging.getLogger(__name__)
 # The calls that --profile records: the first three hold compilation and warm-up.
 FIRST_PROFILED_CALL = 3
 LAST_PROFILED_CALL = 8
+
+
+class Training:
+    """A cell in training: its files, and whether it was given up.
+
+    Parameters
+    ----------
+    cell
+        The cell.
+    folder
+        The cell's folder, which gets checkpoints/ and metrics.jsonl.
+    split
+        Its training images.
+
+    Attributes
+    ----------
+    writer
+        Of metrics.jsonl, from `open_writer` on.
+    error
+        Why the training was given up; None where it was not.
+    """
+
+    writer: MetricsWriter
+
+    def __init__(self, cell: Cell, folder: epath.Path, split: Split):
+        self.cell = cell
+        self.folder = folder
+        self.split = split
+        self.error: DivergedError | None = None
+
+    def find_step(self) -> int:
+        """The latest valid checkpoint, the same in every process; 0 before the first."""
+        path = self.folder / "checkpoints"
+        # Only the leader reads the folder, so that all processes agree on the step.
+        step = (checkpoints.latest_valid_step(path) or 0) if parallel.is_leader() else 0
+        return int(parallel.broadcast(np.int32(step)))
+
+    def load(self, step: int, mesh: Mesh) -> TrainState:
+        """The state of a checkpoint, or of step 0."""
+        settings = self.cell.train
+        optimizer = train_step.build_optimizer(settings)
+        params = train_step.init_params(self.cell)
+        state = init_state(params, optimizer, mesh, settings.shard_params)
+        if not step:
+            return state
+        saved = checkpoints.restore(self.folder / "checkpoints", step, state.by_name())
+        return saved.with_layout(state.layout)
+
+    def open_writer(self, step: int, num_devices: int) -> None:
+        """Open metrics.jsonl, cut off after a step."""
+        settings = self.cell.train
+        self.writer = MetricsWriter(
+            self.folder,
+            step,
+            log_every=settings.log_every,
+            batch=settings.batch,
+            step_flops=train_step.train_step_flops(train_step.StepSettings.of(self.cell)),
+            num_devices=num_devices,
+            tensorboard=settings.tensorboard,
+        )
+
+    def write(self, metrics: Sequence[Metrics]) -> None:
+        """Write the metrics that are due; a loss that is not finite ends the training."""
+        if self.error is None:
+            try:
+                self.writer.write(metrics)
+            except DivergedError as error:
+                self.error = error
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Save a checkpoint, unless the training was given up."""
+        if self.error is None:
+            self.writer.flush()
+            policy = train_step.retention_policy(self.cell.train)
+            checkpoints.save(self.folder / "checkpoints", step, state.by_name(), policy)
+            self.writer.saved_step = step
 
 
 def train(
@@ -33,7 +112,7 @@ def train(
     progress: Progress = no_progress,
     profile: epath.Path | None = None,
 ) -> None:
-    """Train a cell to its end from its latest valid checkpoint.
+    """Train a cell to its end from its latest valid checkpoint, on all devices.
 
     On SIGTERM the state is saved before the process ends.
 
@@ -55,74 +134,154 @@ def train(
     DivergedError
         At a step whose loss or gradient is not finite. The checkpoints before it stay.
     """
-    settings = cell.train
+    one = Training(cell, folder, split)
     # Devices share a micro-batch, so it is what they must divide.
-    mesh = parallel.global_mesh(settings.batch // settings.accumulate)
-    state = _load_state(cell, folder, mesh)
-    start_step = int(state.step)
-    progress("train", start_step, settings.steps, "compiling")
-    calls = train_step.build_batches(cell, split, mesh)
-    k = train_step.choose_steps_per_call(cell)
-    # Compiled ahead of time, so that a step that does not compile fails before metrics.jsonl.
-    step_settings = train_step.StepSettings.of(cell)
-    compiled = train_step.compile_train_steps(step_settings, mesh, k)
-    outputs = training.fit(compiled, state, calls, place_key(cell.seed, mesh))
+    mesh = parallel.global_mesh(cell.train.batch // cell.train.accumulate)
+    if mesh.size == 1:
+        # By the program of cells at once, whose bits are not quite those of the other one.
+        train_at_once([one], progress, profile)
+    else:
+        _train_together(one, mesh, progress, profile)
+    if one.error:
+        raise one.error
+
+
+def _train_together(
+    one: Training, mesh: Mesh, progress: Progress, profile: epath.Path | None
+) -> None:
+    """Train one cell on all devices of a mesh."""
+    cell = one.cell
+    step = one.find_step()
+    state = one.load(step, mesh)
+    calls = train_step.build_batches(cell, one.split, mesh)
+    progress("train", step, cell.train.steps, "compiling")
+    steps = train_step.compile_cell(cell, mesh)
+    outputs = training.fit(steps, state, calls, place_key(cell.seed, mesh))
+    one.open_writer(step, mesh.size)
     if profile is not None:
         outputs = record_profile(outputs, profile)
-    writer = MetricsWriter(
-        folder,
-        start_step,
-        log_every=settings.log_every,
-        batch=settings.batch,
-        step_flops=train_step.train_step_flops(step_settings),
-        num_devices=mesh.size,
-        tensorboard=settings.tensorboard,
-    )
-    with Preemption() as preemption:
-        _run(cell, folder, outputs, writer=writer, preemption=preemption, progress=progress)
-    writer.close()
+    _run([one], outputs, cell.train.steps, lambda state: [state], progress)
 
 
-def _load_state(cell: Cell, folder: epath.Path, mesh: Mesh) -> TrainState:
-    """The latest valid checkpoint, or the state before the first step."""
-    path = folder / "checkpoints"
-    optimizer = train_step.build_optimizer(cell.train)
-    shard_params = cell.train.shard_params
-    state = init_state(train_step.init_params(cell), optimizer, mesh, shard_params)
-    # Only the leader reads the folder, so that all processes agree on the step.
-    step = (checkpoints.latest_valid_step(path) or 0) if parallel.is_leader() else 0
-    step = int(parallel.broadcast(np.int32(step)))
-    if not step:
-        return state
-    return checkpoints.restore(path, step, state.by_name()).with_layout(state.layout)
+def train_at_once(
+    trainings: Sequence[Training],
+    progress: Progress = no_progress,
+    profile: epath.Path | None = None,
+) -> None:
+    """Train cells that share a program at once, a device a cell.
+
+    Each is trained to its end from its latest valid checkpoint, as `train` would on one device.
+    Those that are behind catch up first.
+
+    Parameters
+    ----------
+    trainings
+        At most one a device. Where one diverges its `error` says so, and the others go on.
+    progress
+        Is told how far the training is.
+    profile
+        Folder for a trace of a few calls; None records none.
+    """
+    last = trainings[0].cell.train.steps
+    steps = [one.find_step() for one in trainings]
+    while min(steps) < last:
+        first = min(steps)
+        behind = [one for one, step in zip(trainings, steps, strict=True) if step == first]
+        end = min((step for step in steps if step > first), default=last)
+        if not _train_from(behind, first, end, progress, profile):
+            return
+        steps = [
+            last if one.error else max(step, end)
+            for one, step in zip(trainings, steps, strict=True)
+        ]
+
+
+def _train_from(
+    trainings: Sequence[Training],
+    first: int,
+    end: int,
+    progress: Progress,
+    profile: epath.Path | None,
+) -> bool:
+    """Train cells at once from one step to another; False after a preemption."""
+    slots = cell_axis.fill_devices(trainings)
+    # Where one cell's state lies when it is read or written, which all processes do together.
+    shared = parallel.data_mesh(1)
+    if jax.process_count() > 1:
+        shared = parallel.make_mesh(jax.devices())
+    mesh = cell_axis.cell_mesh(len(slots))
+    cells = [one.cell for one in slots]
+    state = cell_axis.stack([one.load(first, shared) for one in slots], mesh)
+    calls = train_step.stack_batches(cells, [one.split for one in slots], mesh, end)
+    key_data = cell_axis.stack([training_step.key_data(cell.seed) for cell in cells], mesh)
+    progress("train", first, cells[0].train.steps, "compiling")
+    outputs = training.fit(train_step.compile_cell(cells[0], mesh), state, calls, key_data)
+    for one in trainings:
+        one.open_writer(first, num_devices=1)
+    if profile is not None:
+        outputs = record_profile(outputs, profile)
+
+    def read_states(state: TrainState) -> Iterator[TrainState]:
+        for on_host in cell_axis.unstack(state):
+            yield parallel.replicate(on_host, shared)
+
+    return _run(trainings, outputs, end, read_states, progress)
 
 
 def _run(
-    cell: Cell,
-    folder: epath.Path,
+    trainings: Sequence[Training],
     outputs: Iterator[StepOutput],
-    *,
-    writer: MetricsWriter,
-    preemption: "Preemption",
+    end: int,
+    read_states: Callable[[TrainState], Iterable[TrainState]],
     progress: Progress,
-) -> None:
-    """Run the steps: write metrics and checkpoints, until the end or a preemption."""
-    settings = cell.train
-    policy = train_step.retention_policy(settings)
-    for output in outputs:
-        writer.write(output.metrics)
-        finished = output.step == settings.steps
-        preempted = preemption.should_stop(output.step) and not finished
-        if preempted or finished or output.step % settings.checkpoint_every == 0:
-            # Before saving, so that a state whose loss is not finite is not saved.
-            writer.write(output.flush_metrics())
-            writer.flush()
-            checkpoints.save(folder / "checkpoints", output.step, output.state.by_name(), policy)
-            writer.saved_step = output.step
-        progress("train", writer.last_step, settings.steps, writer.note)
-        if preempted:
-            log.warning("training is saved at step %d of %d", output.step, settings.steps)
-            return
+) -> bool:
+    """Run the steps: write metrics and checkpoints, until the end or a preemption.
+
+    Parameters
+    ----------
+    trainings
+        The cells, in the order in which an output holds them.
+    outputs
+        Up to the step `end`.
+    read_states
+        The state of each cell, of an output's state.
+    progress
+        Is told how far the training is.
+
+    Returns
+    -------
+    finished
+        False after a preemption.
+    """
+    settings = trainings[0].cell.train
+    with Preemption() as preemption:
+        for output in outputs:
+            _write(trainings, output.metrics)
+            finished = output.step == end
+            preempted = preemption.should_stop(output.step) and not finished
+            if preempted or finished or output.step % settings.checkpoint_every == 0:
+                # Before saving, so that a state whose loss is not finite is not saved.
+                _write(trainings, output.flush_metrics())
+                for one, state in zip(trainings, read_states(output.state), strict=False):
+                    one.save(output.step, state)
+            going = [one for one in trainings if one.error is None]
+            if not going:
+                break
+            note = going[0].writer.note
+            if len(going) > 1:
+                note += f" each of {len(going)} cells"
+            progress("train", going[0].writer.last_step, settings.steps, note)
+            if preempted:
+                log.warning("training is saved at step %d of %d", output.step, settings.steps)
+                return False
+    for one in trainings:
+        one.writer.close()
+    return True
+
+
+def _write(trainings: Sequence[Training], metrics: Sequence[Metrics]) -> None:
+    for i, one in enumerate(trainings):
+        one.write([training.metrics_of_cell(record, i) for record in metrics])
 
 
 class Preemption:

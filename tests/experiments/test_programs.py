@@ -6,7 +6,6 @@ from etils import epath
 
 from jaxdiff.cells.data import DataPaths
 from jaxdiff.progress import no_progress
-from jaxdiff.stage import Redo
 from jaxdiff.study import grid, stages
 from tests.experiments import tiny_study
 
@@ -36,7 +35,8 @@ def test_the_second_seed_of_a_model_compiles_nothing(tmp_path, compilations):
     times = []
     for cell in (first, second):
         compilations.clear()
-        stages.run_cell(cell, epath.Path(tmp_path), DataPaths("", ""), no_progress, redo=Redo(()))
+        paths = DataPaths("", "")
+        stages.run_cell(stages.open_cell(cell, epath.Path(tmp_path), paths, no_progress))
         counts.append(len(compilations))
         times.append(sum(compilations))
     print(f"compilations: {counts[0]} in {times[0]:.1f} s, then {counts[1]} in {times[1]:.2f} s")

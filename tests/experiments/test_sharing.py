@@ -41,6 +41,7 @@ def test_three_processes_share_a_study_and_one_is_killed(tmp_path):
         "--config.seeds=(0,1,2)",
         "--config.train.steps=100",
         "--config.sample.common=0",
+        "--config.parallel.cells=1",
         "--workdir",
         tmp_path,
     )

@@ -27,11 +27,11 @@ PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 pytestmark = pytest.mark.slow
 
 
-def start(workdir, *arguments):
+def start(workdir, *arguments, flags=XLA_FLAGS):
     """Start the tiny study without its longer measures."""
     command = [sys.executable, "-W", "ignore", "-m", "experiments.sweep", *SMALL, *SHORT]
     command += [f"--workdir={workdir}", *arguments]
-    return subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": XLA_FLAGS}, **PIPES)
+    return subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": flags}, **PIPES)
 
 
 def finish(process):
@@ -40,8 +40,8 @@ def finish(process):
     assert "report:" in out, out + err
 
 
-def checkpoint_folder(workdir):
-    return workdir / "cells" / CELL / "checkpoints"
+def checkpoint_folder(workdir, cell=CELL):
+    return workdir / "cells" / cell / "checkpoints"
 
 
 class Unbroken(NamedTuple):
@@ -59,10 +59,10 @@ def unbroken(tmp_path_factory):
     return Unbroken(workdir, time.time() - start_time)
 
 
-def assert_equal_studies(workdir, expected_workdir):
+def assert_equal_studies(workdir, expected_workdir, cell=CELL):
     """The weights and their average bit for bit, the samples and the result byte for byte."""
-    folder = checkpoint_folder(workdir)
-    expected_folder = checkpoint_folder(expected_workdir)
+    folder = checkpoint_folder(workdir, cell)
+    expected_folder = checkpoint_folder(expected_workdir, cell)
     step = checkpoints.latest_valid_step(expected_folder)
     assert checkpoints.latest_valid_step(folder) == step
     for part in ("params", "ema"):
@@ -70,8 +70,8 @@ def assert_equal_studies(workdir, expected_workdir):
         for name, value in checkpoints.restore_part(folder, step, part).items():
             np.testing.assert_array_equal(value, expected[name])
     for name in ("samples.npz", "classes.npz", "result.json"):
-        path = workdir / "cells" / CELL / name
-        expected_path = expected_workdir / "cells" / CELL / name
+        path = workdir / "cells" / cell / name
+        expected_path = expected_workdir / "cells" / cell / name
         assert path.read_bytes() == expected_path.read_bytes(), name
 
 
@@ -107,6 +107,25 @@ def test_interrupted_at_random_moments_and_run_again(kind, unbroken, tmp_path):
             shutil.rmtree(workdir)
     finish(start(workdir))
     assert_equal_studies(workdir, unbroken.workdir)
+
+
+def test_cells_at_once_are_killed_and_go_on(tmp_path):
+    options = ("--config.seeds=(0,2)", "--config.train.steps=80")
+    flags = XLA_FLAGS.replace("count=1", "count=2")
+    finish(start(tmp_path / "unbroken", *options, flags=flags))
+    workdir = tmp_path / "study"
+    process = start(workdir, *options, flags=flags)
+    cells = (CELL, CELL.replace("s0", "s2"))
+    while not all(checkpoints.list_steps(checkpoint_folder(workdir, cell)) for cell in cells):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    steps = [checkpoints.list_steps(checkpoint_folder(workdir, cell))[-1] for cell in cells]
+    assert max(steps) < 80, "it was killed in training"
+    finish(start(workdir, *options, flags=flags))
+    for cell in cells:
+        assert_equal_studies(workdir, tmp_path / "unbroken", cell)
 
 
 def test_sigterm_in_training_saves_the_step(tmp_path):

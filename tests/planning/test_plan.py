@@ -269,3 +269,16 @@ def test_a_compiler_that_ends_its_process_ends_no_other(function, arguments, fou
 def test_what_is_raised_in_the_other_process_is_raised_here():
     with pytest.raises(ValueError, match="invalid literal"):
         plan.run_in_process(int, "seven")
+
+
+def test_cells_at_once_do_not_communicate_and_take_the_time_of_one(cell):
+    cells = [dataclasses.replace(cell, seed=seed) for seed in range(9)]
+    devices = devices_with(1e9)
+    together = plan.plan_model(cells, devices)
+    at_once = plan.plan_model(cells, devices, at_once=8)
+    alone = plan.plan_model(cells, devices_with(1e9, count=1))
+    assert set(together.train.traffic) == {"all-reduce"}
+    assert at_once.train.traffic == at_once.sample.traffic == {}
+    assert at_once.train.flops == pytest.approx(alone.train.flops, rel=1e-2)
+    assert at_once.state == alone.state
+    assert at_once.hours[0] == pytest.approx(2 / 9 * alone.hours[0], rel=1e-2)

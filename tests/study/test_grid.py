@@ -205,3 +205,53 @@ def test_every_variant_of_the_study_can_be_run(name, count, shallow):
     assert sizes["6-slim"] == 69_129
     assert sizes[shallow] == sizes["2"] == 64_193
     assert sizes["6"] == 1_715_569
+
+
+@pytest.mark.parametrize(
+    ("seeds", "setting", "devices", "count"),
+    [
+        (8, 0, 8, 8),
+        (9, 0, 8, 8),
+        (7, 0, 8, 1),
+        (7, 4, 8, 4),
+        (8, 1, 8, 1),
+        (1, 0, 1, 1),
+    ],
+)
+def test_as_many_cells_at_once_as_devices_where_there_are_so_many(seeds, setting, devices, count):
+    config = default_config()
+    config.seeds = tuple(range(seeds))
+    config.models = {"2": "2", "3": "3"}
+    cells = grid.expand(config)
+    for cell in cells:
+        assert grid.count_at_once(cell, cells, devices, setting) == count
+
+
+def test_cells_at_once_differ_in_seed_proportion_and_data_alone():
+    config = default_config()
+    config.data.proportions = ((0.8, 0.2), (0.5, 0.5))
+    config.data.n = (100, 200)
+    config.seeds = (0, 1)
+    cells = grid.expand(config)
+    assert all(grid.share_program(cells[0], cell) for cell in cells)
+    config.train.learning_rate = 1e-3
+    assert not grid.share_program(cells[0], grid.expand(config)[0])
+    config.models = {"2": {"row": "2", "mid_block": False}}
+    assert not grid.share_program(grid.expand(config)[0], cells[0])
+
+
+def test_weights_that_are_split_are_trained_on_all_devices():
+    config = default_config()
+    config.seeds = (0, 1)
+    config.train.shard_params = True
+    cells = grid.expand(config)
+    assert grid.count_at_once(cells[0], cells, 2) == 1
+    config.parallel.cells = 2
+    with pytest.raises(ValueError, match=r"config.parallel.cells is 2 and config.train.shard_par"):
+        grid.expand(config)
+
+
+def test_more_cells_at_once_than_devices_are_refused():
+    cells = grid.expand(default_config())
+    with pytest.raises(ValueError, match=r"config.parallel.cells is 4; .* so choose at most 2"):
+        grid.count_at_once(cells[0], cells, 2, 4)

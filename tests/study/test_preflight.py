@@ -75,3 +75,11 @@ def test_a_study_that_began_with_other_settings(tmp_path):
     check(tmp_path)
     with pytest.raises(ValueError, match=r"was made with other settings .*train.batch"):
         check(tmp_path, train__batch=16)
+
+
+def test_a_study_may_go_on_with_other_cells_at_once(tmp_path):
+    path, settings = check(tmp_path)
+    files.write_json(path, settings)
+    check(tmp_path, parallel__cells=4)
+    with pytest.raises(ValueError, match=r"config.parallel.cells is 9; .* at most 8"):
+        check(tmp_path, parallel__cells=9)

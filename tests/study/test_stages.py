@@ -12,9 +12,9 @@ from jaxdiff.cells.context import CellContext
 from jaxdiff.cells.data import DataPaths, open_cell_dataset
 from jaxdiff.progress import no_progress
 from jaxdiff.stage import NO_REDO
-from jaxdiff.study import grid, stages
+from jaxdiff.study import grid, sample_stage
 from jaxdiff.study.config import default_config
-from jaxdiff.study.stages import run_cell
+from jaxdiff.study.stages import open_cell
 
 
 @pytest.mark.parametrize("change", ["labels", "images", "classes"])
@@ -35,7 +35,7 @@ def test_training_does_not_go_on_from_a_checkpoint_of_other_data(tmp_path, monke
     changed = dataclasses.replace(dataset, **changes[change])
     monkeypatch.setattr(cell_context, "open_cell_dataset", lambda cell, data_dir: changed)
     with pytest.raises(ValueError, match=f"{cell.name} was made with other data \\(data.dataset"):
-        run_cell(cell, epath.Path(tmp_path), DataPaths("", str(tmp_path)), no_progress)
+        open_cell(cell, epath.Path(tmp_path), DataPaths("", str(tmp_path)), no_progress)
     assert not (tmp_path / "shared").exists(), "no classifier is trained first"
 
 
@@ -47,11 +47,11 @@ def test_samples_of_another_dtype_are_drawn_again(tmp_path, monkeypatch):
         for name in ("samples.npz", "common.npz"):
             files.write(context.folder / name, "samples")
 
-    monkeypatch.setattr(stages, "write_samples", write_samples)
+    monkeypatch.setattr(sample_stage, "write_samples", write_samples)
     config = default_config()
     for dtype in ("float32", "bfloat16", "bfloat16", "float32"):
         config.sample.dtype = dtype
         cell = grid.expand(config)[0]
         context = CellContext(cell, epath.Path(tmp_path), DataPaths("", ""))
-        stages._run_sample(context, NO_REDO)
+        sample_stage.run_sample(context, NO_REDO)
     assert drawn == ["float32", "bfloat16", "float32"]

@@ -1,0 +1,98 @@
+"""The stage `train` of a cell, and of several cells at once."""
+
+from collections.abc import Sequence
+
+from etils import epath
+
+from jaxdiff import checkpoints, files, parallel, results
+from jaxdiff.cells.context import CellContext, describe_cell
+from jaxdiff.progress import Progress
+from jaxdiff.records import check_records
+from jaxdiff.stage import Redo, Stage
+from jaxdiff.study.metrics_writer import DivergedError
+from jaxdiff.study.train import Training, train, train_at_once
+
+
+def _train_stage(context: CellContext, redo: Redo) -> Stage:
+    """Bound to the settings and the data: an edit of the code alone trains nothing again."""
+    folder = context.folder
+    if redo.matches("train") and parallel.is_leader() and (folder / "checkpoints").exists():
+        (folder / "checkpoints").rmtree()  # or training would go on from the last one
+        # What was measured of the old weights is no result of a training that may diverge.
+        (folder / "result.json").unlink(missing_ok=True)
+    elif not redo.matches("train") and (folder / "metrics.jsonl").exists():
+        # A finished training is not run again, and what it logged cannot be had otherwise.
+        check_records(folder, ["train"])
+    outputs = (f"checkpoints/{context.cell.train.steps}", "metrics.jsonl")
+    inputs = context.trained_from()
+    return Stage(folder, "train", inputs, outputs, is_measured=False, redo=redo)
+
+
+def run_train(context: CellContext, redo: Redo, profile: bool) -> None:
+    """Train a cell on all devices. Raises DivergedError at a loss that is not finite."""
+    stage = _train_stage(context, redo)
+
+    def make() -> None:
+        _prepare_data(context)
+        try:
+            train(
+                context.cell,
+                context.folder,
+                context.train,
+                context.progress,
+                _profile_folder(context, profile),
+            )
+        except DivergedError as error:
+            _write_diverged(context, error)
+            raise
+
+    context.outputs["train"] = stage.run(make, all_processes=True)
+    _check_steps(context)
+
+
+def run_train_at_once(
+    contexts: Sequence[CellContext], progress: Progress, redo: Redo, profile: bool
+) -> dict[str, DivergedError]:
+    """Train the cells that are not trained; the error of each that diverges, by its name."""
+    stages = [_train_stage(context, redo) for context in contexts]
+    trainings = {}
+    for context, stage in zip(contexts, stages, strict=True):
+        if not stage.is_done():
+            stage.begin()
+            _prepare_data(context)
+            trainings[context.cell.name] = Training(context.cell, context.folder, context.train)
+    if trainings:
+        profile_folder = _profile_folder(contexts[0], profile)
+        train_at_once(list(trainings.values()), progress, profile_folder)
+    errors = {name: one.error for name, one in trainings.items() if one.error is not None}
+    for context, stage in zip(contexts, stages, strict=True):
+        name = context.cell.name
+        if name in errors:
+            _write_diverged(context, errors[name])
+            continue
+        if name in trainings:
+            stage.finish()
+        context.outputs["train"] = stage.checksums()
+        _check_steps(context)
+    return errors
+
+
+def _prepare_data(context: CellContext) -> None:
+    parallel.on_leader("data", lambda: context.splits)  # prepared once, before all read it
+
+
+def _profile_folder(context: CellContext, profile: bool) -> epath.Path | None:
+    return context.workdir / "profile" if profile else None
+
+
+def _write_diverged(context: CellContext, error: DivergedError) -> None:
+    # Its seed is left out of the study's claims, and the other cells are worth having.
+    if parallel.is_leader():
+        content = {"cell": describe_cell(context), "reason": str(error)}
+        files.write_json(context.folder / results.DIVERGED, content)
+
+
+def _check_steps(context: CellContext) -> None:
+    # A damaged last step was trained again; the others are for measures and for users.
+    folder = context.folder / "checkpoints"
+    parallel.on_leader("check steps", lambda: checkpoints.check_steps(folder))
