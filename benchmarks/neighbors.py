@@ -19,6 +19,7 @@ import faiss
 import numpy as np
 from absl import app, flags
 
+from benchmarks.machine import describe_machine
 from benchmarks.turns import peak
 from jaxdiff.measures.neighbors import nearest
 
@@ -85,6 +86,7 @@ def compare(queries, references, metric):
 
 
 def main(_) -> None:
+    print(describe_machine())
     rng = np.random.default_rng(0)
     queries = rng.standard_normal((FLAGS.queries, FLAGS.dimension), np.float32)
     references = rng.standard_normal((FLAGS.references, FLAGS.dimension), np.float32)

@@ -4,7 +4,8 @@ benchmarks/train.py and benchmarks/sample.py run it. --peer_python is an interpr
 diffusers (extra: parity); by default it is this one. A row has the images a second of both, median
 and range of the rounds; their ratio; and the share of this machine's rate for a matrix product in
 the same type (of 2,048 on a CPU, of 8,192 elsewhere), measured in the same run, that our model's
-arithmetic reaches. Sampling counts images times steps.
+arithmetic reaches. Sampling counts images times steps. On a CPU the ratio depends on the processor,
+which is named first.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import tempfile
 from absl import flags
 from flax import nnx
 
+from benchmarks.machine import describe_pair
 from benchmarks.turns import measure, ratio, spread
 from benchmarks.unet_task import UNetTask
 from jaxdiff import diffusers_io
@@ -78,6 +80,7 @@ def time_model(name: str) -> str:
 
 
 def main(_) -> None:
+    print(describe_pair(FLAGS.peer_python, "torch", "diffusers"))
     print(
         f"{FLAGS.what}, width {FLAGS.width:g}, batch {FLAGS.batch}, {FLAGS.size} px, "
         f"{FLAGS.dtype}; images/s, median [range] of {FLAGS.rounds}"

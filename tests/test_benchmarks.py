@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from benchmarks import turns
+from benchmarks import machine, turns
 from benchmarks.accelerator.jobs import NO_TIME, Launcher, Queue
 from benchmarks.accelerator.parts import compare_rates, describe_unet, peak_flops
 from benchmarks.accelerator.plans import Figures, Plan, Side
@@ -91,6 +92,26 @@ def test_shares_of_the_peak():
     assert row["ms_per_step"] == 256.0
     assert row["share_of_peak"] == pytest.approx(2e12 / (989e12 / 2))
     assert peak_flops("an unknown card", "bfloat16") is None
+
+
+def test_the_processor_is_named_with_its_vector_instructions(monkeypatch):
+    info = {
+        "model name": "Xeon",
+        "cpu family": "6",
+        "model": "143",
+        "flags": "fpu avx512f amx_bf16",
+    }
+    monkeypatch.setattr(machine, "read_cpuinfo", lambda: info)
+    name, cores, vectors = machine.describe_processor().rsplit(", ", 2)
+    assert (name, vectors) == ("Xeon (family 6, model 143)", "avx512f amx_bf16")
+    assert cores.endswith(" cores")
+
+
+def test_imported_libraries_are_named_with_their_blas():
+    text = machine.describe_libraries()
+    assert f"numpy {np.__version__}" in text
+    if importlib.util.find_spec("threadpoolctl") is not None:
+        assert "BLAS of" in text
 
 
 def test_the_command_and_its_table(tmp_path):
