@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks import machine, turns
+from benchmarks import machine, turns, two_at_once
 from benchmarks.accelerator.jobs import NO_TIME, Launcher, Queue
 from benchmarks.accelerator.parts import compare_rates, describe_unet, peak_flops
 from benchmarks.accelerator.plans import Figures, Plan, Side
@@ -55,6 +56,23 @@ def test_a_rate_counts_whole_calls(monkeypatch, capsys):
     warm, measured = map(json.loads, capsys.readouterr().out.splitlines())
     assert warm == {"compiled": 2.0}
     assert measured == {"rate": IMAGES / 2.0}
+
+
+@pytest.mark.skipif(not two_at_once.can_pin(), reason="needs two cores and Linux")
+def test_two_at_once_are_pinned_and_counted_together(monkeypatch):
+    monkeypatch.setattr(two_at_once, "MODULE", "tests.benchmark_worker")
+    task = {"compiles": 0.0, "fails": False}
+    text = two_at_once.measure_two_at_once(task, rounds=2)
+    two, one, _ = (float(median) for median in re.findall(r"([\d.]+) \[", text))
+    assert 0 < one <= IMAGES / 0.01
+    assert 0 < two <= 2 * IMAGES / 0.01
+    all_cores = os.sched_getaffinity(0)
+    core = max(all_cores)
+    command = [sys.executable, "-c", "import os; print(*os.sched_getaffinity(0))"]
+    with turns.pinned([core]):
+        process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert process.stdout.split() == [str(core)]
+    assert os.sched_getaffinity(0) == all_cores
 
 
 def test_figures_of_those_that_answer_are_kept(tmp_path):
