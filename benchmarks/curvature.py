@@ -18,6 +18,7 @@ from absl import app, flags
 from flax import nnx
 
 from benchmarks.curvature_task import CurvatureTask
+from benchmarks.machine import describe_pair
 from benchmarks.turns import measure, ratio, spread
 from jaxdiff import diffusers_io
 from jaxdiff.unet import TABLE_A, UNet
@@ -45,6 +46,7 @@ def main(_) -> None:
         diffusers_io.save_pipeline(unet, SCHEDULER, folder)
         task = CurvatureTask(folder, FLAGS.size, FLAGS.points, FLAGS.steps)
         reports, rates = measure(sides, dataclasses.asdict(task), FLAGS.rounds)
+    print(describe_pair(FLAGS.peer_python, "torch", "diffusers"))
     print(
         f"model {FLAGS.model}, {FLAGS.size} px, {FLAGS.points} points, {FLAGS.steps} steps; "
         "points x products a second"

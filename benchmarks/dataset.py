@@ -16,6 +16,7 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
+from benchmarks.machine import describe_machine
 from jaxdiff.datasets.base import Source
 from jaxdiff.datasets.prepare import Prepared, prepare
 from jaxdiff.datasets.registry import open_source
@@ -62,6 +63,7 @@ def images_a_second(work: Callable[[], object]) -> float:
 
 
 def main(_: Sequence[str]) -> None:
+    print(describe_machine())
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "images")
         cache = Path(temporary, "cache")

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks.machine import describe_machine
 from benchmarks.turns import peak
 from jaxdiff.diffusion import Schedule
 from jaxdiff.landscape import curvature, energies, retrieval
@@ -70,6 +71,7 @@ def build_tasks(points, queries):
 
 
 def main(_) -> None:
+    print(describe_machine())
     # JAX's own random numbers would leave a peak of their own.
     rng = np.random.default_rng(0)
     shape = (FLAGS.points, FLAGS.dimension)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from absl import app, flags
 
+from benchmarks.machine import describe_machine
 from benchmarks.torch_device import DEVICE, synchronize
 from benchmarks.turns import peak
 from jaxdiff.measures.lpips import LPIPS
@@ -44,6 +45,7 @@ def time_package(net: str) -> float:
 
 
 def main(_) -> None:
+    print(describe_machine())
     rng = np.random.default_rng(0)
     lpips = LPIPS.load(FLAGS.net)
     pair_seconds = time_package(FLAGS.net)

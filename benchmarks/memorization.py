@@ -11,6 +11,7 @@ import time
 import numpy as np
 from absl import app, flags
 
+from benchmarks.machine import describe_machine
 from benchmarks.turns import peak
 from jaxdiff.measures.distributions import kid, prdc
 from jaxdiff.measures.memorization import (
@@ -26,6 +27,7 @@ FLAGS = flags.FLAGS
 
 
 def main(_) -> None:
+    print(describe_machine())
     rng = np.random.default_rng(0)
     train = rng.integers(0, 256, (FLAGS.references, FLAGS.dimension), np.uint8)
     sets = rng.integers(0, 256, (3, FLAGS.queries, FLAGS.dimension), np.uint8)

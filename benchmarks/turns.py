@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,6 +40,8 @@ class Worker:
         Of the process; by default this one's.
     niceness
         By how much it stands back behind others.
+    cores
+        Those that it runs on, on Linux; by default all.
     errors
         File of its standard error; by default that of this process.
     """
@@ -52,19 +54,21 @@ class Worker:
         *,
         environment: Mapping[str, str] = os.environ,
         niceness: int = 0,
+        cores: Sequence[int] = (),
         errors: IO[str] | None = None,
     ):
         self.command = [python, "-m", module, json.dumps(task)]
-        self.process = subprocess.Popen(
-            ["nice", "-n", str(niceness), *self.command],
-            text=True,
-            cwd=ROOT,
-            env={**environment, **MALLOC_SETTINGS},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            process_group=0,  # its own processes are stopped and ended with it
-        )
+        with pinned(cores):
+            self.process = subprocess.Popen(
+                ["nice", "-n", str(niceness), *self.command],
+                text=True,
+                cwd=ROOT,
+                env={**environment, **MALLOC_SETTINGS},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                process_group=0,  # its own processes are stopped and ended with it
+            )
         self._lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -119,6 +123,20 @@ class Worker:
             self.process.stdin.close()
         end_process(self.process, seconds)
         self._reader.join(1.0)
+
+
+@contextlib.contextmanager
+def pinned(cores: Sequence[int]) -> Iterator[None]:
+    """Let processes that begin meanwhile have these cores alone; all where there are none."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def signal_process(process: subprocess.Popen, number: signal.Signals) -> None:

@@ -4,13 +4,15 @@ import importlib.util
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from benchmarks import turns
+from benchmarks import machine, turns, two_at_once
 from benchmarks.accelerator.jobs import NO_TIME, Launcher, Queue
 from benchmarks.accelerator.parts import compare_rates, describe_unet, peak_flops
 from benchmarks.accelerator.plans import Figures, Plan, Side
@@ -56,6 +58,23 @@ def test_a_rate_counts_whole_calls(monkeypatch, capsys):
     assert measured == {"rate": IMAGES / 2.0}
 
 
+@pytest.mark.skipif(not two_at_once.can_pin(), reason="needs two cores and Linux")
+def test_two_at_once_are_pinned_and_counted_together(monkeypatch):
+    monkeypatch.setattr(two_at_once, "MODULE", "tests.benchmark_worker")
+    task = {"compiles": 0.0, "fails": False}
+    text = two_at_once.measure_two_at_once(task, rounds=2)
+    two, one, _ = (float(median) for median in re.findall(r"([\d.]+) \[", text))
+    assert 0 < one <= IMAGES / 0.01
+    assert 0 < two <= 2 * IMAGES / 0.01
+    all_cores = os.sched_getaffinity(0)
+    core = max(all_cores)
+    command = [sys.executable, "-c", "import os; print(*os.sched_getaffinity(0))"]
+    with turns.pinned([core]):
+        process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert process.stdout.split() == [str(core)]
+    assert os.sched_getaffinity(0) == all_cores
+
+
 def test_figures_of_those_that_answer_are_kept(tmp_path):
     plan = make_plan("part", first=make_side(), second=make_side(fails=True))
     rows = run_queue([plan], tmp_path, seconds=60)["part"]
@@ -91,6 +110,26 @@ def test_shares_of_the_peak():
     assert row["ms_per_step"] == 256.0
     assert row["share_of_peak"] == pytest.approx(2e12 / (989e12 / 2))
     assert peak_flops("an unknown card", "bfloat16") is None
+
+
+def test_the_processor_is_named_with_its_vector_instructions(monkeypatch):
+    info = {
+        "model name": "Xeon",
+        "cpu family": "6",
+        "model": "143",
+        "flags": "fpu avx512f amx_bf16",
+    }
+    monkeypatch.setattr(machine, "read_cpuinfo", lambda: info)
+    name, cores, vectors = machine.describe_processor().rsplit(", ", 2)
+    assert (name, vectors) == ("Xeon (family 6, model 143)", "avx512f amx_bf16")
+    assert cores.endswith(" cores")
+
+
+def test_imported_libraries_are_named_with_their_blas():
+    text = machine.describe_libraries()
+    assert f"numpy {np.__version__}" in text
+    if importlib.util.find_spec("threadpoolctl") is not None:
+        assert "BLAS of" in text
 
 
 def test_the_command_and_its_table(tmp_path):

@@ -30,6 +30,7 @@ from benchmarks.accelerator.record import Record
 from benchmarks.accelerator.sizes import FULL, TINY, build_config
 from benchmarks.accelerator.study import Study
 from benchmarks.accelerator.table import format_tables
+from benchmarks.machine import describe_processor
 from benchmarks.turns import ROOT
 from experiments import _cli
 from jaxdiff import diffusers_io
@@ -172,6 +173,7 @@ def run_parts(parts: list[str], models: list[str], folder: Path, record: Record)
     about = {
         "device": device["device"],
         "backend": device["backend"],
+        "host": describe_processor(),
         "date": time.strftime("%Y-%m-%d"),
         "tiny": FLAGS.tiny,
         "limit_s": FLAGS.seconds,

@@ -42,7 +42,8 @@ def format_tables(entries: Mapping[str, Any]) -> str:
 def _header(entries: Mapping[str, Any]) -> Iterator[str]:
     about = entries["about"]
     sizes = "sizes of a CPU, which say nothing of speed" if about["tiny"] else "full sizes"
-    yield f"{about['device']}, {sizes}, {entries.get('seconds', 0):.0f} s, {about['date']}"
+    yield f"{about['device']} beside {about['host']}"
+    yield f"{sizes}, {entries.get('seconds', 0):.0f} s, {about['date']}"
     for name, reason in entries.get("skipped", {}).items():
         yield f"skipped: {name} ({reason})"
 

@@ -1,11 +1,10 @@
 """Exact nearest neighbors by brute force: matrix products a block at a time and a running top-k.
 
-Memory is bounded by the block, never queries x references. The references of a block are sharded
-over the devices.
+Memory is bounded by the block, never queries x references. On accelerators the references of a
+block are sharded over the devices; on a CPU knn_host.py does all of it.
 """
 
 import functools
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -14,25 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxdiff import parallel
+from jaxdiff.measures import knn_host
+from jaxdiff.measures.knn_host import COMPARISONS, Neighbors
 from jaxdiff.measures.knn_references import EXACT_BLOCK, Candidates, References, Vectors, pad_rows
 
-METRICS = ("euclidean", "cosine")
 QUERY_BLOCK = 1024
 MIN_ROWS = 64  # queries of the smallest program
 MARGIN = 8  # candidates beyond k that are held until the exact values are computed
 MIN_MARGIN = 4  # few references are so near to the k-th that float32 products confuse them
-MAX_THREADS = 8  # of the exact comparison; each holds a block of candidates in float64
 GPU_TOP_K = 16  # XLA's own kernel for GPUs ends there, and what is more is sorted
-
-
-class Neighbors(NamedTuple):
-    """The nearest references of q queries, best first: their values and indices."""
-
-    values: Float[np.ndarray, "q k"]
-    indices: Int[np.ndarray, "q k"]
 
 
 class TopK(NamedTuple):
@@ -49,7 +41,8 @@ def nearest(
 
     Candidates come from float32 products; they are compared again by direct difference in float64
     (uint8 rows on an accelerator in whole numbers, which gives the same), and ties are ordered by
-    index.
+    index. On a CPU the candidates are all that the products' errors may have misplaced; on an
+    accelerator they are k and a margin.
 
     Parameters
     ----------
@@ -75,6 +68,8 @@ def nearest(
     query_rows = np.asarray(queries).reshape(len(queries), -1)
     reference_rows = np.asarray(references).reshape(len(references), -1)
     _check(query_rows, reference_rows, k, metric)
+    if not has_accelerator():
+        return knn_host.search(query_rows, reference_rows, k, metric)
     placed = References(reference_rows)
     blocks = [
         _rank_candidates(rows, placed, candidates, k, metric)
@@ -83,6 +78,11 @@ def nearest(
     values = np.concatenate([block.values for block in blocks])
     indices = np.concatenate([block.indices for block in blocks])
     return Neighbors(values, indices)
+
+
+def has_accelerator() -> bool:
+    """Whether products are computed elsewhere than by the host's BLAS."""
+    return jax.default_backend() != "cpu"
 
 
 class TwoNearest(NamedTuple):
@@ -146,13 +146,13 @@ def _gaps(references: Vectors, indices: Int[np.ndarray, "q k"]) -> Float[np.ndar
     for start in range(0, len(indices), EXACT_BLOCK):
         block = indices[start : start + EXACT_BLOCK]
         first = references[block[:, 0]].astype(np.float64)
-        gaps[start : start + EXACT_BLOCK] = _distances(first, references[block])
+        gaps[start : start + EXACT_BLOCK] = knn_host.distances(first, references[block])
     return gaps
 
 
 def _check(queries: np.ndarray, references: np.ndarray, k: int, metric: str) -> None:
-    if metric not in METRICS:
-        raise ValueError(f"metric {metric!r} is not known; choose one of {', '.join(METRICS)}")
+    if metric not in COMPARISONS:
+        raise ValueError(f"metric {metric!r} is not known; choose one of {', '.join(COMPARISONS)}")
     if queries.shape[1] != references.shape[1]:
         raise ValueError(
             f"queries have {queries.shape[1]} numbers each and references {references.shape[1]}"
@@ -283,41 +283,22 @@ def _rank_candidates(
     queries: Vectors, references: References, candidates: Candidates, k: int, metric: str
 ) -> Neighbors:
     """The best k of the candidates by direct difference in float64, or in whole numbers."""
-    compare = _distances if metric == "euclidean" else _cosines
-    sign = -1.0 if metric == "euclidean" else 1.0
+    compare, sign = COMPARISONS[metric]
     if metric == "euclidean" and references.has_exact_distances(queries, candidates):
-        scores = sign * references.exact_distances(queries, candidates)
+        values = references.exact_distances(queries, candidates)
     else:
-        scores = np.empty(candidates.shape)
+        values = np.empty(candidates.shape)
 
         def fill(start: int) -> None:
             block = slice(start, start + EXACT_BLOCK)
             q = queries[block].astype(np.float64)
-            scores[block] = sign * compare(q, references.rows[candidates[block]])
+            values[block] = compare(q, references.rows[candidates[block]])
 
         # NumPy leaves the interpreter to others meanwhile, and beside a GPU this is what takes
         # longest.
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
+        with ThreadPoolExecutor(knn_host.count_threads()) as pool:
             list(pool.map(fill, range(0, len(queries), EXACT_BLOCK)))
     # The last key is the first to sort by; ties go to the lower index.
-    order = np.lexsort((candidates, -scores), axis=1)[:, :k]
-    values = sign * np.take_along_axis(scores, order, 1)
-    return Neighbors(values.astype(np.float32), np.take_along_axis(candidates, order, 1))
-
-
-def _distances(
-    queries: Float[np.ndarray, "q d"], references: Num[np.ndarray, "q c d"]
-) -> Float[np.ndarray, "q c"]:
-    # uint8 references become float64 here, a few queries' candidates at a time.
-    difference = queries[:, None] - references
-    return np.sqrt(np.einsum("qkd,qkd->qk", difference, difference))
-
-
-def _cosines(
-    queries: Float[np.ndarray, "q d"], references: Num[np.ndarray, "q c d"]
-) -> Float[np.ndarray, "q c"]:
-    r = references.astype(np.float64)
-    query_length = np.sqrt(np.einsum("qd,qd->q", queries, queries))
-    reference_length = np.sqrt(np.einsum("qkd,qkd->qk", r, r))
-    length = query_length[:, None] * reference_length
-    return np.einsum("qd,qkd->qk", queries, r) / np.maximum(length, 1e-30)
+    order = np.lexsort((candidates, sign * values), axis=1)[:, :k]
+    best = np.take_along_axis(values, order, 1).astype(np.float32)
+    return Neighbors(best, np.take_along_axis(candidates, order, 1))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxdiff.measures import exact_knn, knn_references
+from jaxdiff.measures import exact_knn, knn_host, knn_references
 from jaxdiff.measures.neighbors import nearest, neighbor_estimates
 
 pytestmark = pytest.mark.accelerator
@@ -11,6 +11,18 @@ pytestmark = pytest.mark.accelerator
 def small_blocks(monkeypatch):
     monkeypatch.setattr(exact_knn, "QUERY_BLOCK", 32)
     monkeypatch.setattr(knn_references, "REFERENCE_BLOCK", 64)
+    monkeypatch.setattr(knn_host, "QUERY_BLOCK", 32)
+    monkeypatch.setattr(knn_host, "REFERENCE_BLOCK", 64)
+    monkeypatch.setattr(knn_host, "GROUP", 4)
+    monkeypatch.setattr(knn_host, "DEPTH", 16)
+    monkeypatch.setattr(knn_host, "RANKED_ROWS", 8)
+
+
+@pytest.fixture(params=["host", "devices"])
+def path(request, monkeypatch):
+    """Both ways of finding the candidates, whatever this machine would choose."""
+    monkeypatch.setattr(exact_knn, "has_accelerator", lambda: request.param == "devices")
+    return request.param
 
 
 def sort_all(queries, references, metric):
@@ -25,7 +37,7 @@ def sort_all(queries, references, metric):
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_brute_force_over_several_blocks_on_eight_devices(metric):
+def test_brute_force_over_several_blocks(metric, path):
     rng = np.random.default_rng(0)
     queries = rng.normal(size=(70, 20)) + 5
     references = rng.normal(size=(333, 20)) + 5
@@ -45,8 +57,9 @@ def test_references_on_the_devices_give_the_same_bits(monkeypatch, metric, dtype
     references = rng.integers(0, 256, (333, 20)).astype(dtype)
     references[200:230] = references[:30]
     queries = np.concatenate([references[:20], rng.integers(0, 256, (50, 20)).astype(dtype)])
-    expected = nearest(queries, references, k, metric)
+    expected = knn_host.search(queries, references, k, metric)
     monkeypatch.setattr(knn_references, "fits_devices", lambda rows, devices: True)
+    monkeypatch.setattr(exact_knn, "has_accelerator", lambda: True)
     on_devices = nearest(queries, references, k, metric)
     np.testing.assert_array_equal(on_devices.values, expected.values)
     np.testing.assert_array_equal(on_devices.indices, expected.indices)
@@ -56,6 +69,7 @@ def test_references_on_the_devices_give_the_same_bits(monkeypatch, metric, dtype
 def test_distances_in_whole_numbers_are_exact_up_to_the_largest(monkeypatch):
     """At 104 px RGB the sum of squares still has 31 bits; at 105 the host takes over."""
     monkeypatch.setattr(knn_references, "fits_devices", lambda rows, devices: True)
+    monkeypatch.setattr(exact_knn, "has_accelerator", lambda: True)
     for size, is_exact in ((104, True), (105, False)):
         rows = np.full((8, size * size * 3), 255, np.uint8)
         references = knn_references.References(rows)
@@ -64,6 +78,91 @@ def test_distances_in_whole_numbers_are_exact_up_to_the_largest(monkeypatch):
         assert references.has_exact_distances(queries, candidates) is is_exact
         values = nearest(queries, rows, 1).values
         assert values[0, 0] == np.float32(255 * np.sqrt(rows.shape[1]))
+
+
+def compare_all(queries, references, k, metric):
+    """The k nearest by comparing every pair in float64; ties by index."""
+    compare, sign = knn_host.COMPARISONS[metric]
+    values = np.concatenate(
+        [compare(query.astype(np.float64), references[None]) for query in queries[:, None]]
+    )
+    order = np.argsort(sign * values, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(values, order, 1).astype(np.float32), order
+
+
+def make_copies(rng, d):
+    """Many more copies of a reference than neighbors, apart from each other."""
+    rows = rng.normal(size=(300, d))
+    rows[::3] = rows[0]
+    return rows
+
+
+def make_close(rng, d):
+    """Differences far below what float32 products tell apart."""
+    return 1.0 + 1e-5 * rng.normal(size=(300, d))
+
+
+def make_outlier(rng, d):
+    """One reference so long that its error bound makes candidates of all of its block."""
+    rows = rng.normal(size=(300, d))
+    rows[123] *= 1e4
+    return rows
+
+
+def make_tiny(rng, d):
+    """Products that float32 cannot hold."""
+    return 1e-25 * rng.normal(size=(300, d))
+
+
+MAKERS = [make_copies, make_close, make_outlier, make_tiny]
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("k", [1, 10, 100])
+def test_the_host_finds_exactly_what_comparing_all_pairs_finds(make, dtype, metric, k):
+    rng = np.random.default_rng(0)
+    references = make(rng, 50).astype(dtype)
+    if metric == "cosine" and make is make_tiny:
+        references *= dtype(1e15)  # shorter ones have no cosine that float32 tells
+    spread = references.std()
+    noise = rng.normal(size=(20, 50)).astype(dtype) * spread
+    queries = np.concatenate([references[:20], references[:20] + noise])
+    values, indices = knn_host.search(queries, references, k, metric)
+    expected_values, expected_indices = compare_all(queries, references, k, metric)
+    np.testing.assert_array_equal(indices, expected_indices)
+    np.testing.assert_array_equal(values, expected_values)
+
+
+def test_scores_stay_within_the_bound_of_their_errors():
+    """The largest error of products of equal signs is near to what their number allows."""
+    rng = np.random.default_rng(0)
+    for d in (1, 16, 17, 300):
+        rows = rng.random((200, d)).astype(np.float32) + 1
+        projected = knn_host._project(rows, "euclidean", np.zeros((1, d), np.float32))
+        exact = rows.astype(float) @ rows.T.astype(float)
+        exact -= np.square(rows.astype(float)).sum(1)[None] / 2
+        error = np.abs(knn_host._scores(projected, projected) - exact).max(axis=1)
+        assert (error <= knn_host._bound_error(projected, projected.largest())).all()
+
+
+def test_values_beyond_float32_are_left_to_float64():
+    references = np.random.default_rng(0).normal(size=(300, 4)) * 1e30
+    values, indices = knn_host.search(references[:5], references, 3, "euclidean")
+    expected_values, expected_indices = compare_all(references[:5], references, 3, "euclidean")
+    np.testing.assert_array_equal(indices, expected_indices)
+    np.testing.assert_array_equal(values, expected_values)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_copies_of_long_rows_are_equal_in_whatever_part_they_are_compared(monkeypatch, metric):
+    monkeypatch.setattr(knn_host, "DEPTH", 4096)
+    rng = np.random.default_rng(0)
+    references = np.repeat(rng.normal(size=(1, 12288)), 9, axis=0)  # parts of 8 and of 1
+    queries = references[:1] + rng.normal(size=(20, 12288))
+    _, indices = knn_host.search(queries, references, 9, metric)
+    np.testing.assert_array_equal(indices, np.tile(np.arange(9), (20, 1)))
 
 
 class Device:
@@ -94,7 +193,7 @@ def test_candidates_fit_the_top_k_of_a_gpu(platform, k, margin):
     assert exact_knn.choose_margin(k, platform) == margin
 
 
-def test_uint8_images_and_ties_by_index():
+def test_uint8_images_and_ties_by_index(path):
     images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3)).astype(np.uint8)
     doubled = np.concatenate([images, images])
     values, indices = nearest(images, doubled, 2)
@@ -102,14 +201,14 @@ def test_uint8_images_and_ties_by_index():
     np.testing.assert_array_equal(indices, np.stack([np.arange(50), np.arange(50) + 50], 1))
 
 
-def test_far_from_the_origin_float32_products_still_find_the_nearest():
+def test_far_from_the_origin_float32_products_still_find_the_nearest(path):
     rng = np.random.default_rng(1)
     references = (1000 + rng.normal(size=(200, 64))).astype(np.float32)
     queries = references[:40] + rng.normal(size=(40, 64)).astype(np.float32) * 0.01
     assert (nearest(queries, references, 1).indices[:, 0] == np.arange(40)).all()
 
 
-def test_k_of_all_references():
+def test_k_of_all_references(path):
     x = np.random.default_rng(0).normal(size=(5, 3))
     assert sorted(nearest(x[:1], x, 5).indices[0]) == [0, 1, 2, 3, 4]
 
