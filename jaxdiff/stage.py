@@ -7,14 +7,20 @@ have the bytes that it wrote, so running the same command again resumes.
 import contextlib
 import fnmatch
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from jaxdiff import files, parallel, precision
-from jaxdiff.records import check_records, read_record, remove_record, write_record
+from jaxdiff import files, parallel, precision, timing
+from jaxdiff.records import (
+    check_records,
+    read_record,
+    read_seconds,
+    remove_record,
+    write_record,
+)
 
 Outputs = dict[str, str]  # path inside the folder -> SHA-256
 
@@ -57,6 +63,7 @@ def run_stage(
     *,
     all_processes: bool = False,
     is_measured: bool = True,
+    part: str = "measuring",
     redo: Redo = NO_REDO,
 ) -> Outputs:
     """Run `make` unless the stage is done.
@@ -77,6 +84,8 @@ def run_stage(
     is_measured
         Whether the outputs are measurements, whose float32 products are exact: all but what
         training and sampling make.
+    part
+        What the stage's time is counted as, but for compilation (see `jaxdiff.timing`).
     redo
         The stages that are made again.
 
@@ -90,12 +99,38 @@ def run_stage(
     fingerprint = files.fingerprint(inputs)
     done = not redo.matches(name) and _is_done(folder, name, fingerprint, outputs)
     if not parallel.broadcast(np.bool_(done)):
-        parallel.on_leader(f"begin {name}", lambda: remove_record(folder, name))
-        if all_processes or parallel.is_leader():
-            with precision.measuring() if is_measured else contextlib.nullcontext():
-                make()
-        parallel.on_leader(name, lambda: write_record(folder, name, outputs, fingerprint))
+        with _timed(folder, name, part) as seconds:
+            if all_processes or parallel.is_leader():
+                with precision.measuring() if is_measured else contextlib.nullcontext():
+                    make()
+        parallel.on_leader(name, lambda: write_record(folder, name, outputs, fingerprint, seconds))
     return read_record(folder, name)["outputs"]
+
+
+@contextlib.contextmanager
+def _timed(folder: epath.Path, name: str, part: str) -> Iterator[dict[str, float]]:
+    """Begin a stage and measure it; the seconds are known after the block.
+
+    Until the stage is done its record names no outputs and holds what was spent so far, by
+    earlier processes too, to which the next one adds.
+    """
+    is_unfinished = not read_record(folder, name).get("outputs")
+    earlier = read_seconds(folder, name) if is_unfinished else {}
+    total: dict[str, float] = {}
+
+    def keep(seconds: timing.Seconds) -> None:
+        if parallel.is_leader():
+            write_record(folder, name, (), seconds=timing.add(earlier, seconds))
+
+    parallel.on_leader(f"begin {name}", lambda: keep({}))
+    with timing.clock(part, keep) as clock:
+        try:
+            yield total
+        except BaseException:
+            with contextlib.suppress(OSError):  # it would hide why the stage ends
+                timing.keep()
+            raise
+    total.update(timing.add(earlier, clock.seconds()))
 
 
 def _is_done(folder: epath.Path, name: str, fingerprint: str, outputs: Sequence[str]) -> bool:

@@ -1,7 +1,6 @@
 """The stages of a cell, in order: train, sample, classify, every measure, result."""
 
 import functools
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxdiff import checkpoints, files, parallel, results
+from jaxdiff import checkpoints, files, parallel, results, timing
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.classifiers import run_classifiers
 from jaxdiff.cells.context import DENOISED_FROM, CellContext
@@ -22,7 +21,7 @@ from jaxdiff.measures.registry import MEASURES
 from jaxdiff.noise_bank import COMMON_SEED
 from jaxdiff.progress import Progress
 from jaxdiff.provenance import describe_environment
-from jaxdiff.records import check_records, remove_record, write_record
+from jaxdiff.records import check_records, read_seconds
 from jaxdiff.samplers import SAMPLERS
 from jaxdiff.sampling import Sampler
 from jaxdiff.settings import to_json
@@ -69,25 +68,35 @@ def run_cell(
         _run_classifiers(context, redo)
         if cell.measures.inverted:
             _run_inverted_images(context, redo)
-    started = time.time()
     _run_train(context, redo, profile)
     _run_sample(context, redo)
     _run_classify(context, redo)
     _run_denoise(context, redo)
     measured = run_measures(MEASURES.values(), context, redo)
-    run_file = context.folder / "run.json"
-    if parallel.is_leader() and not run_file.exists():
-        # before result.json, which says that the cell is finished
-        seconds = round(time.time() - started, 1)
-        remove_record(context.folder, "run")
-        files.write_json(run_file, describe_environment() | {"seconds": seconds})
-        write_record(context.folder, "run", [run_file.name])
+    _write_run(context)  # before result.json, which says that the cell is finished
     inputs = {"measures": measured, "settings": cell.to_json(), "code": code_digest(describe_cell)}
 
     def make() -> None:
         context.write_result({"cell": describe_cell(context)}, list(measured))
 
     run_stage(context.folder, "result", inputs, ("result.json",), make, redo=redo)
+
+
+def _write_run(context: CellContext) -> None:
+    """Write run.json: on what the cell was made, and the seconds of its stages by part.
+
+    They are read from the records, each of which holds what its stage took, in whichever process:
+    what was skipped adds nothing now, and what was made again replaces what it took before.
+    """
+    folder = context.folder
+    seconds = timing.add(*(read_seconds(folder, name) for name in context.outputs))
+    by_part = {part: round(value, 2) for part, value in seconds.items()}
+
+    def make() -> None:
+        total = {"seconds": round(sum(by_part.values()), 2), "seconds_by_part": by_part}
+        files.write_json(folder / "run.json", describe_environment() | total)
+
+    run_stage(folder, "run", by_part, ("run.json",), make, is_measured=False)
 
 
 def _without_measures(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,6 +174,7 @@ def _run_train(context: CellContext, redo: Redo, profile: bool) -> None:
         make,
         all_processes=True,
         is_measured=False,
+        part="training",
         redo=redo,
     )
     # A damaged last step was trained again; the others are for measures and for users.
@@ -188,6 +198,7 @@ def _run_sample(context: CellContext, redo: Redo) -> None:
         make,
         all_processes=True,
         is_measured=False,
+        part="sampling",
         redo=redo,
     )
 

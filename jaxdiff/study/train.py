@@ -11,7 +11,7 @@ from etils import epath
 from jax.sharding import Mesh
 from orbax.checkpoint import multihost
 
-from jaxdiff import checkpoints, parallel, training
+from jaxdiff import checkpoints, parallel, timing, training
 from jaxdiff.cells import train_step
 from jaxdiff.cells.cell import Cell
 from jaxdiff.datasets.dataset import Split
@@ -119,6 +119,7 @@ def _run(
             writer.flush()
             checkpoints.save(folder / "checkpoints", output.step, output.state.by_name(), policy)
             writer.saved_step = output.step
+            timing.keep()
         progress("train", writer.last_step, settings.steps, writer.note)
         if preempted:
             log.warning("training is saved at step %d of %d", output.step, settings.steps)
