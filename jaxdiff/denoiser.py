@@ -18,7 +18,7 @@ from jaxtyping import Array
 # `input_shape` of a U-Net without an image size raises.
 from typing_extensions import Protocol, runtime_checkable
 
-from jaxdiff.programs import find_attributes
+from jaxdiff.programs import find_attributes, share_programs
 
 Params = dict[str, Array]
 Module = TypeVar("Module", bound=nnx.Module)
@@ -334,7 +334,14 @@ def build_network(config: NetworkConfig, rngs: nnx.Rngs) -> Any:
 
 def abstract_network(config: NetworkConfig) -> Any:
     """The network of a config with shapes in place of arrays; nothing is allocated."""
-    return nnx.eval_shape(lambda: build_network(config, nnx.Rngs(0)))
+    # A copy, which the caller may change.
+    return nnx.clone(_trace_network(_family_of(config), config))
+
+
+@share_programs
+def _trace_network(family: ModelFamily, config: NetworkConfig) -> Any:
+    """The abstract network, traced once: a U-Net takes a second, and a cell asks for it often."""
+    return nnx.eval_shape(lambda: family.network_class(config, rngs=nnx.Rngs(0)))  # type: ignore[call-arg]
 
 
 def count_parameters(config: NetworkConfig) -> int:
