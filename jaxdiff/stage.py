@@ -111,24 +111,27 @@ def run_stage(
 def _timed(folder: epath.Path, name: str, part: str) -> Iterator[dict[str, float]]:
     """Begin a stage and measure it; the seconds are known after the block.
 
-    Until the stage is done its record names no outputs and holds what was spent so far, by
-    earlier processes too, to which the next one adds.
+    Until the stage is done it has no record, or one that names no outputs and holds what was
+    spent so far, by earlier processes too, to which the next one adds.
     """
     is_unfinished = not read_record(folder, name).get("outputs")
     earlier = read_seconds(folder, name) if is_unfinished else {}
     total: dict[str, float] = {}
 
     def keep(seconds: timing.Seconds) -> None:
-        if parallel.is_leader():
-            write_record(folder, name, (), seconds=timing.add(earlier, seconds))
+        # Where the disk is full, the work itself says so.
+        with contextlib.suppress(OSError):
+            if parallel.is_leader():
+                write_record(folder, name, (), seconds=timing.add(earlier, seconds))
 
-    parallel.on_leader(f"begin {name}", lambda: keep({}))
+    parallel.on_leader(
+        f"begin {name}", lambda: keep({}) if earlier else remove_record(folder, name)
+    )
     with timing.clock(part, keep) as clock:
         try:
             yield total
         except BaseException:
-            with contextlib.suppress(OSError):  # it would hide why the stage ends
-                timing.keep()
+            timing.keep()
             raise
     total.update(timing.add(earlier, clock.seconds()))
 
