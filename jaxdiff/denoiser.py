@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
+import jax
 from flax import nnx
 from jaxtyping import Array
 
@@ -18,6 +19,7 @@ from jaxtyping import Array
 # `input_shape` of a U-Net without an image size raises.
 from typing_extensions import Protocol, runtime_checkable
 
+from jaxdiff.precision import sampling
 from jaxdiff.programs import find_attributes, share_programs
 
 Params = dict[str, Array]
@@ -330,6 +332,18 @@ def _family_of(config: NetworkConfig) -> ModelFamily:
 def build_network(config: NetworkConfig, rngs: nnx.Rngs) -> Any:
     """A network with new parameters, of the family that its config's class belongs to."""
     return _family_of(config).network_class(config, rngs=rngs)  # type: ignore[call-arg]
+
+
+def random_network(config: NetworkConfig, seed: int) -> Any:
+    """A network with the parameters that a training by this seed begins with.
+
+    Every shape's random numbers are a program of their own, and the same ones serve training and
+    measures: they are drawn on the host, where the parameters need not fit on one device, and by
+    the precision of sampling, which they do not depend on.
+    """
+    host = jax.local_devices(backend="cpu")[0]
+    with jax.default_device(host), sampling():
+        return build_network(config, nnx.Rngs(seed))
 
 
 def abstract_network(config: NetworkConfig) -> Any:
