@@ -27,7 +27,7 @@ from absl import flags
 from etils import epath
 from rich.table import Column, Table
 
-from jaxdiff import checkpoints, parallel, report, results
+from jaxdiff import checkpoints, parallel, report, results, timing
 from jaxdiff.analysis.claims import judge_study
 from jaxdiff.analysis.plan import Plan
 from jaxdiff.cells.cell import Cell
@@ -223,7 +223,22 @@ def print_claims(study: results.StudyResults) -> None:
             _cli.console.print(f"{claim.claim}: {claim.verdict}{why}; {claim.estimate}")
 
 
+def print_seconds(seconds: timing.Seconds) -> None:
+    """Where the time of this process went."""
+    table = Table(Column("time spent", no_wrap=True), Column("seconds", justify="right"), box=None)
+    for part in timing.PARTS:
+        if part in seconds:
+            table.add_row(part, f"{seconds[part]:,.1f}")
+    table.add_row("total", f"{sum(seconds.values()):,.1f}")
+    _cli.console.print(table)
+
+
 def main() -> None:
+    with timing.clock(timing.OTHER) as clock:
+        run_study(clock)
+
+
+def run_study(clock: timing.Clock) -> None:
     config = FLAGS.config
     if config is None:
         raise ValueError(
@@ -258,11 +273,13 @@ def main() -> None:
             pairwise.run_comparisons(finished, workdir, cells[0].measures, progress, redo)
             if parallel.is_leader():
                 study = results.read_study(workdir)
-                page = report.draw(study, workdir)
+                with timing.clock("report"):
+                    page = report.draw(study, workdir)
     if parallel.is_leader():
         print_results(study.cells)
         print_claims(study)
         _cli.console.print(f"report: {page}")
+        print_seconds(clock.seconds())
     if outcome.diverged:
         raise ValueError("; ".join(outcome.diverged))
 

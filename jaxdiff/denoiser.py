@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
+import jax
 from flax import nnx
 from jaxtyping import Array
 
@@ -18,7 +19,8 @@ from jaxtyping import Array
 # `input_shape` of a U-Net without an image size raises.
 from typing_extensions import Protocol, runtime_checkable
 
-from jaxdiff.programs import find_attributes
+from jaxdiff.precision import sampling
+from jaxdiff.programs import find_attributes, share_programs
 
 Params = dict[str, Array]
 Module = TypeVar("Module", bound=nnx.Module)
@@ -332,9 +334,28 @@ def build_network(config: NetworkConfig, rngs: nnx.Rngs) -> Any:
     return _family_of(config).network_class(config, rngs=rngs)  # type: ignore[call-arg]
 
 
+def random_network(config: NetworkConfig, seed: int) -> Any:
+    """A network with the parameters that a training by this seed begins with.
+
+    Every shape's random numbers are a program of their own, and the same ones serve training and
+    measures: they are drawn on the host, where the parameters need not fit on one device, and by
+    the precision of sampling, which they do not depend on.
+    """
+    host = jax.local_devices(backend="cpu")[0]
+    with jax.default_device(host), sampling():
+        return build_network(config, nnx.Rngs(seed))
+
+
 def abstract_network(config: NetworkConfig) -> Any:
     """The network of a config with shapes in place of arrays; nothing is allocated."""
-    return nnx.eval_shape(lambda: build_network(config, nnx.Rngs(0)))
+    # A copy, which the caller may change.
+    return nnx.clone(_trace_network(_family_of(config), config))
+
+
+@share_programs
+def _trace_network(family: ModelFamily, config: NetworkConfig) -> Any:
+    """The abstract network, traced once: a U-Net takes a second, and a cell asks for it often."""
+    return nnx.eval_shape(lambda: family.network_class(config, rngs=nnx.Rngs(0)))  # type: ignore[call-arg]
 
 
 def count_parameters(config: NetworkConfig) -> int:

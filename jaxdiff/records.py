@@ -1,11 +1,13 @@
 """Records of what a run wrote: the checksums of files by which changed ones are noticed. No JAX.
 
 A record is stages/NAME.json in the folder of the files: {"inputs": ..., "outputs": {path:
-SHA-256}}. It is removed before its files are written anew and written after them, so that files
-without a record are unfinished, and no process takes them for changed ones.
+SHA-256}}, and of a stage the "seconds" that it took. It is removed, or names no outputs, before
+its files are written anew and is written after them, so that files without a record are
+unfinished, and no process takes them for changed ones.
 """
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -17,10 +19,24 @@ COMMAND = "the command that wrote it"  # the reports' own command writes none of
 CHECKPOINTS = "checkpoints/"  # large, checked by their own manifests, and often left behind
 
 
-def write_record(folder: epath.Path, name: str, outputs: Sequence[str], inputs: str = "") -> None:
-    """Record the checksums of files and folders, by their path in `folder`."""
+def write_record(
+    folder: epath.Path,
+    name: str,
+    outputs: Sequence[str],
+    inputs: str = "",
+    seconds: Mapping[str, float] | None = None,
+) -> None:
+    """Record the checksums of files and folders, by their path in `folder`.
+
+    Parameters
+    ----------
+    seconds
+        What making them took, by part (see `jaxdiff.timing`).
+    """
     path = folder / "stages" / f"{name}.json"
-    record = {"inputs": inputs, "outputs": files.checksums(folder, outputs)}
+    record: dict[str, Any] = {"inputs": inputs, "outputs": files.checksums(folder, outputs)}
+    if seconds is not None:
+        record["seconds"] = {part: round(value, 2) for part, value in seconds.items()}
     files.write_json(path, record)
 
 
@@ -35,6 +51,15 @@ def read_record(folder: epath.Path, name: str) -> dict[str, Any]:
         return files.read_json(folder / "stages" / f"{name}.json")
     except (FileNotFoundError, ValueError):
         return {}
+
+
+def read_seconds(folder: epath.Path, name: str) -> dict[str, float]:
+    """What a stage took, by part; empty where its record does not say."""
+    seconds = read_record(folder, name).get("seconds")
+    if not isinstance(seconds, dict):
+        return {}
+    is_number = all(isinstance(value, int | float) for value in seconds.values())
+    return seconds if is_number and math.isfinite(sum(seconds.values())) else {}
 
 
 def check_records(folder: epath.Path, names: Sequence[str] | None = None) -> None:

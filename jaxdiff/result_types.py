@@ -153,7 +153,7 @@ class Result:
     descriptions
         How each section is shown, for those that measures/ describes.
     run
-        run.json: times, host and versions.
+        run.json: seconds in all and by part (`jaxdiff.timing`), host and versions.
     samples, labels
         The samples and their classes, -1 where they are not known.
     common, common_labels

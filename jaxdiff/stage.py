@@ -8,14 +8,20 @@ import contextlib
 import dataclasses
 import fnmatch
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from jaxdiff import files, parallel, precision
-from jaxdiff.records import check_records, read_record, remove_record, write_record
+from jaxdiff import files, parallel, precision, timing
+from jaxdiff.records import (
+    check_records,
+    read_record,
+    read_seconds,
+    remove_record,
+    write_record,
+)
 
 Outputs = dict[str, str]  # path inside the folder -> SHA-256
 
@@ -66,6 +72,8 @@ class Stage:
     is_measured
         Whether the outputs are measurements, whose float32 products are exact: all but what
         training and sampling make.
+    part
+        What the stage's time is counted as, but for compilation (see `jaxdiff.timing`).
     redo
         The stages that are made again.
     """
@@ -75,6 +83,7 @@ class Stage:
     inputs: Any
     outputs: Sequence[str]
     is_measured: bool = True
+    part: str = "measuring"
     redo: Redo = NO_REDO
 
     @property
@@ -98,16 +107,46 @@ class Stage:
         except OSError:  # an output is gone
             return False
 
-    def begin(self) -> None:
-        """Forget that the stage was done."""
-        parallel.on_leader(f"begin {self.name}", lambda: remove_record(self.folder, self.name))
+    @contextlib.contextmanager
+    def making(self) -> Iterator[timing.Seconds]:
+        """Forget that the stage was done, and measure a block; its seconds are known after it.
 
-    def finish(self) -> None:
-        """Record that the outputs are those of the inputs."""
-        parallel.on_leader(
-            self.name,
-            lambda: write_record(self.folder, self.name, self.outputs, self.fingerprint),
-        )
+        Until the stage is done it has no record, or one that names no outputs and holds what was
+        spent so far, by earlier processes too, to which the next one adds.
+        """
+        is_unfinished = not read_record(self.folder, self.name).get("outputs")
+        earlier = read_seconds(self.folder, self.name) if is_unfinished else {}
+        total: dict[str, float] = {}
+
+        def keep(seconds: timing.Seconds) -> None:
+            # Where the disk is full, the work itself says so.
+            with contextlib.suppress(OSError):
+                if parallel.is_leader():
+                    spent = timing.add(earlier, seconds)
+                    write_record(self.folder, self.name, (), seconds=spent)
+
+        def begin() -> None:
+            if earlier:
+                keep({})
+            else:
+                remove_record(self.folder, self.name)
+
+        parallel.on_leader(f"begin {self.name}", begin)
+        with timing.clock(self.part, keep) as clock:
+            try:
+                yield total
+            except BaseException:
+                timing.keep()
+                raise
+        total.update(timing.add(earlier, clock.seconds()))
+
+    def finish(self, seconds: timing.Seconds) -> None:
+        """Record that the outputs are those of the inputs, and what making them took."""
+
+        def write() -> None:
+            write_record(self.folder, self.name, self.outputs, self.fingerprint, seconds)
+
+        parallel.on_leader(self.name, write)
 
     def checksums(self) -> Outputs:
         """SHA-256 of every output file of a stage that is done: the inputs of later stages."""
@@ -124,11 +163,11 @@ class Stage:
             Whether all processes that share the run take part; otherwise the first does it alone.
         """
         if not self.is_done():
-            self.begin()
-            if all_processes or parallel.is_leader():
-                with precision.measuring() if self.is_measured else contextlib.nullcontext():
-                    make()
-            self.finish()
+            with self.making() as seconds:
+                if all_processes or parallel.is_leader():
+                    with precision.measuring() if self.is_measured else contextlib.nullcontext():
+                        make()
+            self.finish(seconds)
         return self.checksums()
 
 
@@ -139,6 +178,7 @@ def run_stage(
     outputs: Sequence[str],
     make: Callable[[], object],
     *,
+    part: str = "measuring",
     redo: Redo = NO_REDO,
 ) -> Outputs:
     """Make what is measured, in the first process, unless it is done (see `Stage`).
@@ -148,7 +188,7 @@ def run_stage(
     checksums
         SHA-256 of every output file, which are the inputs of later stages.
     """
-    return Stage(folder, name, inputs, outputs, redo=redo).run(make)
+    return Stage(folder, name, inputs, outputs, part=part, redo=redo).run(make)
 
 
 def claim_folder(

@@ -123,3 +123,14 @@ def test_missing_parameters_are_refused(tiny):
     del params["conv_in.bias"]
     with pytest.raises(KeyError, match=r"conv_in\.bias"):
         bind_params(tiny, params)
+
+
+def test_an_abstract_network_is_its_callers_own():
+    """The network is traced once, and what one caller changes no other one sees."""
+    first = abstract_network(TINY_CONFIG)
+    first.remat = True
+    second = abstract_network(TINY_CONFIG)
+    assert not second.remat
+    shapes = {name: param.shape for name, param in get_params(second).items()}
+    built = get_params(build_network(TINY_CONFIG, nnx.Rngs(0)))
+    assert shapes == {name: param.shape for name, param in built.items()}

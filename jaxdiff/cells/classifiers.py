@@ -154,4 +154,4 @@ def run_classifiers(
         "settings": to_json(settings),
         "code": code_digest(classifier.train),
     }
-    return run_stage(folder, "classifiers", inputs, FILES, make, redo=redo)
+    return run_stage(folder, "classifiers", inputs, FILES, make, part="classifiers", redo=redo)

@@ -29,8 +29,8 @@ from jaxdiff.datasets.mixtures import match_counts, mixture
 from jaxdiff.denoiser import (
     LeveledDenoiser,
     abstract_network,
-    build_network,
     count_parameters,
+    random_network,
 )
 from jaxdiff.measures.artifacts import Images, Predictions, Roles
 from jaxdiff.measures.matched import MatchedSplits
@@ -211,7 +211,7 @@ class CellContext(ResultFolder):
 
     @property
     def random_sampler(self) -> Sampler | None:
-        return self._sampler_of(build_network(self.cell.network, nnx.Rngs(self.cell.seed)))
+        return self._sampler_of(random_network(self.cell.network, self.cell.seed))
 
     def _sampler_of(self, network: nnx.Module) -> Sampler:
         """The sampler with other weights of the same network."""

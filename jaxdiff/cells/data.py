@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int
 
-from jaxdiff import files
+from jaxdiff import files, timing
 from jaxdiff.cells.cell import Cell
 from jaxdiff.datasets import registry
 from jaxdiff.datasets.dataset import Dataset, Split
@@ -149,7 +149,8 @@ def load_cell_splits(
     """The splits of a cell's dataset, which is prepared where it is not yet."""
     dataset = open_cell_dataset(cell, paths.data_dir)
     train = cell_training_set(cell, dataset)
-    return registry.load_splits(dataset, paths.cache_dir(workdir), train, progress)
+    with timing.clock("preparing data"):
+        return registry.load_splits(dataset, paths.cache_dir(workdir), train, progress)
 
 
 def join_splits(splits: Sequence[Split]) -> Split:

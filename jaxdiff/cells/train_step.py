@@ -7,14 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from jaxdiff import cell_axis, checkpoints, models, optimizers, parallel, training
 from jaxdiff.cells.cell import Cell
 from jaxdiff.datasets import batches as pipeline
 from jaxdiff.datasets.dataset import Split
-from jaxdiff.denoiser import Params, abstract_network, build_network, get_params
+from jaxdiff.denoiser import Params, abstract_network, get_params, random_network
 from jaxdiff.gradients import accumulate_grads, data_parallel_grads, fsdp_grads
 from jaxdiff.programs import share_programs
 from jaxdiff.settings import DiffusionSettings, TrainSettings, to_json
@@ -96,11 +95,11 @@ def build_apply(config: Any, dtype: str = "float32", remat: bool = False) -> App
 def init_params(cell: Cell) -> Params:
     """The parameters before the first step: random by the cell's seed, or of `train.init`."""
     init = cell.train.init
+    if not init:
+        return get_params(random_network(cell.network, cell.seed))
     # On the host, since the parameters need not fit on one device.
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        if init:
-            return get_params(models.load(init).unet)
-        return get_params(build_network(cell.network, nnx.Rngs(cell.seed)))
+        return get_params(models.load(init).unet)
 
 
 def choose_steps_per_call(cell: Cell) -> int:

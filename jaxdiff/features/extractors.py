@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +12,24 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, UInt8
 
-from jaxdiff import parallel
+from jaxdiff import files, parallel
 from jaxdiff.batching import batched_map
 from jaxdiff.datasets.images import to_float
 from jaxdiff.features import efficientnet, inception, perceptual
 from jaxdiff.features.layers import Images, Params, resize
+from jaxdiff.precision import matmul_precision
 
 EXTRACTORS = ("pixels", "vgg", "efficientnet", "inception")
+KEPT = 8  # sets of images whose features are kept: two measures ask for them, cell after cell
+MAX_KEPT_BYTES = 2**26  # of a set's features
 MIN_VGG_SIZE = 32  # pixels on a side; smaller images are enlarged
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class FeatureExtractor:
     """``extractor(images)``: uint8 [n, height, width, 1 or 3] -> float32 [n, dimension].
+
+    The features of the last sets of images are kept: they are not to be written to.
 
     Parameters
     ----------
@@ -40,8 +47,23 @@ class FeatureExtractor:
     params: Params
     features: Callable[[Params, Array], Array]
     batch: int = 64
+    _kept: OrderedDict[Any, np.ndarray] = dataclasses.field(
+        default_factory=OrderedDict, init=False, repr=False
+    )
 
     def __call__(self, images: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n d"]:
+        key = (matmul_precision(), files.array_digest(images))
+        features = self._kept.pop(key, None)
+        if features is None:
+            features = self._extract(images)
+            features.flags.writeable = False
+        if features.nbytes <= MAX_KEPT_BYTES:
+            self._kept[key] = features
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return features
+
+    def _extract(self, images: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n d"]:
         mesh = parallel.data_mesh(self.batch)
         # arguments of the compiled program: closed over, they would be copied into it
         params = jax.device_put(self.params, parallel.replicated(mesh))
@@ -61,8 +83,9 @@ def _extract(features: Callable, mesh: jax.sharding.Mesh, params: Params, images
     )(params, images)
 
 
+@functools.cache
 def load_extractor(name: str, inception_weights: epath.PathLike | None = None) -> FeatureExtractor:
-    """Load a feature extractor.
+    """Load a feature extractor, once in a process.
 
     Parameters
     ----------

@@ -105,8 +105,9 @@ class LPIPS:
         for start in range(0, len(first), batch):
             first_batch = _pad(first[start : start + batch], batch)
             second_batch = _pad(second[start : start + batch], batch)
-            batch_distances = _distances(self.net, mesh, params, first_batch, second_batch)
-            distances.append(np.asarray(batch_distances))
+            first_phi = _embed_batch(self.net, mesh, params, first_batch)
+            second_phi = _embed_batch(self.net, mesh, params, second_batch)
+            distances.append(np.asarray(_distances(first_phi, second_phi)))
         return np.concatenate(distances)[: len(first)]
 
     def mean_pairwise(self, images: Images, batch: int = 64) -> Estimate:
@@ -161,10 +162,13 @@ class LPIPS:
         self, images: np.ndarray, row: Int[np.ndarray, " n"], num_rows: int, batch: int
     ) -> EmbeddingSums:
         mesh = parallel.data_mesh(batch)
-        params = jax.device_put(self.params, parallel.replicated(mesh))
+        replicated = parallel.replicated(mesh)
+        params = jax.device_put(self.params, replicated)
         # Distances do not change with the origin, and small sums keep float32 exact enough.
-        center = _mean_embedding(self.net, params, jnp.asarray(images[:batch]))
-        sums = jnp.zeros((num_rows, len(center)))
+        first = np.asarray(_embed_batch(self.net, mesh, params, _pad(images[:batch], batch)))
+        center = jax.device_put(first[: len(images)].mean(axis=0), replicated)
+        # Placed as the sums that follow are, or the first addition would be another program.
+        sums = jax.device_put(np.zeros((num_rows, len(center)), np.float32), replicated)
         squares = []
         for start in range(0, len(images), batch):
             batch_images = images[start : start + batch]
@@ -172,8 +176,8 @@ class LPIPS:
             # A matrix product with 0s and 1s adds each embedding to its row; padding has no row.
             membership = np.zeros((batch, num_rows), np.float32)
             membership[np.arange(len(batch_row)), batch_row] = 1.0
-            padded = _pad(batch_images, batch)
-            sums, square = _add_embeddings(self.net, mesh, params, center, sums, padded, membership)
+            phi = _embed_batch(self.net, mesh, params, _pad(batch_images, batch))
+            sums, square = _add_embeddings(mesh, center, sums, phi, membership)
             squares.append(np.asarray(square, np.float64)[: len(batch_images)])
         return EmbeddingSums(np.asarray(sums), np.concatenate(squares))
 
@@ -212,50 +216,43 @@ def embed(net: str, params: perceptual.Params, images: Array) -> Float[Array, "b
     return jnp.concatenate(parts, axis=-1)
 
 
+# The network is compiled apart from what is done with its embeddings, once for all of it.
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _distances(
-    net: str, mesh: jax.sharding.Mesh, params: perceptual.Params, first: Array, second: Array
+def _embed_batch(
+    net: str, mesh: jax.sharding.Mesh, params: perceptual.Params, images: Array
 ) -> Array:
-    def local_distances(params: perceptual.Params, first: Array, second: Array) -> Array:
-        difference = embed(net, params, first) - embed(net, params, second)
-        return jnp.sum(jnp.square(difference), axis=-1)
-
-    specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA)
+    """`embed` of a batch that is split over the devices."""
     run = jax.shard_map(
-        local_distances, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False
+        functools.partial(embed, net),
+        mesh=mesh,
+        in_specs=(parallel.REPLICATED, parallel.DATA),
+        out_specs=parallel.DATA,
+        check_vma=False,
     )
-    return run(params, first, second)
+    return run(params, images)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _mean_embedding(net: str, params: perceptual.Params, images: Array) -> Array:
-    return embed(net, params, images).mean(axis=0)
+@jax.jit
+def _distances(first: Array, second: Array) -> Array:
+    return jnp.sum(jnp.square(first - second), axis=-1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _add_embeddings(
-    net: str,
-    mesh: jax.sharding.Mesh,
-    params: perceptual.Params,
-    center: Array,
-    sums: Array,
-    images: Array,
-    membership: Array,
+    mesh: jax.sharding.Mesh, center: Array, sums: Array, phi: Array, membership: Array
 ) -> tuple[Array, Array]:
-    """Add the images' embeddings, less `center`, to their rows of `sums`; and |phi|^2 of each."""
+    """Add embeddings, less `center`, to their rows of `sums`; and the |phi|^2 of each."""
 
-    def local_sums(
-        params: perceptual.Params, center: Array, images: Array, membership: Array
-    ) -> tuple[Array, Array]:
-        phi = embed(net, params, images) - center[None]
+    def local_sums(center: Array, phi: Array, membership: Array) -> tuple[Array, Array]:
+        phi = phi - center[None]
         # Full float32: an accelerator's default would round embeddings to bfloat16's 8 bits.
         added = jnp.matmul(membership.T, phi, precision=jax.lax.Precision.HIGHEST)
         return jax.lax.psum(added, "data"), jnp.sum(phi * phi, axis=-1)
 
-    specs = (parallel.REPLICATED, parallel.REPLICATED, parallel.DATA, parallel.DATA)
+    specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA)
     out_specs = (parallel.REPLICATED, parallel.DATA)
     run = jax.shard_map(local_sums, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
-    added, squares = run(params, center, images, membership)
+    added, squares = run(center, phi, membership)
     return sums + added, squares
 
 

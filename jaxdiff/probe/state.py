@@ -8,10 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxdiff.denoiser import Params, build_network, get_params
+from jaxdiff.denoiser import Params, get_params, random_network
 from jaxdiff.diffusion import Schedule, add_noise
 from jaxdiff.landscape.level_functions import FORWARD, LevelFunctions, level_functions
 from jaxdiff.models import Model
@@ -161,7 +160,7 @@ def load_params(model: Model, weights: Weights, seed: int) -> Params:
     """The model's own weights ("trained"), or those of the same network at random."""
     network = model.unet
     if weights == "random":
-        network = build_network(model.unet.config, nnx.Rngs(seed))
+        network = random_network(model.unet.config, seed)
     # The arrays of a checkpoint are bound to one device.
     return {path: jnp.asarray(np.asarray(p)) for path, p in get_params(network).items()}
 

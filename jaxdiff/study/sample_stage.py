@@ -1,5 +1,6 @@
 """The stage `sample` of a cell, and of several cells at once."""
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,7 +31,15 @@ def _sample_stage(context: CellContext, redo: Redo) -> Stage:
         "code": code_digest(SAMPLERS[cell.sample.method], Sampler),
     }
     outputs = ("samples.npz", "common.npz") if cell.sample.common else ("samples.npz",)
-    return Stage(context.folder, "sample", inputs, outputs, is_measured=False, redo=redo)
+    return Stage(
+        context.folder,
+        "sample",
+        inputs,
+        outputs,
+        is_measured=False,
+        part="sampling",
+        redo=redo,
+    )
 
 
 def run_sample(context: CellContext, redo: Redo) -> None:
@@ -44,11 +53,13 @@ def run_sample_at_once(contexts: Sequence[CellContext], progress: Progress, redo
     stages = {context.cell.name: _sample_stage(context, redo) for context in contexts}
     waiting = [context for context in contexts if not stages[context.cell.name].is_done()]
     if waiting:
-        for context in waiting:
-            stages[context.cell.name].begin()
-        write_samples_at_once(waiting, progress)
-        for context in waiting:
-            stages[context.cell.name].finish()
+        with contextlib.ExitStack() as clocks:
+            seconds = [
+                clocks.enter_context(stages[context.cell.name].making()) for context in waiting
+            ]
+            write_samples_at_once(waiting, progress)
+        for context, spent in zip(waiting, seconds, strict=True):
+            stages[context.cell.name].finish(spent)
     for context in contexts:
         context.outputs["sample"] = stages[context.cell.name].checksums()
 

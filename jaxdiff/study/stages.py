@@ -1,12 +1,11 @@
 """The stages of a cell, in order: train, sample, classify, every measure, result."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from jaxdiff import files, parallel
+from jaxdiff import files, parallel, timing
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.classifiers import run_classifiers
 from jaxdiff.cells.context import DENOISED_FROM, CellContext, describe_cell
@@ -16,10 +15,10 @@ from jaxdiff.features import classifier
 from jaxdiff.measures.registry import MEASURES
 from jaxdiff.progress import Progress
 from jaxdiff.provenance import describe_environment
-from jaxdiff.records import remove_record, write_record
+from jaxdiff.records import read_seconds
 from jaxdiff.sampling import Sampler
 from jaxdiff.source_code import code_digest
-from jaxdiff.stage import NO_REDO, Redo, claim_folder, run_stage
+from jaxdiff.stage import NO_REDO, Redo, Stage, claim_folder, run_stage
 from jaxdiff.study import inversion
 from jaxdiff.study.config import SAMPLE_DEFAULTS
 from jaxdiff.study.lock import lock
@@ -84,12 +83,11 @@ def run_at_once(
     errors
         Of the cells whose training diverged, by name.
     """
-    started = time.time()
     errors = run_train_at_once(contexts, progress, redo, profile)
     trained = [context for context in contexts if context.cell.name not in errors]
     run_sample_at_once(trained, progress, redo)
     for context in trained:
-        run_cell(context, redo=redo, started=started)
+        run_cell(context, redo=redo)
     return errors
 
 
@@ -98,7 +96,6 @@ def run_cell(
     *,
     redo: Redo = NO_REDO,
     profile: bool = False,
-    started: float | None = None,
 ) -> None:
     """Train, sample, classify and measure one cell on all devices, skipping what is done.
 
@@ -110,15 +107,12 @@ def run_cell(
         The stages that are made again.
     profile
         Whether a few calls of training are recorded.
-    started
-        Time at which work on the cell began; by default now.
 
     Raises
     ------
     DivergedError
         Where the training comes to a loss that is not finite.
     """
-    started = started or time.time()
     if "train" not in context.outputs:
         run_train(context, redo, profile)
     if "sample" not in context.outputs:
@@ -126,13 +120,7 @@ def run_cell(
     _run_classify(context, redo)
     _run_denoise(context, redo)
     measured = run_measures(MEASURES.values(), context, redo)
-    run_file = context.folder / "run.json"
-    if parallel.is_leader() and not run_file.exists():
-        # before result.json, which says that the cell is finished
-        seconds = round(time.time() - started, 1)
-        remove_record(context.folder, "run")
-        files.write_json(run_file, describe_environment() | {"seconds": seconds})
-        write_record(context.folder, "run", [run_file.name])
+    _write_run(context)  # before result.json, which says that the cell is finished
     inputs = {
         "measures": measured,
         "settings": context.cell.to_json(),
@@ -143,6 +131,24 @@ def run_cell(
         context.write_result({"cell": describe_cell(context)}, list(measured))
 
     run_stage(context.folder, "result", inputs, ("result.json",), make, redo=redo)
+
+
+def _write_run(context: CellContext) -> None:
+    """Write run.json: on what the cell was made, and the seconds of its stages by part.
+
+    They are read from the records, each of which holds what its stage took, in whichever process:
+    what was skipped adds nothing now, and what was made again replaces what it took before. Of
+    cells at once each has the whole time that they trained and were sampled.
+    """
+    folder = context.folder
+    seconds = timing.add(*(read_seconds(folder, name) for name in context.outputs))
+    by_part = {part: round(value, 2) for part, value in seconds.items()}
+
+    def make() -> None:
+        total = {"seconds": round(sum(by_part.values()), 2), "seconds_by_part": by_part}
+        files.write_json(folder / "run.json", describe_environment() | total)
+
+    Stage(folder, "run", by_part, ("run.json",), is_measured=False).run(make)
 
 
 def _without_measures(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from etils import epath
 from jax.sharding import Mesh
 from orbax.checkpoint import multihost
 
-from jaxdiff import cell_axis, checkpoints, parallel, training, training_step
+from jaxdiff import cell_axis, checkpoints, parallel, timing, training, training_step
 from jaxdiff.cells import train_step
 from jaxdiff.cells.cell import Cell
 from jaxdiff.datasets.dataset import Split
@@ -264,6 +264,7 @@ def _run(
                 _write(trainings, output.flush_metrics())
                 for one, state in zip(trainings, read_states(output.state), strict=False):
                     one.save(output.step, state)
+                timing.keep()
             going = [one for one in trainings if one.error is None]
             if not going:
                 break

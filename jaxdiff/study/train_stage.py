@@ -1,5 +1,6 @@
 """The stage `train` of a cell, and of several cells at once."""
 
+import contextlib
 from collections.abc import Sequence
 
 from etils import epath
@@ -25,7 +26,7 @@ def _train_stage(context: CellContext, redo: Redo) -> Stage:
         check_records(folder, ["train"])
     outputs = (f"checkpoints/{context.cell.train.steps}", "metrics.jsonl")
     inputs = context.trained_from()
-    return Stage(folder, "train", inputs, outputs, is_measured=False, redo=redo)
+    return Stage(folder, "train", inputs, outputs, is_measured=False, part="training", redo=redo)
 
 
 def run_train(context: CellContext, redo: Redo, profile: bool) -> None:
@@ -55,15 +56,18 @@ def run_train_at_once(
 ) -> dict[str, DivergedError]:
     """Train the cells that are not trained; the error of each that diverges, by its name."""
     stages = [_train_stage(context, redo) for context in contexts]
-    trainings = {}
-    for context, stage in zip(contexts, stages, strict=True):
-        if not stage.is_done():
-            stage.begin()
-            _prepare_data(context)
-            trainings[context.cell.name] = Training(context.cell, context.folder, context.train)
-    if trainings:
-        profile_folder = _profile_folder(contexts[0], profile)
-        train_at_once(list(trainings.values()), progress, profile_folder)
+    trainings: dict[str, Training] = {}
+    seconds = {}
+    with contextlib.ExitStack() as clocks:
+        for context, stage in zip(contexts, stages, strict=True):
+            if not stage.is_done():
+                name = context.cell.name
+                seconds[name] = clocks.enter_context(stage.making())
+                _prepare_data(context)
+                trainings[name] = Training(context.cell, context.folder, context.train)
+        if trainings:
+            profile_folder = _profile_folder(contexts[0], profile)
+            train_at_once(list(trainings.values()), progress, profile_folder)
     errors = {name: one.error for name, one in trainings.items() if one.error is not None}
     for context, stage in zip(contexts, stages, strict=True):
         name = context.cell.name
@@ -71,7 +75,7 @@ def run_train_at_once(
             _write_diverged(context, errors[name])
             continue
         if name in trainings:
-            stage.finish()
+            stage.finish(seconds[name])
         context.outputs["train"] = stage.checksums()
         _check_steps(context)
     return errors

@@ -20,7 +20,7 @@ from jaxdiff.study import grid, pairwise
 from jaxdiff.study.config import fixed_settings
 from jaxdiff.study.lock import lock
 from jaxdiff.study.planned import planned_settings
-from jaxdiff.study.stages import run_cell
+from jaxdiff.study.stages import open_cell, run_cell
 from tests.experiments.tiny_study import get_config
 
 pytestmark = pytest.mark.slow
@@ -56,7 +56,8 @@ def sweep(workdir: epath.Path, redo: Redo = NO_REDO) -> None:
         fixed=fixed_settings,
     )
     with lock(workdir / "cells" / cell.name):
-        run_cell(cell, workdir, DataPaths("", ""), no_progress, redo=redo)
+        context = open_cell(cell, workdir, DataPaths("", ""), no_progress, redo)
+        run_cell(context, redo=redo)
     pairwise.run_comparisons(results.read_cells(workdir), workdir, cell.measures, redo=redo)
     results.read_study(workdir)
 

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from jaxdiff import timing
 from jaxdiff.study.lock import lock
 from tests.experiments.commands import (
     CELL,
@@ -95,6 +96,22 @@ def test_each_step_is_printed_once_when_it_is_done(tiny_run):
     assert len(set(lines)) == len(lines)
 
 
+def test_the_seconds_of_a_run_and_of_its_cell_add_up(tiny_run):
+    workdir, out = tiny_run
+    _, _, table = out.partition("time spent")
+    rows = [line.rsplit(maxsplit=1) for line in table.splitlines()[1:]]
+    spent = {part.strip(): float(seconds) for part, seconds in rows}
+    total = spent.pop("total")
+    assert tuple(spent) == timing.PARTS
+    assert sum(spent.values()) == pytest.approx(total, abs=0.1 * len(spent))
+    run = read_json(workdir / "cells" / CELL / "run.json")
+    by_part = run["seconds_by_part"]
+    assert by_part.keys() == {"compiling", "training", "sampling", "measuring"}
+    assert sum(by_part.values()) == pytest.approx(run["seconds"])
+    assert all(0 < by_part[part] <= spent[part] + 0.2 for part in by_part)
+    assert run["seconds"] > 0.5 * total
+
+
 def test_the_result_holds_every_section(tiny_run):
     result = read_json(tiny_run[0] / "cells" / CELL / "result.json")
     assert result.keys() == SECTIONS | {"schema", "cell", "matmul_precision"}
@@ -133,7 +150,7 @@ def test_redo_makes_one_measure_again_and_nothing_else(tiny_run):
     remade = {
         path.stem for path in (cell / "stages").iterdir() if modified(path) != records[path.stem]
     }
-    assert remade == {"neighbors"}
+    assert remade == {"neighbors", "run"}, "run.json has the seconds of every stage"
     assert (cell / "result.json").read_bytes() == result
 
 
