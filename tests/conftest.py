@@ -5,7 +5,11 @@ in the environment the tests run on whatever device is there: `-m accelerator` s
 compare it with definitions.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
+from importlib import metadata
 
 ON_ACCELERATOR = os.environ.get("JAXDIFF_ACCELERATOR") == "1"
 if not ON_ACCELERATOR:
@@ -19,6 +23,15 @@ if not ON_ACCELERATOR:
         " --xla_cpu_collective_timeout_seconds=600"
     )
     os.environ["JAX_PLATFORMS"] = "cpu"
+    # What a process of this run of the tests has compiled, the others read, among them those that
+    # tests start.
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxdiff-programs-")
+        atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"])
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    if metadata.version("jaxlib").startswith("0.10."):
+        # It prints two false errors for every program that it reads (jax-ml/jax 38445).
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 # Of two test processes on two cores, OpenBLAS's threads would wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

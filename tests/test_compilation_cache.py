@@ -18,10 +18,11 @@ OPTIONS = (
 
 @pytest.fixture(autouse=True)
 def restored_options(tmp_path, monkeypatch):
-    """The options of JAX are put back, and the home folder is empty."""
+    """No folder is named and the home folder is empty; the options of JAX are put back."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     before = {name: getattr(jax.config, name) for name in OPTIONS}
+    jax.config.update("jax_compilation_cache_dir", None)
     yield
     for name, value in before.items():
         jax.config.update(name, value)

@@ -32,7 +32,7 @@ CONFIG = UNetConfig(
     (64,), norm_num_groups=8, layers_per_block=1, mid_block=False, in_channels=1, out_channels=1
 )
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
-TRAIN_STEPS = 50
+TRAIN_STEPS = 20
 BATCH = 16
 SCHEDULE = Schedule.linear(100)
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 
-import jax
 import numpy as np
 import pytest
 from etils import epath
@@ -90,21 +89,12 @@ def error_of(run, *arguments) -> str:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a finished run, whose programs need not be compiled again."""
+    """The folder of a finished run."""
     workdir = epath.Path(tmp_path_factory.mktemp("run"))
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
     load_measures()
     sweep(workdir)
     report.write(workdir)
-    yield workdir
-    for name, value in before.items():
-        jax.config.update(name, value)
+    return workdir
 
 
 @pytest.fixture

@@ -18,9 +18,10 @@ TWO_STEPS = (
     "--config.classifier.steps=5",
     "--config.measures.k=(1,2)",
     "--config.measures.spaces=('pixels',)",
-    "--config.measures.queries=4",
+    "--config.measures.lpips=none",
+    "--config.measures.queries=0",
     "--config.measures.checkpoints=0",
-    "--config.measures.probe=1",
+    "--config.measures.probe=0",
 )
 
 
@@ -58,10 +59,7 @@ def test_the_papers_celeba_on_a_small_one(tmp_path):
 @pytest.mark.slow
 def test_colored_digits_by_one_override(tmp_path):
     source = "--config.data.source=colored_digits"
-    no_lpips = "--config.measures.lpips=none"
-    wait_for_output(
-        start_command("sweep", *SMALL, "--workdir", tmp_path, source, *TWO_STEPS, no_lpips)
-    )
+    wait_for_output(start_command("sweep", *SMALL, "--workdir", tmp_path, source, *TWO_STEPS))
     (cell,) = (tmp_path / "cells").iterdir()
     result = json.loads((cell / "result.json").read_text())
     assert result["cell"]["data"] == "5,000 embedded MNIST digits, each in red and in green ink"

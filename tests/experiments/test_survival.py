@@ -53,10 +53,11 @@ class Unbroken(NamedTuple):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("unbroken") / "study"
+    folder = tmp_path_factory.mktemp("unbroken")
+    finish(start(folder / "compiles"))  # those that follow read its programs
     start_time = time.time()
-    finish(start(workdir))
-    return Unbroken(workdir, time.time() - start_time)
+    finish(start(folder / "study"))
+    return Unbroken(folder / "study", time.time() - start_time)
 
 
 def assert_equal_studies(workdir, expected_workdir, cell=CELL):

@@ -11,6 +11,7 @@ import pytest
 from jaxdiff import parallel
 from tests.launch.cluster import PROGRAMS, run_slurm, wait_for_job
 
+TINY = "tests/experiments/tiny_study.py"
 SMALL = (
     "--config.train.steps=30",
     "--config.train.checkpoint_every=10",
@@ -77,25 +78,25 @@ def submit(environment, folder, options, *arguments):
 @pytest.mark.slow
 def test_an_array_of_two_tasks_makes_every_cell(cluster, tmp_path):
     workdir = tmp_path / "study"
-    arguments = ("configs/quickstart.py", *SMALL, "--cells=[23]-*", f"--workdir={workdir}")
+    arguments = (TINY, *SMALL, "--config.seeds=(0,2)", f"--workdir={workdir}")
     states, log = submit(cluster, tmp_path, ("--array=1-2",), *arguments)
     assert states == "COMPLETED COMPLETED", log
     page = (workdir / "report.html").read_text()
-    for model in "23":
-        cell = f"{model}-80_20-n300-s0"
+    for seed in (0, 2):
+        cell = f"1-80_20-n50-s{seed}"
         assert (workdir / "cells" / cell / "result.json").exists()
         assert cell in page
         assert log.count(f"{cell} train: 30/30") == 1, "only one task trains a cell"
-    for task, model in ((1, "3"), (2, "2")):
+    for task, seed in ((1, 2), (2, 0)):
         task_log = (tmp_path / f"{task}.log").read_text()
-        assert f"{model}-80_20-n300-s0 train: 30/30" in task_log, "tasks start at different cells"
+        assert f"1-80_20-n50-s{seed} train: 30/30" in task_log, "tasks start at different cells"
 
 
 @pytest.mark.slow
 def test_a_job_of_two_processes_trains_together(cluster, tmp_path):
     workdir = tmp_path / "study"
     options = ("--array=1", "--ntasks-per-node=2")
-    arguments = ("tests/experiments/tiny_study.py", *SMALL, f"--workdir={workdir}")
+    arguments = (TINY, *SMALL, f"--workdir={workdir}")
     states, log = submit(cluster, tmp_path, options, *arguments)
     assert states == "COMPLETED", log
     run = json.loads((workdir / "cells/1-80_20-n50-s0/run.json").read_text())
