@@ -24,8 +24,8 @@ if not ON_ACCELERATOR:
     )
     os.environ["JAX_PLATFORMS"] = "cpu"
     # What a process of this run of the tests has compiled, the others read, among them those that
-    # tests start.
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    # tests start. A folder that is named outlives the run, for the next one.
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxdiff-programs-")
         atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"])
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

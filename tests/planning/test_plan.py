@@ -279,6 +279,6 @@ def test_cells_at_once_do_not_communicate_and_take_the_time_of_one(cell):
     alone = plan.plan_model(cells, devices_with(1e9, count=1))
     assert set(together.train.traffic) == {"all-reduce"}
     assert at_once.train.traffic == at_once.sample.traffic == {}
-    assert at_once.train.flops == pytest.approx(alone.train.flops, rel=1e-2)
+    assert at_once.train.flops == pytest.approx(alone.train.flops, rel=5e-2)
     assert at_once.state == alone.state
-    assert at_once.hours[0] == pytest.approx(2 / 9 * alone.hours[0], rel=1e-2)
+    assert at_once.hours[0] == pytest.approx(2 / 9 * alone.hours[0], rel=5e-2)
