@@ -100,7 +100,8 @@ def _choose_center(references: Rows, metric: str) -> Float32[np.ndarray, "1 d"]:
     if metric == "cosine":
         return np.zeros((1, references.shape[1]), np.float32)
     some = references[:: -(-len(references) // CENTER_ROWS)]
-    return np.mean(some, axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
+    center = np.asarray(some.mean(axis=0, dtype=np.float64), np.float32)
+    return center[None]
 
 
 @quietly
