@@ -154,8 +154,13 @@ class Sweep:
         tuple
             The cells that were run, and the owners of those that other processes hold, by name.
         """
-        setting = FLAGS.config.parallel.cells
-        at_once = grid.count_at_once(left[0], self.cells, jax.device_count(), setting)
+        at_once = grid.count_at_once(
+            left[0],
+            self.cells,
+            jax.device_count(),
+            FLAGS.config.parallel.cells,
+            grid.count_array_tasks(os.environ),
+        )
         group: list[Cell] = []
         owners: dict[str, str] = {}
         with contextlib.ExitStack() as locks:

@@ -216,7 +216,9 @@ def share_program(cell: Cell, other: Cell) -> bool:
     return same_step and cell.sample == other.sample
 
 
-def count_at_once(cell: Cell, cells: Sequence[Cell], devices: int, setting: int = 0) -> int:
+def count_at_once(
+    cell: Cell, cells: Sequence[Cell], devices: int, setting: int = 0, tasks: int = 1
+) -> int:
     """How many cells train at once with this one, a device each; 1 trains it on all devices.
 
     Parameters
@@ -229,7 +231,9 @@ def count_at_once(cell: Cell, cells: Sequence[Cell], devices: int, setting: int 
         Number of devices.
     setting
         config.parallel.cells; 0 takes as many as there are devices, where so many cells share a
-        program.
+        program for each task.
+    tasks
+        Number of tasks of an array that share the cells.
 
     Raises
     ------
@@ -244,12 +248,21 @@ def count_at_once(cell: Cell, cells: Sequence[Cell], devices: int, setting: int 
     if setting:
         return setting
     alike = sum(share_program(cell, other) for other in cells)
-    return devices if alike >= devices and not cell.train.shard_params else 1
+    return devices if alike >= devices * tasks and not cell.train.shard_params else 1
 
 
 def is_array_task(environment: Mapping[str, str]) -> bool:
     """Whether this process is a task of an array, whose scheduler restarts dead tasks."""
     return any(index in environment for index, _ in ARRAY_VARIABLES)
+
+
+def count_array_tasks(environment: Mapping[str, str]) -> int:
+    """Number of tasks of the array that this process is one of; 1 where it is none."""
+    for _, count_name in ARRAY_VARIABLES:
+        count = environment.get(count_name, "")
+        if count.isdigit() and int(count) > 0:
+            return int(count)
+    return 1
 
 
 def rotate_for_array_task(cells: Sequence[Cell], environment: Mapping[str, str]) -> list[Cell]:

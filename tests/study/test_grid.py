@@ -227,6 +227,17 @@ def test_as_many_cells_at_once_as_devices_where_there_are_so_many(seeds, setting
         assert grid.count_at_once(cell, cells, devices, setting) == count
 
 
+def test_the_tasks_of_an_array_have_cells_each():
+    config = default_config()
+    config.seeds = tuple(range(8))
+    cells = grid.expand(config)
+    environment = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "4"}
+    tasks = grid.count_array_tasks(environment)
+    assert (tasks, grid.count_array_tasks({})) == (4, 1)
+    assert grid.count_at_once(cells[0], cells, 2, tasks=tasks) == 2
+    assert grid.count_at_once(cells[0], cells, 4, tasks=tasks) == 1
+
+
 def test_cells_at_once_differ_in_seed_proportion_and_data_alone():
     config = default_config()
     config.data.proportions = ((0.8, 0.2), (0.5, 0.5))

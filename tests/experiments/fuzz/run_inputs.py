@@ -202,7 +202,9 @@ def _begun(sweep: Command, folder: Path) -> Iterator[Input]:
             title = f"{'.'.join(map(str, path))} is {value!r}"
             data = json.dumps(replaced(settings, path, value)).encode()
             # What may grow, and what the study is measured by, may be anything of its type.
-            may_be_right = bool if path[0] in ("plugins", "measures") or is_text(path) else None
+            may_be_right = (
+                bool if path[0] in ("plugins", "measures", "parallel") or is_text(path) else None
+            )
             yield begun.input("study.json", title, data, is_right=may_be_right, may_be_refused=True)
 
 
