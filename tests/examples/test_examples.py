@@ -56,7 +56,7 @@ def test_a_new_measure_is_one_file(tmp_path, monkeypatch):
     plugin.write_text(plugin.read_text() + "\n# edited\n")
     run_command(*command)
     after = modified(cell)
-    assert {stage for stage in after if after[stage] != before[stage]} == {name}
+    assert {stage for stage in after if after[stage] != before[stage]} == {name, "run"}
 
     evaluated = tmp_path / "evaluated"
     run_command(
