@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.turns import ROOT
+
 VECTORS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "sve")
 # Modules whose versions say what was measured, and the packages that they come from.
 PACKAGES = {
@@ -25,7 +27,6 @@ PACKAGES = {
     "lpips": "lpips",
     "PIL": "pillow",
 }
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def read_cpuinfo() -> dict[str, str]:

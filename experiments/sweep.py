@@ -126,13 +126,12 @@ class Sweep:
         announced = ""
         while waiting:
             locked: dict[str, str] = {}
-            left = list(waiting)
+            left = waiting
             while left:
                 group, owners = self.run_next(left, diverged)
                 locked |= owners
-                waiting = [cell for cell in waiting if cell not in group]
                 left = [cell for cell in left if cell not in group and cell.name not in owners]
-            if locked and len(locked) == len(waiting):
+            if len(locked) == len(waiting):
                 names = ", ".join(f"{name} ({owner})" for name, owner in locked.items())
                 active = all(lock.is_active(self.workdir / "cells" / name) for name in locked)
                 if active and not patient:
@@ -142,6 +141,7 @@ class Sweep:
                     _cli.console.print(f"waiting for others: {names}")
                     announced = names
                 time.sleep(lock.POLL_SECONDS)
+            waiting = [cell for cell in waiting if cell.name in locked]
         return Outcome(is_finished=True, diverged=diverged)
 
     def run_next(

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from jaxdiff import parallel
@@ -48,6 +48,11 @@ def cell_mesh(count: int) -> Mesh:
 def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
     """A mesh of these devices, a cell each."""
     return jax.make_mesh((len(devices),), AXES, axis_types=(AxisType.Auto,), devices=devices)
+
+
+def has_cells(mesh: Mesh | AbstractMesh) -> bool:
+    """Whether each device of a mesh has its own cell, and shares no batch."""
+    return mesh.axis_names == AXES
 
 
 def sharding(mesh: Mesh) -> NamedSharding:

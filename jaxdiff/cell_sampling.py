@@ -11,8 +11,14 @@ from jaxdiff.noise_bank import bank_data
 from jaxdiff.precision import sampling
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.samplers import SamplerSpec
-from jaxdiff.sampling import check_network, count_classes, find_image_shape, steps_per_call, walk
-from jaxdiff.sampling_programs import compile_begin, compile_result, compile_step
+from jaxdiff.sampling import check_network, count_classes, find_image_shape
+from jaxdiff.sampling_programs import (
+    compile_begin,
+    compile_result,
+    compile_step,
+    steps_per_call,
+    walk,
+)
 
 
 class CellSampler:

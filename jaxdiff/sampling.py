@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
@@ -23,9 +22,9 @@ from jaxdiff.sampling_programs import (
     compile_prediction,
     compile_result,
     compile_step,
+    steps_per_call,
+    walk,
 )
-
-STEPS_PER_CALL = 10
 
 Images = Float[ArrayLike, "n height width channel"]
 
@@ -123,12 +122,8 @@ class Sampler:
 
     def set_params(self, network: nnx.Module) -> None:
         """Sample with this network's parameters from now on, without compiling again."""
-        replicated = parallel.replicated(self._mesh)
         # From the host, so that each process places its own part of the mesh.
-        self.params = {
-            name: parallel.to_global_array(np.asarray(array), replicated)
-            for name, array in get_params(network).items()
-        }
+        self.params = parallel.replicate(get_params(network), self._mesh)
 
     def sample(self, indices: Int[np.ndarray, " n"], seed: int) -> Float[np.ndarray, "n h w c"]:
         """Sample from these entries of a seed's noise bank."""
@@ -299,38 +294,6 @@ class Sampler:
         if self._label is not None:
             return self._place(np.full(len(index), self._label))
         return self._place(index % self._num_classes)
-
-
-def steps_per_call() -> int:
-    """Steps of a chain that one call of the compiled step takes."""
-    # Chains of all lengths share a program of one step on a CPU, which is 7 % slower than ten.
-    return 1 if jax.default_backend() == "cpu" else STEPS_PER_CALL
-
-
-def walk(
-    step: jax.stages.Wrapped,
-    chain: Any,
-    k: int,
-    params: PyTree,
-    carry: PyTree,
-    keys: Array,
-    labels: Array | None,
-) -> Iterator[tuple[int, PyTree]]:
-    """Go through a chain in calls of k steps.
-
-    Yields
-    ------
-    tuple
-        The number of finished steps and the carry: before each call, and at the end.
-    """
-    for i in range(0, len(chain.t), k):
-        steps = type(chain)(*(column[i : i + k] for column in chain))
-        next_carry = step(params, carry, steps, keys, labels)
-        # A call returns before the devices are done. Waiting for the carry after the next call is
-        # queued counts finished steps alone, and leaves no device idle.
-        yield i, jax.block_until_ready(carry)
-        carry = next_carry
-    yield len(chain.t), jax.block_until_ready(carry)
 
 
 def last_not_above(t: Int[np.ndarray, " step"], level: int) -> int:

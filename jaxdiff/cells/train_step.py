@@ -188,7 +188,7 @@ def lower_train_steps(
         Steps of one call.
     """
     train = settings.train
-    at_once = mesh.axis_names == cell_axis.AXES
+    at_once = cell_axis.has_cells(mesh)
     train_step = _build_train_step(settings, mesh, at_once)
     shape = (k, train.batch, *settings.image_shape)
     if at_once:
@@ -228,7 +228,7 @@ def step_state_shapes(settings: StepSettings, mesh: Mesh) -> TrainState:
     params = get_params(abstract_network(settings.network))
     optimizer = build_optimizer(settings.train)
     shapes = state_shapes(params, optimizer, mesh, settings.train.shard_params)
-    at_once = mesh.axis_names == cell_axis.AXES
+    at_once = cell_axis.has_cells(mesh)
     return cell_axis.stack_shapes(shapes, mesh) if at_once else shapes
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from jaxdiff import cell_axis, models, parallel
@@ -132,7 +132,6 @@ class Devices:
         self.chip = chip
         self.slices = slices
         self.quick = quick
-        self.at_once = at_once
         self.sharing = 1 if at_once else len(devices)
         make_mesh = cell_axis.make_mesh if at_once else parallel.make_mesh
         self.mesh = make_mesh(devices)
@@ -273,29 +272,30 @@ def compile_sampling_step(cell: Cell, devices: Devices) -> Program:
 
 
 def _trace_sampling_step(cell: Cell, batch: int, mesh: Mesh) -> jax.stages.Traced:
-    at_once = mesh.axis_names == cell_axis.AXES
-    replicated = parallel.replicated(mesh)
-    split = cell_axis.sharding(mesh) if at_once else NamedSharding(mesh, parallel.DATA)
+    at_once = cell_axis.has_cells(mesh)
     network = abstract_network(cell.network)
     schedule = models.build_schedule(to_json(cell.diffusion))
     spec = SamplerSpec.from_settings(to_json(cell.sample))
     method = spec.build(cell.diffusion.prediction)  # type: ignore[arg-type]
 
-    def place(shapes: PyTree, sharding: NamedSharding) -> PyTree:
-        if sharding == split and at_once:
-            return cell_axis.stack_shapes(shapes, mesh)
+    def place(shapes: PyTree, spec: PartitionSpec) -> PyTree:
+        sharding = NamedSharding(mesh, spec)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
         )
 
+    def split(shapes: PyTree) -> PyTree:
+        return cell_axis.stack_shapes(shapes, mesh) if at_once else place(shapes, parallel.DATA)
+
+    params = get_params(network)
     x_T = jax.ShapeDtypeStruct((batch, *cell.image_shape), jnp.float32)
     first_step = jax.tree.map(lambda column: column[:1], method.chain(schedule, spec.steps))
     keys = jax.ShapeDtypeStruct((batch,), jax.random.key(0).dtype)
     return compile_step(network, schedule, method, mesh, cell.sample.dtype).trace(
-        place(get_params(network), split if at_once else replicated),
-        place(jax.eval_shape(method.init, x_T), split),
-        place(first_step, replicated),
-        place(keys, split),
+        split(params) if at_once else place(params, parallel.REPLICATED),
+        split(jax.eval_shape(method.init, x_T)),
+        place(first_step, parallel.REPLICATED),
+        split(keys),
         None,
     )
 

@@ -258,11 +258,17 @@ def is_array_task(environment: Mapping[str, str]) -> bool:
 
 def count_array_tasks(environment: Mapping[str, str]) -> int:
     """Number of tasks of the array that this process is one of; 1 where it is none."""
-    for _, count_name in ARRAY_VARIABLES:
+    return _read_array_task(environment)[1]
+
+
+def _read_array_task(environment: Mapping[str, str]) -> tuple[int, int]:
+    """This process's index in an array of tasks, and their number."""
+    for index_name, count_name in ARRAY_VARIABLES:
+        index = environment.get(index_name, "")
         count = environment.get(count_name, "")
-        if count.isdigit() and int(count) > 0:
-            return int(count)
-    return 1
+        if index.isdigit() and count.isdigit() and int(count) > 0:
+            return int(index), int(count)
+    return 0, 1
 
 
 def rotate_for_array_task(cells: Sequence[Cell], environment: Mapping[str, str]) -> list[Cell]:
@@ -270,14 +276,9 @@ def rotate_for_array_task(cells: Sequence[Cell], environment: Mapping[str, str])
 
     Task i of n takes every n-th cell from the i-th on first.
     """
-    for index_name, count_name in ARRAY_VARIABLES:
-        index = environment.get(index_name, "")
-        count = environment.get(count_name, "")
-        if index.isdigit() and count.isdigit() and int(count) > 0:
-            tasks = int(count)
-            starts = [(int(index) + i) % tasks for i in range(tasks)]
-            return [cell for start in starts for cell in cells[start::tasks]]
-    return list(cells)
+    index, tasks = _read_array_task(environment)
+    starts = [(index + i) % tasks for i in range(tasks)]
+    return [cell for start in starts for cell in cells[start::tasks]]
 
 
 def select(cells: Sequence[Cell], pattern: str = "*", shard: str = "1/1") -> list[Cell]:

@@ -106,11 +106,7 @@ class Training:
 
 
 def train(
-    cell: Cell,
-    folder: epath.Path,
-    split: Split,
-    progress: Progress = no_progress,
-    profile: epath.Path | None = None,
+    one: Training, progress: Progress = no_progress, profile: epath.Path | None = None
 ) -> None:
     """Train a cell to its end from its latest valid checkpoint, on all devices.
 
@@ -118,12 +114,8 @@ def train(
 
     Parameters
     ----------
-    cell
+    one
         The cell.
-    folder
-        The cell's folder, which gets checkpoints/ and metrics.jsonl.
-    split
-        Its training images.
     progress
         Is told how far the training is.
     profile
@@ -134,9 +126,9 @@ def train(
     DivergedError
         At a step whose loss or gradient is not finite. The checkpoints before it stay.
     """
-    one = Training(cell, folder, split)
+    settings = one.cell.train
     # Devices share a micro-batch, so it is what they must divide.
-    mesh = parallel.global_mesh(cell.train.batch // cell.train.accumulate)
+    mesh = parallel.global_mesh(settings.batch // settings.accumulate)
     if mesh.size == 1:
         # By the program of cells at once, whose bits are not quite those of the other one.
         train_at_once([one], progress, profile)

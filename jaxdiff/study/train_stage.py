@@ -36,13 +36,8 @@ def run_train(context: CellContext, redo: Redo, profile: bool) -> None:
     def make() -> None:
         _prepare_data(context)
         try:
-            train(
-                context.cell,
-                context.folder,
-                context.train,
-                context.progress,
-                _profile_folder(context, profile),
-            )
+            training = Training(context.cell, context.folder, context.train)
+            train(training, context.progress, _profile_folder(context, profile))
         except DivergedError as error:
             _write_diverged(context, error)
             raise

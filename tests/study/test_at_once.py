@@ -56,7 +56,7 @@ def train_alone(trainings, monkeypatch):
     """Each as a sweep trains it where there is one device."""
     monkeypatch.setattr(parallel, "global_mesh", lambda batch: parallel.data_mesh(1))
     for one in trainings:
-        train.train(one.cell, one.folder, one.split)
+        train.train(one)
 
 
 def assert_same_checkpoints(trainings, expected):
