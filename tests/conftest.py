@@ -65,6 +65,12 @@ def noisy_batch(size: int = 8, channels: int = 1) -> tuple[jax.Array, jax.Array]
     return xt, jnp.array([3, 900])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: at the end no process works alone on a long file."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def tiny() -> UNet:
     """The small U-Net that the suite shares: depth 2, attention at level 2, gray."""
