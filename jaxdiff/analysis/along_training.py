@@ -72,12 +72,19 @@ def read_at_equal_loss(
         Of the shallow and the deep model; None where one of them has no checkpoints, or is below
         that loss from its first checkpoint on.
     """
+    target = common_log_loss(shallow, deep)
+    if target is None:
+        return None
+    a, b = (_read_at(trajectory(cell), target) for cell in (shallow, deep))
+    return None if a is None or b is None else (a, b)
+
+
+def common_log_loss(shallow: CellResult, deep: CellResult) -> float | None:
+    """The logarithm of the smallest loss that both models reach; None without checkpoints."""
     trajectories = [trajectory(shallow), trajectory(deep)]
     if not all(trajectories):
         return None
-    target = max(min(c.log_loss for c in checkpoints) for checkpoints in trajectories)
-    a, b = (_read_at(checkpoints, target) for checkpoints in trajectories)
-    return None if a is None or b is None else (a, b)
+    return max(min(c.log_loss for c in checkpoints) for checkpoints in trajectories)
 
 
 def _read_at(checkpoints: Sequence[Checkpoint], log_loss: float) -> SampleReading | None:

@@ -1,4 +1,4 @@
-"""The figures of a study: any measure against depth, grids of samples, the gate and the loss."""
+"""The figures of a study: any measure against depth, grids of samples, and the loss."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -17,7 +17,6 @@ from jaxdiff.analysis.queries import (
     model_names,
     seed_of,
 )
-from jaxdiff.analysis.verdicts import MIN_GATE
 from jaxdiff.report import probe_figures
 from jaxdiff.report.registry import figure
 from jaxdiff.report.style import COLORS, INK, color_of, new_axes, series_style
@@ -208,38 +207,6 @@ def nearest_training_images(study: StudyResults) -> Figure:
 def curvature(study: StudyResults) -> Figure:
     """The probe's values at single points."""
     return probe_figures.plot_study(study.cells)
-
-
-@figure(
-    "gate",
-    title="Quality gate",
-    caption="What the classifier takes the samples for: one of the two classes (the gate), "
-    "another class of the dataset, or nothing. Nothing is claimed of a model whose "
-    "mean over seeds is left of the dotted line at 80 %.",
-    topic="quality",
-    needs=("quality",),
-)
-def quality_gate(study: StudyResults) -> Figure:
-    """A bar for each result in three parts."""
-    results = [r for r in study.results if r.find("quality", "gate") is not None]
-    plot, ax = new_axes(height=0.35 * len(results) + 1.2)
-    left = np.zeros(len(results))
-    names = [result.name for result in results]
-    for estimate, label, color in (
-        ("gate", "one of the two classes", COLORS[0]),
-        ("other_class", "another class", COLORS[4]),
-        ("no_class", "none", COLORS[3]),
-    ):
-        shares = [result.find("quality", estimate) for result in results]
-        widths = np.array([0.0 if share is None else 100 * float(share) for share in shares])
-        ax.barh(names, widths, left=left, color=color, label=label, height=0.6)
-        left += widths
-    ax.invert_yaxis()
-    ax.grid(visible=False)
-    ax.axvline(100 * MIN_GATE, color="white", linestyle=":", linewidth=1.5)
-    ax.set_xlabel("samples, %")
-    plot.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
-    return plot
 
 
 @figure(

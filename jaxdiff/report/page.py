@@ -24,6 +24,7 @@ from jaxdiff.report import (
     figures,
     memorization_figures,
     paper_tables,
+    quality_figures,
     study_tables,
     style,
     tables,
@@ -39,6 +40,7 @@ REGISTERED_BY = (
     figures,
     memorization_figures,
     paper_tables,
+    quality_figures,
     study_tables,
     training_figures,
 )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxdiff.analysis import losses, smoothness
+from jaxdiff.analysis import cell_lines, losses, smoothness
 from jaxdiff.analysis.queries import format_mix, format_time_blind_levels
 from jaxdiff.estimates import Estimate
 from jaxdiff.report.registry import TableRows, measure_table, section
@@ -93,6 +93,55 @@ def bias_variance(study: StudyResults) -> TableRows:
         values = {key: "" if value is None else value for key, value in entry.items()}
         rows.append({heads.get(key, key): value for key, value in values.items()})
     return rows
+
+
+@section(
+    "amplification_law",
+    title="The law of Theorem 2 from both roles",
+    caption="logit(generated) = b + S logit(trained) of one class, through the cells of a model in "
+    "which it is the majority and those in which it is the minority. S above 1: the majority "
+    "grows. b: what belongs to the class itself, in either role. Intervals are over cells.",
+    topic="shares",
+    method="amplification",
+)
+def amplification_law(study: StudyResults) -> TableRows:
+    """A row for each model and number of training images."""
+    return [
+        {
+            "model": law.model,
+            "N": law.n,
+            "cells": law.exponent.n,
+            "exponent S": format_estimate(law.exponent),
+            "offset b": format_estimate(law.offset),
+            "class of b": law.class_label,
+        }
+        for law in cell_lines.amplification_laws(study.cells)
+    ]
+
+
+@section(
+    "lpips_at_equal_kid",
+    title="Diversity at equal fidelity",
+    caption="The change of LPIPS from one model to another on the change of KID, a seed a point, "
+    "LPIPS at the training data's mix and KID against unseen images. The intercept is the change "
+    "of LPIPS where neither model is closer to the data. Intervals are over seeds.",
+    topic="diversity",
+    method="lpips",
+)
+def lpips_at_equal_kid(study: StudyResults) -> TableRows:
+    """A row for each model but the shallowest, training data and feature space of KID."""
+    return [
+        {
+            "from": row.shallow,
+            "to": row.deep,
+            "data": format_mix(row.mix),
+            "space of KID": row.space,
+            "seeds": row.at_equal_kid.n,
+            "LPIPS at equal KID": format_estimate(row.at_equal_kid),
+            "LPIPS by KID": format_estimate(row.slope),
+        }
+        for row in cell_lines.lpips_at_equal_kid(study.cells)
+    ]
 
 
 @section(

@@ -7,10 +7,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import logit
 
-from jaxdiff.analysis.along_training import Checkpoint, trajectory
-from jaxdiff.analysis.queries import format_mix, group_by_mix, model_names
+from jaxdiff.analysis.along_training import (
+    Checkpoint,
+    common_log_loss,
+    read_at_equal_loss,
+    trajectory,
+)
+from jaxdiff.analysis.plan import Plan
+from jaxdiff.analysis.queries import format_mix, group_by_mix, group_key, model_names
 from jaxdiff.report.registry import figure
-from jaxdiff.report.style import INK, series_style, style_axes
+from jaxdiff.report.style import INK, color_of, series_style, style_axes
 from jaxdiff.results import CellResult, StudyResults
 
 MIN_CHECKPOINTS = 3  # two points are no course
@@ -38,8 +44,10 @@ def share_along_training(study: StudyResults) -> Figure | None:
     plot = Figure(figsize=(1.4 + 3.8 * len(panels), 3.6), layout="constrained")
     axes = plot.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     models = model_names(study.cells)
+    primary = Plan.from_study(study.settings).primary_pair(study.cells)
     for ax, (mix, courses) in zip(axes, panels.items(), strict=True):
         _draw_courses(style_axes(ax), courses, models)
+        _ring_common_losses(ax, [c for c in study.cells if group_key(c) == mix], primary, models)
         if mix.proportions:
             ax.axhline(float(logit(mix.proportions[1])), color=INK, linestyle="--", linewidth=0.8)
         ax.set_title(format_mix(mix), fontsize=9)
@@ -69,3 +77,27 @@ def _draw_courses(
         ax.plot(losses[-1:], logits[-1:], marker, color=color, markersize=7, label=label)
     ax.set_xscale("log")
     ax.set_xlabel("eps loss of unseen images")
+
+
+def _ring_common_losses(
+    ax: Axes, cells: Sequence[CellResult], primary: tuple[str, str], models: Sequence[str]
+) -> None:
+    """A ring on the course of either model for each seed of these cells, all of one mix."""
+    by_name = {(cell.info.model, cell.info.seed): cell for cell in cells}
+    for seed in sorted({cell.info.seed for cell in cells}):
+        pair = [by_name.get((model, seed)) for model in primary]
+        if pair[0] is None or pair[1] is None or pair[0] is pair[1]:
+            continue
+        log_loss = common_log_loss(pair[0], pair[1])
+        readings = read_at_equal_loss(pair[0], pair[1])
+        if log_loss is None or readings is None:
+            continue
+        for model, reading in zip(primary, readings, strict=True):
+            ax.plot(
+                math.exp(log_loss),
+                reading.logit_share,
+                "o",
+                color=color_of(models.index(model)),
+                markersize=9,
+                fillstyle="none",
+            )

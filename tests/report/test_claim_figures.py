@@ -76,6 +76,13 @@ def test_the_share_is_drawn_against_the_loss_of_each_checkpoint():
     np.testing.assert_allclose(courses[1].get_xdata(), [0.32, 0.16, 0.08])
     np.testing.assert_allclose(courses[0].get_ydata(), [-3, -2, TRAINED], atol=1e-6)
     assert ax.get_xscale() == "log"
+    # The smallest loss that both reach is the last one of model 2; model 6 is there between two.
+    rings = [line for line in ax.lines if line.get_fillstyle() == "none"]
+    assert len(rings) == 4
+    np.testing.assert_allclose([ring.get_xdata()[0] for ring in rings], 0.1)
+    weight = np.log(0.16 / 0.1) / np.log(0.16 / 0.08)
+    deep = (1 - weight) * -2.5 + weight * (TRAINED - 0.6)
+    np.testing.assert_allclose([ring.get_ydata()[0] for ring in rings[:2]], [TRAINED, deep])
 
 
 def test_two_checkpoints_are_no_course():

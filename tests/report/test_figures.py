@@ -6,11 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from jaxdiff.report import figures, memorization_figures
-from jaxdiff.results import DepthFigure, Section, read_study
+from jaxdiff.estimates import Estimate
+from jaxdiff.report import figures, memorization_figures, quality_figures
+from jaxdiff.results import DepthFigure, Section, StudyResults, read_study
 from tests.report.small_results import (
     AMPLIFICATION,
     MEMORIZATION,
+    make_cell,
+    make_info,
     make_shares,
     write_sets,
     write_study,
@@ -104,6 +107,39 @@ def test_the_curvature_stands_over_the_measured_asymmetry(study):
 
 
 def test_the_gate_is_a_bar_in_three_parts(study):
-    bars = figures.quality_gate(study).axes[0].patches
+    bars = quality_figures.quality_gate(study).axes[0].patches
     widths = [bar.get_width() for bar in bars]
     np.testing.assert_allclose(widths, [90, 90, 8, 8, 2, 2])
+
+
+def make_losing(seed, majority, minority):
+    """A cell that loses these fractions of its classes; odd seeds have the 9 as the majority."""
+    info = make_info("2", seed)
+    if seed % 2:
+        info = dataclasses.replace(info, majority=9, minority=6)
+    losses = (("majority", majority), ("minority", minority))
+    return make_cell(
+        info,
+        loss_by_class=[
+            Estimate(value, n=50, name="lost", labels={"role": role}) for role, value in losses
+        ],
+    )
+
+
+def test_losses_are_drawn_by_class_and_role():
+    cells = [
+        make_losing(0, 0.1, 0.2),
+        make_losing(1, 0.3, 0.4),
+        make_losing(2, 0.2, 0.3),
+        make_losing(3, 0.5, 0.6),
+    ]
+    ax = quality_figures.loss_by_class(StudyResults(settings={}, cells=cells)).axes[0]
+    means = [line for line in ax.lines if line.get_markersize() == 7]
+    drawn = [(line.get_color(), line.get_fillstyle(), float(line.get_ydata()[0])) for line in means]
+    six, nine = means[0].get_color(), means[2].get_color()
+    assert six != nine
+    expected = [(six, "full", 15), (six, "none", 50), (nine, "full", 40), (nine, "none", 25)]
+    assert [entry[:2] for entry in drawn] == [entry[:2] for entry in expected]
+    np.testing.assert_allclose([entry[2] for entry in drawn], [entry[2] for entry in expected])
+    seeds = [line.get_ydata() for line in ax.lines if line.get_markersize() == 3]
+    np.testing.assert_allclose(seeds, [[10, 20], [40, 60], [30, 50], [20, 30]])

@@ -1,0 +1,164 @@
+"""Straight lines through a study's cells: the law of Theorem 2, and LPIPS at equal KID. No JAX."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from scipy import stats
+from scipy.special import logit
+
+from jaxdiff.analysis.contrasts import find_share, logit_share
+from jaxdiff.analysis.queries import Mix, group_by_mix, model_names
+from jaxdiff.estimates import Estimate
+from jaxdiff.results import CellResult
+
+MIN_POINTS = 3  # two points leave a line no error
+
+
+class Line(NamedTuple):
+    """The slope and the intercept of a least-squares line, with t intervals over its points."""
+
+    slope: Estimate
+    intercept: Estimate
+
+
+def fit_line(x: Sequence[float], y: Sequence[float]) -> Line | None:
+    """The least-squares line of y on x; None of fewer than three points, or of one x alone."""
+    if len(x) < MIN_POINTS or len(set(x)) < 2:
+        return None
+    fit = stats.linregress(x, y)
+    quantile = float(stats.t.ppf(0.975, len(x) - 2))
+    values = (fit.slope, fit.intercept)
+    errors = (fit.stderr, fit.intercept_stderr)
+    return Line(
+        *(
+            Estimate(
+                float(value),
+                float(value - quantile * error),
+                float(value + quantile * error),
+                len(x),
+                "t 95 % over cells",
+                float(error),
+            )
+            for value, error in zip(values, errors, strict=True)
+        )
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class AmplificationLaw:
+    """logit(generated) = b + S logit(trained) of one class, over the cells of a model.
+
+    Parameters
+    ----------
+    model, n
+        The model, and the number of its training images.
+    class_label
+        The class whose share it is; of the other one b has the opposite sign, and S is the same.
+    exponent
+        S: 1 is no amplification.
+    offset
+        b: what belongs to the class, whichever share it has.
+
+    References
+    ----------
+    "Deeper Diffusion Models Amplify Bias", Theorem 2 and Eq. 15, where b = 0.
+    """
+
+    model: str
+    n: int
+    class_label: int
+    exponent: Estimate
+    offset: Estimate
+
+
+def amplification_laws(cells: Sequence[CellResult]) -> list[AmplificationLaw]:
+    """The law of every model and number of images whose cells give each class both roles.
+
+    With one role alone S and b cannot be told apart.
+    """
+    laws = []
+    defined = [
+        cell
+        for cell in cells
+        if find_share(cell) is not None
+        and cell.info.majority >= 0
+        and len(cell.info.proportions) == 2
+    ]
+    for n in sorted({cell.info.n for cell in defined}):
+        for model in model_names(cells):
+            members = [cell for cell in defined if (cell.info.model, cell.info.n) == (model, n)]
+            if len({cell.info.majority for cell in members}) < 2:
+                continue
+            first = min(cell.info.majority for cell in members)
+            # The logit of the first class is that of the minority where it is the minority.
+            signs = [-1 if cell.info.majority == first else 1 for cell in members]
+            pairs = list(zip(signs, members, strict=True))
+            trained = [sign * float(logit(cell.info.proportions[1])) for sign, cell in pairs]
+            generated = [sign * logit_share(cell) for sign, cell in pairs]
+            line = fit_line(trained, generated)
+            if line is not None:
+                laws.append(AmplificationLaw(model, n, first, line.slope, line.intercept))
+    return laws
+
+
+class LpipsAtEqualKid(NamedTuple):
+    """The change of LPIPS between two models where their KID is equal, over seeds."""
+
+    shallow: str
+    deep: str
+    mix: Mix
+    space: str
+    slope: Estimate
+    at_equal_kid: Estimate
+
+
+def lpips_at_equal_kid(cells: Sequence[CellResult]) -> list[LpipsAtEqualKid]:
+    """Each model against the shallowest of its data: the change of LPIPS on that of KID.
+
+    A seed is a point; the intercept of the line is the change at equal KID.
+    """
+    rows = []
+    for mix, group in group_by_mix(cells).items():
+        names = model_names(group)
+        for deep in names[1:]:
+            rows += _compare_at_equal_kid(group, names[0], deep, mix)
+    return rows
+
+
+def _compare_at_equal_kid(
+    cells: Sequence[CellResult], shallow: str, deep: str, mix: Mix
+) -> list[LpipsAtEqualKid]:
+    """A row for each feature space of KID that at least three seeds have."""
+    by_model = {
+        name: {
+            cell.info.seed: _diversity_and_kid(cell) for cell in cells if cell.info.model == name
+        }
+        for name in (shallow, deep)
+    }
+    seeds = sorted(by_model[shallow].keys() & by_model[deep].keys())
+    pairs = [(by_model[shallow][seed], by_model[deep][seed]) for seed in seeds]
+    points: dict[str, list[tuple[float, float]]] = {}
+    for (first_lpips, first_kid), (second_lpips, second_kid) in pairs:
+        if first_lpips is None or second_lpips is None:
+            continue
+        for space in first_kid.keys() & second_kid.keys():
+            change = (second_kid[space] - first_kid[space], second_lpips - first_lpips)
+            points.setdefault(space, []).append(change)
+    rows = []
+    for space in sorted(points):
+        line = fit_line(*zip(*points[space], strict=True))
+        if line is not None:
+            rows.append(LpipsAtEqualKid(shallow, deep, mix, space, line.slope, line.intercept))
+    return rows
+
+
+def _diversity_and_kid(cell: CellResult) -> tuple[float | None, dict[str, float]]:
+    """LPIPS at the training data's mix, and KID against unseen images by feature space."""
+    found = cell.find("lpips", "at_training_mix")
+    kids = {
+        estimate.labels["space"]: float(estimate)
+        for estimate in cell.estimates("fidelity", "kid", against="unseen")
+        if estimate.value is not None
+    }
+    return (None if found is None else found.value), kids
