@@ -23,8 +23,7 @@ MAX_THREADS = 16  # each holds a block of references and its scores, 70 MB for 3
 DEPTH = 4096  # numbers that are summed at once; parts of longer rows are added, with smaller errors
 GROUP = 32  # scores of which the best stands for all where the k-th best is estimated
 CENTER_ROWS = 256
-RANKED_QUERIES = 64  # of one task
-RANKED_ROWS = 256  # candidates of a query that are compared at once
+RANKED_PAIRS = 512  # that are compared at once
 ROUNDING = 2.0**-24  # float32's
 # Scores that float32 cannot hold make candidates, and float64 decides.
 quietly = np.errstate(over="ignore", invalid="ignore")
@@ -197,52 +196,36 @@ def _reach(scores: Float32[np.ndarray, "q r"], k: int) -> Float32[np.ndarray, " 
 
 
 @quietly
-def _merge_pairs(
-    blocks: Sequence[Pairs], error: Float[np.ndarray, " q"], k: int
-) -> list[Int[np.ndarray, " _c"]]:
-    """Each query's candidates among those of all blocks."""
+def _merge_pairs(blocks: Sequence[Pairs], error: Float[np.ndarray, " q"], k: int) -> Pairs:
+    """The candidates of all queries among the pairs of all blocks, by query."""
     queries, references, scores = (np.concatenate(column) for column in zip(*blocks, strict=True))
     order = np.lexsort((-scores, queries))  # by query, best first
     queries, references, scores = queries[order], references[order], scores[order]
     counts = np.bincount(queries, minlength=len(error))
     kth = scores[np.cumsum(counts) - counts + k - 1]
     is_candidate = ~(scores < _lower(kth, error)[queries])
-    counts = np.bincount(queries[is_candidate], minlength=len(error))
-    return np.split(references[is_candidate], np.cumsum(counts)[:-1])
+    return Pairs(queries[is_candidate], references[is_candidate], scores[is_candidate])
 
 
 def _rank(
-    pool: Executor,
-    queries: Rows,
-    references: Rows,
-    candidates: Sequence[Int[np.ndarray, " _c"]],
-    k: int,
-    metric: str,
+    pool: Executor, queries: Rows, references: Rows, candidates: Pairs, k: int, metric: str
 ) -> Neighbors:
     """The best k of each query's candidates in float64."""
     compare, sign = COMPARISONS[metric]
-    values = np.empty((len(queries), k), np.float32)
-    indices = np.empty((len(queries), k), np.int32)
 
-    def rank_query(i: int) -> None:
-        query = queries[i : i + 1].astype(np.float64)
-        count = len(candidates[i])
-        parts = [
-            compare(query, references[candidates[i][start : start + RANKED_ROWS]][None])[0]
-            for start in range(0, count, RANKED_ROWS)
-        ]
-        exact = np.concatenate(parts)
-        # The last key is the first to sort by; ties go to the lower index.
-        order = np.lexsort((candidates[i], sign * exact))[:k]
-        values[i] = exact[order]
-        indices[i] = candidates[i][order]
+    def compare_pairs(start: int) -> Float[np.ndarray, " p"]:
+        pairs = slice(start, start + RANKED_PAIRS)
+        rows = queries[candidates.queries[pairs]].astype(np.float64)
+        return compare(rows, references[candidates.references[pairs], None])[:, 0]
 
-    def rank_queries(start: int) -> None:
-        for i in range(start, min(start + RANKED_QUERIES, len(queries))):
-            rank_query(i)
-
-    list(pool.map(rank_queries, range(0, len(queries), RANKED_QUERIES)))
-    return Neighbors(values, indices)
+    exact = np.concatenate(
+        list(pool.map(compare_pairs, range(0, len(candidates.queries), RANKED_PAIRS)))
+    )
+    # The last key is the first to sort by; ties go to the lower index.
+    order = np.lexsort((candidates.references, sign * exact, candidates.queries))
+    counts = np.bincount(candidates.queries, minlength=len(queries))
+    best = order[(np.cumsum(counts) - counts)[:, None] + np.arange(k)]
+    return Neighbors(exact[best].astype(np.float32), candidates.references[best].astype(np.int32))
 
 
 def distances(
