@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -198,17 +200,19 @@ def tmpfs_size(folder):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 100 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
+def small_disk():
+    """A file system of 100 MB, outside pytest's folders: a killed test leaves it mounted."""
+    folder = Path(tempfile.mkdtemp(prefix="jaxdiff-disk-"))
     command = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None:
-        pytest.skip("there is no mount")
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("no tmpfs can be mounted")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    try:
+        if shutil.which("mount") is None:
+            pytest.skip("there is no mount")
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("no tmpfs can be mounted")
+        yield folder
+        subprocess.run(["umount", str(folder)], check=True)
+    finally:
+        folder.rmdir()
 
 
 def fill_before_training(process, disk, leave):
