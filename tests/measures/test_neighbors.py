@@ -15,7 +15,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(knn_host, "REFERENCE_BLOCK", 64)
     monkeypatch.setattr(knn_host, "GROUP", 4)
     monkeypatch.setattr(knn_host, "DEPTH", 16)
-    monkeypatch.setattr(knn_host, "RANKED_ROWS", 8)
+    monkeypatch.setattr(knn_host, "RANKED_PAIRS", 8)
 
 
 @pytest.fixture(params=["host", "devices"])
