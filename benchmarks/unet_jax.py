@@ -20,7 +20,7 @@ from benchmarks.jax_device import describe_device
 from benchmarks.turns import Answer, serve
 from benchmarks.unet_task import UNetTask
 from jaxdiff import models, optimizers, parallel, samplers, training
-from jaxdiff.cells.train_step import build_apply
+from jaxdiff.cells.train_step import build_apply, compiler_options
 from jaxdiff.datasets import batches as pipeline
 from jaxdiff.denoiser import get_params
 from jaxdiff.gradients import data_parallel_grads
@@ -94,7 +94,7 @@ def build_trainer() -> Timed:
     batches = pipeline.resident(images, mesh, seed=0, steps=total, batch=TASK.batch, k=k)
     key_data = place_key(0, mesh)
     lowered = jit_train_steps(train_step, mesh).lower(state, next(batches(0)), key_data)
-    program = lowered.compile()
+    program = lowered.compile(compiler_options=compiler_options(mesh))
     run = training.fit(program, state, batches, key_data)
 
     def run_calls(count: int) -> None:
