@@ -232,7 +232,7 @@ def step_state_shapes(settings: StepSettings, mesh: Mesh) -> TrainState:
     return cell_axis.stack_shapes(shapes, mesh) if at_once else shapes
 
 
-def compiler_options(mesh: Mesh) -> dict[str, bool]:
+def compiler_options(mesh: Mesh) -> dict[str, str | bool]:
     """XLA's options for the train steps on a mesh's devices."""
     if mesh.devices.flat[0].platform != "cpu":
         return {}
