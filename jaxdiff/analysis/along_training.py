@@ -59,32 +59,46 @@ def trajectory(cell: CellResult) -> list[Checkpoint]:
     return checkpoints
 
 
-def read_at_equal_loss(
-    shallow: CellResult, deep: CellResult
-) -> tuple[SampleReading, SampleReading] | None:
+class AtEqualLoss(NamedTuple):
+    """Two models where their loss first falls to the smallest one that both reach.
+
+    Parameters
+    ----------
+    log_loss
+        Logarithm of that loss.
+    readings
+        Of the shallow and the deep model.
+    """
+
+    log_loss: float
+    readings: tuple[SampleReading, SampleReading]
+
+
+def compare_at_equal_loss(shallow: CellResult, deep: CellResult) -> AtEqualLoss | None:
     """Both models where their loss first falls to the smallest one that both reach.
 
     Between two checkpoints the logit share and the gate are linear in the logarithm of the loss.
 
     Returns
     -------
-    readings
-        Of the shallow and the deep model; None where one of them has no checkpoints, or is below
-        that loss from its first checkpoint on.
+    comparison
+        None where one of them has no checkpoints, or is below that loss from its first checkpoint
+        on.
     """
-    target = common_log_loss(shallow, deep)
-    if target is None:
-        return None
-    a, b = (_read_at(trajectory(cell), target) for cell in (shallow, deep))
-    return None if a is None or b is None else (a, b)
-
-
-def common_log_loss(shallow: CellResult, deep: CellResult) -> float | None:
-    """The logarithm of the smallest loss that both models reach; None without checkpoints."""
     trajectories = [trajectory(shallow), trajectory(deep)]
     if not all(trajectories):
         return None
-    return max(min(c.log_loss for c in checkpoints) for checkpoints in trajectories)
+    target = max(min(c.log_loss for c in checkpoints) for checkpoints in trajectories)
+    a, b = (_read_at(checkpoints, target) for checkpoints in trajectories)
+    return None if a is None or b is None else AtEqualLoss(target, (a, b))
+
+
+def read_at_equal_loss(
+    shallow: CellResult, deep: CellResult
+) -> tuple[SampleReading, SampleReading] | None:
+    """The readings of `compare_at_equal_loss`."""
+    comparison = compare_at_equal_loss(shallow, deep)
+    return None if comparison is None else comparison.readings
 
 
 def _read_at(checkpoints: Sequence[Checkpoint], log_loss: float) -> SampleReading | None:

@@ -27,22 +27,13 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Line | None:
     if len(x) < MIN_POINTS or len(set(x)) < 2:
         return None
     fit = stats.linregress(x, y)
-    quantile = float(stats.t.ppf(0.975, len(x) - 2))
-    values = (fit.slope, fit.intercept)
-    errors = (fit.stderr, fit.intercept_stderr)
-    return Line(
-        *(
-            Estimate(
-                float(value),
-                float(value - quantile * error),
-                float(value + quantile * error),
-                len(x),
-                "t 95 % over cells",
-                float(error),
-            )
-            for value, error in zip(values, errors, strict=True)
-        )
-    )
+    quantile = stats.t.ppf(0.975, len(x) - 2)
+
+    def estimate(value: float, error: float) -> Estimate:
+        ends = (float(value - quantile * error), float(value + quantile * error))
+        return Estimate(float(value), *ends, len(x), "t 95 % over the line's points", float(error))
+
+    return Line(estimate(fit.slope, fit.stderr), estimate(fit.intercept, fit.intercept_stderr))
 
 
 @dataclasses.dataclass(frozen=True)

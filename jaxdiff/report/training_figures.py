@@ -7,12 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import logit
 
-from jaxdiff.analysis.along_training import (
-    Checkpoint,
-    common_log_loss,
-    read_at_equal_loss,
-    trajectory,
-)
+from jaxdiff.analysis.along_training import Checkpoint, compare_at_equal_loss, trajectory
 from jaxdiff.analysis.plan import Plan
 from jaxdiff.analysis.queries import format_mix, group_by_mix, group_key, model_names
 from jaxdiff.report.registry import figure
@@ -85,16 +80,15 @@ def _ring_common_losses(
     """A ring on the course of either model for each seed of these cells, all of one mix."""
     by_name = {(cell.info.model, cell.info.seed): cell for cell in cells}
     for seed in sorted({cell.info.seed for cell in cells}):
-        pair = [by_name.get((model, seed)) for model in primary]
-        if pair[0] is None or pair[1] is None or pair[0] is pair[1]:
+        shallow, deep = (by_name.get((model, seed)) for model in primary)
+        if shallow is None or deep is None or shallow is deep:
             continue
-        log_loss = common_log_loss(pair[0], pair[1])
-        readings = read_at_equal_loss(pair[0], pair[1])
-        if log_loss is None or readings is None:
+        comparison = compare_at_equal_loss(shallow, deep)
+        if comparison is None:
             continue
-        for model, reading in zip(primary, readings, strict=True):
+        for model, reading in zip(primary, comparison.readings, strict=True):
             ax.plot(
-                math.exp(log_loss),
+                math.exp(comparison.log_loss),
                 reading.logit_share,
                 "o",
                 color=color_of(models.index(model)),
