@@ -1,6 +1,6 @@
 """Does depth 6 draw fewer of the minority than depth 2? The study of docs/study_plan.md.
 
-Hardware: 2 CPU cores, about ten hours; killed and begun again by the same command, it goes on.
+Hardware: 2 CPU cores, about six hours; killed and begun again by the same command, it goes on.
 Full MNIST is needed, as its four idx files or mnist.pkl.gz: --config.data.dir=FOLDER.
 configs/study.py:pilot-NAME is the pilot of one of VARIANTS, about an hour, of which the quality
 gate alone is read; it has chosen how the networks of the study are parametrized.
