@@ -251,6 +251,24 @@ class ParallelSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class AxesSettings:
+    """Axes of the grid beside models, data and seeds: each value makes a model of its own.
+
+    An axis without values is left out; a model of width 0.5 is named "2-w0.5".
+    """
+
+    width: tuple[float, ...] = setting(
+        (), "factors on the channels and groups, in place of config.width", above=0, max=64
+    )
+    train_steps: tuple[int, ...] = setting(
+        (), "lengths of the training, in place of config.train.steps", min=1
+    )
+    learning_rate: tuple[float, ...] = setting(
+        (), "peak learning rates, in place of config.train.learning_rate", min=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class StudySettings:
     """All settings of a study."""
 
@@ -268,7 +286,8 @@ class StudySettings:
     width: float = setting(1.0, "factor on the channels and groups of every model", above=0, max=64)
     models: dict[str, Any] = setting(
         {"2": "2"},
-        "name -> a row of TABLE_A, or {row: ..., FIELD: ...}, or {type: ..., FIELD: ...}",
+        "name -> a row of TABLE_A, or {row: ..., FIELD: ...}, or {type: ..., FIELD: ...}; a dict "
+        "may also hold the model's own train_steps and learning_rate, and a row's width",
         nonempty=True,
     )
     model_seeds: dict[str, Any] = setting(
@@ -285,6 +304,7 @@ class StudySettings:
     look: int = setting(
         0, "half of the seeds: the primary claim is also judged after these; 0 takes no look", min=0
     )
+    axes: AxesSettings = dataclasses.field(default_factory=AxesSettings)
     data: DataSettings = dataclasses.field(default_factory=DataSettings)
     diffusion: DiffusionSettings = dataclasses.field(default_factory=DiffusionSettings)
     train: TrainSettings = dataclasses.field(default_factory=TrainSettings)

@@ -1,5 +1,6 @@
 """The settings of a study and the rules that no single setting shows."""
 
+import dataclasses
 import importlib.util
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +24,11 @@ from jaxdiff.settings import (
     StudySettings,
     TrainSettings,
 )
+from jaxdiff.study.variants import expand_models, train_settings
 from jaxdiff.typed_values import checked_value
 
 # What may grow in a study that has begun.
-AXES = ("seeds", "models", "model_seeds", "data.proportions", "data.n")
+AXES = ("seeds", "models", "model_seeds", "axes", "data.proportions", "data.n")
 # Studies that began before these settings existed have their defaults.
 CLAIM_DEFAULTS: Mapping[str, Any] = {"secondary": [], "look": 0}
 SAMPLE_DEFAULTS = {"dtype": SampleSettings.dtype}  # older files do not name it
@@ -43,7 +45,7 @@ def default_config() -> ml_collections.ConfigDict:
 
 
 def read_settings(config: Config) -> StudySettings:
-    """The typed settings of a config, checked.
+    """The typed settings of a config, checked; its models in every combination of config.axes.
 
     Raises
     ------
@@ -55,6 +57,7 @@ def read_settings(config: Config) -> StudySettings:
     # Before the other settings, whose choices they extend.
     import_plugins(checked_value("config.plugins", plugins, tuple[str, ...], {}))
     study = settings.from_config(StudySettings, config)
+    study = dataclasses.replace(study, models=expand_models(study.models, study.axes))
     for rule in RULES:
         rule(study)
     return study
@@ -253,13 +256,18 @@ def _check_named_claims(study: StudySettings) -> None:
             f"config.secondary holds {name!r}, and early checkpoints have no loss_corrected share; "
             "choose another config.measures.share"
         )
-    kept = kept_steps(study.train)
+    for model in study.models:
+        _check_kept_checkpoints(study, name, train_settings(study, model))
+
+
+def _check_kept_checkpoints(study: StudySettings, claim: str, train: TrainSettings) -> None:
+    kept = kept_steps(train)
     if len(kept) < 2:
         raise ValueError(
-            f"config.secondary holds {name!r}, and only the last checkpoint stays; set "
+            f"config.secondary holds {claim!r}, and only the last checkpoint stays; set "
             "train.keep_log_spaced, keep_every or keep_last"
         )
-    if "training_time" in study.secondary and study.train.steps / 4 not in kept:
+    if "training_time" in study.secondary and train.steps / 4 not in kept:
         raise ValueError(
             "config.secondary holds 'training_time', which needs the checkpoint at a quarter of "
             f"train.steps, and those at {', '.join(map(str, kept))} stay; set train.keep_every, or "

@@ -1,4 +1,7 @@
-"""A study is a grid of cells: model x proportion x N x seed, each one trained network."""
+"""A study is a grid of cells: model x proportion x N x seed, each one trained network.
+
+Widths, lengths of training and learning rates are models of their own (`study.variants`).
+"""
 
 import dataclasses
 import fnmatch
@@ -13,6 +16,7 @@ from jaxdiff.datasets.registry import default_channels
 from jaxdiff.denoiser import MODELS
 from jaxdiff.settings import Config, StudySettings, to_json
 from jaxdiff.study.config import read_settings
+from jaxdiff.study.variants import OF_TRAINING, model_width, train_settings
 from jaxdiff.typed_values import check_fields
 from jaxdiff.unet import TABLE_A, UNetConfig
 
@@ -82,7 +86,7 @@ def _make_cell(study: StudySettings, seed: int, n: int, shares: Any, model: str)
         minority=classes[1],
         data=data,
         diffusion=study.diffusion,
-        train=study.train,
+        train=train_settings(study, model),
         sample=study.sample,
         classifier=study.classifier,
         measures=study.measures,
@@ -119,6 +123,7 @@ def build_network_config(study: StudySettings, model: str) -> Any:
         raise ValueError(
             f"config.models.{model} must be a row, as '2', or a dict of fields, got {entry!r}"
         )
+    fields = {key: value for key, value in fields.items() if key not in OF_TRAINING}
     if "type" in fields:
         return _build_family_config(study, model, fields)
     return _build_unet_config(study, model, fields)
@@ -152,6 +157,7 @@ def _build_unet_config(study: StudySettings, model: str, fields: Mapping[str, An
     """A row of TABLE_A, widened, with fields changed."""
     changes = dict(fields)
     row = changes.pop("row", None)
+    changes.pop("width", None)
     init = models.load_spec(study.train.init) if study.train.init else None
     rows = TABLE_A if init is None else TABLE_A | {"init": init.config}
     if not isinstance(row, str) or row not in rows:
@@ -161,7 +167,7 @@ def _build_unet_config(study: StudySettings, model: str, fields: Mapping[str, An
         )
     changes = check_fields(UNetConfig, changes, f"config.models.{model}")
     channels = image_channels(study)
-    widened = rows[row].widened(study.width)
+    widened = rows[row].widened(model_width(study, model))
     changes = {"in_channels": channels, "out_channels": channels} | changes
     try:
         unet = dataclasses.replace(widened, **changes)

@@ -10,6 +10,8 @@ from jaxdiff.cells.cell import Cell
 from jaxdiff.denoiser import count_parameters
 from jaxdiff.records import check_records
 from jaxdiff.result_schema import STUDY_TYPES, check_types
+from jaxdiff.settings import AxesSettings, from_config
+from jaxdiff.study.variants import axis_values, expand_models
 
 
 def planned_settings(
@@ -43,28 +45,33 @@ def planned_settings(
         return {**settings, "planned": begun["planned"]}
     # A folder of experiments.evaluate has a study.json as well, and is refused elsewhere.
     begun = begun if "seeds" in begun else settings
+    axes = from_config(AxesSettings, begun.get("axes", {}))
     planned = {
         "seeds": begun["seeds"],
-        "models": list(begun["models"]),
+        "models": list(expand_models(begun["models"], axes)),
         "model_seeds": begun.get("model_seeds", {}),
         "proportions": begun["data"]["proportions"],
         "n": begun["data"]["n"],
-        "primary": list(begun["primary"]) or primary_pair(begun["models"], cells),
+        "primary": list(begun["primary"]) or primary_pair(begun["models"], axes, cells),
     }
     return {**settings, "planned": planned}
 
 
-def primary_pair(models: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
+def primary_pair(models: Mapping[str, Any], axes: AxesSettings, cells: Sequence[Cell]) -> list[str]:
     """The shallowest and the deepest unchanged row of Table A; of all models where there is none.
 
     A model that is given by a name alone is such a row; controls, which change a row, are no part
-    of the contrast over depth.
+    of the contrast over depth. With axes it is that of their largest values, the first axis first.
     """
-    networks = {cell.model: cell.network for cell in cells if cell.model in models}
+    rows = {name: entry for name, entry in models.items() if isinstance(entry, str)}
+    variants = expand_models(rows, axes)
+    largest = max(map(axis_values, variants.values()), default=())
+    unchanged = [name for name, entry in variants.items() if axis_values(entry) == largest]
+    names = unchanged or list(expand_models(models, axes))
+    networks = {cell.model: cell.network for cell in cells if cell.model in names}
     ranks = {
         model: (getattr(network, "depth", 0), count_parameters(network))
         for model, network in networks.items()
     }
     ordered = sorted(ranks, key=ranks.__getitem__)
-    candidates = [model for model in ordered if isinstance(models[model], str)] or ordered
-    return [candidates[0], candidates[-1]]
+    return [ordered[0], ordered[-1]]
