@@ -26,6 +26,12 @@ class CellInfo:
         Number of training images.
     parameters
         Number of trained parameters.
+    flops
+        Floating-point operations of the network for one image, forward; 0 where not known.
+    images_seen
+        Training images that all optimizer steps took, each as often as it was seen.
+    learning_rate
+        Its peak.
     prediction
         What the network predicts: eps, v or x0.
     bottleneck
@@ -44,6 +50,9 @@ class CellInfo:
     majority: int = -1
     minority: int = -1
     parameters: int = 0
+    flops: float = 0.0
+    images_seen: int = 0
+    learning_rate: float = 0.0
     prediction: str = ""
     bottleneck: int | None = None
     time_blind: tuple[int, ...] = ()

@@ -295,6 +295,8 @@ def test_flops_of_a_convolution_and_its_gradients():
     forward = 2 * taps * 4 * 8
     flops = training_step.image_flops(convolution, {"kernel": kernel}, (32, 32, 4))
     assert 1.9 * forward < flops < 2.3 * forward  # the gradient of the kernel, and the value
+    flops = training_step.forward_flops(convolution, {"kernel": kernel}, (32, 32, 4))
+    assert forward < flops < 1.1 * forward  # the sum over the output besides
 
 
 def test_flops_are_counted_by_the_cpu_client_where_the_device_has_no_analysis(monkeypatch):

@@ -23,6 +23,7 @@ from jaxdiff.cells.data import (
     open_cell_dataset,
 )
 from jaxdiff.cells.measuring import ResultFolder
+from jaxdiff.cells.train_step import network_flops
 from jaxdiff.datasets.dataset import Dataset, Split
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.datasets.mixtures import match_counts, mixture
@@ -334,6 +335,9 @@ def describe_cell(context: CellContext) -> dict[str, Any]:
         "majority": cell.majority,
         "minority": cell.minority,
         "parameters": count_parameters(network),
+        "flops": network_flops(network, cell.image_shape),
+        "images_seen": cell.train.steps * cell.train.batch,
+        "learning_rate": cell.train.learning_rate,
         "prediction": cell.diffusion.prediction,
         "bottleneck": network.bottleneck(cell.data.size) if has_levels else None,
         "time_blind": list(network.time_blind) if has_levels else [],

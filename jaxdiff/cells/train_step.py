@@ -22,6 +22,7 @@ from jaxdiff.training_step import (
     TrainState,
     TrainStep,
     diffusion_loss,
+    forward_flops,
     image_flops,
     jit_cell_steps,
     jit_train_steps,
@@ -259,6 +260,13 @@ def train_step_flops(settings: StepSettings) -> float:
     shapes = get_params(abstract_network(settings.network))
     per_image = image_flops(build_apply(settings.network), shapes, settings.image_shape)
     return settings.train.batch * per_image
+
+
+@share_programs
+def network_flops(network: Any, image_shape: tuple[int, int, int]) -> float:
+    """Floating-point operations of a network for one image, by XLA's cost analysis."""
+    shapes = get_params(abstract_network(network))
+    return forward_flops(build_apply(network), shapes, image_shape)
 
 
 def retention_policy(settings: TrainSettings) -> checkpoints.RetentionPolicy:

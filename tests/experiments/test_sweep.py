@@ -86,6 +86,11 @@ def test_a_run_leaves_the_layout_and_prints_its_results(tiny_run):
     assert samples["arr_0"].shape == (20, 16, 16, 1)
     assert samples["arr_0"].dtype == np.uint8
     assert read_steps(cell) == [10, 20, 30, 40]
+    info = read_json(cell / "result.json")["cell"]
+    assert info["images_seen"] == 40 * 32
+    assert info["learning_rate"] == 2e-3
+    # Each weight of a convolution meets most of the 256 pixels in a product and a sum.
+    assert 300 < info["flops"] / info["parameters"] < 900
 
 
 def test_each_step_is_printed_once_when_it_is_done(tiny_run):
