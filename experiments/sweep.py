@@ -35,7 +35,7 @@ from jaxdiff.cells.data import DataPaths
 from jaxdiff.progress import Progress
 from jaxdiff.settings import SHARE_FORMS, explain, to_json
 from jaxdiff.stage import Redo, claim_folder
-from jaxdiff.study import grid, lock, pairwise, stages
+from jaxdiff.study import grid, lock, pairwise, stages, stems
 from jaxdiff.study.config import fixed_settings
 from jaxdiff.study.cost import Cost, estimate_cost
 from jaxdiff.study.metrics_writer import DivergedError
@@ -166,7 +166,9 @@ class Sweep:
         with contextlib.ExitStack() as locks:
             for cell in left:
                 if len(group) < at_once and grid.share_program(left[0], cell):
-                    owner = locks.enter_context(lock.lock(self.workdir / "cells" / cell.name))
+                    owner = stems.find_owner(cell, self.workdir) or locks.enter_context(
+                        lock.lock(self.workdir / "cells" / cell.name)
+                    )
                     if owner:
                         owners[cell.name] = owner
                     else:

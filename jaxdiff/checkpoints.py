@@ -34,11 +34,14 @@ class RetentionPolicy:
         Keep multiples of this number of steps; 0 keeps none.
     log_spaced
         Keep this number of steps times 1, 2, 4, 8, ...; 0 keeps none.
+    also
+        Keep these steps.
     """
 
     last: int = 2
     every: int = 0
     log_spaced: int = 0
+    also: tuple[int, ...] = ()
 
     def select(self, steps: list[int]) -> set[int]:
         """The steps to keep, of steps in ascending order."""
@@ -46,7 +49,7 @@ class RetentionPolicy:
         return {step for step in steps if step in newest or self._is_milestone(step)}
 
     def _is_milestone(self, step: int) -> bool:
-        if self.every and step % self.every == 0:
+        if step in self.also or (self.every and step % self.every == 0):
             return True
         if not self.log_spaced or step % self.log_spaced:
             return False
@@ -176,6 +179,17 @@ def find_corruption(folder: epath.PathLike, step: int) -> str | None:
         if expected.get(name) != actual[name]:
             return f"{name} differs from its manifest"
     return None
+
+
+def copy_step(source: epath.PathLike, step: int, target: epath.PathLike) -> None:
+    """Copy a valid step to another folder of checkpoints; its manifest comes last."""
+    source, target = epath.Path(source), epath.Path(target)
+    _delete_step(target, step)
+    for path in files.walk(source / str(step)):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        path.copy(copy)
+    files.write(target / f"{step}.json", (source / f"{step}.json").read_text())
 
 
 def check_step(folder: epath.PathLike, step: int) -> None:

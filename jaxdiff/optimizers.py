@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 
 def _sgd(rate: optax.Schedule, weight_decay: float | int) -> optax.GradientTransformation:
@@ -19,19 +22,37 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 
-def _linear(peak: float | int, steps: int) -> optax.Schedule:
+def _cosine(peak: float | int, steps: int, cooldown_steps: int) -> optax.Schedule:
+    return optax.cosine_decay_schedule(peak, steps)
+
+
+def _linear(peak: float | int, steps: int, cooldown_steps: int) -> optax.Schedule:
     return optax.linear_schedule(peak, 0.0, steps)
 
 
-def _constant(peak: float | int, steps: int) -> optax.Schedule:
+def _constant(peak: float | int, steps: int, cooldown_steps: int) -> optax.Schedule:
     return optax.constant_schedule(peak)
 
 
-# How the rate falls after the warm-up, from its peak over the remaining steps.
-SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
-    "cosine": optax.cosine_decay_schedule,
+def _wsd(peak: float | int, steps: int, cooldown_steps: int) -> optax.Schedule:
+    """Warm-up, stable, decay: constant, then 1 less the root of the cooldown's passed part."""
+    # Hägele et al. 2024, Section 3.2
+
+    def cooldown(step: ArrayLike) -> jax.Array:
+        passed = jnp.clip(jnp.asarray(step) / cooldown_steps, 0.0, 1.0)
+        return peak * (1.0 - jnp.sqrt(passed))
+
+    constant = optax.constant_schedule(peak)
+    return optax.join_schedules([constant, cooldown], [steps - cooldown_steps])
+
+
+# How the rate falls after the warm-up, from its peak over the remaining steps, of which the last
+# are the cooldown.
+SCHEDULES: dict[str, Callable[[float | int, int, int], optax.Schedule]] = {
+    "cosine": _cosine,
     "linear": _linear,
     "constant": _constant,
+    "wsd": _wsd,
 }
 
 
@@ -42,6 +63,8 @@ def build_optimizer(
     learning_rate: float | int,
     schedule: str = "cosine",
     warmup: float | int = 0.05,
+    warmup_steps: int = 0,
+    cooldown_steps: int = 0,
     weight_decay: float | int = 0.01,
     clip: float | int = 1.0,
 ) -> optax.GradientTransformation:
@@ -59,15 +82,20 @@ def build_optimizer(
         A key of SCHEDULES.
     warmup
         Fraction of the steps, 0..1, over which the rate rises linearly from 0.
+    warmup_steps
+        Number of these steps, in place of the fraction; 0 takes the fraction.
+    cooldown_steps
+        Number of the last steps, in which the rate of "wsd" falls.
     weight_decay
         Decoupled weight decay.
     clip
         Largest global norm of a gradient.
     """
     # At least one step, so that the rate starts from 0 whatever the length.
-    warmup_steps = max(1, round(warmup * train_steps))
+    warmup_steps = warmup_steps or max(1, round(warmup * train_steps))
     rise = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    fall = SCHEDULES[schedule](learning_rate, max(1, train_steps - warmup_steps))
+    remaining = max(1, train_steps - warmup_steps)
+    fall = SCHEDULES[schedule](learning_rate, remaining, cooldown_steps)
     rate = optax.join_schedules([rise, fall], [warmup_steps])
     optimizer = OPTIMIZERS[name](rate, weight_decay=weight_decay)
     # Gradients are clipped before the optimizer's moments see them.

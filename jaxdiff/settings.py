@@ -138,10 +138,15 @@ class TrainSettings:
     learning_rate: float = setting(2e-3, "peak learning rate", min=0)
     schedule: str = setting(
         "cosine",
-        "decay of the learning rate after the warm-up",
+        "decay of the learning rate after the warm-up; wsd keeps it until the cooldown, so that "
+        "runs of several lengths share their first steps",
         choices=lambda: tuple(optimizers.SCHEDULES),
     )
     warmup: float = setting(0.05, "fraction of the steps with a rising rate", min=0, max=1)
+    warmup_steps: int = setting(0, "steps with a rising rate, in place of the fraction", min=0)
+    cooldown: float = setting(
+        0.2, "fraction of the steps in which the rate of wsd falls to 0", above=0, max=1
+    )
     weight_decay: float = setting(0.01, "decoupled weight decay", min=0)
     clip: float = setting(1.0, "largest global norm of the gradient", min=0)
     ema: float = setting(
@@ -161,6 +166,16 @@ class TrainSettings:
         0, "steps in one compiled call; 0 takes 1 on a CPU and 32 elsewhere", min=0
     )
     log_every: int = setting(10, "steps between lines of metrics.jsonl", min=1)
+
+    @property
+    def cooldown_steps(self) -> int:
+        """Steps of wsd's cooldown; 0 of the other schedules."""
+        return max(1, round(self.cooldown * self.steps)) if self.schedule == "wsd" else 0
+
+    @property
+    def stem_steps(self) -> int:
+        """Steps before the cooldown, which do not depend on the length of the training."""
+        return self.steps - self.cooldown_steps
 
 
 @dataclasses.dataclass(frozen=True)

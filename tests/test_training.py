@@ -328,11 +328,12 @@ def test_flipping_mirrors_some_images():
 
 
 @pytest.mark.parametrize(
-    ("name", "schedule"), [("adamw", "cosine"), ("lion", "linear"), ("sgd", "constant")]
+    ("name", "schedule"),
+    [("adamw", "cosine"), ("lion", "linear"), ("sgd", "constant"), ("adamw", "wsd")],
 )
 def test_optimizers_descend_and_the_rate_ends_where_it_should(name, schedule):
     optimizer = optimizers.build_optimizer(
-        name, 200, learning_rate=0.05, schedule=schedule, weight_decay=0.0
+        name, 200, learning_rate=0.05, schedule=schedule, cooldown_steps=40, weight_decay=0.0
     )
     x = jnp.array([1.0, -2.0])
     state = optimizer.init(x)

@@ -27,6 +27,10 @@ SECTIONS = {
 # Not part of config.json: a cell has one of each, or its result does not depend on them.
 NOT_IN_DATA_SECTION = ("proportions", "n", "dir", "cache")
 
+# Cells that were trained before these settings existed have their defaults, and are the same
+# cells: their files do not name them.
+NEWER_TRAIN_SETTINGS = {name: getattr(TrainSettings, name) for name in ("warmup_steps", "cooldown")}
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -52,6 +56,11 @@ class Cell:
         The data settings, with one size of training set and one mixture.
     diffusion, train, sample, classifier, measures
         The other settings.
+    stem
+        Name of the cell whose training this one's begins as; "" for none (`study.stems`). The
+        result does not depend on it, nor on `branch_steps`.
+    branch_steps
+        Steps at which cells start from this one.
     """
 
     name: str
@@ -68,6 +77,13 @@ class Cell:
     sample: SampleSettings
     classifier: ClassifierSettings
     measures: MeasureSettings
+    stem: str = ""
+    branch_steps: tuple[int, ...] = ()
+
+    @property
+    def first_step(self) -> int:
+        """The step that training starts from: where the cooldown begins after a stem, else 0."""
+        return self.train.stem_steps if self.stem else 0
 
     @property
     def is_grouped(self) -> bool:
@@ -121,6 +137,7 @@ class Cell:
             "minority": self.minority,
             "data": {key: data[key] for key in data if key not in NOT_IN_DATA_SECTION},
             **{name: to_json(getattr(self, name)) for name in SECTIONS},
+            "train": _without_newer(to_json(self.train)),
         }
 
     @classmethod
@@ -150,3 +167,9 @@ class Cell:
             from_config(DataSettings, data),
             **sections,
         )
+
+
+def _without_newer(train: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of training but for newer ones that have their defaults."""
+    unset = NEWER_TRAIN_SETTINGS.items()
+    return {key: value for key, value in train.items() if (key, value) not in unset}

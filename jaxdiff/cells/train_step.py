@@ -66,6 +66,8 @@ def build_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
         learning_rate=settings.learning_rate,
         schedule=settings.schedule,
         warmup=settings.warmup,
+        warmup_steps=settings.warmup_steps,
+        cooldown_steps=settings.cooldown_steps,
         weight_decay=settings.weight_decay,
         clip=settings.clip,
     )
@@ -269,10 +271,13 @@ def network_flops(network: Any, image_shape: tuple[int, int, int]) -> float:
     return forward_flops(build_apply(network), shapes, image_shape)
 
 
-def retention_policy(settings: TrainSettings) -> checkpoints.RetentionPolicy:
-    """Which checkpoints a training keeps."""
+def retention_policy(
+    settings: TrainSettings, also: tuple[int, ...] = ()
+) -> checkpoints.RetentionPolicy:
+    """Which checkpoints a training keeps, with some that others start from."""
     return checkpoints.RetentionPolicy(
         last=settings.keep_last,
         every=settings.keep_every,
         log_spaced=settings.checkpoint_every if settings.keep_log_spaced else 0,
+        also=also,
     )

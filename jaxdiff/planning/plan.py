@@ -269,7 +269,8 @@ def count_hours(
     sampling_steps = 0
     # Cells at once take the time of one of them.
     for cell in cells[::at_once]:
-        train_steps += cell.train.steps * cell.train.batch / train_batch
+        own_steps = cell.train.steps - cell.first_step
+        train_steps += own_steps * cell.train.batch / train_batch
         batches = math.ceil(cell.sample.num / sample_batch)
         batches += math.ceil(cell.sample.common / sample_batch)
         sampling_steps += cell.sample.steps * batches

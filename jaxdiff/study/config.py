@@ -10,6 +10,7 @@ import ml_collections
 from etils import epath
 
 from jaxdiff import settings
+from jaxdiff.cells.cell import NEWER_TRAIN_SETTINGS
 from jaxdiff.cells.train_step import retention_policy
 from jaxdiff.datasets.registry import DATASET_NAMES_HELP, is_dataset_name
 from jaxdiff.features.extractors import EXTRACTORS
@@ -206,6 +207,31 @@ def _check_accumulate(study: StudySettings) -> None:
         )
 
 
+def _check_lengths(study: StudySettings) -> None:
+    """Check that the warm-up fits, and that runs of several lengths can share a stem."""
+    trains = [train_settings(study, model) for model in study.models]
+    for train in trains:
+        if train.warmup_steps > train.stem_steps:
+            raise ValueError(
+                f"config.train.warmup_steps is {train.warmup_steps} and the rate falls from step "
+                f"{train.stem_steps} of {train.steps} on; take fewer"
+            )
+    if len({train.steps for train in trains}) == 1 or not trains[0].cooldown_steps:
+        return
+    if not trains[0].warmup_steps:
+        raise ValueError(
+            "config.train.schedule is wsd and there are several lengths of training, which share "
+            "their first steps only where these are warmed up alike; set config.train.warmup_steps"
+        )
+    for train in trains:
+        if train.stem_steps % train.checkpoint_every:
+            raise ValueError(
+                f"the cooldown of {train.steps} steps begins at step {train.stem_steps}, where a "
+                "longer training must have a checkpoint; choose a config.train.checkpoint_every "
+                f"that divides it, got {train.checkpoint_every}"
+            )
+
+
 def _check_parallel(study: StudySettings) -> None:
     if study.parallel.cells > 1 and study.train.shard_params:
         raise ValueError(
@@ -352,6 +378,7 @@ RULES: tuple[Callable[[StudySettings], None], ...] = (
     _check_paths,
     _check_tensorboard,
     _check_accumulate,
+    _check_lengths,
     _check_parallel,
     _check_primary,
     _check_primary_seeds,
@@ -379,4 +406,5 @@ def fixed_settings(study: Mapping[str, Any]) -> dict[str, Any]:
     fixed_data = {key: data[key] for key in data if f"data.{key}" not in AXES + PATH_KEYS}
     fixed = {key: value for key, value in study.items() if key not in free}
     fixed["sample"] = SAMPLE_DEFAULTS | study.get("sample", {})
+    fixed["train"] = NEWER_TRAIN_SETTINGS | study.get("train", {})
     return fixed | {"data": fixed_data, "share": share, "measures": rule}

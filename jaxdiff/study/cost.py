@@ -25,7 +25,10 @@ OVERHEAD_SECONDS = 30  # compilation and measures
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a cell takes: parameters, images seen in training, seconds, and bytes on disk."""
+    """What a cell takes: parameters, images of its own training, seconds, and bytes on disk.
+
+    What a stem has trained is the stem's.
+    """
 
     parameters: int
     images: int
@@ -48,7 +51,7 @@ def estimate_cost(cell: Cell) -> Cost:
     height, width, channels = cell.image_shape
     train = cell.train
     sample = cell.sample
-    images = train.steps * train.batch
+    images = (train.steps - cell.first_step) * train.batch
     passes = TRAINING_COST * images + sample.num * sample.steps
     # Two checkpoints, each of four float32 copies: weights, average, two moments.
     checkpoints = 2 * 4 * 4 * num_params

@@ -16,6 +16,7 @@ from jaxdiff.datasets.registry import default_channels
 from jaxdiff.denoiser import MODELS
 from jaxdiff.settings import Config, StudySettings, to_json
 from jaxdiff.study.config import read_settings
+from jaxdiff.study.stems import link_stems
 from jaxdiff.study.variants import OF_TRAINING, model_width, train_settings
 from jaxdiff.typed_values import check_fields
 from jaxdiff.unet import TABLE_A, UNetConfig
@@ -29,6 +30,8 @@ ARRAY_VARIABLES = (
 
 def expand(config: Config) -> list[Cell]:
     """All cells of a study: seeds, then N, proportions and models within.
+
+    Cells that start from another one's training come after all others (`study.stems`).
 
     Raises
     ------
@@ -44,7 +47,7 @@ def expand(config: Config) -> list[Cell]:
         if seed in study.model_seeds.get(model, study.seeds)
     ]
     _check_names(cells)
-    return cells
+    return link_stems(cells)
 
 
 def _check_names(cells: Sequence[Cell]) -> None:

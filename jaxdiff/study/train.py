@@ -100,7 +100,7 @@ class Training:
         """Save a checkpoint, unless the training was given up."""
         if self.error is None:
             self.writer.flush()
-            policy = train_step.retention_policy(self.cell.train)
+            policy = train_step.retention_policy(self.cell.train, self.cell.branch_steps)
             checkpoints.save(self.folder / "checkpoints", step, state.by_name(), policy)
             self.writer.saved_step = step
 

@@ -11,6 +11,7 @@ from jaxdiff.progress import Progress
 from jaxdiff.records import check_records
 from jaxdiff.stage import Redo, Stage
 from jaxdiff.study.metrics_writer import DivergedError
+from jaxdiff.study.stems import start_from_stem
 from jaxdiff.study.train import Training, train, train_at_once
 
 
@@ -34,7 +35,7 @@ def run_train(context: CellContext, redo: Redo, profile: bool) -> None:
     stage = _train_stage(context, redo)
 
     def make() -> None:
-        _prepare_data(context)
+        _prepare(context)
         try:
             training = Training(context.cell, context.folder, context.train)
             train(training, context.progress, _profile_folder(context, profile))
@@ -58,7 +59,7 @@ def run_train_at_once(
             if not stage.is_done():
                 name = context.cell.name
                 seconds[name] = clocks.enter_context(stage.making())
-                _prepare_data(context)
+                _prepare(context)
                 trainings[name] = Training(context.cell, context.folder, context.train)
         if trainings:
             profile_folder = _profile_folder(contexts[0], profile)
@@ -76,8 +77,9 @@ def run_train_at_once(
     return errors
 
 
-def _prepare_data(context: CellContext) -> None:
+def _prepare(context: CellContext) -> None:
     parallel.on_leader("data", lambda: context.splits)  # prepared once, before all read it
+    start_from_stem(context.cell, context.workdir)
 
 
 def _profile_folder(context: CellContext, profile: bool) -> epath.Path | None:

@@ -1,0 +1,92 @@
+"""Runs of several lengths from one: shorter trainings begin where a longer one has been.
+
+With the schedule "wsd" the learning rate is constant until the last steps, its cooldown. Until
+then runs of different lengths are the same, bit for bit. So the longest one is the stem: it keeps
+a checkpoint where the cooldown of each shorter one begins, and the shorter one starts from a copy.
+
+References
+----------
+Hägele et al. (2024), Scaling laws and compute-optimal training beyond fixed training durations.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+
+from jaxdiff import checkpoints, files, parallel
+from jaxdiff.cells.cell import Cell
+from jaxdiff.study import lock
+
+
+def link_stems(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with their stems named, those that start from a stem behind all others.
+
+    Cells that differ in the length of training alone share the stem of the longest.
+    """
+    families: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        families.setdefault(_family(cell), []).append(cell)
+    stems: dict[str, str] = {}
+    branches: dict[str, tuple[int, ...]] = {}
+    for family in families.values():
+        longest = max(family, key=lambda cell: cell.train.steps)
+        if longest.train.cooldown_steps and len(family) > 1:
+            others = [cell for cell in family if cell is not longest]
+            stems |= {cell.name: longest.name for cell in others}
+            branches[longest.name] = tuple(sorted(c.train.stem_steps for c in others))
+    linked = [
+        dataclasses.replace(
+            cell, stem=stems.get(cell.name, ""), branch_steps=branches.get(cell.name, ())
+        )
+        for cell in cells
+    ]
+    return sorted(linked, key=lambda cell: cell.stem != "")
+
+
+def _family(cell: Cell) -> tuple[Any, ...]:
+    """All that two cells of one stem have in common."""
+    train = dataclasses.replace(cell.train, steps=0)
+    return (cell.network, cell.shares, cell.n, cell.seed, cell.data, cell.diffusion, train)
+
+
+def find_owner(cell: Cell, workdir: epath.Path) -> str:
+    """Another process that trains the stem of a cell, which is better waited for; "" for none."""
+    if not cell.stem or _has_start(cell, workdir):
+        return ""
+    folder = workdir / "cells" / cell.stem
+    if not folder.exists():
+        return ""
+    with lock.lock(folder) as owner:
+        return owner
+
+
+def start_from_stem(cell: Cell, workdir: epath.Path) -> None:
+    """Copy the stem's checkpoint and metrics to a cell that has none; where it has one, nothing.
+
+    A stem that is not there, or not that far, leaves the cell to be trained from its first step,
+    which has the same result.
+    """
+    if cell.stem:
+        parallel.on_leader(f"start {cell.name}", lambda: _copy_start(cell, workdir))
+
+
+def _has_start(cell: Cell, workdir: epath.Path) -> bool:
+    step = cell.train.stem_steps
+    folders = [workdir / "cells" / name / "checkpoints" for name in (cell.name, cell.stem)]
+    own, of_stem = (checkpoints.list_steps(folder) for folder in folders)
+    return bool(own) or step in of_stem
+
+
+def _copy_start(cell: Cell, workdir: epath.Path) -> None:
+    step = cell.train.stem_steps
+    folder = workdir / "cells" / cell.name
+    stem = workdir / "cells" / cell.stem
+    if checkpoints.list_steps(folder / "checkpoints"):
+        return
+    if checkpoints.find_corruption(stem / "checkpoints", step) is not None:
+        return
+    checkpoints.copy_step(stem / "checkpoints", step, folder / "checkpoints")
+    # The writer of the metrics cuts off what is after the step.
+    files.write(folder / "metrics.jsonl", (stem / "metrics.jsonl").read_text())

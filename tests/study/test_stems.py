@@ -1,0 +1,111 @@
+"""Trainings of several lengths that begin as one: the same bits as each alone."""
+
+import numpy as np
+import pytest
+from etils import epath
+
+from jaxdiff import checkpoints, optimizers, parallel
+from jaxdiff.cells.context import CellContext
+from jaxdiff.cells.data import DataPaths
+from jaxdiff.study import grid, stems, train
+from jaxdiff.study.cost import estimate_cost
+from jaxdiff.study.train import Training
+from tests.experiments import tiny_study
+
+STEPS = (10, 20)
+
+
+def build_config(**settings):
+    config = tiny_study.get_config()
+    config.data.size = 8
+    config.measures.lpips = "none"
+    config.train.batch = 8
+    config.train.log_every = 1
+    config.train.schedule = "wsd"
+    config.train.warmup_steps = 2
+    config.train.checkpoint_every = 4
+    config.train.keep_last = 1
+    config.axes.train_steps = STEPS
+    config.train.update(settings)
+    return config
+
+
+def test_the_longest_is_the_stem_and_comes_first():
+    config = build_config()
+    config.seeds = (0, 1)
+    cells = grid.expand(config)
+    assert [(cell.train.steps, cell.seed, cell.stem[:6]) for cell in cells] == [
+        (20, 0, ""),
+        (20, 1, ""),
+        (10, 0, "1-t20-"),
+        (10, 1, "1-t20-"),
+    ]
+    assert cells[0].branch_steps == (8,)
+    assert [cell.first_step for cell in cells] == [0, 0, 8, 8]
+    long, short = estimate_cost(cells[0]), estimate_cost(cells[2])
+    assert (long.images, short.images) == (20 * 8, 2 * 8)
+
+
+def test_other_schedules_share_nothing():
+    cells = grid.expand(build_config(schedule="cosine", warmup_steps=0))
+    assert [cell.stem for cell in cells] == ["", ""]
+    one_length = build_config()
+    one_length.axes.train_steps = ()
+    assert not grid.expand(one_length)[0].stem
+
+
+def test_the_rate_is_constant_until_the_cooldown():
+    optimizer = optimizers.SCHEDULES["wsd"](0.5, 100, 25)
+    rates = [float(optimizer(step)) for step in (0, 75, 76, 100, 120)]
+    np.testing.assert_allclose(rates, [0.5, 0.5, 0.4, 0.0, 0.0])
+
+
+def build_training(cell, workdir):
+    context = CellContext(cell, workdir, DataPaths("", ""))
+    context.folder.mkdir(parents=True, exist_ok=True)
+    return Training(cell, context.folder, context.train)
+
+
+@pytest.mark.slow
+def test_a_branch_has_the_bits_of_a_training_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "global_mesh", lambda batch: parallel.data_mesh(1))
+    workdir = epath.Path(tmp_path) / "together"
+    stem, branch = grid.expand(build_config())
+    train.train(build_training(stem, workdir))
+    assert checkpoints.list_steps(workdir / "cells" / stem.name / "checkpoints") == [8, 20]
+    one = build_training(branch, workdir)
+    stems.start_from_stem(branch, workdir)
+    assert one.find_step() == 8
+    train.train(one)
+    alone = build_training(branch, epath.Path(tmp_path) / "alone")
+    train.train(alone)
+    for part in ("params", "ema", "opt_state"):
+        arrays, others = (
+            checkpoints.restore_part(each.folder / "checkpoints", 10, part) for each in (one, alone)
+        )
+        assert arrays.keys() == others.keys()
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, others[name], err_msg=name)
+    lines = [(each.folder / "metrics.jsonl").read_text().splitlines() for each in (one, alone)]
+    assert [len(text) for text in lines] == [10, 10]
+
+
+def test_without_a_stem_a_cell_begins_at_its_first_step(tmp_path):
+    _, branch = grid.expand(build_config())
+    workdir = epath.Path(tmp_path)
+    stems.start_from_stem(branch, workdir)
+    assert build_training(branch, workdir).find_step() == 0
+    assert not stems.find_owner(branch, workdir)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"warmup_steps": 0}, "set config.train.warmup_steps"),
+        ({"checkpoint_every": 5}, "the cooldown of 10 steps begins at step 8.* got 5"),
+        ({"warmup_steps": 9}, "config.train.warmup_steps is 9 and the rate falls from step 8"),
+    ],
+)
+def test_lengths_that_cannot_share_are_one_sentence(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        grid.expand(build_config(**settings))
