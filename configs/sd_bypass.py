@@ -14,7 +14,7 @@ the effect is larger than that of less guidance is what the control measures.
 from ml_collections import ConfigDict
 
 from jaxdiff.bypass.config import BypassSettings
-from jaxdiff.settings import default_config
+from jaxdiff.setting_fields import default_config
 
 
 def get_config() -> ConfigDict:

@@ -263,7 +263,8 @@ def _config_file(argv: Sequence[str]) -> str | None:
 
 
 def _key_sentence(key: str, value: str, error: Exception, settings_class: type | None) -> str:
-    from jaxdiff.settings import StudySettings, kind_name, nearest_key
+    from jaxdiff.setting_fields import kind_name, nearest_key
+    from jaxdiff.settings import StudySettings
 
     settings_class = settings_class or StudySettings
     if key.startswith("models"):

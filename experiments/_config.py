@@ -18,7 +18,8 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.tuple_parser import TupleParser
 
 from experiments._errors import ConfigFileError
-from jaxdiff.settings import StudySettings, check_keys
+from jaxdiff.setting_fields import check_keys
+from jaxdiff.settings import StudySettings
 
 
 def define_config(help: str, settings_class: type = StudySettings) -> None:

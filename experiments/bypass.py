@@ -37,7 +37,7 @@ from jaxdiff.cells.data import DataPaths
 from jaxdiff.measures.registry import load_measures
 from jaxdiff.plugins import import_plugins
 from jaxdiff.report import bypass_figures, style, tables
-from jaxdiff.settings import explain, to_json
+from jaxdiff.setting_fields import explain, to_json
 from jaxdiff.stable_diffusion.folder import is_pipeline
 from jaxdiff.stage import Redo
 

@@ -33,7 +33,8 @@ from jaxdiff.analysis.plan import Plan
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.data import DataPaths
 from jaxdiff.progress import Progress
-from jaxdiff.settings import SHARE_FORMS, explain, to_json
+from jaxdiff.setting_fields import explain, to_json
+from jaxdiff.settings import SHARE_FORMS, StudySettings
 from jaxdiff.stage import Redo, claim_folder
 from jaxdiff.study import grid, lock, pairwise, stages, stems
 from jaxdiff.study.config import fixed_settings
@@ -292,4 +293,5 @@ def run_study(clock: timing.Clock) -> None:
 
 
 if __name__ == "__main__":
-    _cli.run(main, f"{__doc__}\nEvery key of a config, with its default:\n{explain()}\n")
+    every_key = explain(StudySettings)
+    _cli.run(main, f"{__doc__}\nEvery key of a config, with its default:\n{every_key}\n")

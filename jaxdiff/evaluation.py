@@ -29,7 +29,8 @@ from jaxdiff.progress import Progress, no_progress
 from jaxdiff.provenance import describe_environment
 from jaxdiff.records import remove_record, write_record
 from jaxdiff.sampling import Sampler
-from jaxdiff.settings import ClassifierSettings, MeasureSettings, to_json
+from jaxdiff.setting_fields import to_json
+from jaxdiff.settings import ClassifierSettings, MeasureSettings
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Outputs, Redo, claim_folder
 

@@ -5,21 +5,12 @@ import dataclasses
 import ml_collections
 import pytest
 
-from jaxdiff.settings import (
-    DataSettings,
-    StudySettings,
-    TrainSettings,
-    default_config,
-    explain,
-    from_config,
-    keys,
-    nearest_key,
-    to_json,
-)
+from jaxdiff.setting_fields import default_config, explain, from_config, keys, nearest_key, to_json
+from jaxdiff.settings import DataSettings, StudySettings, TrainSettings
 
 
 def test_defaults_survive_the_config_and_json():
-    config = default_config()
+    config = default_config(StudySettings)
     assert from_config(StudySettings, config) == StudySettings()
     assert to_json(config.to_dict()) == to_json(StudySettings())
     assert from_config(TrainSettings, to_json(TrainSettings())) == TrainSettings()
@@ -32,7 +23,7 @@ def test_lists_become_tuples_at_every_depth():
 
 
 def test_every_setting_is_explained():
-    text = explain()
+    text = explain(StudySettings)
     for key in keys(StudySettings):
         assert f"--config.{key.name}=" in text
         assert key.field.metadata["help"]
@@ -79,7 +70,7 @@ def test_a_bad_section_is_one_sentence(changes, sentence):
 
 
 def test_a_config_file_may_not_add_settings():
-    config = default_config()
+    config = default_config(StudySettings)
     config.unlock()
     config.train.stepz = 5
     with pytest.raises(ValueError, match=r"config.train.stepz does not exist"):
@@ -92,10 +83,10 @@ def test_whole_numbers_become_floats_where_these_are_expected():
 
 
 def test_the_nearest_key_is_named():
-    assert nearest_key("train.stepz") == "train.steps"
-    assert nearest_key("learning_rate") == "train.learning_rate"
-    assert nearest_key("train.steps") is None
-    assert nearest_key("models.2") is None
+    assert nearest_key("train.stepz", StudySettings) == "train.steps"
+    assert nearest_key("learning_rate", StudySettings) == "train.learning_rate"
+    assert nearest_key("train.steps", StudySettings) is None
+    assert nearest_key("models.2", StudySettings) is None
 
 
 def test_a_settings_class_of_its_own():

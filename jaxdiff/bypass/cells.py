@@ -31,7 +31,7 @@ from jaxdiff.measures.registry import MEASURES
 from jaxdiff.models import Model
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.sampling import Sampler
-from jaxdiff.settings import to_json
+from jaxdiff.setting_fields import to_json
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Redo, run_stage
 from jaxdiff.unet_bypass import BypassedUNet

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from etils import epath
 
 from jaxdiff.features.extractors import EXTRACTORS
-from jaxdiff.settings import Config, from_config, setting
+from jaxdiff.setting_fields import Config, from_config, setting
 from jaxdiff.unet import UNet
 from jaxdiff.unet_bypass import BypassedUNet, Form
 

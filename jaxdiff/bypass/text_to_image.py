@@ -27,7 +27,7 @@ from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.measures.lpips import LPIPS
 from jaxdiff.precision import sampling
 from jaxdiff.progress import Progress, no_progress
-from jaxdiff.settings import to_json
+from jaxdiff.setting_fields import to_json
 from jaxdiff.stable_diffusion import folder as folders
 from jaxdiff.stable_diffusion.pipeline import Pipeline, TextToImagePipeline, check_size, image_size
 from jaxdiff.stage import NO_REDO, Redo, run_stage

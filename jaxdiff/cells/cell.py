@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxdiff.datasets.mixtures import exact_counts, group_counts
 from jaxdiff.denoiser import config_from_json, config_to_json
+from jaxdiff.setting_fields import from_config, to_json
 from jaxdiff.settings import (
     ClassifierSettings,
     DataSettings,
@@ -13,8 +14,6 @@ from jaxdiff.settings import (
     MeasureSettings,
     SampleSettings,
     TrainSettings,
-    from_config,
-    to_json,
 )
 
 SECTIONS = {

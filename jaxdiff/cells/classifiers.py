@@ -17,7 +17,8 @@ from jaxdiff.features import classifier
 from jaxdiff.measures.artifacts import Predictions
 from jaxdiff.measures.shares import confusion_matrix
 from jaxdiff.progress import Progress, no_progress
-from jaxdiff.settings import ClassifierSettings, to_json
+from jaxdiff.setting_fields import to_json
+from jaxdiff.settings import ClassifierSettings
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Outputs, Redo, run_stage
 

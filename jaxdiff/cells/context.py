@@ -39,7 +39,8 @@ from jaxdiff.measures.shares import confusion_matrix
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling import Sampler
-from jaxdiff.settings import MeasureSettings, to_json
+from jaxdiff.setting_fields import to_json
+from jaxdiff.settings import MeasureSettings
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import Outputs
 

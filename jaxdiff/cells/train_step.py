@@ -16,7 +16,8 @@ from jaxdiff.datasets.dataset import Split
 from jaxdiff.denoiser import Params, abstract_network, get_params, random_network
 from jaxdiff.gradients import accumulate_grads, data_parallel_grads, fsdp_grads
 from jaxdiff.programs import share_programs
-from jaxdiff.settings import DiffusionSettings, TrainSettings, to_json
+from jaxdiff.setting_fields import to_json
+from jaxdiff.settings import DiffusionSettings, TrainSettings
 from jaxdiff.training_step import (
     Apply,
     TrainState,

@@ -24,7 +24,7 @@ from jaxdiff.planning.chips import Chip
 from jaxdiff.planning.kernels import Kernel, count_bytes, count_shape_bytes, list_kernels
 from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling_programs import compile_step
-from jaxdiff.settings import to_json
+from jaxdiff.setting_fields import to_json
 from jaxdiff.training_step import TrainState
 
 # Of one in two lines, start and done, the second has the result's shapes alone.

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from jaxdiff import settings
+from jaxdiff import setting_fields
 from jaxdiff.cells.cell import NEWER_TRAIN_SETTINGS
 from jaxdiff.cells.train_step import retention_policy
 from jaxdiff.datasets.registry import DATASET_NAMES_HELP, is_dataset_name
@@ -17,9 +17,9 @@ from jaxdiff.features.extractors import EXTRACTORS
 from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.measures.registry import load_measures
 from jaxdiff.plugins import import_plugins
+from jaxdiff.setting_fields import Config
 from jaxdiff.settings import (
     NAMED_CLAIMS,
-    Config,
     MeasureSettings,
     SampleSettings,
     StudySettings,
@@ -42,7 +42,7 @@ PATH_KEYS = ("data.dir", "data.cache")  # what a result does not depend on
 
 def default_config() -> ml_collections.ConfigDict:
     """A new study's config with every default, for a config file's get_config()."""
-    return settings.default_config(StudySettings)
+    return setting_fields.default_config(StudySettings)
 
 
 def read_settings(config: Config) -> StudySettings:
@@ -57,7 +57,7 @@ def read_settings(config: Config) -> StudySettings:
     plugins = config.get("plugins", ())
     # Before the other settings, whose choices they extend.
     import_plugins(checked_value("config.plugins", plugins, tuple[str, ...], {}))
-    study = settings.from_config(StudySettings, config)
+    study = setting_fields.from_config(StudySettings, config)
     study = dataclasses.replace(study, models=expand_models(study.models, study.axes))
     for rule in RULES:
         rule(study)

@@ -14,7 +14,8 @@ from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.train_step import StepSettings
 from jaxdiff.datasets.registry import default_channels
 from jaxdiff.denoiser import MODELS
-from jaxdiff.settings import Config, StudySettings, to_json
+from jaxdiff.setting_fields import Config, to_json
+from jaxdiff.settings import StudySettings
 from jaxdiff.study.config import read_settings
 from jaxdiff.study.stems import link_stems
 from jaxdiff.study.variants import OF_TRAINING, model_width, train_settings

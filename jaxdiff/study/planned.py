@@ -10,7 +10,8 @@ from jaxdiff.cells.cell import Cell
 from jaxdiff.denoiser import count_parameters
 from jaxdiff.records import check_records
 from jaxdiff.result_schema import STUDY_TYPES, check_types
-from jaxdiff.settings import AxesSettings, from_config
+from jaxdiff.setting_fields import from_config
+from jaxdiff.settings import AxesSettings
 from jaxdiff.study.variants import axis_values, expand_models
 
 

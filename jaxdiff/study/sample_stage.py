@@ -18,7 +18,7 @@ from jaxdiff.noise_bank import COMMON_SEED
 from jaxdiff.progress import Progress
 from jaxdiff.samplers import SAMPLERS
 from jaxdiff.sampling import Sampler
-from jaxdiff.settings import to_json
+from jaxdiff.setting_fields import to_json
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import Redo, Stage
 

@@ -8,7 +8,8 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from jaxdiff.settings import AxesSettings, StudySettings, TrainSettings, keys
+from jaxdiff.setting_fields import keys
+from jaxdiff.settings import AxesSettings, StudySettings, TrainSettings
 from jaxdiff.typed_values import checked_value
 
 

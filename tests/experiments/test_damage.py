@@ -13,7 +13,7 @@ from jaxdiff.cells.data import DataPaths
 from jaxdiff.datasets import prepare
 from jaxdiff.measures.registry import load_measures
 from jaxdiff.progress import no_progress
-from jaxdiff.settings import to_json
+from jaxdiff.setting_fields import to_json
 from jaxdiff.stage import NO_REDO, Redo, claim_folder
 from jaxdiff.study import grid, pairwise
 from jaxdiff.study.config import fixed_settings

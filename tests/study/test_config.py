@@ -6,7 +6,7 @@ from etils import epath
 from jaxdiff import files
 from jaxdiff.analysis.plan import Plan
 from jaxdiff.records import write_record
-from jaxdiff.settings import to_json
+from jaxdiff.setting_fields import to_json
 from jaxdiff.study import grid
 from jaxdiff.study.config import default_config, fixed_settings
 from jaxdiff.study.planned import planned_settings

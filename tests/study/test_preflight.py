@@ -5,7 +5,7 @@ import pytest
 from etils import epath
 
 from jaxdiff import files
-from jaxdiff.settings import to_json
+from jaxdiff.setting_fields import to_json
 from jaxdiff.study import grid
 from jaxdiff.study.config import default_config
 from jaxdiff.study.planned import planned_settings

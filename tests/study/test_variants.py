@@ -4,7 +4,8 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxdiff.settings import AxesSettings, to_json
+from jaxdiff.setting_fields import to_json
+from jaxdiff.settings import AxesSettings
 from jaxdiff.study import grid
 from jaxdiff.study.config import default_config
 from jaxdiff.study.planned import planned_settings

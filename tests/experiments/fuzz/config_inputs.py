@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxdiff.settings import Key, StudySettings, keys
+from jaxdiff.setting_fields import Key, keys
+from jaxdiff.settings import StudySettings
 from jaxdiff.study import planned
 from jaxdiff.study.cost import Cost
 from tests.experiments.fuzz.boundary import Command, Input, Outcome, accept
