@@ -34,9 +34,16 @@ class DataSettings:
     classes: tuple[int, ...] = setting((6, 9), "the two classes", min=0)
     proportions: tuple[Any, ...] = setting(
         ((0.8, 0.2),),
-        "shares of the two classes in the training data, majority first; or of the four groups "
+        "shares of the two classes among their images, majority first; or of the four groups "
         "(each class without and with the group's attribute)",
         nonempty=True,
+    )
+    others: tuple[int, ...] = setting((), "further classes of the training data", min=0)
+    others_share: float = setting(
+        0.0,
+        "what they have of the training images, the same each; the two classes share the rest",
+        min=0,
+        max=1,
     )
     n: tuple[int, ...] = setting(
         (300,), "training images of a model, equal at every proportion", min=1, nonempty=True

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxdiff.datasets.mixtures import exact_counts, group_counts
 from jaxdiff.denoiser import config_from_json, config_to_json
+from jaxdiff.measures.artifacts import Roles
 from jaxdiff.setting_fields import from_config, to_json
 from jaxdiff.settings import (
     ClassifierSettings,
@@ -29,6 +30,7 @@ NOT_IN_DATA_SECTION = ("proportions", "n", "dir", "cache")
 # Cells that were trained before these settings existed have their defaults, and are the same
 # cells: their files do not name them.
 NEWER_TRAIN_SETTINGS = {name: getattr(TrainSettings, name) for name in ("warmup_steps", "cooldown")}
+NEWER_DATA_SETTINGS = {name: getattr(DataSettings, name) for name in ("others", "others_share")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Cell:
     network
         The configuration of its network: a dataclass of a family in `jaxdiff.denoiser.MODELS`.
     shares
-        Shares of the two classes, majority first; or of the four groups.
+        Shares of the two classes among their images, majority first; or of the four groups.
     n
         Number of training images.
     seed
@@ -98,21 +100,35 @@ class Cell:
         ValueError
             Where n cannot be split at these shares.
         """
-        classes = (self.majority, self.minority)
         if self.is_grouped:
+            classes = (self.majority, self.minority)
             groups = [2 * label + attribute for label in classes for attribute in (0, 1)]
             return dict(zip(groups, group_counts(self.n, self.shares), strict=True))
-        if len(self.shares) != 2:
-            raise ValueError(
-                f"config.data.proportions holds {self.shares}; it needs one share for each of "
-                "the two classes, or of the four groups"
-            )
-        return dict(zip(classes, exact_counts(self.n, self.shares), strict=True))
+        mix = self.roles.mix
+        # As they were written, where nothing was computed with them.
+        shares = list(mix.values()) if self.data.others else self.shares
+        return dict(zip(mix, exact_counts(self.n, shares), strict=True))
+
+    @property
+    def roles(self) -> Roles:
+        """The two classes and the others of the training data."""
+        return Roles(
+            self.majority,
+            self.minority,
+            self.proportions[1],
+            self.data.others,
+            self.data.others_share,
+        )
 
     @property
     def proportions(self) -> tuple[float, float]:
-        """Shares of the two classes in the training data, majority first."""
+        """Shares of the two classes among their training images, majority first."""
         if not self.is_grouped:
+            if len(self.shares) != 2:
+                raise ValueError(
+                    f"config.data.proportions holds {self.shares}; it needs one share for each of "
+                    "the two classes, or of the four groups"
+                )
             return self.shares[0], self.shares[1]
         counts = list(self.counts.values())
         total = sum(counts)
@@ -125,7 +141,7 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """The content of the cell's config.json."""
-        data = to_json(self.data)
+        data = _without(NEWER_DATA_SETTINGS, to_json(self.data))
         return {
             "model": self.model,
             "unet": config_to_json(self.network),
@@ -136,7 +152,7 @@ class Cell:
             "minority": self.minority,
             "data": {key: data[key] for key in data if key not in NOT_IN_DATA_SECTION},
             **{name: to_json(getattr(self, name)) for name in SECTIONS},
-            "train": _without_newer(to_json(self.train)),
+            "train": _without(NEWER_TRAIN_SETTINGS, to_json(self.train)),
         }
 
     @classmethod
@@ -168,7 +184,10 @@ class Cell:
         )
 
 
-def _without_newer(train: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of training but for newer ones that have their defaults."""
-    unset = NEWER_TRAIN_SETTINGS.items()
-    return {key: value for key, value in train.items() if (key, value) not in unset}
+def _without(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings but for newer ones that have their defaults."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in defaults or value != to_json(defaults[key])
+    }

@@ -76,7 +76,7 @@ def train_classifiers(
     settings
         How long they are trained.
     classes
-        The study's two classes.
+        The classes of the training data.
     num_classes
         Classes of the dataset; where there are no others, nothing is said of other classes.
     folder
@@ -87,7 +87,7 @@ def train_classifiers(
     Returns
     -------
     gate
-        Fraction of held-out images of the two classes that are classified as one of them.
+        Fraction of held-out images of these classes that are classified as one of them.
     """
     train = splits["classifier"]
     test = splits["classifier_test"]
@@ -112,7 +112,7 @@ def train_classifiers(
 def _gate(
     classifiers: Classifiers, classes: Sequence[int], held_out: Split
 ) -> dict[str, float | None]:
-    """Held-out images that pass as one of the two classes: of these classes, and of others."""
+    """Held-out images that pass as one of the classes: of these, and of others."""
     passes = np.isin(classifiers.classify(held_out.images), classes)
     is_class = np.isin(held_out.labels, classes)
     others = None if is_class.all() else float(passes[~is_class].mean())

@@ -96,7 +96,7 @@ class CellContext(ResultFolder):
 
     @property
     def roles(self) -> Roles:
-        return Roles(self.cell.majority, self.cell.minority, self.cell.proportions[1])
+        return self.cell.roles
 
     @functools.cached_property
     def dataset(self) -> Dataset:
@@ -151,24 +151,28 @@ class CellContext(ResultFolder):
 
     def unseen(self, count: int) -> Images:
         split = self.splits["classifier_test"]
-        majority_size = int((split.labels == self.cell.majority).sum())
-        minority_size = int((split.labels == self.cell.minority).sum())
-        minority = min(max(1, round(count * self.cell.proportions[1])), minority_size)
-        majority = min(count - minority, majority_size)
-        counts = {self.cell.majority: majority, self.cell.minority: minority}
+        majority, *scarcer = self.roles.mix.items()
+        counts = {majority[0]: 0}
+        for label, share in scarcer:
+            available = int((split.labels == label).sum())
+            counts[label] = min(max(1, round(count * share)), available)
+        available = int((split.labels == majority[0]).sum())
+        counts[majority[0]] = min(count - sum(counts.values()), available)
         return split.images[mixture(split.labels, counts)]
 
     def _is_of_classes(self, split: Split) -> np.ndarray:
-        return np.isin(split.labels, self.roles.classes)
+        return np.isin(split.labels, self.roles.trained_classes)
 
     def _counts_at_mix(self, split: Split) -> dict[int, int]:
         """Images of each class in the largest set of the cell's mix that a split can give."""
-        majority, minority = self.roles.classes
-        majority_share, minority_share = self.cell.proportions
-        majority_size = int((split.labels == majority).sum())
-        minority_size = int((split.labels == minority).sum())
-        target = max(round(majority_size * minority_share / majority_share), 1)
-        return {majority: majority_size, minority: min(target, minority_size)}
+        mix = self.roles.mix
+        majority_size = int((split.labels == self.roles.majority).sum())
+        counts = {self.roles.majority: majority_size}
+        for label, share in mix.items():
+            if label != self.roles.majority:
+                target = max(round(majority_size * share / mix[self.roles.majority]), 1)
+                counts[label] = min(target, int((split.labels == label).sum()))
+        return counts
 
     # ---- the trained model ----
 

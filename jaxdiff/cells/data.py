@@ -86,23 +86,24 @@ def check_training_sets(cells: Sequence[Cell], data_dir: str = "") -> None:
 
 def _check_classes(cell: Cell, dataset: Dataset) -> None:
     count = len(dataset.classes)
-    for label in (cell.majority, cell.minority):
+    for label in cell.roles.trained_classes:
         if label >= count:
+            key = "others" if label in cell.data.others else "classes"
             names = [
                 name if name == str(i) else f"{i} ({name})"
                 for i, name in enumerate(dataset.classes)
             ]
             raise ValueError(
-                f"config.data.classes holds {label}; choose two of the {count} classes of "
+                f"config.data.{key} holds {label}; choose among the {count} classes of "
                 f"{cell.data.source}: {', '.join(names)}"
             )
-    registry.name_classes(dataset, (cell.majority, cell.minority))
+    registry.name_classes(dataset, cell.roles.trained_classes)
 
 
 def _check_size(cell: Cell, dataset: Dataset) -> None:
     parts = cell.data.parts
-    classes = (cell.majority, cell.minority)
-    largest = registry.max_train_size(dataset, classes, cell.proportions, parts)
+    mix = cell.roles.mix
+    largest = registry.max_train_size(dataset, list(mix), list(mix.values()), parts)
     if cell.n > largest:
         plural = "s" if parts > 1 else ""
         raise ValueError(

@@ -166,7 +166,7 @@ def _sample_estimates(samples: Images, artifacts: Artifacts) -> list[Estimate]:
     predictions = artifacts.predict(samples)
     train = flatten(artifacts.train.images)
     memorized = memorization_metrics({"samples": flatten(samples)}, train)[0]
-    gate = quality_gate(predictions, roles.classes)[0]
+    gate = quality_gate(predictions, roles.trained_classes)[0]
     shares = share_forms(predictions, roles)
     estimates = [memorized, dataclasses.replace(gate, values=None), *shares]
     # An early checkpoint denoises no held-out images, and has no loss-corrected share.

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from jaxdiff.estimates import Estimate
 from jaxdiff.landscape import retrieval
 from jaxdiff.measures.artifacts import Artifacts, require
+from jaxdiff.measures.flips import ROLES, role_indices
 from jaxdiff.measures.registry import measure
 
 MIN_DEFINED = 0.5  # of the noise levels; where rho is defined at fewer, the share is no test
@@ -76,7 +77,8 @@ def predicted_share(artifacts: Artifacts) -> list[Estimate]:
         if defined:
             rho_at_t = [(estimate.labels["t"], float(estimate)) for estimate in defined]
             rho = interpolate_rho(rho_at_t, schedule.steps)
-            estimate = _sample_share(artifacts, rho).labeled(why="", **labels)
+            estimate = _sample_share(artifacts, rho)
+            estimate = estimate.labeled(why=estimate.labels.get("why", ""), **labels)
         else:
             why = "rho is undefined at every noise level"
             estimate = Estimate.undefined("predicted", n=0, why=why, **labels)
@@ -90,17 +92,21 @@ def _sample_share(artifacts: Artifacts, rho: Float[np.ndarray, " T"]) -> Estimat
     train = artifacts.train
     rows = train.images.reshape(len(train.images), -1)
     points = jnp.asarray(rows.astype(np.float32) / 127.5 - 1.0)
-    is_minority = (train.labels == require(artifacts.roles).minority).astype(np.int64)
+    roles = require(artifacts.roles)
     _, soft = retrieval.sample_smoothed(
         points,
-        is_minority,
+        role_indices(train.labels, roles.majority, roles.minority),
         sampler.model.schedule,
         rho,
         jax.random.key(artifacts.seed),
+        classes=len(ROLES),
         count=len(artifacts.samples),
         sampling_steps=sampler.spec.steps,
     )
-    minority_weight = soft[:, 1]
-    # The label of a sample is the class with more of its weight.
-    count = int((minority_weight > 0.5).sum())
-    return Estimate.proportion(count, len(minority_weight), "predicted")
+    # The label of a sample is the class with most of its weight; other classes do not count.
+    drawn = soft.argmax(axis=1)
+    num_minority = int((drawn == ROLES.index("minority")).sum())
+    num_majority = int((drawn == ROLES.index("majority")).sum())
+    if num_majority + num_minority == 0:
+        return Estimate.undefined("predicted", n=0, why="no sample is of the two classes")
+    return Estimate.proportion(num_minority, num_majority + num_minority, "predicted")

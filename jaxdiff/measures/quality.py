@@ -32,7 +32,7 @@ def quality_gate(predictions: Predictions, classes: Sequence[int]) -> list[Estim
     predictions
         Labels of n samples by two classifiers.
     classes
-        The study's classes.
+        Those of the training data.
 
     Returns
     -------
@@ -153,9 +153,10 @@ def _slopes(artifacts: Artifacts) -> list[Estimate]:
     "quality",
     title="Quality",
     caption=(
-        "gate is the fraction of samples that the classifier labels as one of the two classes; "
-        "nothing is claimed of a model whose mean over seeds is below 80 %. gate_random_weights is "
-        "that of 64 samples of the same network with random weights, and should be near 0. "
+        "gate is the fraction of samples that the classifier labels as a class of the training "
+        "data; nothing is claimed of a model whose mean over seeds is below 80 %. "
+        "gate_random_weights is that of 64 samples of the same network with random weights, and "
+        "should be near 0. "
         "mean_eps_slope is the slope of the predicted on the true image mean of eps: a network "
         "with a smaller one than a linear denoiser at the same t makes less of that mean than a "
         "linear map does. It is given at the last step for networks that predict eps alone, since "
@@ -167,7 +168,7 @@ def _slopes(artifacts: Artifacts) -> list[Estimate]:
 )
 def quality(artifacts: Artifacts) -> list[Estimate]:
     """The gate; where there is a model, that of random weights and the slopes of the mean."""
-    classes = require(artifacts.roles).classes
+    classes = require(artifacts.roles).trained_classes
     estimates = quality_gate(require(artifacts.predictions), classes)
     random_sampler = artifacts.random_sampler
     if random_sampler is not None:

@@ -58,13 +58,16 @@ def share_forms(
     Returns
     -------
     estimates
-        ``forced_choice``: of all samples, each counted for the likelier of the two classes.
+        ``forced_choice``: of all samples, each counted for the likelier of the two classes; less
+        those that are likelier of another class of the training data.
         ``loss_corrected``: see `loss_corrected_share`; left out without `denoised`. ``gated``: of
         the samples that are labeled as one of the two classes. Wilson intervals.
     """
-    forced = forced_choice(predictions, roles)
-    estimates = [Estimate.proportion(int((forced == roles.minority).sum()), len(forced))]
-    estimates[0] = estimates[0].named("forced_choice")
+    num_majority, num_minority = count_roles(forced_choice(predictions, roles), roles)
+    estimates = []
+    if num_majority + num_minority:
+        total = num_majority + num_minority
+        estimates.append(Estimate.proportion(num_minority, total, "forced_choice"))
     num_majority, num_minority = count_roles(predictions.labels, roles)
     if num_majority + num_minority == 0:
         return estimates
@@ -76,10 +79,10 @@ def share_forms(
 
 
 def forced_choice(predictions: Predictions, roles: Roles) -> Labels:
-    """The likelier of the two classes for every sample, whatever its label is."""
-    probabilities = predictions.probabilities
-    is_minority = probabilities[:, roles.minority] > probabilities[:, roles.majority]
-    return np.where(is_minority, roles.minority, roles.majority)
+    """The likeliest class of the training data for every sample, whatever its label is."""
+    classes = np.array(roles.trained_classes)
+    # Of equal probabilities the first counts, which is the majority's.
+    return classes[predictions.probabilities[:, classes].argmax(axis=1)]
 
 
 def count_losses(denoised: Confusion, roles: Roles) -> list[Proportion]:
@@ -192,13 +195,17 @@ def ambiguity_bounds(
 ) -> Estimate:
     """The share with every ambiguous sample given to the majority, and to the minority.
 
-    A sample is ambiguous if its label is of neither class or has a probability below `confidence`.
-    ``low`` and ``high`` are Wilson's ends at both extremes.
+    A sample is ambiguous if its label is of no class of the training data or has a probability
+    below `confidence`. ``low`` and ``high`` are Wilson's ends at both extremes.
     """
     confident = predictions.probabilities.max(axis=1) >= confidence
     majority = int(((predictions.labels == roles.majority) & confident).sum())
     minority = int(((predictions.labels == roles.minority) & confident).sum())
-    n = len(confident)
+    other = int((np.isin(predictions.labels, roles.others) & confident).sum())
+    n = len(confident) - other
+    if n == 0:
+        why = "every sample is of another class"
+        return Estimate.undefined("bounds", n=0, why=why, ambiguous=0, confidence=confidence)
     ambiguous = n - minority - majority
     return Estimate(
         (minority + ambiguous / 2) / n,

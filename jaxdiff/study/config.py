@@ -10,14 +10,14 @@ import ml_collections
 from etils import epath
 
 from jaxdiff import setting_fields
-from jaxdiff.cells.cell import NEWER_TRAIN_SETTINGS
+from jaxdiff.cells.cell import NEWER_DATA_SETTINGS, NEWER_TRAIN_SETTINGS
 from jaxdiff.cells.train_step import retention_policy
 from jaxdiff.datasets.registry import DATASET_NAMES_HELP, is_dataset_name
 from jaxdiff.features.extractors import EXTRACTORS
 from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.measures.registry import load_measures
 from jaxdiff.plugins import import_plugins
-from jaxdiff.setting_fields import Config
+from jaxdiff.setting_fields import Config, to_json
 from jaxdiff.settings import (
     NAMED_CLAIMS,
     MeasureSettings,
@@ -114,6 +114,25 @@ def _check_classes(study: StudySettings) -> None:
     classes = study.data.classes
     if len(classes) != 2 or classes[0] == classes[1]:
         raise ValueError(f"config.data.classes is {classes}; two different classes are needed")
+
+
+def _check_others(study: StudySettings) -> None:
+    data = study.data
+    if len({*data.classes, *data.others}) < len(data.classes) + len(data.others):
+        raise ValueError(
+            f"config.data.others is {data.others}; name classes other than {data.classes}, each "
+            "once"
+        )
+    if bool(data.others) != (0 < data.others_share < 1):
+        raise ValueError(
+            f"config.data.others is {data.others} and config.data.others_share "
+            f"{data.others_share}; set both, the share between 0 and 1, or neither"
+        )
+    if data.others and any(len(shares) == 4 for shares in data.proportions):
+        raise ValueError(
+            f"config.data.others is {data.others} and config.data.proportions holds shares of "
+            "groups; take one of them out"
+        )
 
 
 def _check_proportions(study: StudySettings) -> None:
@@ -369,6 +388,7 @@ RULES: tuple[Callable[[StudySettings], None], ...] = (
     _check_model_names,
     _check_model_seeds,
     _check_classes,
+    _check_others,
     _check_proportions,
     _check_source,
     _check_groups,
@@ -404,6 +424,7 @@ def fixed_settings(study: Mapping[str, Any]) -> dict[str, Any]:
         if any(claim in study["secondary"] for claim in claims)
     }
     fixed_data = {key: data[key] for key in data if f"data.{key}" not in AXES + PATH_KEYS}
+    fixed_data = to_json(NEWER_DATA_SETTINGS) | fixed_data
     fixed = {key: value for key, value in study.items() if key not in free}
     fixed["sample"] = SAMPLE_DEFAULTS | study.get("sample", {})
     fixed["train"] = NEWER_TRAIN_SETTINGS | study.get("train", {})

@@ -171,7 +171,7 @@ def _run_classifiers(context: CellContext, redo: Redo) -> None:
         context.classifiers.folder,
         context.cell.classifier,
         context.dataset.contents,
-        context.roles.classes,
+        context.roles.trained_classes,
         len(context.dataset.classes),
         lambda: context.splits,
         progress=context.progress,

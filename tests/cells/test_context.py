@@ -125,6 +125,19 @@ def test_held_out_images_of_the_two_classes(context):
     assert count_classes(context.held_out, context) == [12, 3]
 
 
+def test_images_of_all_trained_classes_at_their_mix(context):
+    data = dataclasses.replace(context.cell.data, others=(3,), others_share=0.5)
+    context.cell = dataclasses.replace(context.cell, data=data)
+    assert context.cell.counts == {6: 20, 9: 5, 3: 25}
+    images = context.held_out_of_classes
+    assert (len(images), count_classes(images, context)) == (12 + 12 + 15, [12, 12])
+    # At 40 : 10 : 50 twelve sixes have 3 nines and 15 threes beside them.
+    at_mix = context.held_out
+    assert (len(at_mix), count_classes(at_mix, context)) == (30, [12, 3])
+    # The pool of the classifier's test has no three: what there is of the others comes.
+    assert count_classes(context.unseen(10), context) == [9, 1]
+
+
 def test_random_weights_share_the_compiled_programs(context):
     """They are those that training starts from, and the trained ones stay as they are."""
     trained = build_network(context.cell.network, nnx.Rngs(7))

@@ -128,6 +128,29 @@ def test_forced_choice_counts_every_sample_by_the_likelier_class():
     assert (gated.name, gated.value, gated.n) == ("gated", 0.25, 80)
 
 
+def test_other_trained_classes_are_no_part_of_the_share():
+    """Threes are trained too: they are not forced to be sixes or nines, nor ambiguous."""
+    labels = [6] * 60 + [9] * 20 + [3] * 15 + [REJECT] * 5
+    predictions = predict(labels)
+    predictions.probabilities[95:, 9] = 0.04
+    roles = Roles(majority=6, minority=9, trained=0.2, others=(3,), others_share=0.2)
+    readings = shares.minority_share(predictions, roles, PERFECT)
+    by_name = {reading.name: reading for reading in reversed(readings)}
+    assert (by_name["forced_choice"].value, by_name["forced_choice"].n) == (25 / 85, 85)
+    assert (by_name["gated"].value, by_name["gated"].n) == (0.25, 80)
+    assert (by_name["bounds"].n, by_name["bounds"].labels["ambiguous"]) == (85, 5)
+    assert roles.mix == pytest.approx({6: 0.64, 9: 0.16, 3: 0.2})
+
+
+def test_samples_of_other_trained_classes_alone_have_no_share():
+    predictions = predict([3] * 4)
+    roles = Roles(majority=6, minority=9, trained=0.2, others=(3,), others_share=0.2)
+    readings = shares.minority_share(predictions, roles, PERFECT)
+    assert {reading.name for reading in readings} == {"bounds"}
+    assert all(reading.value is None for reading in readings)
+    assert shares.select_share(readings, "forced_choice").value is None
+
+
 def test_what_is_lost_of_each_class_is_corrected_for():
     """Of 800 sixes 720 can be read, of 200 nines 100; the denoised images lose as much."""
     labels = [6] * 720 + [9] * 100 + [REJECT] * 180
