@@ -19,6 +19,7 @@ from jaxtyping import Array
 # `input_shape` of a U-Net without an image size raises.
 from typing_extensions import Protocol, runtime_checkable
 
+from jaxdiff import rng
 from jaxdiff.precision import sampling
 from jaxdiff.programs import find_attributes, share_programs
 
@@ -355,7 +356,8 @@ def abstract_network(config: NetworkConfig) -> Any:
 @share_programs
 def _trace_network(family: ModelFamily, config: NetworkConfig) -> Any:
     """The abstract network, traced once: a U-Net takes a second, and a cell asks for it often."""
-    return nnx.eval_shape(lambda: family.network_class(config, rngs=nnx.Rngs(0)))  # type: ignore[call-arg]
+    with rng.shapes_only():
+        return nnx.eval_shape(lambda: family.network_class(config, rngs=nnx.Rngs(0)))  # type: ignore[call-arg]
 
 
 def count_parameters(config: NetworkConfig) -> int:

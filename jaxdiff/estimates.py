@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import stats
 from scipy.special import logit, ndtri
 
 NORMAL_QUANTILE = 1.96  # of a normal 95 % interval
@@ -101,8 +101,8 @@ class Estimate:
         center = float(np.mean(values))
         if len(values) < 2:
             return cls(center, n=len(values), name=name, labels=labels)
-        quantile = float(stats.t.ppf(0.5 + level / 2, len(values) - 1))
-        half = quantile * float(stats.sem(values))
+        quantile = float(scipy.stats.t.ppf(0.5 + level / 2, len(values) - 1))
+        half = quantile * float(scipy.stats.sem(values))
         method = f"t {100 * level:g} % over {over}"
         return cls(
             center, center - half, center + half, len(values), method, name=name, labels=labels
@@ -301,7 +301,7 @@ def jackknife(
 
 def mcnemar(b: int, c: int) -> float:
     """Two-sided exact p-value that pairs change either way equally often (McNemar 1947)."""
-    return float(stats.binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
+    return float(scipy.stats.binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
 
 
 def bounded_logit(share: float, trials: int) -> float:

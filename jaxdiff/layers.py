@@ -43,8 +43,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 def _uniform_param(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
     """PyTorch's default for weights and biases: U(-1 / sqrt(fan_in), 1 / sqrt(fan_in))."""
-    bound = 1.0 / math.sqrt(fan_in)
-    return nnx.Param(rng.uniform(rngs.params(), shape, jnp.float32, low=-bound, high=bound))
+    return rng.uniform_param(rngs, shape, 1.0 / math.sqrt(fan_in))
 
 
 def add_bias(
@@ -90,7 +89,7 @@ class Embedding(nnx.Module):
     """A row of a table for each integer."""
 
     def __init__(self, count: int, features: int, rngs: nnx.Rngs):
-        self.weight = nnx.Param(rng.normal(rngs.params(), (count, features), jnp.float32))
+        self.weight = rng.normal_param(rngs, (count, features))
 
     def __call__(self, index: Int[Array, "*batch"]) -> Float[Array, "*batch _feature"]:
         return self.weight[...][index]

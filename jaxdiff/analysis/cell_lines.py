@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scipy import stats
+import scipy
 from scipy.special import logit
 
 from jaxdiff.analysis.contrasts import find_share, logit_share
@@ -26,8 +26,8 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Line | None:
     """The least-squares line of y on x; None of fewer than three points, or of one x alone."""
     if len(x) < MIN_POINTS or len(set(x)) < 2:
         return None
-    fit = stats.linregress(x, y)
-    quantile = stats.t.ppf(0.975, len(x) - 2)
+    fit = scipy.stats.linregress(x, y)
+    quantile = scipy.stats.t.ppf(0.975, len(x) - 2)
 
     def estimate(value: float, error: float) -> Estimate:
         ends = (float(value - quantile * error), float(value + quantile * error))

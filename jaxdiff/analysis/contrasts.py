@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from scipy import optimize, stats
+import scipy
 from scipy.special import expit
 
 from jaxdiff.analysis.queries import Mix
@@ -73,13 +73,13 @@ class BlockedMean:
         """Two-sided, of the t test that the mean is 0; None where there is no error to test by."""
         if not self.standard_error > 0:
             return None
-        return float(2 * stats.t.sf(abs(self.value) / self.standard_error, self.freedom))
+        return float(2 * scipy.stats.t.sf(abs(self.value) / self.standard_error, self.freedom))
 
     def estimate(self, level: float = 0.95) -> Estimate:
         """The mean with its t interval; without one where there are no degrees of freedom."""
         if self.freedom < 1:
             return Estimate(self.value if self.n else None, n=self.n)
-        half = float(stats.t.ppf(0.5 + level / 2, self.freedom)) * self.standard_error
+        half = float(scipy.stats.t.ppf(0.5 + level / 2, self.freedom)) * self.standard_error
         method = f"t {100 * level:g} % over seeds, roles blocked"
         ends = (self.value - half, self.value + half)
         return Estimate(self.value, *ends, self.n, method, self.standard_error)
@@ -202,7 +202,7 @@ class Contrast:
             # The clip keeps an infinite shift usable in the search for the root.
             return min(self.widening(math.exp(log_ratio)), 1e3) - distance
 
-        return math.exp(optimize.brentq(excess, 0.0, math.log(LARGEST_RATIO)))
+        return math.exp(scipy.optimize.brentq(excess, 0.0, math.log(LARGEST_RATIO)))
 
 
 class SampleReading(NamedTuple):

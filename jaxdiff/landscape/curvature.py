@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Bool, Float, Key
 from matfree import decomp, stochtrace
-from scipy import linalg
 
 from jaxdiff import parallel
 from jaxdiff.estimates import Estimate
@@ -323,7 +323,9 @@ def _summarize_lanczos(
     if len(exhausted):
         steps = int(exhausted[0]) + 1
         residual = float(off_diagonal[exhausted[0]])
-    eigenvalues, vectors = linalg.eigh_tridiagonal(diagonal[:steps], off_diagonal[: steps - 1])
+    eigenvalues, vectors = scipy.linalg.eigh_tridiagonal(
+        diagonal[:steps], off_diagonal[: steps - 1]
+    )
 
     # The bound of a Ritz value is |H v - lambda v| of its unit vector v, and rounding.
     rounding = 8.0 * epsilon * np.abs(eigenvalues).max()

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Float, Int, Key
-from scipy import stats
 from scipy.special import expit, logit
 
 from jaxdiff.diffusion import Schedule
@@ -305,7 +305,7 @@ def fit_law(
     # polyfit's weights multiply residuals, and the variance of a logit is 1 / (n p (1 - p)).
     weights = np.sqrt(count * share * (1 - share))
     (slope, intercept), covariance = np.polyfit(x, y, 1, w=weights, cov=True)
-    quantile = stats.t.ppf(0.975, len(x) - 2)
+    quantile = scipy.stats.t.ppf(0.975, len(x) - 2)
     slope_half, intercept_half = quantile * np.sqrt(np.diag(covariance))
     return LawFit(
         n=len(x),

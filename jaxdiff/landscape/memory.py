@@ -9,9 +9,8 @@ dimension. All on the host, in float64.
 
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Float
-from scipy import special
-from scipy.spatial import distance
 
 from jaxdiff.landscape import energies
 
@@ -23,7 +22,7 @@ def squared_distances(queries: Vectors, points: Vectors) -> Float[np.ndarray, "_
     """|q - x_i|^2 by direct differences."""
     queries = np.asarray(queries, np.float64)
     points = np.asarray(points, np.float64)
-    return distance.cdist(queries, points, "sqeuclidean")
+    return scipy.spatial.distance.cdist(queries, points, "sqeuclidean")
 
 
 def softmax_weights(squares: Float[np.ndarray, "q n"], tau: float) -> Float[np.ndarray, "q n"]:
@@ -102,5 +101,5 @@ def _measure_query(
     eigenvalues = eigenvalues.clip(0.0)
     norm = float(eigenvalues[-1])
     stable_rank = float(np.square(eigenvalues / norm).sum()) if norm else 0.0
-    k_eff = float(np.exp(special.entr(w).sum()))
+    k_eff = float(np.exp(scipy.special.entr(w).sum()))
     return norm, float(eigenvalues.sum()), stable_rank, 2.0 - 2.0 * norm, k_eff

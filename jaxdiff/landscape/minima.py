@@ -7,9 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Float, Int
-from scipy.cluster import hierarchy
-from scipy.spatial import distance
 
 from jaxdiff.landscape import energies
 from jaxdiff.landscape.energies import Number, Points
@@ -64,9 +63,9 @@ def find_minima(points: Points, tau: float, min_distance: float = 1e-2) -> Minim
     ends = np.asarray(mean_shift(points, points, tau), np.float64)
     if len(ends) == 1:
         return Minima(ends, np.zeros(1, np.int64))
-    linkage = hierarchy.single(distance.pdist(ends))
+    linkage = scipy.cluster.hierarchy.single(scipy.spatial.distance.pdist(ends))
     # fcluster counts from 1.
-    clusters = hierarchy.fcluster(linkage, min_distance * spread(points), "distance")
+    clusters = scipy.cluster.hierarchy.fcluster(linkage, min_distance * spread(points), "distance")
     assignment = (clusters - 1).astype(np.int64)
     centers = [ends[assignment == m].mean(axis=0) for m in range(assignment.max() + 1)]
     return Minima(np.stack(centers), assignment)

@@ -13,8 +13,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from jaxtyping import Int
-from scipy import stats
 from scipy.special import logit
 
 Numbers = float | Sequence[float] | np.ndarray
@@ -53,7 +53,7 @@ def majority_map(p: Numbers, cells: int = 4) -> np.ndarray:
     for votes in range((cells + 1) // 2, cells + 1):
         # Half of the ties are won.
         chance_to_win = 1.0 if 2 * votes > cells else 0.5
-        share = share + stats.binom.pmf(votes, cells, p) * chance_to_win
+        share = share + scipy.stats.binom.pmf(votes, cells, p) * chance_to_win
     return np.asarray(share)
 
 

@@ -15,8 +15,8 @@ import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
-from scipy import stats
 
 from jaxdiff.estimates import Estimate
 
@@ -199,7 +199,7 @@ def two_way_mean(statistic: Statistic, y: Values) -> Estimate:
     freedom = n - 1.0
     if over_models:
         freedom = total**2 / (over_images**2 / (n - 1) + over_models**2 / (models - 1))
-    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(total)
+    half = float(scipy.stats.t.ppf(0.975, freedom)) * math.sqrt(total)
     value = float(values.mean())
     return Estimate(value, value - half, value + half, n, method, labels={"models": models})
 

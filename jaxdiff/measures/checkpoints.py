@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Float, Int
-from scipy import stats
 
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.diffusion import Schedule
@@ -86,7 +86,9 @@ def loss_gap(
     value = float(unseen_means.mean() - train_means.mean())
     gap = Estimate(value, n=len(train_means) + len(unseen_means), name="eps_gap")
     if min(len(train_means), len(unseen_means)) > 1:
-        welch = stats.ttest_ind(unseen_means, train_means, equal_var=False).confidence_interval()
+        welch = scipy.stats.ttest_ind(
+            unseen_means, train_means, equal_var=False
+        ).confidence_interval()
         low, high = float(welch.low), float(welch.high)
         if math.isfinite(low) and math.isfinite(high):
             gap = dataclasses.replace(gap, low=low, high=high, method="Welch 95 %")

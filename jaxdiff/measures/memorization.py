@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int, Num, UInt8
-from scipy import stats
 
 from jaxdiff.datasets.mixtures import draw_subset, mixture
 from jaxdiff.estimates import NORMAL_QUANTILE, Estimate, wilson
@@ -105,7 +105,7 @@ def _spread(images: Vectors) -> float:
 def _median(values: Float[np.ndarray, " n"]) -> Estimate:
     """The median, with the binomial interval of order statistics."""
     n = len(values)
-    low, high = stats.binom.interval(0.95, n, 0.5)
+    low, high = scipy.stats.binom.interval(0.95, n, 0.5)
     ordered = np.sort(values)
     low_value = float(ordered[max(int(low) - 1, 0)])
     high_value = float(ordered[min(int(high), n - 1)])
@@ -230,7 +230,7 @@ def _effective_trials(value: float, count: int, influences: Float[np.ndarray, " 
     variance_of_squares = float(np.square(squares).sum()) - variance**2 / len(squares)
     quantile = NORMAL_QUANTILE
     if variance_of_squares > 0:
-        quantile = float(stats.t.ppf(0.975, 2 * variance**2 / variance_of_squares))
+        quantile = float(scipy.stats.t.ppf(0.975, 2 * variance**2 / variance_of_squares))
     return min(count, spread / variance) * (NORMAL_QUANTILE / quantile) ** 2
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Float
-from scipy import stats
 
 from jaxdiff import diffusion, samplers
 from jaxdiff.datasets.images import to_float, to_uint8
@@ -99,8 +99,8 @@ def mean_eps_slope(
     eps_hat = predict_eps(diffusion.add_noise(schedule, x0, eps, steps), steps)
     true_means = np.asarray(eps.mean(axis=(1, 2))).ravel()
     predicted_means = np.asarray(eps_hat.mean(axis=(1, 2))).ravel()
-    fit = stats.linregress(true_means, predicted_means)
-    quantile = float(stats.t.ppf(0.975, true_means.size - 2))
+    fit = scipy.stats.linregress(true_means, predicted_means)
+    quantile = float(scipy.stats.t.ppf(0.975, true_means.size - 2))
     half = quantile * float(fit.stderr)
     slope = float(fit.slope)
     return Estimate(

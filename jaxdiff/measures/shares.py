@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
-from scipy.optimize import nnls
 from scipy.special import expit
 
 from jaxdiff.estimates import NORMAL_QUANTILE, Estimate, Proportion, rogan_gladen, wilson
@@ -248,7 +248,7 @@ def true_shares(
     """
     # nnls keeps the shares from being negative; a heavy last row keeps their sum at 1.
     system = np.vstack([rates.T, np.full(len(rates), SUM_WEIGHT)])
-    shares = nnls(system, np.append(predicted, SUM_WEIGHT))[0]
+    shares = scipy.optimize.nnls(system, np.append(predicted, SUM_WEIGHT))[0]
     return shares / shares.sum()
 
 

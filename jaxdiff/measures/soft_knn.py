@@ -12,8 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Float, Int
-from scipy import special
 
 from jaxdiff.datasets.mixtures import draw_images
 from jaxdiff.diffusion import Schedule
@@ -116,7 +116,7 @@ class SoftKnn(NamedTuple):
 
     def entropies(self, rho: float) -> Float[np.ndarray, " q"]:
         """The entropy of each query's weights, 0 to the logarithm of the memory's size."""
-        return special.entr(self.weights(rho)).sum(axis=1)
+        return scipy.special.entr(self.weights(rho)).sum(axis=1)
 
 
 def total_deviation(target: Vectors) -> float:

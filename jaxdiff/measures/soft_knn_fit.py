@@ -8,8 +8,8 @@ import dataclasses
 import math
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import stats
 
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures.soft_knn import SoftKnn, Vectors, total_deviation
@@ -142,7 +142,7 @@ def _bootstrap_estimate(
     # queries varies by (q - 1) / q too little.
     freedom = max(num_queries - 1, 1)
     standard_error = logarithms[1:].std(ddof=1) * math.sqrt(num_queries / freedom)
-    half = float(stats.t.ppf(0.975, freedom) * standard_error)
+    half = float(scipy.stats.t.ppf(0.975, freedom) * standard_error)
     value = float(logarithms[0])
     method = "bootstrap over queries, t 95 % of the log"
     return Estimate(value, value - half, value + half, num_queries, method, name=name)
@@ -206,7 +206,7 @@ def _jackknife_estimate(
     """A statistic of whole sets with the t interval of its values on halves of them."""
     # Half of the images are left out, so that the jackknife's factor, kept over left out, is 1.
     standard_error = float(halves.std(ddof=1))
-    half = float(stats.t.ppf(0.975, NUM_HALVES - 1)) * standard_error
+    half = float(scipy.stats.t.ppf(0.975, NUM_HALVES - 1)) * standard_error
     method = f"delete-half jackknife, t 95 % over {NUM_HALVES} halves"
     return Estimate(
         value, value - half, value + half, num_queries, method, standard_error, name=name
