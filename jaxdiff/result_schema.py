@@ -68,6 +68,11 @@ PLANNED = {
     "n": tuple[int, ...],
     "primary": PAIR,
 }
+AXES = {
+    "width": tuple[float, ...],
+    "train_steps": tuple[int, ...],
+    "learning_rate": tuple[float, ...],
+}
 STUDY_TYPES = Entries(
     {
         "name": str,
@@ -87,6 +92,8 @@ STUDY_TYPES = Entries(
         "secondary": tuple[PAIR | str, ...],
         "model_seeds": dict[str, tuple[int, ...]],
         "measures": dict[str, Any],
+        "train": dict[str, Any],
+        "axes": AXES,
     },
 )
 SETS_TYPES = Entries(
