@@ -59,6 +59,14 @@ class Key(typing.NamedTuple):
     field: dataclasses.Field
     kind: Any
 
+    @property
+    def default(self) -> Any:
+        """The value where nothing is set."""
+        if self.field.default is not dataclasses.MISSING:
+            return self.field.default
+        factory: Any = self.field.default_factory
+        return factory()
+
 
 def keys(settings_class: type, prefix: str = "") -> Iterator[Key]:
     """All settings of a dataclass and of the sections within it, in order."""
@@ -155,19 +163,12 @@ def explain(settings_class: type) -> str:
     lines = []
     for key in keys(settings_class):
         metadata = key.field.metadata
-        default = _default(key.field)
+        default = key.default
         choices = metadata.get("choices")
         allowed = choices() if callable(choices) else choices
         note = f" [{', '.join(map(str, allowed))}]" if allowed else ""
         lines.append(f"  --config.{key.name}={default!s:<14} {metadata['help']}{note}")
     return "\n".join(lines)
-
-
-def _default(field: dataclasses.Field) -> Any:
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    factory: Any = field.default_factory
-    return factory()
 
 
 def nearest_key(name: str, settings_class: type) -> str | None:
@@ -185,7 +186,7 @@ def kind_name(name: str, settings_class: type) -> str:
     """The type of a setting in words."""
     for key in keys(settings_class):
         if key.name == name:
-            return type(_default(key.field)).__name__
+            return type(key.default).__name__
     return "the default's type"
 
 
