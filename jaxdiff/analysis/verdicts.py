@@ -12,6 +12,8 @@ Verdict = Literal[
     "interim",
 ]
 
+OPEN_VERDICTS: tuple[Verdict, ...] = ("undecided", "not readable", "interim")
+
 HALF_THE_EFFECT = -0.25  # the paper's depth 6 against 2 is -0.51 logit of the minority share
 ALPHA = 0.05
 # O'Brien & Fleming's (1979) levels for one look after half of the seeds, and for the end after it.

@@ -16,7 +16,7 @@ from jaxdiff.analysis.queries import format_mix
 from jaxdiff.analysis.verdicts import HALF_THE_EFFECT, LOSS_RATIO
 from jaxdiff.report import paper
 from jaxdiff.report.registry import figure
-from jaxdiff.report.style import INK, color_of, marker_of, new_axes, style_axes
+from jaxdiff.report.style import INK, color_of, marker_of, name_points, new_axes, style_axes
 from jaxdiff.results import StudyResults
 
 SEED_SPREAD = 0.3  # height of a claim's seeds, in steps between claims
@@ -72,7 +72,8 @@ def _draw_claim(ax: Axes, y: float, claim: Claim, roles: Sequence[int]) -> None:
     for seed, height in zip(seeds, heights, strict=True):
         index = roles.index(contrast.roles[seed])
         change = contrast.changes[seed]
-        ax.plot(change, height, marker_of(index), color=color_of(index), markersize=5)
+        (point,) = ax.plot(change, height, marker_of(index), color=color_of(index), markersize=5)
+        name_points(point, [f"seed {seed}: {change:.3f}"])
     estimate = claim.estimate
     if estimate.low is not None and estimate.high is not None:
         widening = claim.widening or 0.0
@@ -143,6 +144,7 @@ def _draw_seeds(ax: Axes, contrast: Contrast, roles: Sequence[int]) -> None:
     for seed, logits in contrast.logits.items():
         index = roles.index(contrast.roles[seed])
         (line,) = ax.plot((0, 1), logits, color=color_of(index), linewidth=1, alpha=0.8)
+        name_points(line, [f"seed {seed}: {value:.3f}" for value in logits])
         line.set_marker(marker_of(index))
         line.set_markersize(4)
         ends.append((contrast.roles[seed], *logits))

@@ -19,7 +19,7 @@ from jaxdiff.analysis.queries import (
 )
 from jaxdiff.report import probe_figures
 from jaxdiff.report.registry import figure
-from jaxdiff.report.style import COLORS, INK, color_of, new_axes, series_style
+from jaxdiff.report.style import COLORS, INK, color_of, name_points, new_axes, series_style
 from jaxdiff.results import CellInfo, Result, Section, StudyResults
 
 MAX_COLUMNS = 16
@@ -31,12 +31,13 @@ MIX_OFFSET = 0.04
 
 
 class _Interval(NamedTuple):
-    """A model's place on the axis, and an estimate with its interval."""
+    """A model's place on the axis, an estimate with its interval, and whose it is."""
 
     x: float
     low: float
     value: float
     high: float
+    name: str
 
 
 def against_depth(results: Sequence[Result], section: Section) -> Figure | None:
@@ -86,19 +87,24 @@ def _intervals(
         low = value if estimate.low is None else estimate.low
         high = value if estimate.high is None else estimate.high
         x = names.index(model_name(result)) + offset
-        intervals.append(_Interval(x, low, value, high))
+        intervals.append(_Interval(x, low, value, high, result.name))
     return intervals
 
 
 def _draw_intervals(
     ax: Axes, intervals: Sequence[_Interval], series: int, *, scale: float, label: str
 ) -> None:
-    table = np.array(intervals)
+    table = np.array([interval[:4] for interval in intervals])
     x = table[:, 0] + MIX_OFFSET * series
     low, value, high = scale * table[:, 1:].T
     color, marker = series_style(series)
     bars = [value - low, high - value]
-    ax.errorbar(x, value, bars, fmt=marker, color=color, capsize=3, label=label)
+    container = ax.errorbar(x, value, bars, fmt=marker, color=color, capsize=3, label=label)
+    texts = [
+        f"{interval.name}: {center:.4g} [{start:.4g}, {end:.4g}]"
+        for interval, start, center, end in zip(intervals, low, value, high, strict=True)
+    ]
+    name_points(container.lines[0], texts)
 
 
 def _reference_value(

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jinja2
@@ -13,11 +15,11 @@ from matplotlib.figure import Figure
 from jaxdiff import files
 
 # The modules of REGISTERED_BY register what the page shows.
-from jaxdiff.analysis.claim import Claim
 from jaxdiff.analysis.claims import judge_study
+from jaxdiff.analysis.contrasts import mean_gate
 from jaxdiff.analysis.plan import Plan
-from jaxdiff.analysis.queries import format_time_blind_levels
-from jaxdiff.analysis.verdicts import MIN_GATE
+from jaxdiff.analysis.queries import format_time_blind_levels, model_names
+from jaxdiff.analysis.verdicts import MIN_GATE, OPEN_VERDICTS
 from jaxdiff.report import (
     claim_figures,
     conclusions,
@@ -32,7 +34,7 @@ from jaxdiff.report import (
 )
 from jaxdiff.report.method import Method, load_method
 from jaxdiff.report.registry import FIGURES, MEASURE_TABLES, SECTIONS, TOPICS, TableRows
-from jaxdiff.results import Section, StudyResults, collect_sections, read_study
+from jaxdiff.results import CellResult, Section, StudyResults, collect_sections, read_study
 
 REGISTERED_BY = (
     claim_figures,
@@ -46,6 +48,9 @@ REGISTERED_BY = (
 )
 MIN_CLASSIFIER_GATE = 0.95  # of held-out images that the classifier should recognize
 MAX_RANDOM_GATE = 0.05  # of samples of random weights that may pass
+# The first screen has the first two of these that there are, and the first grid of samples.
+GLANCE_FIGURES = ("figure-seed_lines", "measure-share", "measure-lpips", "figure-gate")
+GLANCE_GRIDS = ("figure-samples", "figure-sets")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +121,7 @@ def draw(study: StudyResults, workdir: epath.PathLike) -> epath.Path:
         if block.rows:
             tables.write(workdir / "tables", block.table, block.rows)
     path = workdir / "report.html"
-    files.write(path, _render(study, _group_by_topic(blocks), method))
+    files.write(path, _render(study, blocks, method))
     return path
 
 
@@ -195,6 +200,14 @@ def _draw(workdir: epath.Path, name: str, draw: Callable[[], Figure | None]) -> 
     return None if svg is None else Markup(svg[svg.index("<svg") :])
 
 
+def _choose_glance(blocks: Sequence[Block]) -> list[Block]:
+    """The figures of the first screen, in their order there."""
+    drawn = {block.anchor: block for block in blocks if block.svg}
+    figures = [drawn[anchor] for anchor in GLANCE_FIGURES if anchor in drawn]
+    grids = [drawn[anchor] for anchor in GLANCE_GRIDS if anchor in drawn]
+    return [*figures[:2], *grids[:1]]
+
+
 def _group_by_topic(blocks: Iterable[Block]) -> list[Topic]:
     by_topic: dict[str, list[Block]] = {topic: [] for topic in TOPICS}
     for block in blocks:
@@ -206,19 +219,26 @@ def _group_by_topic(blocks: Iterable[Block]) -> list[Topic]:
     ]
 
 
-def _render(study: StudyResults, topics: Sequence[Topic], method: Method) -> str:
+def _render(study: StudyResults, blocks: Sequence[Block], method: Method) -> str:
     loader = jinja2.PackageLoader("jaxdiff.report", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True)
     environment.filters["format_value"] = _format_value
+    environment.filters["split_caption"] = _split_caption
     template = environment.get_template("page.html")
     sample_counts = sorted({len(result.samples) for result in study.results})
+    glance = _choose_glance(blocks)
+    claims = judge_study(study) if study.cells else []
+    primary = next((claim for claim in claims if claim.rank == "primary"), None)
     return template.render(
         study=study,
         settings=study.settings,
-        topics=topics,
+        glance=glance,
+        topics=_group_by_topic([block for block in blocks if block not in glance]),
         method=method,
         samples=" or ".join(f"{count:,}" for count in sample_counts),
-        primary=_primary_claim(study),
+        primary=primary,
+        gates=_mean_gates(study.cells),
+        undecided=[c for c in claims if c is not primary and c.verdict in OPEN_VERDICTS],
         planned=len(Plan.from_study(study.settings).seeds),
         failed=_names_below_gate(study),
         min_gate=MIN_GATE,
@@ -233,9 +253,20 @@ def _render(study: StudyResults, topics: Sequence[Topic], method: Method) -> str
     )
 
 
-def _primary_claim(study: StudyResults) -> Claim | None:
-    claims = judge_study(study) if study.cells else []
-    return next((claim for claim in claims if claim.rank == "primary"), None)
+def _mean_gates(cells: Sequence[CellResult]) -> dict[str, float]:
+    """The mean quality gate of each model over its cells; nothing where it was not measured."""
+    gates = {}
+    for model in model_names(cells):
+        mean = mean_gate([cell for cell in cells if cell.info.model == model])
+        if not math.isnan(mean):
+            gates[model] = mean
+    return gates
+
+
+def _split_caption(caption: str) -> tuple[str, str]:
+    """The first sentence, and the rest."""
+    parts = re.split(r"(?<=[.:?])\s+(?=[A-Z])", caption, maxsplit=1)
+    return parts[0], parts[1] if len(parts) > 1 else ""
 
 
 def _names_below_gate(study: StudyResults) -> list[str]:

@@ -1,13 +1,18 @@
 """Colors, markers and axes of all figures, and SVG that follows the page's light or dark mode."""
 
+import base64
+import html
 import io
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib as mpl
 from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from jaxdiff import files
 
@@ -19,6 +24,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 # Stand-ins that to_svg() replaces by the page's own colors.
 INK = "#010203"
 RULE = "#040506"
+TEXTS = "texts-"  # begins the ids of lines whose points have texts
 
 
 def new_axes(width: float = 5.2, height: float = 3.3) -> tuple[Figure, Axes]:
@@ -50,6 +56,30 @@ def series_style(index: int) -> tuple[str, str]:
     return color_of(index), marker_of(index)
 
 
+def name_points(line: Line2D, texts: Sequence[str]) -> None:
+    """Texts that a page shows where the pointer is over a line's points, one each."""
+    line.set_gid(TEXTS + base64.urlsafe_b64encode(json.dumps(list(texts)).encode()).decode())
+
+
+def _show_texts(svg: str) -> str:
+    """Put the texts of `name_points` into their points, as titles."""
+
+    def fill(group: re.Match) -> str:
+        texts = json.loads(base64.urlsafe_b64decode(group["texts"]))
+        points = group["points"].split("/>")
+        if len(points) != len(texts) + 1:  # points beyond the axes are not drawn
+            return f"<g>{group['before']}{group['points']}</g>"
+        named = [
+            f"{point}><title>{html.escape(text)}</title></use>"
+            for point, text in zip(points[:-1], texts, strict=True)
+        ]
+        return f"<g>{group['before']}{''.join(named)}{points[-1]}</g>"
+
+    start = rf'<g id="{TEXTS}(?P<texts>[^"]*)">'
+    before = r'(?P<before>(?:(?!<g id=).)*?<g clip-path="[^"]*">)'
+    return re.sub(start + before + "(?P<points>.*?)</g>", fill, svg, flags=re.DOTALL)
+
+
 def matplotlib_settings(name: str) -> dict[Any, Any]:
     """matplotlib's settings while the figure `name` is drawn."""
     inked = (
@@ -70,7 +100,7 @@ def to_svg(figure: Figure, name: str) -> str:
     metadata = {"Date": None, "Creator": None}
     with mpl.rc_context(matplotlib_settings(name)):
         figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)
-    svg = buffer.getvalue()
+    svg = _show_texts(buffer.getvalue())
     return svg.replace(INK, "currentColor").replace(RULE, "var(--rule, #cccccc)")
 
 

@@ -80,7 +80,7 @@ def test_every_block_of_the_page_links_to_its_method(drawn):
     ids = set(re.findall(r'id="([^"]+)"', drawn))
     internal = [target for target in targets_in(drawn) if target.startswith("#")]
     assert {target[1:] for target in internal} <= ids
-    blocks = re.split(r'(?=<h2 id="(?:figure|table|measure)-)', drawn.partition('id="method"')[0])
+    blocks = re.split(r'(?=<h3 id="(?:figure|table|measure)-)', drawn.partition('id="method"')[0])
     for block in blocks[1:]:
         linked = re.findall(r'class="about" href="#method-([^"]+)"', block)
         assert len(linked) == (0 if "measure-their_own" in block else 1), block[:80]

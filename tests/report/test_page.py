@@ -41,14 +41,14 @@ def names_in(folder):
 
 def draw(workdir):
     """The page without the method, which has headings and tables of its own."""
-    return report.write(workdir).read_text().partition('<h2 id="method">')[0]
+    return report.write(workdir).read_text().partition('id="method">')[0]
 
 
 def anchors_of(page):
     """Targets of the contents but for the method, and ids outside the drawings."""
     without_drawings = re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)
     ids = re.findall(r'id="([^"]+)"', without_drawings)
-    contents = page[page.index("<nav>") : page.index("</nav>")]
+    contents = page[page.index("<nav") : page.index("</nav>")]
     links = re.findall(r'<a href="#([^"]+)"', contents)
     links.remove("method")
     return links, ids
@@ -57,7 +57,7 @@ def anchors_of(page):
 def test_a_new_measure_is_on_the_page_by_itself(tmp_path):
     workdir = write_study(tmp_path, [SHARE, NEW_MEASURE])
     page = report.write(workdir).read_text()
-    assert '<h2 id="measure-sharpness">Sharpness of edges</h2>' in page
+    assert '<h3 id="measure-sharpness">Sharpness of edges</h3>' in page
     assert '<a href="#measure-sharpness">Sharpness of edges</a>' in page
     assert "Look for values below those of the training images." in page
     assert (workdir / "figures/sharpness.svg").exists()
@@ -67,12 +67,49 @@ def test_a_new_measure_is_on_the_page_by_itself(tmp_path):
     assert [row["images"] for row in rows[:2]] == ["", "training"]
 
 
+def test_the_first_screen_has_the_claim_its_gate_and_the_main_figures(tmp_path):
+    page = draw(write_study(tmp_path))
+    glance = page[page.index('id="glance"') : page.index("</section>")]
+    assert "<dt>Claim</dt><dd>Model 3 draws fewer of the minority than model 2." in glance
+    assert '<span class="verdict">Undecided</span>' in glance
+    assert "2: 0.90, 3: 0.90" in glance
+    shown = re.findall(r'<h3 id="([^"]+)"', glance)
+    assert shown == ["measure-share", "measure-lpips", "figure-samples"]
+    assert all(page.count(f'<h3 id="{anchor}"') == 1 for anchor in shown)
+
+
+def test_points_say_their_numbers(tmp_path):
+    page = draw(write_study(tmp_path, [SHARE]))
+    assert re.findall(r"<title>([^<]+)</title></use>", page) == [
+        "2-s0: 15 [13, 17]",
+        "3-s0: 15 [13, 17]",
+        "seed 0: 0.000",  # of the contrast
+    ]
+
+
+def test_every_table_has_its_file_and_can_be_sorted(tmp_path):
+    workdir = write_study(tmp_path)
+    page = draw(workdir)
+    files_linked = re.findall(r'href="(tables/[^"]+)" download', page)
+    assert len(files_linked) == page.count("<table>")
+    assert all((workdir / path).exists() for path in files_linked)
+    heads = re.findall(r"<th>(.*?)</th>", page)
+    assert all(head.startswith('<button type="button">') for head in heads)
+
+
+def test_a_caption_shows_its_first_sentence(tmp_path):
+    caption = "Look at this. Then read all of this."
+    page = draw(write_study(tmp_path, [dataclasses.replace(NEW_MEASURE, caption=caption)]))
+    assert '<div class="caption">Look at this. <details><summary>more</summary>' in page
+    assert "Then read all of this.</details>" in page
+
+
 def test_a_topic_of_its_own_comes_last(tmp_path):
     workdir = write_study(tmp_path, [dataclasses.replace(NEW_MEASURE, topic="edges"), QUALITY])
     page = draw(workdir)
     links, _ = anchors_of(page)
-    assert links[-1] == "measure-sharpness"
-    assert ">Edges:</span>" in page
+    assert links[-2:] == ["measure-sharpness", "settings"]
+    assert "<h2>Edges</h2>" in page
 
 
 @pytest.mark.parametrize("name", ["training", "gate"])
