@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from experiments import _errors
+from experiments import _errors, _help
 from experiments._errors import ConfigFileError
 
 TERMINATED = 143  # exit status after SIGTERM
@@ -163,9 +163,15 @@ def run(main: Callable[[], None], description: str, settings_class: type | None 
 
     def parse(argv: Sequence[str]) -> list[str]:
         arguments = [LOCAL_ADDRESS.sub(r"\1", argument) for argument in argv]
+        if _help.asks_for_help(arguments):
+            print(_help.format_help(description))
+            sys.exit(0)
+        if _help.asks_for_settings(arguments):
+            print(_help.format_settings(settings_class or _study_settings()))
+            sys.exit(0)
         try:
             positional = flags.FLAGS(arguments)
-        except SystemExit:  # absl's --help ends with 1
+        except SystemExit:  # absl's --helpfull ends with 1
             sys.exit(0)
         except Exception as error:
             fail(_sentence(argv, error, settings_class))
@@ -264,9 +270,8 @@ def _config_file(argv: Sequence[str]) -> str | None:
 
 def _key_sentence(key: str, value: str, error: Exception, settings_class: type | None) -> str:
     from jaxdiff.setting_fields import kind_name, nearest_key
-    from jaxdiff.settings import StudySettings
 
-    settings_class = settings_class or StudySettings
+    settings_class = settings_class or _study_settings()
     if key.startswith("models"):
         return (
             "config.models is changed in the config file, not by a flag; --cells chooses among "
@@ -274,12 +279,21 @@ def _key_sentence(key: str, value: str, error: Exception, settings_class: type |
         )
     nearest = nearest_key(key, settings_class)
     if nearest:
-        return f"config.{key} does not exist; did you mean config.{nearest}? --help lists every key"
+        return (
+            f"config.{key} does not exist; did you mean config.{nearest}? --help_config lists "
+            "every key"
+        )
     is_parsing = isinstance(error, flags.IllegalFlagValueError | TypeError)
     if is_parsing and f"config.{key}" in str(error):
         kind = kind_name(key, settings_class)
         return f"config.{key} cannot be {value!r}; a value of type {kind} is expected"
     return ""
+
+
+def _study_settings() -> type:
+    from jaxdiff.settings import StudySettings  # imports JAX, which the environment comes before
+
+    return StudySettings
 
 
 def parse_integers(values: Sequence[str], flag: str) -> tuple[int, ...]:

@@ -1,17 +1,16 @@
 """The mid-block bypassed by 0 to 100 %: more variance, or more realistic images?
 
   python -m experiments.bypass --model runs/quickstart/cells/4-80_20-n300-s0 --workdir runs/bypass
-  python -m experiments.bypass --model stable-diffusion-v1-5 \
-      --prompts "a woman,a girl,an actress" --workdir runs/sd
-  python -m experiments.bypass --model stable-diffusion-v1-5 --config configs/sd_bypass.py \
-      --config.guidance=5 --workdir runs/sd
+  python -m experiments.bypass --model stable-diffusion-v1-5 --prompts "a woman,a girl" \\
+    --workdir runs/sd
+  python -m experiments.bypass --model stable-diffusion-v1-5 --config configs/sd_bypass.py \\
+    --config.guidance=5 --workdir runs/sd
 
 Trained cells (several seeds of one model give intervals over them): quality gate, KID, nearest
 training image, memorized fraction, effective k, minority share and LPIPS against the fraction.
 Folders of Stable Diffusion 1.x: how alike images of different prompts, and of different seeds,
-become, with guidance from strong to none as the control; every image is a PNG under
-WORKDIR/pictures. Writes bypass.json, tables/*.csv and figures/*.svg. Running the same command
-again resumes; --redo NAME makes a point again.
+become, with guidance from strong to none as the control. Writes bypass.json, tables/*.csv and
+figures/*.svg; the same command again resumes, and --redo NAME makes a point again.
 """
 
 import functools
@@ -37,14 +36,13 @@ from jaxdiff.cells.data import DataPaths
 from jaxdiff.measures.registry import load_measures
 from jaxdiff.plugins import import_plugins
 from jaxdiff.report import bypass_figures, style, tables
-from jaxdiff.setting_fields import explain, to_json
+from jaxdiff.setting_fields import to_json
 from jaxdiff.stable_diffusion.folder import is_pipeline
 from jaxdiff.stage import Redo
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "sd_bypass.py"
 _cli.define_config(
-    "The settings, by default those of configs/sd_bypass.py; --config.KEY=VALUE changes one. "
-    "The keys:\n\n" + explain(BypassSettings),
+    "The settings, by default those of configs/sd_bypass.py; --config.KEY=VALUE changes one.",
     BypassSettings,
 )
 flags.DEFINE_multi_string(

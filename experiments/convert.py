@@ -2,6 +2,7 @@
 
   python -m experiments.convert --model runs/quickstart/cells/2-80_20-n300-s0 --out for_diffusers
   python -m experiments.convert --model a_diffusers_folder --out as_cell
+  python -m experiments.convert --model runs/quickstart/cells/2-80_20-n300-s0 --step 500 --out early
 
 The form of --model decides. diffusers opens the first result with DDPMPipeline.from_pretrained, or
 UNet2DModel.from_pretrained(..., subfolder="unet"). A cell that samples by DDIM derives eps again

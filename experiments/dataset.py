@@ -1,9 +1,7 @@
-r"""Prepare a dataset, count it, and draw some of it.
+"""Prepare a dataset, count it, and draw some of it.
 
-  python -m experiments.dataset --name digits --show
-  python -m experiments.dataset --name coloured_digits --show --out grid.png
-  python -m experiments.dataset --name celeba --data_dir ~/CelebA --attribute Male \
-    --group Blond_Hair --show
+  python -m experiments.dataset --name colored_digits --show --out grid.png
+  python -m experiments.dataset --name celeba --data_dir ~/CelebA --attribute Male --show
   python -m experiments.dataset --name folder:my_images --show
 
 A study prepares what it needs by itself; with --config.data.cache=CACHE it takes what was prepared

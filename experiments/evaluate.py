@@ -1,10 +1,10 @@
 """Measure images of any origin: diversity, nearest neighbors, and, by class, shares and flips.
 
-  python -m experiments.evaluate --samples samples.npz --reference digits --classes 6,9 \
+  python -m experiments.evaluate --samples samples.npz --reference digits --classes 6,9 \\
       --trained 0.2 --workdir runs/mine
-  python -m experiments.evaluate --samples theirs/ --samples ours.npz \
+  python -m experiments.evaluate --samples theirs/ --samples ours.npz \\
       --reference training_images/ --workdir runs/compared
-  python -m experiments.evaluate --samples faces/ --reference celeba --data_dir ~/CelebA \
+  python -m experiments.evaluate --samples faces/ --reference celeba --data_dir ~/CelebA \\
       --attribute Male --classes 0,1 --trained 0.4168 --workdir runs/faces
 
 --samples is a folder of images or an .npz (uint8 [n, h, w, c] under arr_0), given once for each

@@ -1,17 +1,13 @@
 """What a study takes on hardware that one does not have: memory, time, money, largest batch.
 
   python -m experiments.plan --config configs/paper_mnist.py --topology v5e:4x4 --price 1.2
-  python -m experiments.plan --config configs/paper_celeba.py --topology v4:2x2x2 --slices 2 \
-      --cells '6-*'
   python -m experiments.plan --config configs/paper_mnist.py --topology h100:8
   python -m experiments.plan --config configs/quickstart.py --topology local
 
 Each model's train step and sampling step are compiled for slices of TPUs by libtpu (pip install
 'jaxdiff[plan]'), for machines with GPUs by JAX's CUDA plug-in (pip install 'jaxdiff[compiled]'),
-neither of which needs to be here, or for the devices here. The compiler's own figures are read; of
-a GPU that is not here, bytes are counted from the compiled kernels. No data are needed. Times are
-those of a roofline, the least that the chip's arithmetic, its memory and its links allow: a real
-run takes longer, and what is measured after training (features, neighbors, curvature) is left out.
+neither of which needs to be here, or for the devices here. No data are needed. Times are those of
+a roofline, the least that the chip allows; docs/scaling.md says what is counted and how.
 """
 
 import os

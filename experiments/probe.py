@@ -1,27 +1,15 @@
 """The Hessian-smoothness probe: the curvature of trained models' energy, and Theorem 1's verdicts.
 
-  python -m experiments.probe --model runs/quickstart/cells/2-80_20-n300-s0 \
-      --model runs/quickstart/cells/4-80_20-n300-s0 --workdir runs/probe
-  python -m experiments.probe --model a_diffusers_folder --reference my_images/ --num 16 \
-      --noise 0.3 --workdir runs/probe
+  python -m experiments.probe --model runs/quickstart/cells/2-80_20-n300-s0 \\
+    --model runs/quickstart/cells/4-80_20-n300-s0 --workdir runs/probe
+  python -m experiments.probe --model a_diffusers_folder --reference my_images/ --num 16 \\
+    --noise 0.3 --workdir runs/probe
+  python -m experiments.probe --model a_cell --readings hessian,maps --workdir runs/short
 
-The energy is E = -tau log p_t with tau = 2 sigma^2; a trained model has its gradient,
-2 sigma eps_hat. At the same noised images in every model, and in the same networks with random
-weights, the probe measures at every level and noise level
-  hessian    the Hessian H of E and M = s d(x0_hat)/dx, at the pixels
-  maps       how much the map to the level stretches
-  pull_back  E pulled back to the level
-  decoder    E composed with the decoder of the level
-  memory     the free energy of a memory's activations
-  retrieval  the classes that this memory recalls
-
-A U-Net with classes is probed with class 0. The images are the data of the first cell: held-out
-images are probed and its training images are the memory. --reference takes a dataset by name, a
-folder, or an .npz of images or of samples instead.
-
-Writes probe.json, tables/*.csv and figures/*.svg. The decoder costs most: leave it out of
---readings, or lower --decoder_steps. Running the same command again resumes; --redo makes parts
-again.
+All models are probed at the same noised images, and beside them the same networks with random
+weights; docs/probe.md says what each reading is. The images are those of the first cell's data:
+held-out ones are probed, the training images are the memory. A U-Net with classes is probed with
+class 0. Writes probe.json, tables/*.csv and figures/*.svg; the same command again resumes.
 """
 
 import dataclasses

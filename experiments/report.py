@@ -1,6 +1,8 @@
 """Draw a study's report again, from its results alone: no model, no JAX.
 
 python -m experiments.report --workdir runs/quickstart
+python -m experiments.report --workdir runs/mine        # of experiments.evaluate
+python -m experiments.report --workdir gs://bucket/runs/mnist
 """
 
 from absl import flags

@@ -2,14 +2,12 @@
 
   python -m experiments.sample --model runs/quickstart/cells/2-80_20-n300-s0 --num 64 --seed 0
   python -m experiments.sample --model a_diffusers_folder --num 16 --method ddim --steps 50
-
   python -m experiments.sample --model a_diffusers_folder --invert images/ --steps 100
-
---invert finds the noise from which DDIM samples the images, and samples them again from it: the
-output holds the images that come back (arr_0) and the noise (x_T), and the difference is printed.
 
 The seed names a noise bank: sample i of a seed is the same image for any --num. The sampler is the
 cell's own, or the one that a diffusers folder's scheduler_config.json describes (DDPM: all steps).
+--invert finds the noise from which DDIM samples the images, and samples them again from it: the
+output holds the images that come back (arr_0) and the noise (x_T), and the difference is printed.
 """
 
 from experiments import _cli

@@ -1,14 +1,14 @@
 """Run a study: train every cell, sample it, measure it, and draw the report.
 
   python -m experiments.sweep --config configs/quickstart.py
-  python -m experiments.sweep --config configs/quickstart.py --config.train.steps=2000 \
-      --workdir runs/longer
+  python -m experiments.sweep --config configs/quickstart.py --config.train.steps=2000 \\
+    --workdir runs/longer
   python -m experiments.sweep --config configs/paper_mnist.py --dry_run
 
-Running the same command again resumes; --redo NAME makes a stage or a measure again. Several
-processes or machines may run it at once on one workdir: each takes a cell that no other one works
-on, and the cell of one that died; the tasks of a SLURM array begin at different cells. --shard
-1/4, 2/4, ... divides the cells beforehand, for machines that share no disk.
+The same command again resumes; --redo NAME makes a stage or a measure again. Several processes or
+machines may run it at once on one workdir: each takes a cell that no other one works on, and the
+cell of one that died; the tasks of a SLURM array begin at different cells. --shard 1/4, 2/4, ...
+divides the cells beforehand, for machines that share no disk.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ from jaxdiff.analysis.plan import Plan
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.data import DataPaths
 from jaxdiff.progress import Progress
-from jaxdiff.setting_fields import explain, to_json
-from jaxdiff.settings import SHARE_FORMS, StudySettings
+from jaxdiff.setting_fields import to_json
+from jaxdiff.settings import SHARE_FORMS
 from jaxdiff.stage import Redo, claim_folder
 from jaxdiff.study import grid, lock, pairwise, stages, stems
 from jaxdiff.study.config import fixed_settings
@@ -293,5 +293,4 @@ def run_study(clock: timing.Clock) -> None:
 
 
 if __name__ == "__main__":
-    every_key = explain(StudySettings)
-    _cli.run(main, f"{__doc__}\nEvery key of a config, with its default:\n{every_key}\n")
+    _cli.run(main, __doc__ or "")

@@ -1,12 +1,13 @@
 """The paper's two theorems in closed form, and retrieval from real digits: no training.
 
   python -m experiments.theorems --workdir runs/theorems
-  python -m experiments.theorems --workdir runs/mine --source folder:my_images --classes 0,1 --n 400
+  python -m experiments.theorems --workdir runs/large --n 400 --samples 4000
+  python -m experiments.theorems --workdir runs/mine --source folder:my_images --classes 0,1
 
 Takes minutes on a laptop. Writes theorems.json, tables/*.csv and figures/*.svg: the laboratory of
 Theorem 1 (premise and conclusion of cases in closed form), Figure 3 in the paper's form with its
 closed form beside it, the minority's share against how smooth the retrieval is, and how the
-minima of the free energy merge. The same command again resumes where the last one ended.
+minima of the free energy merge. The same command again resumes.
 """
 
 from collections.abc import Mapping, Sequence

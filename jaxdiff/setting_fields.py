@@ -159,7 +159,7 @@ def _build(settings_class: Any, config: Config, prefix: str, root: type) -> Any:
 
 
 def explain(settings_class: type) -> str:
-    """All settings as text, for --help."""
+    """All settings as text, for --help_config."""
     lines = []
     for key in keys(settings_class):
         metadata = key.field.metadata

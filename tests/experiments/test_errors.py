@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import _cli, _errors
-from tests.experiments.commands import SMALL, fail_command, run_command
+from tests.experiments.commands import SMALL, fail_command
 
 JAX_OUT_OF_MEMORY = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 B.")
 
@@ -162,12 +162,6 @@ def test_a_platform_that_is_not_there(platforms, monkeypatch):
     sentence = fail_command("sweep", *SMALL, "--dry_run")
     assert f"the devices that JAX_PLATFORMS={platforms} asks for (" in sentence
     assert sentence.endswith("unset it, or set it to cpu")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["sweep", "sample", "convert", "bypass"])
-def test_help_is_a_success(command):
-    assert "--" in run_command(command, "--help")
 
 
 @pytest.mark.slow
