@@ -27,7 +27,7 @@ from jaxdiff.gradients import data_parallel_grads
 from jaxdiff.sampling import STEPS_PER_CALL, Sampler
 from jaxdiff.training_step import (
     TrainStep,
-    diffusion_loss,
+    build_loss,
     image_flops,
     init_state,
     jit_train_steps,
@@ -82,7 +82,7 @@ def build_trainer() -> Timed:
     mesh = parallel.data_mesh(TASK.batch)
     optimizer = optax.flatten(optimizers.build_optimizer("adamw", TRAIN_STEPS, learning_rate=1e-4))
     state = init_state(get_params(MODEL.unet), optimizer, mesh)
-    loss_fn = diffusion_loss(build_apply(MODEL.unet.config, TASK.dtype), MODEL.schedule, "eps")
+    loss_fn = build_loss(build_apply(MODEL.unet.config, TASK.dtype), MODEL.schedule, "eps")
     train_step = TrainStep(
         grad_fn=data_parallel_grads(jax.value_and_grad(loss_fn), mesh),
         optimizer=optimizer,

@@ -23,7 +23,7 @@ from PIL import Image
 
 from jaxdiff import files, models, parallel, results
 from jaxdiff.datasets import image_io
-from jaxdiff.datasets.image_io import to_size
+from jaxdiff.datasets.image_io import pad_or_resize
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.plugins import import_plugins
 from jaxdiff.precision import COMPUTE_DTYPES, measuring
@@ -115,7 +115,7 @@ def invert_images(sampler: Sampler, out: epath.Path) -> np.ndarray:
             f"--invert needs a model of square images, got {height} x {width} px; invert from "
             "Python with jaxdiff.sampling.Sampler.invert"
         )
-    images = to_size(image_io.read_images(FLAGS.invert, height), height, channels)
+    images = pad_or_resize(image_io.read_images(FLAGS.invert, height), height, channels)
     with measuring():
         x_T, sampled, error = sampler.invert(to_float(images), FLAGS.iterations)
     results.write_npz(out, arr_0=to_uint8(sampled), x_T=x_T)

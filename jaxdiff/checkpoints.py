@@ -300,12 +300,11 @@ def restore_part(folder: epath.PathLike, step: int, part: str) -> dict[str, jax.
 def _this_process_alone() -> ocp.Context:
     """Orbax's options without which it would wait for the other processes."""
     process = jax.process_index()
-    options = ocp.options.MultiprocessingOptions(
-        primary_host=process,
-        active_processes={process},
-        barrier_sync_key_prefix=f"process_{process}",
-    )
-    return ocp.Context(multiprocessing_options=options)
+    context = ocp.Context()
+    context.multiprocessing.primary_host = process
+    context.multiprocessing.active_processes = {process}
+    context.multiprocessing.barrier_sync_key_prefix = f"process_{process}"
+    return context
 
 
 def _path(folder: epath.PathLike, step: int) -> epath.Path:

@@ -172,8 +172,3 @@ def to_x0_and_eps(
     if prediction == "v":
         return s * xt - sigma * output, s * output + sigma * xt
     return output, (xt - s * output) / sigma
-
-
-def loss(output: Batch, target: Batch) -> Float[Array, ""]:
-    """Mean squared error over all elements, the simple loss of Ho et al. 2020, Eq. 14."""
-    return jnp.mean(jnp.square(output - target))

@@ -31,7 +31,12 @@ class DataSettings:
     group: str = setting(
         "", "attribute that splits each class into two groups, such as Blond_Hair of celeba"
     )
-    classes: tuple[int, ...] = setting((6, 9), "the two classes", min=0)
+    classes: tuple[int, ...] = setting(
+        (6, 9),
+        "the two classes by their numbers, from 0 in the dataset's order (a folder's subfolders by "
+        "name), the first the majority at even seeds",
+        min=0,
+    )
     proportions: tuple[Any, ...] = setting(
         ((0.8, 0.2),),
         "shares of the two classes among their images, majority first; or of the four groups "

@@ -25,7 +25,7 @@ from jaxdiff.gradients import data_parallel_grads
 from jaxdiff.training_step import (
     TrainState,
     TrainStep,
-    diffusion_loss,
+    build_loss,
     init_state,
     jit_train_steps,
     network_apply,
@@ -225,7 +225,7 @@ def fit_network(
     mesh = parallel.data_mesh(batch)
     adamw = optimizers.build_optimizer("adamw", train_steps, learning_rate=learning_rate)
     optimizer = optax.flatten(adamw)  # one long vector compiles and runs faster than many arrays
-    loss_fn = diffusion_loss(network_apply(network), schedule, prediction)
+    loss_fn = build_loss(network_apply(network), schedule, prediction)
     train_step = TrainStep(
         grad_fn=data_parallel_grads(jax.value_and_grad(loss_fn), mesh),
         optimizer=optimizer,

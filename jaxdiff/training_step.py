@@ -224,7 +224,7 @@ def network_apply(network: nnx.Module, dtype: str = "float32", dropout: bool = T
     return apply
 
 
-def diffusion_loss(
+def build_loss(
     apply: Apply, schedule: diffusion.Schedule, prediction: diffusion.Prediction
 ) -> LossFn:
     """The loss of a batch as a function of the parameters."""
@@ -232,7 +232,8 @@ def diffusion_loss(
     def loss_fn(params: Params, batch: Batch) -> Array:
         xt = diffusion.add_noise(schedule, batch.x0, batch.eps, batch.t)
         target = diffusion.target(schedule, prediction, batch.x0, batch.eps, batch.t)
-        return diffusion.loss(apply(params, xt, batch.t, batch.keys), target)
+        error = apply(params, xt, batch.t, batch.keys) - target
+        return jnp.mean(jnp.square(error))
 
     return loss_fn
 

@@ -36,7 +36,7 @@ def build_train_step(grad_fn, optimizer=OPTIMIZER):
 def compile_steps(devices, k):
     """K train steps as a run has them: compiled once, ahead of time."""
     mesh = parallel.data_mesh(devices)
-    loss_fn = training_step.diffusion_loss(APPLY, SCHEDULE, "v")
+    loss_fn = training_step.build_loss(APPLY, SCHEDULE, "v")
     train_step = build_train_step(data_parallel_grads(jax.value_and_grad(loss_fn), mesh))
     state = training_step.init_state(
         get_params(UNet(MINIMAL_CONFIG, rngs=nnx.Rngs(0))), OPTIMIZER, mesh
@@ -211,7 +211,7 @@ def test_accumulated_gradients_are_those_of_the_full_batch():
     optimizer = optax.sgd(0.1)
     images = next(pipeline.resident(IMAGES, mesh, seed=0, steps=1, batch=BATCH, k=1)(0))
     params = {"scale": jnp.ones(()), "shift": jnp.zeros((1, 1, 1, 1))}
-    loss_fn = training_step.diffusion_loss(linear_network, SCHEDULE, "v")
+    loss_fn = training_step.build_loss(linear_network, SCHEDULE, "v")
     results = []
     for parts in (1, 4):
         grad_fn = accumulate_grads(jax.value_and_grad(loss_fn), parts, unroll=True)
@@ -236,7 +236,7 @@ def test_fsdp_gradients_are_those_of_replicated_parameters():
     batch = training_step.draw_batch(
         jnp.asarray(IMAGES[:BATCH]), jax.random.key(0), SCHEDULE, False
     )
-    grad_fn = jax.value_and_grad(training_step.diffusion_loss(dense_network, SCHEDULE, "v"))
+    grad_fn = jax.value_and_grad(training_step.build_loss(dense_network, SCHEDULE, "v"))
     expected_loss, expected_grads = grad_fn(params, batch)
     loss, grads = jax.jit(fsdp_grads(grad_fn, mesh))(params, batch)
     assert grads["kernel"].sharding.spec == parallel.DATA, "each device has a part of it"

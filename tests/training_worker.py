@@ -53,7 +53,7 @@ def run(shard: bool, stream: bool) -> dict:
     dtype = np.float64 if jax.config.jax_enable_x64 else np.float32
     initial = get_params(UNet(CONFIG, rngs=nnx.Rngs(0)))
     params = {name: np.asarray(value, dtype) for name, value in initial.items()}
-    loss_fn = training_step.diffusion_loss(apply, SCHEDULE, "v")
+    loss_fn = training_step.build_loss(apply, SCHEDULE, "v")
     average_grads = fsdp_grads if shard else data_parallel_grads
     grad_fn = average_grads(jax.value_and_grad(loss_fn), mesh)
     train_step = training_step.TrainStep(grad_fn, optimizer, SCHEDULE, ema=0.999)

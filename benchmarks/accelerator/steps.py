@@ -27,7 +27,7 @@ from jaxdiff.diffusion import Schedule
 from jaxdiff.gradients import data_parallel_grads
 from jaxdiff.training_step import (
     TrainStep,
-    diffusion_loss,
+    build_loss,
     init_state,
     jit_train_steps,
     place_key,
@@ -65,7 +65,7 @@ class Trainer:
             params = get_params(UNet(config, rngs=nnx.Rngs(0)))
         self.params = {name: np.asarray(value) for name, value in params.items()}
         schedule = Schedule.linear()
-        loss_fn = diffusion_loss(build_apply(config, dtype), schedule, "eps")
+        loss_fn = build_loss(build_apply(config, dtype), schedule, "eps")
         grad_fn = data_parallel_grads(jax.value_and_grad(loss_fn), self.mesh)
         train_step = TrainStep(grad_fn, self.optimizer, schedule, ema=0.999)
         self.train_steps = jit_train_steps(train_step, self.mesh)

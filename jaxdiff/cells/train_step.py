@@ -22,7 +22,7 @@ from jaxdiff.training_step import (
     Apply,
     TrainState,
     TrainStep,
-    diffusion_loss,
+    build_loss,
     forward_flops,
     image_flops,
     jit_cell_steps,
@@ -210,7 +210,7 @@ def _build_train_step(settings: StepSettings, mesh: Mesh, at_once: bool) -> Trai
     schedule = models.build_schedule(to_json(settings.diffusion))
     apply = build_apply(settings.network, train.dtype, train.remat)
     prediction: Any = settings.diffusion.prediction
-    loss_fn = diffusion_loss(apply, schedule, prediction)
+    loss_fn = build_loss(apply, schedule, prediction)
     # Of the target device, which need not be this machine's.
     unroll = mesh.devices.flat[0].platform == "cpu"
     grad_fn = accumulate_grads(jax.value_and_grad(loss_fn), train.accumulate, unroll=unroll)

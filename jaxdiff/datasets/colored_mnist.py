@@ -26,7 +26,7 @@ CELEBA_GROUPS = (0.4438, 0.1394, 0.4082, 0.0086)
 
 
 @register_dataset(
-    "coloured_digits", channels=3, size=32, aliases=("colored_digits",), default_group=ATTRIBUTE
+    "colored_digits", channels=3, size=32, aliases=("coloured_digits",), default_group=ATTRIBUTE
 )
 def open_colored_digits(request: DatasetRequest) -> Source:
     """RGB digits; image i is digit i in red, image n + i the same digit in green.

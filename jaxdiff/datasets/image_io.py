@@ -115,7 +115,7 @@ def decode_image(
             picture = _to_eight_bits(ImageOps.exif_transpose(file))
             if channels is not None and len(picture.getbands()) != channels:
                 picture = picture.convert("L" if channels == 1 else "RGB")
-            array = np.asarray(picture if size is None else _to_square(picture, size))
+            array = np.asarray(picture if size is None else _crop_and_resize(picture, size))
     except BROKEN_IMAGE as error:
         is_unknown = isinstance(error, UnidentifiedImageError)
         reason = f"of no kind among {', '.join(FORMATS)}" if is_unknown else error
@@ -145,7 +145,7 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
     return picture if picture.mode == mode else picture.convert(mode)
 
 
-def _to_square(picture: Image.Image, size: int) -> Image.Image:
+def _crop_and_resize(picture: Image.Image, size: int) -> Image.Image:
     """The middle square, resized where it has another size."""
     side = min(picture.size)
     # cropped before it is resized: faces and objects keep their proportions
@@ -170,7 +170,7 @@ def _read_npz(path: epath.Path, size: int | None) -> np.ndarray:
         )
     if size is None:
         return images
-    squares = [np.asarray(_to_square(_to_picture(image), size)) for image in images]
+    squares = [np.asarray(_crop_and_resize(_to_picture(image), size)) for image in images]
     return np.stack(squares).reshape(len(images), size, size, -1)
 
 
@@ -187,7 +187,7 @@ def _to_picture(image: Pixels) -> Image.Image:
     return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
 
 
-def to_size(images: Images, size: int, channels: int) -> Images:
+def pad_or_resize(images: Images, size: int, channels: int) -> Images:
     """Convert images to squares of `size` pixels with 1 (gray) or 3 (RGB) channels.
 
     Images that are smaller than `size` by at most an eighth are padded with black, as MNIST's

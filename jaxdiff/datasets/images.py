@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, UInt8
 
-from jaxdiff.datasets.image_io import to_size
+from jaxdiff.datasets.image_io import pad_or_resize
 
-__all__ = ["to_float", "to_size", "to_uint8"]
+__all__ = ["pad_or_resize", "to_float", "to_uint8"]
 
 
 def to_uint8(images: Float[ArrayLike, "*shape"]) -> UInt8[np.ndarray, "*shape"]:

@@ -27,7 +27,7 @@ from jaxdiff.datasets.base import (
     register_dataset,
 )
 from jaxdiff.datasets.image_files import is_regular_file
-from jaxdiff.datasets.image_io import to_size
+from jaxdiff.datasets.image_io import pad_or_resize
 from jaxdiff.npz import open_npz
 
 SHA256 = "246e0c30eeea57c8d0037d3f38c8e00651ec204cc61b8022563e9aeeb9d756f4"
@@ -76,7 +76,7 @@ def open_digits(request: DatasetRequest) -> Source:
 
 
 def _decode(images: Images, size: int, channels: int, index: int) -> Image:
-    return to_size(images[index : index + 1], size, channels)[0]
+    return pad_or_resize(images[index : index + 1], size, channels)[0]
 
 
 def read_digits(data_dir: epath.PathLike | None) -> tuple[str, LabeledImages]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.datasets.image_io import to_size
+from jaxdiff.datasets.image_io import pad_or_resize
 from jaxdiff.datasets.mixtures import (
     draw_subset,
     exact_counts,
@@ -74,11 +74,11 @@ def test_a_subset_has_the_mix_of_its_set():
 
 def test_sizes():
     images = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1)).astype(np.uint8)
-    padded = to_size(images, 32, 1)
+    padded = pad_or_resize(images, 32, 1)
     np.testing.assert_array_equal(padded[:, 2:30, 2:30], images)
     assert not padded[:, :2].any()
-    small = to_size(images, 16, 1)
+    small = pad_or_resize(images, 16, 1)
     np.testing.assert_array_equal(
         small[1, :, :, 0], np.asarray(Image.fromarray(images[1, :, :, 0]).resize((16, 16), 2))
     )
-    assert to_size(images, 28, 3).shape == (2, 28, 28, 3)
+    assert pad_or_resize(images, 28, 3).shape == (2, 28, 28, 3)

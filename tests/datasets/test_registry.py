@@ -56,7 +56,7 @@ def test_splits_have_exact_proportions(tmp_path):
 
 
 def test_colored_digits_have_celebas_groups():
-    dataset = open_dataset("coloured_digits", size=32, channels=3)
+    dataset = open_dataset("colored_digits", size=32, channels=3)
     assert dataset.group_names[12:14] == ("6, not green", "6, green")
     counts = dict(zip(GROUPS, group_counts(400, colored_mnist.CELEBA_GROUPS), strict=True))
     indices = colored_training_set(dataset, counts)
@@ -73,7 +73,7 @@ def test_colored_digits_have_celebas_groups():
 
 
 def test_the_ink_is_red_or_green():
-    source = open_source("coloured_digits", size=32, channels=3)
+    source = open_source("colored_digits", size=32, channels=3)
     stroke = embedded().images[3001, ..., 0] > 200
     for index, channel in ((3001, 0), (8001, 1)):
         image = source.decode(index).astype(int)
@@ -82,9 +82,9 @@ def test_the_ink_is_red_or_green():
 
 
 def test_an_alias_is_the_same_dataset():
-    first = open_dataset("coloured_digits", size=16, channels=3)
-    alias = open_dataset("colored_digits", size=16, channels=3)
-    assert alias.name == first.name == "coloured_digits"
+    first = open_dataset("colored_digits", size=16, channels=3)
+    alias = open_dataset("coloured_digits", size=16, channels=3)
+    assert alias.name == first.name == "colored_digits"
     assert alias.source.identity == first.source.identity
     assert alias.group_names == first.group_names
 
@@ -135,7 +135,7 @@ def test_celeba_as_tfds_prepares_it(tmp_path):
 
 def test_the_largest_mixture_of_groups_is_said():
     config = default_config()
-    config.data.source = "coloured_digits"
+    config.data.source = "colored_digits"
     config.data.n = (500,)
     config.data.proportions = (colored_mnist.CELEBA_GROUPS,)
     message = r"data.n is 500 at .*: 292 images of class 6 .*; at most 412 can be had of 5,000"
@@ -151,7 +151,7 @@ def test_four_shares_need_an_attribute_of_the_groups():
     config.data.proportions = (colored_mnist.CELEBA_GROUPS,)
     with pytest.raises(ValueError, match=r"set config\.data\.group to the attribute"):
         expand(config)
-    config.data.source = "colored_digits"
+    config.data.source = "coloured_digits"
     expand(config)
 
 
@@ -181,20 +181,20 @@ def test_a_registered_dataset_is_opened_by_name(datasets):
 
 
 def test_names_of_datasets():
-    names = "celeba, coloured_digits, digits, folder:PATH or tfds:NAME"
+    names = "celeba, colored_digits, digits, folder:PATH or tfds:NAME"
     assert names == registry.DATASET_NAMES_HELP
     assert registry.is_dataset_name("folder:some/path")
-    assert registry.is_dataset_name("colored_digits")
+    assert registry.is_dataset_name("coloured_digits")
     assert not registry.is_dataset_name("some/path")
     assert not registry.is_dataset_name("gs://bucket/folder")
 
 
 def test_datasets_that_cannot_be_had_are_explained(tmp_path):
-    message = r"dataset 'mnist' is not known; choose one of celeba, coloured_digits, digits, folder"
+    message = r"dataset 'mnist' is not known; choose one of celeba, colored_digits, digits, folder"
     with pytest.raises(ValueError, match=message):
         open_dataset("mnist", size=16, channels=1)
     with pytest.raises(ValueError, match="colored digits have 3 channels, got 1; use 3"):
-        open_dataset("coloured_digits", size=16, channels=1)
+        open_dataset("colored_digits", size=16, channels=1)
     message = (
         r"CelebA is not here and cannot be downloaded; put img_align_celeba .*"
         r"or have TensorFlow Datasets prepare"

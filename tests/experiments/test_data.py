@@ -63,7 +63,7 @@ def test_colored_digits_by_one_override(tmp_path):
     (cell,) = (tmp_path / "cells").iterdir()
     result = json.loads((cell / "result.json").read_text())
     assert result["cell"]["data"] == "5,000 embedded MNIST digits, each in red and in green ink"
-    assert (tmp_path / "shared" / "data" / "coloured_digits").is_dir()
+    assert (tmp_path / "shared" / "data" / "colored_digits").is_dir()
 
 
 @pytest.mark.slow

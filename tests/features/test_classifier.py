@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.datasets.image_io import to_size
+from jaxdiff.datasets.image_io import pad_or_resize
 from jaxdiff.datasets.mnist import embedded
 from jaxdiff.datasets.registry import open_dataset
 from jaxdiff.features import classifier
@@ -16,7 +16,7 @@ REJECT = 10
 def load_pool(name):
     images, labels = embedded()
     indices = open_dataset("digits", size=SIZE, channels=1).pools[name]
-    return to_size(images[indices], SIZE, 1), labels[indices]
+    return pad_or_resize(images[indices], SIZE, 1), labels[indices]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.datasets import mnist as digits
-from jaxdiff.datasets.image_io import to_size
+from jaxdiff.datasets.image_io import pad_or_resize
 from jaxdiff.measures.lpips import LPIPS
 
 
@@ -13,7 +13,7 @@ def lpips():
 
 @pytest.fixture(scope="module")
 def images():
-    return to_size(digits.embedded()[0][::120], 32, 1)
+    return pad_or_resize(digits.embedded()[0][::120], 32, 1)
 
 
 @pytest.fixture(scope="module")
