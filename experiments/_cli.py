@@ -22,6 +22,7 @@ from experiments._errors import ConfigFileError
 
 TERMINATED = 143  # exit status after SIGTERM
 LOCAL_ADDRESS = re.compile("^(--?[a-z_.]+=)?file://(?=/)")
+MODEL_HELP = "A cell's folder, a diffusers folder, or a repository id of the hub, OWNER/NAME."
 # Names and paths are printed as they are: rich would take [x] for markup, and :x: for an emoji.
 console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
@@ -42,11 +43,12 @@ def prepare_environment() -> None:
         devices = f"--xla_force_host_platform_device_count={_cpu_devices()}"
         single = "--xla_cpu_multi_thread_eigen=false"
         os.environ["XLA_FLAGS"] = f"{flags_set} {devices} {single}".strip()
-    # OpenBLAS' threads spin for one another. Where another process has the cores, as in a study
-    # shared by several, the eigenvalues of a 256 x 256 matrix take 10 to 180 times as long with
-    # two as with one; on free cores two gain nothing.
+    # OpenBLAS' threads spin for one another: where another process has the cores, two of them take
+    # 10 to 180 times as long as one for a matrix of 256 x 256; on free cores they gain nothing.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    if not sys.stderr.isatty():  # a line says what is fetched
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if _is_command() and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -54,11 +56,8 @@ def prepare_environment() -> None:
 
 def _cpu_devices() -> int:
     """As many as there are cores, at most 8; a power of two divides the usual batches."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return 1 << (min(cores, 8).bit_length() - 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 1 << (min(cores or 1, 8).bit_length() - 1)
 
 
 def _check_flagfiles() -> None:
@@ -205,7 +204,7 @@ def _configure_logging() -> None:
     logging.set_stderrthreshold("fatal")
     logger = getLogger("jaxdiff")
     logger.addHandler(RichHandler(console=console, show_time=False, show_path=False))
-    logger.setLevel("WARNING")  # absl sets the level of the root logger to its own
+    logger.setLevel("INFO")  # absl sets the level of the root logger to its own
     logger.propagate = False
 
 

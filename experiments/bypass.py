@@ -15,7 +15,7 @@ figures/*.svg; the same command again resumes, and --redo NAME makes a point aga
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from experiments import _cli
@@ -27,7 +27,7 @@ from etils import epath
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from jaxdiff import files
+from jaxdiff import files, hub
 from jaxdiff.analysis import bypass as analysis
 from jaxdiff.analysis import similarity
 from jaxdiff.bypass import cells, text_to_image
@@ -37,7 +37,7 @@ from jaxdiff.measures.registry import load_measures
 from jaxdiff.plugins import import_plugins
 from jaxdiff.report import bypass_figures, style, tables
 from jaxdiff.setting_fields import to_json
-from jaxdiff.stable_diffusion.folder import is_pipeline
+from jaxdiff.stable_diffusion.folder import WEIGHTS_NAMES, is_pipeline
 from jaxdiff.stage import Redo
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "sd_bypass.py"
@@ -46,7 +46,10 @@ _cli.define_config(
     BypassSettings,
 )
 flags.DEFINE_multi_string(
-    "model", [], "A cell's folder, or a diffusers folder of Stable Diffusion 1.x; may be repeated."
+    "model",
+    [],
+    "A cell's folder, or a diffusers folder or repository id of Stable Diffusion 1.x; may be "
+    "repeated.",
 )
 flags.DEFINE_list(
     "prompts", [], "What Stable Diffusion draws, with commas between; in place of the config's."
@@ -110,6 +113,13 @@ def print_summary(rows: list[dict[str, str]]) -> None:
     _cli.console.print(table)
 
 
+def fetch_pipelines(pipelines: Mapping[str, epath.Path]) -> None:
+    """Fetch the weights of the pipelines that are repositories of the hub."""
+    for name, path in zip(_cli.short_names(FLAGS.model), FLAGS.model, strict=True):
+        for part, weights in WEIGHTS_NAMES.items() if name in pipelines else ():
+            hub.fetch_weights(path, pipelines[name] / part, *weights)
+
+
 def main() -> None:
     _cli.check_required("model", "workdir")
     load_measures()
@@ -121,7 +131,7 @@ def main() -> None:
     settings = read_settings(config)
     redo = Redo(FLAGS.redo)
     paths = {
-        name: epath.Path(path)
+        name: hub.find_folder(path)
         for name, path in zip(_cli.short_names(FLAGS.model), FLAGS.model, strict=True)
     }
     pipelines = {name: path for name, path in paths.items() if is_pipeline(path)}
@@ -130,6 +140,7 @@ def main() -> None:
     _cli.start_devices()
     with _cli.Reporter() as progress:
         text_to_image.check(pipelines, settings)  # before the first of many hours
+        fetch_pipelines(pipelines)
         opened = cells.open_cells(cell_paths, settings, data_paths, progress)
         models = cells.run(opened, settings, workdir, progress, redo)
         models |= text_to_image.run(pipelines, settings, workdir, progress, redo)

@@ -59,9 +59,7 @@ seen, and of models of another seed it says nothing. What random weights show to
 |H| bounds L from below, so whose L is larger is not decidable. asymmetry of M: |M - M^T| \
 over |M + M^T|, 0 where M is of an energy; norms of M and H are of the symmetric part."""
 
-flags.DEFINE_multi_string(
-    "model", None, "Folder of a trained cell or diffusers folder; may be repeated."
-)
+flags.DEFINE_multi_string("model", None, f"{_cli.MODEL_HELP} May be repeated.")
 flags.DEFINE_string(
     "reference",
     None,

@@ -1,7 +1,7 @@
 """Sample a trained cell or a diffusers folder; writes samples.npz and a PNG grid beside it.
 
   python -m experiments.sample --model runs/quickstart/cells/2-80_20-n300-s0 --num 64 --seed 0
-  python -m experiments.sample --model a_diffusers_folder --num 16 --method ddim --steps 50
+  python -m experiments.sample --model google/ddpm-cifar10-32 --num 16 --method ddim --steps 50
   python -m experiments.sample --model a_diffusers_folder --invert images/ --steps 100
 
 The seed names a noise bank: sample i of a seed is the same image for any --num. The sampler is the
@@ -31,7 +31,7 @@ from jaxdiff.progress import Progress
 from jaxdiff.samplers import SAMPLERS, SamplerSpec
 from jaxdiff.sampling import Sampler
 
-flags.DEFINE_string("model", None, "A trained cell's folder, or a diffusers folder.")
+flags.DEFINE_string("model", None, _cli.MODEL_HELP)
 flags.DEFINE_integer("step", None, "Checkpoint of a cell; by default its last one.", lower_bound=0)
 flags.DEFINE_integer("num", 64, "How many samples.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "The noise bank.", lower_bound=0)
@@ -130,8 +130,8 @@ def invert_images(sampler: Sampler, out: epath.Path) -> np.ndarray:
 def main() -> None:
     if not FLAGS.model:
         raise ValueError(
-            "--model is missing; give a cell's folder, as runs/STUDY/cells/NAME, or a diffusers "
-            "folder"
+            "--model is missing; give a cell's folder, as runs/STUDY/cells/NAME, a diffusers "
+            "folder, or a repository id of the Hugging Face hub"
         )
     sources = [FLAGS.model, FLAGS.invert] if FLAGS.invert else [FLAGS.model]
     _cli.output_file("out", ".npz", sources)  # before hours of sampling

@@ -194,6 +194,33 @@ def _shared_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     return shared
 
 
+def check_unconditional(config: UNetConfig, path: epath.Path) -> None:
+    """Check that a U-Net takes an image and a noise step, and returns one such image.
+
+    Raises
+    ------
+    ValueError
+        Where it takes or returns something else, or its sample_size cannot be halved so often.
+    """
+    if config.time_embedding_type == "fourier":
+        raise ValueError(
+            f"{path.parent} takes continuous noise levels (time_embedding_type fourier); DDPM's "
+            "steps are integers"
+        )
+    if config.in_channels != config.out_channels:
+        raise ValueError(
+            f"{path.parent} takes {config.in_channels} channels and returns {config.out_channels}, "
+            "as a model does that is given another image too or predicts its variance; choose an "
+            "unconditional model with as many as it returns"
+        )
+    size = config.sample_size
+    for side in size if isinstance(size, tuple) else (size,):
+        try:
+            config.check_image_size(side or 2 ** (config.depth - 1))
+        except ValueError as error:
+            raise ValueError(f"{path} sets sample_size to {size}: {error}") from None
+
+
 def check_lengths(fields: Mapping[str, Any], path: epath.PathLike) -> None:
     """Check that config.json has a block type of each kind for every number of channels.
 

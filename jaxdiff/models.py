@@ -1,4 +1,4 @@
-"""Trained models on disk: the folder of a study's cell, or a diffusers folder from anywhere."""
+"""Trained models: the folder of a study's cell, or a diffusers folder from anywhere."""
 
 import dataclasses
 import logging
@@ -9,7 +9,15 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from jaxdiff import checkpoints, diffusers_io, diffusers_scheduler, files, weights
+from jaxdiff import (
+    checkpoints,
+    diffusers_io,
+    diffusers_scheduler,
+    files,
+    hub,
+    torch_weights,
+    weights,
+)
 from jaxdiff.denoiser import (
     abstract_network,
     bind_params,
@@ -17,7 +25,7 @@ from jaxdiff.denoiser import (
     config_to_json,
     get_params,
 )
-from jaxdiff.diffusers_config import read_config
+from jaxdiff.diffusers_config import check_unconditional, read_config
 from jaxdiff.diffusion import SCHEDULES, Prediction, Schedule
 from jaxdiff.unet import UNet, UNetConfig
 from jaxdiff.unet_bypass import BypassedUNet
@@ -129,18 +137,18 @@ def load(path: epath.PathLike, step: int | None = None) -> Model:
     Parameters
     ----------
     path
-        Folder of a cell, or a diffusers folder.
+        Folder of a cell, a diffusers folder, or a repository id (see `jaxdiff.hub`).
     step
         Checkpoint of the cell; by default the latest that was finished.
 
     Raises
     ------
     ValueError
-        Where the folder is neither, or the weights are missing or damaged. An older checkpoint
+        Where the path is none of them, or the weights are missing or damaged. An older checkpoint
         is never taken in place of a damaged one, since it is another model.
     """
-    folder = epath.Path(path)
-    spec = load_spec(folder)
+    spec = load_spec(path)
+    folder = hub.find_folder(path)
     # A cell's weights are its EMA; what a diffusers folder holds is for its author to say.
     if diffusers_io.is_diffusers_folder(folder):
         if step is not None:
@@ -154,6 +162,10 @@ def load(path: epath.PathLike, step: int | None = None) -> Model:
                 "training there",
                 folder,
             )
+        unet_folder = diffusers_io.find_unet_folder(folder)
+        if unet_folder.name == "unet_ema" and (folder / "unet").exists():
+            log.info("%s is read; for the weights before averaging give unet/", unet_folder)
+        hub.fetch_weights(path, unet_folder, diffusers_io.WEIGHTS)
         unet = diffusers_io.load_unet(folder)
         return Model(unet, spec.schedule, spec.prediction, spec.settings)
     steps = checkpoints.list_steps(folder / "checkpoints")
@@ -174,14 +186,14 @@ def load_spec(path: epath.PathLike) -> ModelSpec:
     Parameters
     ----------
     path
-        Folder of a cell, or a diffusers folder.
+        As in `load`.
 
     Raises
     ------
     ValueError
-        Where the folder is neither.
+        Where the path is no model.
     """
-    folder = epath.Path(path)
+    folder = hub.find_folder(path)
     diffusers_io.check_form(folder)
     if diffusers_io.is_diffusers_folder(folder):
         return _load_diffusers_spec(folder)
@@ -210,21 +222,9 @@ def _read_diffusion(settings: Mapping[str, Any]) -> tuple[Schedule, Prediction]:
 
 
 def _load_diffusers_spec(folder: epath.Path) -> ModelSpec:
-    unet_folder = diffusers_io.find_unet_folder(folder)
-    path = unet_folder / "config.json"
+    path = diffusers_io.find_unet_folder(folder) / "config.json"
     config = read_config(files.read_json(path), path)
-    if config.time_embedding_type == "fourier":
-        raise ValueError(
-            f"{unet_folder} takes continuous noise levels (time_embedding_type fourier); DDPM's "
-            "steps are integers"
-        )
-    if config.in_channels != config.out_channels:
-        raise ValueError(
-            f"{unet_folder} takes {config.in_channels} channels and returns {config.out_channels}, "
-            "as a model does that is given another image too or predicts its variance; choose an "
-            "unconditional model with as many as it returns"
-        )
-    _check_image_size(config, path)
+    check_unconditional(config, path)
     scheduler_folder = diffusers_scheduler.find_folder(folder)
     scheduler = diffusers_scheduler.DEFAULT
     if scheduler_folder is not None:
@@ -239,15 +239,6 @@ def _load_diffusers_spec(folder: epath.Path) -> ModelSpec:
     }
     schedule, prediction = _read_diffusion(settings)
     return ModelSpec(config, schedule, prediction, settings)
-
-
-def _check_image_size(config: UNetConfig, path: epath.Path) -> None:
-    size = config.sample_size
-    for side in size if isinstance(size, tuple) else (size,):
-        try:
-            config.check_image_size(side or 2 ** (config.depth - 1))
-        except ValueError as error:
-            raise ValueError(f"{path} sets sample_size to {size}: {error}") from None
 
 
 def save(model: Model, folder: epath.PathLike, form: Form = "cell") -> None:
@@ -392,10 +383,12 @@ def build_schedule(settings: Mapping[str, Any]) -> Schedule:
 
 
 def weights_digest(path: epath.PathLike) -> dict[str, str]:
-    """Checksums of a model folder's weights files, or of a cell's checkpoint manifests."""
-    names = [
-        file.relative_to(path).as_posix()
-        for file in files.walk(path)
-        if file.suffix in (".safetensors", ".bin") or file.parent.name == "checkpoints"
-    ]
-    return files.checksums(path, names)
+    """Checksums of the weights files that `load` reads, or of a cell's checkpoint manifests."""
+    folder = hub.find_folder(path)
+    if diffusers_io.is_diffusers_folder(folder):
+        unet_folder = diffusers_io.find_unet_folder(folder)
+        hub.fetch_weights(path, unet_folder, diffusers_io.WEIGHTS)
+        paths = torch_weights.find_weights_files(unet_folder, diffusers_io.WEIGHTS)
+    else:
+        paths = [file for file in files.walk(folder) if file.parent.name == "checkpoints"]
+    return files.checksums(folder, [file.relative_to(folder).as_posix() for file in paths])

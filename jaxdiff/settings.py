@@ -82,7 +82,8 @@ class TrainSettings:
 
     init: str = setting(
         "",
-        "start from the weights of a cell or a diffusers folder; a model's row may be 'init'",
+        "start from the weights of a cell, a diffusers folder or a repository id of the hub; a "
+        "model's row may be 'init'",
     )
     steps: int = setting(1000, "optimizer steps", min=1)
     batch: int = setting(32, "images a step, over all devices", min=1)

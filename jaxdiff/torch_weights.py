@@ -50,7 +50,7 @@ def find_weights_files(
 ) -> list[epath.Path]:
     """The weights file of a folder, or the shards of it.
 
-    safetensors come before .bin, and full precision before fp16.
+    Full precision comes before variants such as fp16, and safetensors before .bin.
 
     Parameters
     ----------
@@ -66,45 +66,68 @@ def find_weights_files(
     ValueError
         Where there is none, or a shard is missing.
     """
+    chosen = choose_weights_file([path.name for path in folder.iterdir()], name, bin_name)
+    if chosen is None:
+        check_no_lora_files(folder)
+        raise ValueError(
+            f"{folder} has no weights: neither {name}.safetensors nor {bin_name or name}.bin, in "
+            "one file or in shards"
+        )
+    if not chosen.endswith(".json"):
+        return [folder / chosen]
+    shards = read_index(folder, chosen)
+    for shard in shards:
+        if not (folder / shard).exists():
+            raise ValueError(f"{folder} lacks {shard}, which {chosen} names; get that file too")
+    return [folder / shard for shard in shards]
+
+
+def choose_weights_file(names: Iterable[str], name: str, bin_name: str | None = None) -> str | None:
+    """The file of weights among a folder's, or the index of its shards.
+
+    Parameters
+    ----------
+    names
+        Names of the folder's files.
+    name, bin_name
+        As in `find_weights_files`, which says what comes before what.
+
+    Returns
+    -------
+    chosen
+        None where there is none.
+    """
     bin_name = bin_name or name
     # Shards are found by their index; the rest are variants such as NAME.fp16.safetensors.
     variants = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.name.startswith((name, bin_name)) and "-of-" not in path.name
+        file for file in names if file.startswith((name, bin_name)) and "-of-" not in file
     )
     candidates = [
         f"{name}.safetensors",
         f"{name}.safetensors.index.json",
-        *(variant for variant in variants if ".safetensors" in variant),
         f"{bin_name}.bin",
         f"{bin_name}.bin.index.json",
+        *(variant for variant in variants if ".safetensors" in variant),
         *(variant for variant in variants if ".bin" in variant),
     ]
-    for candidate in candidates:
-        if candidate in variants:
-            is_index = candidate.endswith(".json")
-            return _find_shards(folder, candidate) if is_index else [folder / candidate]
-    check_no_lora_files(folder)
-    raise ValueError(
-        f"{folder} has no weights: neither {name}.safetensors nor {bin_name}.bin, in one file or "
-        "in shards"
-    )
+    return next((candidate for candidate in candidates if candidate in variants), None)
 
 
-def _find_shards(folder: epath.Path, index: str) -> list[epath.Path]:
-    """The files that an index names."""
+def read_index(folder: epath.Path, index: str) -> list[str]:
+    """The names of the shards that an index names.
+
+    Raises
+    ------
+    ValueError
+        Where it names none, or files that are not beside it.
+    """
     shards = files.read_json(folder / index).get("weight_map")
     # A shard must lie beside its index: a path would let the index name any file.
     if not isinstance(shards, dict) or not all(_is_file_name(name) for name in shards.values()):
         raise ValueError(
             f"{folder / index} has no weight_map of files beside it; get the file again"
         )
-    names = sorted(set(shards.values()))
-    for name in names:
-        if not (folder / name).exists():
-            raise ValueError(f"{folder} lacks {name}, which {index} names; get that file too")
-    return [folder / name for name in names]
+    return sorted(set(shards.values()))
 
 
 def _is_file_name(name: object) -> bool:

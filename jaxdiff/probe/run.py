@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jaxdiff import files, models
+from jaxdiff import files, hub, models
 from jaxdiff.denoiser import abstract_network, count_parameters
 from jaxdiff.diffusion import Prediction, Schedule
 from jaxdiff.probe.data import ProbeData
@@ -40,7 +40,7 @@ class ModelFolder:
     name
         Its name in probe.json and in the names of its parts.
     path
-        A cell's folder or a diffusers folder.
+        A cell's folder, a diffusers folder or a repository id.
     config, schedule, prediction
         Its network, noise schedule and prediction type.
     size
@@ -171,6 +171,7 @@ def run(
             "parameters": count_parameters(config),
             "bottleneck": config.bottleneck(data.image_shape[0]),
             "rows": rows,
+            **hub.describe(job.model.path),
         }
     summary = {
         "schema": SCHEMA,

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from jaxdiff import setting_fields
+from jaxdiff import hub, setting_fields
 from jaxdiff.cells.cell import NEWER_DATA_SETTINGS, NEWER_TRAIN_SETTINGS
 from jaxdiff.cells.train_step import retention_policy
 from jaxdiff.datasets.registry import DATASET_NAMES_HELP, is_dataset_name
@@ -202,7 +202,7 @@ def _check_paths(study: StudySettings) -> None:
     paths = {
         "measures.inception": study.measures.inception,
         "measures.weights_dir": study.measures.weights_dir,
-        "train.init": study.train.init,
+        "train.init": study.train.init if hub.parse_id(study.train.init) is None else "",
     }
     for key, path in paths.items():
         if path and not epath.Path(path).exists():

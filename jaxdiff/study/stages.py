@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxdiff import files, parallel, timing
+from jaxdiff import files, hub, parallel, timing
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.classifiers import run_classifiers
 from jaxdiff.cells.context import DENOISED_FROM, CellContext, describe_cell
@@ -146,7 +146,9 @@ def _write_run(context: CellContext) -> None:
 
     def make() -> None:
         total = {"seconds": round(sum(by_part.values()), 2), "seconds_by_part": by_part}
-        files.write_json(folder / "run.json", describe_environment() | total)
+        init = hub.describe(context.cell.train.init)
+        content = describe_environment() | total | ({"init": init} if init else {})
+        files.write_json(folder / "run.json", content)
 
     Stage(folder, "run", by_part, ("run.json",), is_measured=False).run(make)
 
