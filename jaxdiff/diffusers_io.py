@@ -82,13 +82,16 @@ def save_pipeline(unet: UNet, scheduler: Mapping[str, Any], folder: epath.PathLi
 def find_unet_folder(folder: epath.PathLike) -> epath.Path:
     """The folder of the U-Net's config.json.
 
+    Of a checkpoint of diffusers' training scripts it is that of the averaged weights, unet_ema,
+    which are those of the pipeline that the training ends with.
+
     Raises
     ------
     ValueError
         Where there is none, or another kind of model's.
     """
     folder = epath.Path(folder)
-    for candidate in (folder / "unet", folder):
+    for candidate in (folder / "unet_ema", folder / "unet", folder):
         path = candidate / "config.json"
         if not path.exists():
             continue
@@ -130,8 +133,9 @@ def check_form(path: epath.Path) -> None:
 def is_diffusers_folder(folder: epath.PathLike) -> bool:
     """Whether a folder looks like one of diffusers, of any model."""
     folder = epath.Path(folder)
-    # A training run's checkpoint-N has unet/ without an index.
-    if (folder / "model_index.json").exists() or (folder / "unet" / "config.json").exists():
+    # A training run's checkpoint-N has no index.
+    names = ("model_index.json", "unet/config.json", "unet_ema/config.json")
+    if any((folder / name).exists() for name in names):
         return True
     path = folder / "config.json"
     return path.exists() and "_class_name" in files.read_json(path)

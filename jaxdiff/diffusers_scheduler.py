@@ -1,6 +1,12 @@
-"""scheduler_config.json of diffusers' DDPM and DDIM schedulers, in and out; of PNDM's, in."""
+"""scheduler_config.json of diffusers' DDPM and DDIM schedulers, in and out; of others, in.
 
+Of a scheduler that samples in another way, the noise levels and the prediction are read, which are
+the model's; its samples are then drawn by DDIM.
+"""
+
+import functools
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +19,7 @@ from jaxdiff.diffusers_config import DIFFUSERS_VERSION
 from jaxdiff.diffusion import Prediction, Schedule
 from jaxdiff.field_rules import FLAG, NULL, Rule, check_fields, list_of, number, whole
 
+log = logging.getLogger(__name__)
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 SCHEDULERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler"}
@@ -49,6 +56,32 @@ FIELDS: dict[str, dict[str, Any]] = {
     "DDIMScheduler": COMMON_FIELDS | {"set_alpha_to_one": True},
     "PNDMScheduler": {key: COMMON_FIELDS[key] for key in PNDM_FIELDS}
     | {"set_alpha_to_one": False, "skip_prk_steps": False},
+}
+# Schedulers of diffusers that have DDPM's noise levels and sample in other ways. Where an absent
+# field has another default than in DDIM, that is here.
+STABLE_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
+LINSPACE = {"timestep_spacing": "linspace"}
+OTHER_SCHEDULERS: dict[str, dict[str, Any]] = {
+    "PNDMScheduler": {"set_alpha_to_one": False},
+    "EulerDiscreteScheduler": LINSPACE,
+    "EulerAncestralDiscreteScheduler": LINSPACE,
+    "HeunDiscreteScheduler": LINSPACE | STABLE_BETAS,
+    "KDPM2DiscreteScheduler": LINSPACE | STABLE_BETAS,
+    "KDPM2AncestralDiscreteScheduler": LINSPACE | STABLE_BETAS,
+    "LMSDiscreteScheduler": LINSPACE,
+    "DEISMultistepScheduler": LINSPACE,
+    "DPMSolverMultistepScheduler": LINSPACE,
+    "DPMSolverSinglestepScheduler": LINSPACE,
+    "DPMSolverSDEScheduler": LINSPACE | STABLE_BETAS,
+    "UniPCMultistepScheduler": LINSPACE,
+}
+# What they share with DDIM; the rest of their fields say how they sample.
+SHARED_FIELDS = (*PNDM_FIELDS, "set_alpha_to_one", "rescale_betas_zero_snr")
+# Fields that make other noise or another network of them; each must be null or one of these.
+FIXED_FIELDS: Mapping[str, tuple[Any, ...]] = {
+    "use_flow_sigmas": (False,),
+    "timestep_type": ("discrete",),
+    "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
 }
 TRAINING_CHECKPOINT = re.compile(r"checkpoint-\d+")  # a folder of diffusers' training scripts
 # Of a U-Net that comes without a scheduler.
@@ -120,13 +153,14 @@ def read(
     folder
         A diffusers folder.
     supported
-        The two schedulers that the file may be of.
+        The two schedulers that are read whole; one of OTHER_SCHEDULERS is read as a DDIMScheduler
+        with the same noise levels.
 
     Raises
     ------
     ValueError
-        Where there is no such file, for another scheduler, and for a field or a value that is not
-        supported.
+        Where there is no such file, for a scheduler with another kind of noise, and for a field or
+        a value that is not supported.
     """
     path = find_file(folder)
     if path is None:
@@ -134,9 +168,8 @@ def read(
     raw = files.read_json(path)
     class_name = str(raw.get("_class_name"))
     if class_name not in supported:
-        raise ValueError(
-            f"{path} is of {class_name}; write it as a {supported[0]}'s or a {supported[1]}'s"
-        )
+        raw = _read_as_ddim(raw, path)
+        class_name = raw["_class_name"]
     for key in raw:
         if key not in READABLE_FIELDS and not key.startswith("_"):
             raise ValueError(f"{path} sets {key!r}, which is no supported field of {class_name}")
@@ -151,6 +184,37 @@ def read(
     _check_steps(fields, path)
     _check_last_step(fields, path)
     return fields
+
+
+def _read_as_ddim(raw: Mapping[str, Any], path: epath.Path) -> dict[str, Any]:
+    """The fields of a DDIMScheduler with the noise levels and the prediction of another."""
+    class_name = str(raw.get("_class_name"))
+    if class_name not in OTHER_SCHEDULERS:
+        names = ", ".join(["DDPMScheduler", "DDIMScheduler", *OTHER_SCHEDULERS])
+        raise ValueError(
+            f"{path} is of {class_name}, and the noise must be DDPM's: choose a model with one of "
+            f"{names}"
+        )
+    for key, values in FIXED_FIELDS.items():
+        if raw.get(key) not in (None, *values):
+            raise ValueError(
+                f"{path} sets {key} to {json.dumps(raw[key])}, and the model of a {class_name} is "
+                "read without it; choose another model"
+            )
+    _report_sampler(class_name, path)
+    # None of these clips by default; where one does, as Heun's can, it says so itself.
+    fields = {"clip_sample": False, "_class_name": "DDIMScheduler"} | OTHER_SCHEDULERS[class_name]
+    keys = (*SHARED_FIELDS, "clip_sample", "clip_sample_range")
+    return fields | {key: raw[key] for key in keys if key in raw}
+
+
+@functools.cache  # once, however often the file is read
+def _report_sampler(class_name: str, path: epath.Path) -> None:
+    log.warning(
+        "%s is of %s: its noise levels and prediction are read, and DDIM draws the samples",
+        path,
+        class_name,
+    )
 
 
 def _check_steps(fields: Mapping[str, Any], path: epath.PathLike) -> None:

@@ -378,7 +378,6 @@ def test_a_scheduler_that_is_assumed_is_said(unet, tiny, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"_class_name": "PNDMScheduler"}, "is of PNDMScheduler"),
         ({"thresholding": True}, "sets thresholding to true"),
         ({"variance_type": "learned_range"}, "sets variance_type to .learned_range"),
         ({"beta_schedule": "sigmoid"}, "sets beta_schedule to .sigmoid"),

@@ -371,12 +371,12 @@ def read_weights(folder: epath.PathLike, part: str, module: nnx.Module, dtype: D
 
 
 def scheduler(folder: epath.PathLike) -> dict[str, Any]:
-    """Settings of the folder's scheduler, with every field.
+    """Settings of the folder's scheduler, with every field; PNDM or DDIM draws the samples.
 
     Raises
     ------
     ValueError
-        Where it is neither PNDM's nor DDIM's.
+        Where it is of another kind of noise than DDPM's.
     """
     settings = diffusers_scheduler.read(folder, SCHEDULERS)
     # As in StableDiffusionPipeline, which has to read the first folders that were published, the

@@ -102,8 +102,8 @@ def test_what_is_missing_is_one_sentence(name, sentence, tmp_path):
         ),
         (
             "scheduler/scheduler_config.json",
-            {"_class_name": "EulerDiscreteScheduler"},
-            "EulerDiscreteScheduler",
+            {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+            "is of FlowMatchEulerDiscreteScheduler, and the noise must be DDPM's",
         ),
         ("scheduler/scheduler_config.json", {"skip_prk_steps": False}, "skip_prk_steps"),
         (
