@@ -1,0 +1,121 @@
+"""README.md of a model in diffusers' form: what it was trained on, its measures, how to load it."""
+
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+from etils import epath
+
+from jaxdiff import files
+from jaxdiff.estimates import Estimate
+from jaxdiff.results import NOT_SECTIONS
+
+PREDICTIONS = {"eps": "the noise", "v": "v = s eps - sigma x0", "x0": "the clean image"}
+SHOWN = 8  # rows of a measure; result.json has the others
+SECTIONS = ("diffusion", "scheduler", "train", "sample")  # of the settings that are shown
+
+
+def write_card(folder: epath.Path, cell: epath.Path, repository: str, license: str) -> None:
+    """Write README.md into a pipeline's folder, and result.json beside it where the cell has one.
+
+    Parameters
+    ----------
+    folder
+        The pipeline's folder, as `jaxdiff.models.save` writes it.
+    cell
+        The cell's folder: config.json, and result.json where it was measured.
+    repository
+        What the model is loaded by: OWNER/NAME, or a folder.
+    license
+        Its id at the hub; unknown where it is not chosen.
+    """
+    result = {}
+    if (cell / "result.json").exists():
+        result = files.read_json(cell / "result.json")
+        files.write_json(folder / "result.json", result)
+    settings = files.read_json(cell / "config.json")
+    run = files.read_json(cell / "run.json") if (cell / "run.json").exists() else {}
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("jaxdiff.report", "."),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown
+    )
+    text = environment.get_template("model_card.md").render(
+        title=repository.rpartition("/")[2],
+        repository=repository,
+        license=license,
+        info=result.get("cell", {}),
+        init=run.get("init", {}),
+        rows=_measure_rows(result),
+        **_describe_settings(settings),
+        **_describe_pipeline(folder),
+    )
+    files.write(folder / "README.md", text)
+
+
+def _describe_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the card says of a cell's settings; a model from a notebook has fewer."""
+    shown = {key: settings[key] for key in SECTIONS if key in settings}
+    # A schedule without a name is its thousand noise levels.
+    if "alpha_bar" in shown.get("diffusion", {}):
+        shown["diffusion"] = shown["diffusion"] | {"alpha_bar": "those of the scheduler"}
+    text = json.dumps(shown, indent=1, sort_keys=True)
+    described = {"settings": text if "train" in settings else "", "data": "", "count": ""}
+    if "proportions" in settings:
+        described["data"] = settings["data"]["source"]
+        shares = _describe_shares(settings)
+        described["count"] = f"{settings['n']:,} images, {shares}; seed {settings['seed']}"
+    return described
+
+
+def _describe_shares(settings: Mapping[str, Any]) -> str:
+    """The shares of the two classes, or of each without and with the group's attribute."""
+    shares = settings["proportions"]
+    names = [f"class {settings[role]}" for role in ("majority", "minority")]
+    if len(shares) == 4:
+        group = settings["data"]["group"]
+        names = [f"{name} {word} {group}" for name in names for word in ("without", "with")]
+    return ", ".join(f"{share:.4g} of {name}" for share, name in zip(shares, names, strict=True))
+
+
+def _describe_pipeline(folder: epath.Path) -> dict[str, Any]:
+    """What the card says of the files beside it."""
+    config = files.read_json(folder / "unet" / "config.json")
+    scheduler = files.read_json(folder / "scheduler" / "scheduler_config.json")
+    predictions = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+    size = config["sample_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    is_ddim = scheduler["_class_name"] == "DDIMScheduler"
+    # A cell's DDIM derives eps again from the clipped image.
+    is_clipped = is_ddim and scheduler["clip_sample"]
+    return {
+        "levels": len(config["block_out_channels"]),
+        "prediction": PREDICTIONS[predictions[scheduler["prediction_type"]]],
+        "size": f"{height} x {width} px and {config['in_channels']} channels",
+        "pipeline": "DDIMPipeline" if is_ddim else "DDPMPipeline",
+        "steps": min(50, scheduler["num_train_timesteps"])
+        if is_ddim
+        else scheduler["num_train_timesteps"],
+        "more_options": ", use_clipped_model_output=True" if is_clipped else "",
+    }
+
+
+def _measure_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Measure, quantity, value with its interval, and number of observations."""
+    rows = []
+    for section in result:
+        if section in NOT_SECTIONS:
+            continue
+        for entry in itertools.islice(result[section], SHOWN):
+            estimate = Estimate.from_json(entry)
+            labels = ", ".join(f"{key} {value}" for key, value in estimate.labels.items())
+            quantity = f"{estimate.name} ({labels})" if labels else estimate.name
+            rows.append((section, quantity, str(estimate), f"{estimate.n or ''}"))
+        more = len(result[section]) - SHOWN
+        if more > 0:
+            rows.append((section, f"and {more} more", "", ""))
+    return rows
