@@ -24,7 +24,7 @@ from PIL import Image
 from jaxdiff import files, models, parallel, results
 from jaxdiff.datasets import image_io
 from jaxdiff.datasets.image_io import pad_or_resize
-from jaxdiff.datasets.images import to_float, to_uint8
+from jaxdiff.datasets.images import tile_images, to_float, to_uint8
 from jaxdiff.plugins import import_plugins
 from jaxdiff.precision import COMPUTE_DTYPES, measuring
 from jaxdiff.progress import Progress
@@ -69,17 +69,6 @@ flags.DEFINE_integer(
 _cli.define_plugins()
 _cli.define_distributed()
 FLAGS = flags.FLAGS
-
-
-def build_grid(images: np.ndarray) -> Image.Image:
-    """All images in one, as near to a square as they fit, with a black pixel between them."""
-    count, height, width, channels = images.shape
-    columns = int(np.ceil(np.sqrt(count)))
-    rows = -(-count // columns)  # rounded up
-    padded = np.pad(images, ((0, rows * columns - count), (0, 1), (0, 1), (0, 0)))
-    tiles = padded.reshape(rows, columns, height + 1, width + 1, channels).swapaxes(1, 2)
-    grid = tiles.reshape(rows * (height + 1), columns * (width + 1), channels)
-    return Image.fromarray(grid.squeeze())
 
 
 def build_sampler(model: models.Model, progress: Progress) -> Sampler:
@@ -146,7 +135,7 @@ def main() -> None:
     if not parallel.is_leader():
         return
     png = io.BytesIO()
-    build_grid(images).save(png, "PNG")
+    Image.fromarray(tile_images(images).squeeze()).save(png, "PNG")
     files.write(out.with_suffix(".png"), png.getvalue())
     noun = "images" if FLAGS.invert else "samples"
     _cli.console.print(f"{len(images)} {noun}: {out}, {out.with_suffix('.png')}")

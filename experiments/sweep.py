@@ -37,7 +37,7 @@ from jaxdiff.setting_fields import to_json
 from jaxdiff.settings import SHARE_FORMS
 from jaxdiff.stage import Redo, claim_folder
 from jaxdiff.study import grid, lock, pairwise, stages, stems
-from jaxdiff.study.config import fixed_settings
+from jaxdiff.study.config import fixed_settings, read_settings, tracker_names
 from jaxdiff.study.cost import Cost, estimate_cost
 from jaxdiff.study.metrics_writer import DivergedError
 from jaxdiff.study.planned import planned_settings
@@ -113,6 +113,7 @@ class Sweep:
     paths: DataPaths
     progress: _cli.Reporter
     redo: Redo
+    track: Sequence[str]
 
     def run(self) -> Outcome:
         """Run every cell, here or in another process.
@@ -182,7 +183,9 @@ class Sweep:
         """Run cells that this process has locked; a sentence for each that diverged."""
         profile = FLAGS.profile and group[0] is self.cells[0]
         contexts = [
-            stages.open_cell(cell, self.workdir, self.paths, self.progress_of([cell]), self.redo)
+            stages.open_cell(
+                cell, self.workdir, self.paths, self.progress_of([cell]), self.redo, self.track
+            )
             for cell in group
         ]
         errors: dict[str, DivergedError] = {}
@@ -268,9 +271,10 @@ def run_study(clock: timing.Clock) -> None:
     if FLAGS.dry_run:
         return
     paths = DataPaths(config.data.dir, config.data.cache)
+    track = tracker_names(read_settings(config))
     claim_folder(study_file, settings, fixed=fixed_settings)
     with _cli.Reporter() as progress:
-        outcome = Sweep(cells, workdir, paths, progress, redo).run()
+        outcome = Sweep(cells, workdir, paths, progress, redo, track).run()
         if not outcome.is_finished:
             return
         if len(outcome.diverged) == len(cells):

@@ -59,6 +59,12 @@ class Estimate:
             return f"{self.value:.4g}"
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
+    @property
+    def quantity(self) -> str:
+        """Its name with its labels, as nearest (space pixels)."""
+        labels = ", ".join(f"{key} {value}" for key, value in self.labels.items())
+        return f"{self.name} ({labels})" if labels else self.name
+
     def __float__(self) -> float:
         return math.nan if self.value is None else float(self.value)
 

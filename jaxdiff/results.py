@@ -45,6 +45,7 @@ __all__ = [
     "StudyResults",
     "check_study",
     "collect_sections",
+    "list_estimates",
     "read_cells",
     "read_npz",
     "read_sets",
@@ -104,6 +105,16 @@ def read_study(workdir: epath.PathLike) -> StudyResults:
         ),
         confusion=_read_or_nothing(workdir / "shared" / "confusion.json", schema.CONFUSION_TYPES),
     )
+
+
+def list_estimates(result: Mapping[str, Any]) -> list[tuple[str, Estimate]]:
+    """Every estimate of a result.json, with the name of its section."""
+    return [
+        (section, Estimate.from_json(entry))
+        for section in result
+        if section not in NOT_SECTIONS
+        for entry in result[section]
+    ]
 
 
 def check_study(workdir: epath.PathLike) -> None:

@@ -129,7 +129,7 @@ class TrainSettings:
     resident_mb: int = setting(
         2000, "larger training sets are read from disk during training", min=0
     )
-    tensorboard: bool = setting(False, "also write a TensorBoard event file")
+    tensorboard: bool = setting(False, "the same as 'tensorboard' in config.track")
     steps_per_call: int = setting(
         0, "steps in one compiled call; 0 takes 1 on a CPU and 32 elsewhere", min=0
     )
@@ -258,6 +258,11 @@ class StudySettings:
     name: str = setting("study", "name of the default workdir, runs/NAME")
     plugins: tuple[str, ...] = setting(
         (), "modules imported first, which register measures, models, samplers or datasets"
+    )
+    track: tuple[str, ...] = setting(
+        (),
+        "where curves, samples and results are shown too: tensorboard, wandb, trackio, or a "
+        "plugin's; metrics.jsonl is always written",
     )
     seeds: tuple[int, ...] = setting(
         (0,),

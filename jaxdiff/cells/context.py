@@ -61,6 +61,8 @@ class CellContext(ResultFolder):
         Where its data are.
     progress
         Told of long work.
+    track
+        Names of the trackers that the cell is shown by.
 
     Attributes
     ----------
@@ -75,12 +77,14 @@ class CellContext(ResultFolder):
         workdir: epath.Path,
         paths: DataPaths,
         progress: Progress = no_progress,
+        track: Sequence[str] = (),
     ):
         self.cell = cell
         self.workdir = workdir
         self.folder = workdir / "cells" / cell.name
         self.paths = paths
         self.progress = progress
+        self.track = tuple(track)
         self.classifiers = Classifiers(workdir / "shared")
         self.outputs: dict[str, Outputs] = {}
 

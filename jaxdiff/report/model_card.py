@@ -9,8 +9,7 @@ import jinja2
 from etils import epath
 
 from jaxdiff import files
-from jaxdiff.estimates import Estimate
-from jaxdiff.results import NOT_SECTIONS
+from jaxdiff.results import list_estimates
 
 PREDICTIONS = {"eps": "the noise", "v": "v = s eps - sigma x0", "x0": "the clean image"}
 SHOWN = 8  # rows of a measure; result.json has the others
@@ -107,15 +106,10 @@ def _describe_pipeline(folder: epath.Path) -> dict[str, Any]:
 def _measure_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """Measure, quantity, value with its interval, and number of observations."""
     rows = []
-    for section in result:
-        if section in NOT_SECTIONS:
-            continue
-        for entry in itertools.islice(result[section], SHOWN):
-            estimate = Estimate.from_json(entry)
-            labels = ", ".join(f"{key} {value}" for key, value in estimate.labels.items())
-            quantity = f"{estimate.name} ({labels})" if labels else estimate.name
-            rows.append((section, quantity, str(estimate), f"{estimate.n or ''}"))
-        more = len(result[section]) - SHOWN
-        if more > 0:
-            rows.append((section, f"and {more} more", "", ""))
+    for section, group in itertools.groupby(list_estimates(result), lambda pair: pair[0]):
+        estimates = [estimate for _, estimate in group]
+        for estimate in estimates[:SHOWN]:
+            rows.append((section, estimate.quantity, str(estimate), f"{estimate.n or ''}"))
+        if len(estimates) > SHOWN:
+            rows.append((section, f"and {len(estimates) - SHOWN} more", "", ""))
     return rows

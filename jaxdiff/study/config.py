@@ -1,7 +1,6 @@
 """The settings of a study and the rules that no single setting shows."""
 
 import dataclasses
-import importlib.util
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from jaxdiff.settings import (
     TrainSettings,
 )
 from jaxdiff.study.variants import expand_models, train_settings
+from jaxdiff.trackers import check_trackers
 from jaxdiff.typed_values import checked_value
 
 # What may grow in a study that has begun.
@@ -209,12 +209,14 @@ def _check_paths(study: StudySettings) -> None:
             raise ValueError(f"config.{key} is {path}, which does not exist")
 
 
-def _check_tensorboard(study: StudySettings) -> None:
-    if study.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise ValueError(
-            "config.train.tensorboard is set and tensorboard is not installed; "
-            "pip install 'jaxdiff[tensorboard]'"
-        )
+def tracker_names(study: StudySettings) -> tuple[str, ...]:
+    """The trackers that a study is shown by."""
+    names = [*study.track, "tensorboard"] if study.train.tensorboard else study.track
+    return tuple(dict.fromkeys(names))
+
+
+def _check_trackers(study: StudySettings) -> None:
+    check_trackers(tracker_names(study))
 
 
 def _check_accumulate(study: StudySettings) -> None:
@@ -396,7 +398,7 @@ RULES: tuple[Callable[[StudySettings], None], ...] = (
     _check_common,
     _check_spaces,
     _check_paths,
-    _check_tensorboard,
+    _check_trackers,
     _check_accumulate,
     _check_lengths,
     _check_parallel,
@@ -411,7 +413,7 @@ RULES: tuple[Callable[[StudySettings], None], ...] = (
 
 def fixed_settings(study: Mapping[str, Any]) -> dict[str, Any]:
     """What must stay as it is in a study that has begun: it may gain cells and measures."""
-    free = (*AXES, "planned", "measures", "plugins", "parallel")
+    free = (*AXES, "planned", "measures", "plugins", "parallel", "track")
     study = {**CLAIM_DEFAULTS, **study}
     data = study.get("data", {})
     # What claims are made of is part of their rule, though measures may change.

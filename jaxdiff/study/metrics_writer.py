@@ -1,4 +1,4 @@
-"""The metrics of a training: metrics.jsonl always, TensorBoard's event file on request."""
+"""The metrics of a training: metrics.jsonl always, and the trackers of config.track."""
 
 import json
 import math
@@ -10,6 +10,7 @@ from etils import epath
 from jaxdiff import files
 from jaxdiff.parallel import is_leader
 from jaxdiff.planning.chips import peak_flops
+from jaxdiff.trackers import Tracker
 from jaxdiff.training import Metrics
 
 BUCKET_WRITE_SECONDS = 30.0  # between writes to a bucket
@@ -37,8 +38,8 @@ class MetricsWriter:
         Floating-point operations of one step; 0 where unknown.
     num_devices
         Number of devices.
-    tensorboard
-        Whether to write TensorBoard's event file too.
+    trackers
+        Are told every line that no earlier run has written.
 
     Attributes
     ----------
@@ -59,7 +60,7 @@ class MetricsWriter:
         batch: int,
         step_flops: float | int,
         num_devices: int,
-        tensorboard: bool = False,
+        trackers: Sequence[Tracker] = (),
     ):
         self.last_step = start_step
         self.saved_step = start_step
@@ -68,9 +69,7 @@ class MetricsWriter:
         self.speed = SpeedMeter(start_step, batch, step_flops, num_devices)
         # The other processes have the same metrics.
         self.lines = LineFile(folder / "metrics.jsonl", start_step) if is_leader() else None
-        self.events = None
-        if tensorboard and is_leader():
-            self.events = EventFile(folder / "tensorboard")
+        self.trackers = trackers
 
     def write(self, metrics: Sequence[Metrics]) -> None:
         """Write the records that are due.
@@ -92,19 +91,27 @@ class MetricsWriter:
         records = [record | speed for record in due]
         if self.lines is not None:
             self.lines.append(records)
-        if self.events is not None:
-            self.events.append(records)
+            self._track(records, self.lines.last_step)
+
+    def _track(self, records: Sequence[Metrics], last_step: int) -> None:
+        # A run that ended after its last checkpoint has shown the steps up to its last line.
+        for record in records:
+            values = {name: value for name, value in record.items() if name != "step"}
+            for tracker in self.trackers if record["step"] > last_step else ():
+                tracker.log(int(record["step"]), values)
 
     def flush(self) -> None:
-        """Write what waits to be written to a bucket."""
+        """Write what waits to be written."""
         if self.lines is not None:
             self.lines.flush()
+        for tracker in self.trackers:
+            tracker.flush()
 
     def close(self) -> None:
         """Flush and close the files."""
         self.flush()
-        if self.events is not None:
-            self.events.close()
+        for tracker in self.trackers:
+            tracker.close()
 
     def _check_finite(self, record: Metrics) -> None:
         for name in FINITE:
@@ -165,6 +172,11 @@ def _round_digits(value: float) -> float:
 class LineFile:
     """A file of JSON lines, cut off after the step that a run resumes from.
 
+    Attributes
+    ----------
+    last_step
+        The last step that it had before it was cut off.
+
     An object in a bucket cannot grow: it is written as one, every half minute and by `flush`.
     """
 
@@ -177,7 +189,11 @@ class LineFile:
         # A process that was killed may have left half a line.
         if lines and not lines[-1].endswith("}"):
             lines.pop()
-        self.lines = [f"{line}\n" for line in lines if _read_step(path, line) <= start_step]
+        steps = [_read_step(path, line) for line in lines]
+        self.last_step = max(steps, default=0)
+        self.lines = [
+            f"{line}\n" for line, step in zip(lines, steps, strict=True) if step <= start_step
+        ]
         files.write(path, "".join(self.lines))
 
     def append(self, records: Sequence[Metrics]) -> None:
@@ -205,23 +221,3 @@ def _read_step(path: epath.Path, line: str) -> int:
         raise ValueError(
             f"{path} holds a damaged line, {line[:60]!r}; remove that line, or put the file back"
         ) from None
-
-
-class EventFile:
-    """TensorBoard's event file of scalars."""
-
-    def __init__(self, folder: epath.Path):
-        # TensorBoard is an extra; its own writer needs no TensorFlow.
-        from tensorboard.summary import Writer
-
-        self.writer = Writer(str(folder))
-
-    def append(self, records: Sequence[Metrics]) -> None:
-        """Add a point a record to each scalar."""
-        for record in records:
-            for name, value in record.items():
-                if name != "step":
-                    self.writer.add_scalar(name, value, int(record["step"]))
-
-    def close(self) -> None:
-        self.writer.close()

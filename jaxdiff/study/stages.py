@@ -19,7 +19,7 @@ from jaxdiff.records import read_seconds
 from jaxdiff.sampling import Sampler
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Redo, Stage, claim_folder, run_stage
-from jaxdiff.study import inversion
+from jaxdiff.study import inversion, tracking
 from jaxdiff.study.config import SAMPLE_DEFAULTS
 from jaxdiff.study.lock import lock
 from jaxdiff.study.metrics_writer import DivergedError
@@ -36,7 +36,12 @@ def stage_names() -> list[str]:
 
 
 def open_cell(
-    cell: Cell, workdir: epath.Path, paths: DataPaths, progress: Progress, redo: Redo = NO_REDO
+    cell: Cell,
+    workdir: epath.Path,
+    paths: DataPaths,
+    progress: Progress,
+    redo: Redo = NO_REDO,
+    track: Sequence[str] = (),
 ) -> CellContext:
     """Claim a cell's folder under workdir/cells, and prepare what the cells share.
 
@@ -46,7 +51,7 @@ def open_cell(
         Where the folder holds a cell of the same name with other settings or data, or a file that
         cannot be made again is damaged.
     """
-    context = CellContext(cell, workdir, paths, progress)
+    context = CellContext(cell, workdir, paths, progress, track)
     claim_folder(context.folder / "config.json", cell.to_json(), fixed=_without_measures)
     # Training goes on from a checkpoint, which must be of the same images and first weights.
     claim_folder(context.folder / "data.json", context.trained_on(), kind="data")
@@ -131,6 +136,7 @@ def run_cell(
         context.write_result({"cell": describe_cell(context)}, list(measured))
 
     run_stage(context.folder, "result", inputs, ("result.json",), make, redo=redo)
+    tracking.track_result(context, redo)
 
 
 def _write_run(context: CellContext) -> None:

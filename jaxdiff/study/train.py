@@ -20,6 +20,7 @@ from jaxdiff.cells.cell import Cell
 from jaxdiff.datasets.dataset import Split
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.study.metrics_writer import DivergedError, MetricsWriter
+from jaxdiff.trackers import Tracker
 from jaxdiff.training import Metrics, StepOutput
 from jaxdiff.training_step import TrainState, init_state, place_key
 
@@ -40,6 +41,8 @@ class Training:
         The cell's folder, which gets checkpoints/ and metrics.jsonl.
     split
         Its training images.
+    open_trackers
+        Opens what its metrics are shown by, in the process that writes them.
 
     Attributes
     ----------
@@ -51,10 +54,17 @@ class Training:
 
     writer: MetricsWriter
 
-    def __init__(self, cell: Cell, folder: epath.Path, split: Split):
+    def __init__(
+        self,
+        cell: Cell,
+        folder: epath.Path,
+        split: Split,
+        open_trackers: Callable[[], Sequence[Tracker]] = tuple,
+    ):
         self.cell = cell
         self.folder = folder
         self.split = split
+        self.open_trackers = open_trackers
         self.error: DivergedError | None = None
 
     def find_step(self) -> int:
@@ -85,7 +95,7 @@ class Training:
             batch=settings.batch,
             step_flops=train_step.train_step_flops(train_step.StepSettings.of(self.cell)),
             num_devices=num_devices,
-            tensorboard=settings.tensorboard,
+            trackers=self.open_trackers() if parallel.is_leader() else (),
         )
 
     def write(self, metrics: Sequence[Metrics]) -> None:

@@ -1,6 +1,7 @@
 """The stage `train` of a cell, and of several cells at once."""
 
 import contextlib
+import functools
 from collections.abc import Sequence
 
 from etils import epath
@@ -10,6 +11,7 @@ from jaxdiff.cells.context import CellContext, describe_cell
 from jaxdiff.progress import Progress
 from jaxdiff.records import check_records
 from jaxdiff.stage import Redo, Stage
+from jaxdiff.study import tracking
 from jaxdiff.study.metrics_writer import DivergedError
 from jaxdiff.study.stems import start_from_stem
 from jaxdiff.study.train import Training, train, train_at_once
@@ -37,7 +39,7 @@ def run_train(context: CellContext, redo: Redo, profile: bool) -> None:
     def make() -> None:
         _prepare(context)
         try:
-            training = Training(context.cell, context.folder, context.train)
+            training = _open_training(context)
             train(training, context.progress, _profile_folder(context, profile))
         except DivergedError as error:
             _write_diverged(context, error)
@@ -60,7 +62,7 @@ def run_train_at_once(
                 name = context.cell.name
                 seconds[name] = clocks.enter_context(stage.making())
                 _prepare(context)
-                trainings[name] = Training(context.cell, context.folder, context.train)
+                trainings[name] = _open_training(context)
         if trainings:
             profile_folder = _profile_folder(contexts[0], profile)
             train_at_once(list(trainings.values()), progress, profile_folder)
@@ -75,6 +77,11 @@ def run_train_at_once(
         context.outputs["train"] = stage.checksums()
         _check_steps(context)
     return errors
+
+
+def _open_training(context: CellContext) -> Training:
+    open_trackers = functools.partial(tracking.open_for, context)
+    return Training(context.cell, context.folder, context.train, open_trackers)
 
 
 def _prepare(context: CellContext) -> None:

@@ -7,7 +7,10 @@ import pytest
 
 from jaxdiff import diffusers_scheduler
 
-pytestmark = pytest.mark.parity
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),  # diffusers' own
+]
 diffusers = pytest.importorskip("diffusers")
 
 

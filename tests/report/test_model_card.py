@@ -62,7 +62,7 @@ def test_a_measured_cell_has_its_data_its_settings_and_its_measures(folder):
     header, text = write(folder, SETTINGS, result, "apache-2.0")
     assert header["license"] == "apache-2.0"
     assert header["pipeline_tag"] == "unconditional-image-generation"
-    assert "U-Net with 2 levels that predicts the noise of images of\n16 x 16 px" in text
+    assert "U-Net of depth 2 that predicts the noise of images of\n16 x 16 px" in text
     assert "digits (MNIST): 300 images, 0.8 of class 6, 0.2 of class 9; seed 0." in text
     assert "| share | classified | 0.25 [0.2, 0.3] | 64 |" in text
     assert "| share | nearest (space pixels) | undefined |  |" in text

@@ -6,6 +6,7 @@ import pytest
 from etils import epath
 
 from jaxdiff.study.metrics_writer import MetricsWriter
+from jaxdiff.trackers import Tracker
 
 
 def open_writer(folder, start_step=0, **options):
@@ -71,12 +72,21 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
         writer.write([record(3, float("inf"))])
 
 
-def test_tensorboard_gets_an_event_file(tmp_path):
-    pytest.importorskip("tensorboard")
-    writer = open_writer(tmp_path, tensorboard=True)
-    writer.write([record(2)])
-    writer.close()
-    (path,) = (tmp_path / "tensorboard").iterdir()
-    data = path.read_bytes()
-    assert b"loss" in data
-    assert b"images_per_second" in data
+class RecordingTracker(Tracker):
+    def __init__(self):
+        self.steps = []
+
+    def log(self, step, values):
+        assert "step" not in values
+        self.steps.append(step)
+
+
+def test_trackers_see_every_step_once_however_often_a_run_is_resumed(tmp_path):
+    tracker = RecordingTracker()
+    writer = open_writer(tmp_path, trackers=[tracker])
+    writer.write([record(step) for step in range(1, 9)])
+    for _ in range(2):  # killed twice after its checkpoint of step 4
+        resumed = open_writer(tmp_path, start_step=4, trackers=[tracker])
+        resumed.write([record(step) for step in range(5, 13)])
+        resumed.close()
+    assert tracker.steps == [2, 4, 6, 8, 10, 12]
