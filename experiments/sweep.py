@@ -37,11 +37,12 @@ from jaxdiff.setting_fields import to_json
 from jaxdiff.settings import SHARE_FORMS
 from jaxdiff.stage import Redo, claim_folder
 from jaxdiff.study import grid, lock, pairwise, stages, stems
-from jaxdiff.study.config import fixed_settings, read_settings, tracker_names
+from jaxdiff.study.config import fixed_settings, read_settings
 from jaxdiff.study.cost import Cost, estimate_cost
 from jaxdiff.study.metrics_writer import DivergedError
 from jaxdiff.study.planned import planned_settings
 from jaxdiff.study.preflight import check_study
+from jaxdiff.study.rules import tracker_names
 
 _cli.define_config("The study, a file of configs/; --config.KEY=VALUE changes one setting.")
 flags.DEFINE_string("workdir", None, "Folder of everything that is written; default runs/NAME.")
