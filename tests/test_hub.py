@@ -1,14 +1,23 @@
 """Repository ids, against a stand-in for the hub that speaks what huggingface_hub calls."""
 
 import builtins
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+from etils import epath
 from huggingface_hub import constants
 
 from jaxdiff import diffusers_io, diffusers_scheduler, hub, models
+from jaxdiff.bypass import text_to_image
+from jaxdiff.cells.context import CellContext
+from jaxdiff.cells.data import DataPaths
 from jaxdiff.denoiser import get_params
+from jaxdiff.stable_diffusion import folder as folders
+from jaxdiff.study import grid, stages
+from tests.experiments import tiny_study
+from tests.stable_diffusion import tiny as stable_diffusion
 from tests.stand_in_hub import TOKEN, Handler, Refused, StandInHub
 from tests.test_diffusers_io import write_legacy_shards
 
@@ -140,6 +149,28 @@ def test_a_moved_branch_is_another_commit_and_other_weights(stand_in, folder, ti
     assert hub.describe(NAME)["commit"] == second
     assert models.weights_digest(NAME) != before
     assert models.weights_digest(f"{NAME}@{first}") == before
+
+
+def test_a_cell_names_the_commit_of_its_first_weights(stand_in, folder, tmp_path):
+    """run.json has the commit; what training is bound to are the weights."""
+    commit = stand_in.add(NAME, folder)
+    (cell,) = grid.expand(tiny_study.get_config())
+    cell = dataclasses.replace(cell, train=dataclasses.replace(cell.train, init=NAME))
+    context = CellContext(cell, epath.Path(tmp_path) / "study", DataPaths("", ""))
+    stages._write_run(context)
+    run = json.loads((context.folder / "run.json").read_text())
+    assert run["init"] == {"repository": NAME, "commit": commit}
+    assert context.trained_on()["init"] == models.weights_digest(folder)
+
+
+def test_the_parts_of_stable_diffusion_are_fetched_with_their_weights(stand_in, tmp_path):
+    local = epath.Path(stable_diffusion.write_pipeline(tmp_path / "pipeline"))
+    stand_in.add(NAME, tmp_path / "pipeline")
+    fetched = hub.find_folder(NAME)
+    folders.check(fetched)
+    for part, names in folders.WEIGHTS_NAMES.items():
+        hub.fetch_weights(NAME, fetched / part, *names)
+    assert text_to_image.pipeline_digest(fetched) == text_to_image.pipeline_digest(local)
 
 
 def test_a_folder_on_disk_comes_first(stand_in, folder, monkeypatch):
