@@ -24,10 +24,11 @@ class MLflow(Tracker):
             tags = {"jaxdiff": run.id}
             found = [self.client.create_run(place, run_name=run.name, tags=tags)]
         self.id = found[0].info.run_id
+        self.last_step = run.last_step
         self.client.log_dict(self.id, dict(run.config), "config.json")
 
     def log(self, step, values):
-        for name, value in values.items():
+        for name, value in values.items() if step > self.last_step else ():
             self.client.log_metric(self.id, name, value, step=step)
 
     def log_image(self, name, image):

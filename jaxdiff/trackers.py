@@ -37,6 +37,10 @@ class Run:
         The cell's settings.
     id
         The same whenever the cell's run is resumed, and of no other run.
+    step
+        The step that it resumes from; 0 for a new one.
+    last_step
+        The last step that was logged before, which may be later: those between come again.
     """
 
     project: str
@@ -44,14 +48,16 @@ class Run:
     folder: epath.Path
     config: Mapping[str, Any]
     id: str
+    step: int = 0
+    last_step: int = 0
 
-    @classmethod
-    def open(cls, project: str, name: str, folder: epath.Path, config: Mapping[str, Any]) -> "Run":
-        """The run of a cell, with a new id where its folder has none yet."""
+    @staticmethod
+    def read_id(folder: epath.Path) -> str:
+        """The id of a cell's run; a new one where its folder has none yet."""
         path = folder / ID_FILE
         if not path.exists():
             files.write_json(path, {"id": uuid.uuid4().hex[:12]})
-        return cls(project, name, folder, config, files.read_json(path)["id"])
+        return files.read_json(path)["id"]
 
 
 class Tracker:
@@ -61,7 +67,7 @@ class Tracker:
         raise NotImplementedError
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point a curve."""
+        """Add a point a curve, or replace it where the step is not new."""
         raise NotImplementedError
 
     def log_image(self, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
@@ -148,7 +154,9 @@ class TensorBoard(Tracker):
     def __init__(self, run: Run):
         from tensorboardX import SummaryWriter
 
-        self.writer = SummaryWriter(str(run.folder / "tensorboard"))
+        # TensorBoard hides what earlier files have from this step on.
+        purge_step = run.step + 1 if run.last_step > run.step else None
+        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=purge_step)
         text = json.dumps(run.config, indent=1, sort_keys=True)
         self.writer.add_text("config", f"```json\n{text}\n```")
 
@@ -179,6 +187,7 @@ class WeightsAndBiases(Tracker):
 
     def __init__(self, run: Run):
         self.library, self.run = self._open(run)
+        self.last_step = run.last_step
 
     def _open(self, run: Run) -> tuple[Any, Any]:
         """The package, and its run."""
@@ -197,7 +206,8 @@ class WeightsAndBiases(Tracker):
         return wandb, opened
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self.run.log(dict(values), step=step)
+        if step > self.last_step:  # what is logged stays, and a step cannot be logged twice
+            self.run.log(dict(values), step=step)
 
     def log_image(self, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
         self.run.log({name: self.library.Image(image.squeeze())})

@@ -17,13 +17,15 @@ ROWS = [
 ]
 
 
-def open_run(folder):
-    return trackers.Run.open("study", "cell-s0", epath.Path(folder), CONFIG)
+def open_run(folder, step=0, last_step=0):
+    folder = epath.Path(folder)
+    id = trackers.Run.read_id(folder)
+    return trackers.Run("study", "cell-s0", folder, CONFIG, id, step, last_step)
 
 
-def show(name, folder, steps):
+def show(name, folder, steps, step=0, last_step=0):
     """Curves at these steps, a picture and a table, as a run and a resumed one log them."""
-    (tracker,) = trackers.open_trackers([name], open_run(folder))
+    (tracker,) = trackers.open_trackers([name], open_run(folder, step, last_step))
     for step in steps:
         tracker.log(step, {"loss": 1.0 / step})
     tracker.log_image("samples", np.full((9, 9, 1), 128, np.uint8))
@@ -41,10 +43,22 @@ def test_a_resumed_run_is_the_same_run(tmp_path):
 def test_tensorboard_has_curves_settings_pictures_and_tables(tmp_path):
     pytest.importorskip("tensorboardX")
     show("tensorboard", tmp_path, [2, 4])
-    show("tensorboard", tmp_path, [6])
+    show("tensorboard", tmp_path, [4, 6], step=2, last_step=4)
     data = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
     for part in (b"loss", b"config", b"samples", b"PNG", b"results", b"classified | 0.25"):
         assert part in data
+
+
+def test_tensorboard_shows_every_step_once(tmp_path):
+    """After a run that ended at step 8, past its checkpoint of step 4."""
+    pytest.importorskip("tensorboardX")
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    show("tensorboard", tmp_path, [2, 4, 6, 8])
+    time.sleep(1.1)  # its files are named by the second
+    show("tensorboard", tmp_path, [6, 8, 10], step=4, last_step=8)
+    accumulator = accumulators.EventAccumulator(str(tmp_path / "tensorboard"))
+    accumulator.Reload()
+    assert [point.step for point in accumulator.Scalars("loss")] == [2, 4, 6, 8, 10]
 
 
 def read_offline_run(path):
@@ -90,7 +104,7 @@ def test_weights_and_biases_offline_has_curves_settings_pictures_and_tables(tmp_
     monkeypatch.setenv("WANDB_SILENT", "true")
     show("wandb", tmp_path, [2, 4])
     time.sleep(1.1)  # its folders are named by the second
-    show("wandb", tmp_path, [6])
+    show("wandb", tmp_path, [4, 6], step=2, last_step=4)
     deadline = time.monotonic() + 30
     runs, logged = read_offline_runs(tmp_path)
     while 7 not in logged and time.monotonic() < deadline:  # its own process writes the files
@@ -109,7 +123,7 @@ def test_trackio_has_curves_settings_pictures_and_tables(tmp_path, monkeypatch):
     for module in (sqlite_storage, utils):
         monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "trackio")
     show("trackio", tmp_path, [2, 4])
-    show("trackio", tmp_path, [6])
+    show("trackio", tmp_path, [4, 6], step=2, last_step=4)
     (path,) = (tmp_path / "trackio").glob("study*.db")
     with sqlite3.connect(path) as database:
         rows = database.execute("select run_name, step, metrics from metrics").fetchall()

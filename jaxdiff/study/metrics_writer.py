@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from etils import epath
 
@@ -15,6 +15,11 @@ from jaxdiff.training import Metrics
 
 BUCKET_WRITE_SECONDS = 30.0  # between writes to a bucket
 FINITE = ("loss", "gradient_norm")
+
+
+def no_trackers(start_step: int, last_step: int) -> Sequence[Tracker]:
+    """Nothing beside metrics.jsonl."""
+    return ()
 
 
 class MetricsWriter:
@@ -38,8 +43,9 @@ class MetricsWriter:
         Floating-point operations of one step; 0 where unknown.
     num_devices
         Number of devices.
-    trackers
-        Are told every line that no earlier run has written.
+    open_trackers
+        Opens what is told every line, given `start_step` and the last step of the file before it
+        was cut off; it is called in the process that writes.
 
     Attributes
     ----------
@@ -60,7 +66,7 @@ class MetricsWriter:
         batch: int,
         step_flops: float | int,
         num_devices: int,
-        trackers: Sequence[Tracker] = (),
+        open_trackers: Callable[[int, int], Sequence[Tracker]] = no_trackers,
     ):
         self.last_step = start_step
         self.saved_step = start_step
@@ -69,7 +75,9 @@ class MetricsWriter:
         self.speed = SpeedMeter(start_step, batch, step_flops, num_devices)
         # The other processes have the same metrics.
         self.lines = LineFile(folder / "metrics.jsonl", start_step) if is_leader() else None
-        self.trackers = trackers
+        self.trackers: Sequence[Tracker] = ()
+        if self.lines is not None:
+            self.trackers = open_trackers(start_step, self.lines.last_step)
 
     def write(self, metrics: Sequence[Metrics]) -> None:
         """Write the records that are due.
@@ -91,13 +99,9 @@ class MetricsWriter:
         records = [record | speed for record in due]
         if self.lines is not None:
             self.lines.append(records)
-            self._track(records, self.lines.last_step)
-
-    def _track(self, records: Sequence[Metrics], last_step: int) -> None:
-        # A run that ended after its last checkpoint has shown the steps up to its last line.
         for record in records:
             values = {name: value for name, value in record.items() if name != "step"}
-            for tracker in self.trackers if record["step"] > last_step else ():
+            for tracker in self.trackers:
                 tracker.log(int(record["step"]), values)
 
     def flush(self) -> None:

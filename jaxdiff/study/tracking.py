@@ -13,12 +13,19 @@ SHOWN_SAMPLES = 64
 TRACKED = "tracked.json"  # what has been shown of a finished cell
 
 
-def open_for(context: CellContext) -> list[Tracker]:
-    """The trackers of a cell's run."""
+def open_for(context: CellContext, step: int = 0, last_step: int = 0) -> list[Tracker]:
+    """The trackers of a cell's run; the steps are those of `jaxdiff.trackers.Run`."""
     if not context.track:
         return []
-    cell = context.cell
-    run = Run.open(context.workdir.resolve().name, cell.name, context.folder, cell.to_json())
+    run = Run(
+        project=context.workdir.resolve().name,
+        name=context.cell.name,
+        folder=context.folder,
+        config=context.cell.to_json(),
+        id=Run.read_id(context.folder),
+        step=step,
+        last_step=last_step,
+    )
     return open_trackers(context.track, run)
 
 

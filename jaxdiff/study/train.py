@@ -19,7 +19,7 @@ from jaxdiff.cells import train_step
 from jaxdiff.cells.cell import Cell
 from jaxdiff.datasets.dataset import Split
 from jaxdiff.progress import Progress, no_progress
-from jaxdiff.study.metrics_writer import DivergedError, MetricsWriter
+from jaxdiff.study.metrics_writer import DivergedError, MetricsWriter, no_trackers
 from jaxdiff.trackers import Tracker
 from jaxdiff.training import Metrics, StepOutput
 from jaxdiff.training_step import TrainState, init_state, place_key
@@ -42,7 +42,7 @@ class Training:
     split
         Its training images.
     open_trackers
-        Opens what its metrics are shown by, in the process that writes them.
+        Opens what its metrics are shown by (see `MetricsWriter`).
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class Training:
         cell: Cell,
         folder: epath.Path,
         split: Split,
-        open_trackers: Callable[[], Sequence[Tracker]] = tuple,
+        open_trackers: Callable[[int, int], Sequence[Tracker]] = no_trackers,
     ):
         self.cell = cell
         self.folder = folder
@@ -95,7 +95,7 @@ class Training:
             batch=settings.batch,
             step_flops=train_step.train_step_flops(train_step.StepSettings.of(self.cell)),
             num_devices=num_devices,
-            trackers=self.open_trackers() if parallel.is_leader() else (),
+            open_trackers=self.open_trackers,
         )
 
     def write(self, metrics: Sequence[Metrics]) -> None:
@@ -256,6 +256,7 @@ def _run(
         False after a preemption.
     """
     settings = trainings[0].cell.train
+    preempted = False
     with Preemption() as preemption:
         for output in outputs:
             _write(trainings, output.metrics)
@@ -276,10 +277,11 @@ def _run(
             progress("train", going[0].writer.last_step, settings.steps, note)
             if preempted:
                 log.warning("training is saved at step %d of %d", output.step, settings.steps)
-                return False
-    for one in trainings:
-        one.writer.close()
-    return True
+                break
+        # Here still, since the process ends where the signal is raised again.
+        for one in trainings:
+            one.writer.close()
+    return not preempted
 
 
 def _write(trainings: Sequence[Training], metrics: Sequence[Metrics]) -> None:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from etils import epath
@@ -10,9 +12,10 @@ def test_a_resumed_run_goes_on_in_mlflow(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no database
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlruns")
-    run = Run.open("study", "cell-s0", epath.Path(tmp_path), {"n": 50})
-    for steps in ([2, 4], [6]):
-        tracker = new_tracker.MLflow(run)
+    run = Run("study", "cell-s0", epath.Path(tmp_path), {"n": 50}, id="abc")
+    resumed = dataclasses.replace(run, step=2, last_step=4)
+    for opened, steps in ((run, [2, 4]), (resumed, [4, 6])):
+        tracker = new_tracker.MLflow(opened)
         for step in steps:
             tracker.log(step, {"loss": 1.0 / step})
         tracker.close()

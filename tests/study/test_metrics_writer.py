@@ -75,18 +75,30 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
 class RecordingTracker(Tracker):
     def __init__(self):
         self.steps = []
+        self.is_open = True
 
     def log(self, step, values):
         assert "step" not in values
         self.steps.append(step)
 
+    def close(self):
+        self.is_open = False
 
-def test_trackers_see_every_step_once_however_often_a_run_is_resumed(tmp_path):
+
+def test_trackers_are_told_every_line_and_where_a_run_resumes(tmp_path):
+    opened = []
     tracker = RecordingTracker()
-    writer = open_writer(tmp_path, trackers=[tracker])
+
+    def open_trackers(step, last_step):
+        opened.append((step, last_step))
+        return [tracker]
+
+    writer = open_writer(tmp_path, open_trackers=open_trackers)
     writer.write([record(step) for step in range(1, 9)])
-    for _ in range(2):  # killed twice after its checkpoint of step 4
-        resumed = open_writer(tmp_path, start_step=4, trackers=[tracker])
-        resumed.write([record(step) for step in range(5, 13)])
-        resumed.close()
-    assert tracker.steps == [2, 4, 6, 8, 10, 12]
+    assert tracker.steps == [2, 4, 6, 8]
+    resumed = open_writer(tmp_path, start_step=4, open_trackers=open_trackers)
+    resumed.write([record(step) for step in range(5, 13)])
+    resumed.close()
+    assert opened == [(0, 0), (4, 8)]
+    assert tracker.steps == [2, 4, 6, 8, 6, 8, 10, 12]
+    assert not tracker.is_open
