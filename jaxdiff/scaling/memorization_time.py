@@ -1,0 +1,306 @@
+"""How the time until a model memorizes grows with its training images. No JAX.
+
+log tau = c_d + kappa log N + sigma eps with eps normal: a lognormal accelerated failure time
+(Kalbfleisch & Prentice 2002, chapter 3). Times are known between two checkpoints, or only to lie
+beyond the end of the run.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy import linalg, optimize, stats
+from scipy.special import log_ndtr
+
+from jaxdiff.estimates import Estimate
+from jaxdiff.scaling.points import (
+    MIN_LEVELS,
+    Answer,
+    Depth,
+    Refused,
+    check_positive,
+    count_distinct,
+    order_depths,
+)
+
+MIN_REACHED = 2  # numbers of images at which some run memorizes
+SMALLEST_NOISE = 0.01  # sigma; below it the likelihood of intervals no longer changes
+LARGEST_NOISE = 100.0
+LARGEST_DISTANCE = 1e3  # of an interval's end from the estimate
+DIFFERENCE = 1e-5  # between parameters, for second derivatives
+LOG_ROOT_TWO_PI = math.log(2 * math.pi) / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class MemorizationTime:
+    """When one run began to memorize.
+
+    Parameters
+    ----------
+    images
+        N: training images.
+    after
+        The last checkpoint at which it did not, in steps or images; 0 where the first one does.
+    before
+        The first checkpoint at which it did; inf where it never did, and equal to `after` where
+        the time is known exactly.
+    depth
+        The model's depth, as a number or a label.
+    seed
+        The seed of the training run.
+    """
+
+    images: float
+    after: float
+    before: float
+    depth: Depth = 0
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class MemorizationFit:
+    """log tau = c_d + kappa log N + sigma eps.
+
+    Parameters
+    ----------
+    kappa
+        The exponent of the time in the number of images.
+    offsets
+        c_d by depth, shallowest first.
+    depth_effect
+        c of the deepest less that of the shallowest depth; None of one depth.
+    noise
+        sigma; `SMALLEST_NOISE` where the checkpoints are too far apart to show any.
+    log_likelihood
+        At its maximum.
+    """
+
+    kappa: Answer
+    offsets: Mapping[Depth, float]
+    depth_effect: Answer | None
+    noise: float
+    log_likelihood: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Times:
+    """Logarithms of the ends of each time, and the columns that explain it."""
+
+    low: Float[np.ndarray, " n"]
+    high: Float[np.ndarray, " n"]
+    design: Float[np.ndarray, "n columns"]
+
+    def fix(self, column: int, coefficient: float) -> "_Times":
+        """The times less one column's part, without that column."""
+        part = coefficient * self.design[:, column]
+        design = np.delete(self.design, column, axis=1)
+        return _Times(self.low - part, self.high - part, design)
+
+    def log_likelihood(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        """The log likelihood and its gradient.
+
+        The parameters are the coefficients over sigma and, last, 1 / sigma: in them it is concave
+        (Burridge 1981).
+        """
+        precision = parameters[-1]
+        mean = self.design @ parameters[:-1]
+        low = precision * self.low - mean
+        high = precision * self.high - mean
+        is_exact = self.low == self.high
+        mass = log_normal_mass(low, np.where(is_exact, math.inf, high))
+        density = log_normal_density(low) + math.log(precision)
+        value = np.where(is_exact, density, mass).sum()
+        by_low = np.where(is_exact, -low, -_density_over(low, mass))
+        by_high = np.where(is_exact, 0.0, _density_over(high, mass))
+        by_mean = -(by_low + by_high)
+        by_precision = (by_low * _finite(self.low) + by_high * _finite(self.high)).sum()
+        by_precision += is_exact.sum() / precision
+        return float(value), np.append(self.design.T @ by_mean, by_precision)
+
+    def maximize(self) -> tuple[float, np.ndarray, float]:
+        """The largest log likelihood, the coefficients, and sigma."""
+
+        # Orthogonal columns of equal length make the problem nearly round.
+        basis, triangle = np.linalg.qr(self.design)
+        scale = math.sqrt(len(self.low))
+        rotated = _Times(self.low, self.high, scale * basis)
+
+        def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+            value, gradient = rotated.log_likelihood(parameters)
+            return -value, -gradient
+
+        typical = np.where(np.isfinite(self.high), self.high, self.low)
+        typical = np.where(np.isfinite(self.low), (self.low + typical) / 2, typical)
+        coefficients = basis.T @ typical / scale
+        noise = float(np.std(typical - rotated.design @ coefficients))
+        start = np.append(coefficients, 1.0) / np.clip(noise, SMALLEST_NOISE, LARGEST_NOISE)
+        bounds = [(None, None)] * len(coefficients) + [(1 / LARGEST_NOISE, 1 / SMALLEST_NOISE)]
+        result = optimize.minimize(
+            objective,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options={"maxiter": 1000, "ftol": 1e-13, "gtol": 1e-6},
+        )
+        coefficients = linalg.solve_triangular(triangle, scale * result.x[:-1] / result.x[-1])
+        return -float(result.fun), coefficients, 1 / float(result.x[-1])
+
+    def count_known(self, coefficients: np.ndarray, noise: float) -> float:
+        """The number of exactly known times that would show sigma as well as these do.
+
+        Of n known times the logarithm of sigma has the variance 1 / (2 n), which here is that of
+        the observed information.
+        """
+        parameters = np.append(coefficients, 1.0) / noise
+        steps = np.diag(DIFFERENCE * np.maximum(np.abs(parameters), 1.0))
+        gradients = [
+            (self.log_likelihood(parameters + step)[1] - self.log_likelihood(parameters - step)[1])
+            / (2 * step.sum())
+            for step in steps
+        ]
+        covariance = np.linalg.pinv(-np.array(gradients))
+        variance = float(covariance[-1, -1]) * noise**2
+        return 1 / (2 * variance) if variance > 0 else 0.0
+
+
+def log_normal_density(z: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """log of the standard normal density."""
+    return -(z**2) / 2 - LOG_ROOT_TWO_PI
+
+
+def log_normal_mass(
+    low: Float[np.ndarray, " n"], high: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """log of the standard normal probability between two numbers, without cancellation."""
+    # In the upper tail the mirrored interval has the same mass and no loss of digits.
+    is_upper = low > 0
+    left = np.where(is_upper, -high, low)
+    right = np.where(is_upper, -low, high)
+    log_right = log_ndtr(right)
+    return log_right + np.log1p(-np.exp(log_ndtr(left) - log_right))
+
+
+def fit_memorization_time(times: Sequence[MemorizationTime]) -> MemorizationFit | Refused:
+    """Fit the growth of the time until memorization with the number of images.
+
+    Parameters
+    ----------
+    times
+        One a run, over numbers of images.
+
+    Returns
+    -------
+    fit
+        With profile-likelihood intervals, or why there is none: fewer than three numbers of
+        images, or fewer than two at which any run memorizes.
+
+    Raises
+    ------
+    ValueError
+        Without times, or where one is no interval.
+    """
+    _check_times(times)
+    depths = order_depths([time.depth for time in times])
+    reached = [time for time in times if math.isfinite(time.before)]
+    columns = len(depths) + 1
+    reason = _why_not(times, reached, columns)
+    if reason:
+        return Refused(reason)
+    data, center = _build_data(times, depths)
+    largest, coefficients, noise = data.maximize()
+    # Of times between checkpoints one degree less: 95.8 % of 1,200 simulated studies are covered,
+    # of 95.0 % without.
+    lost = columns + any(time.after < time.before for time in reached)
+    known = max(min(data.count_known(coefficients, noise), len(reached)), lost + 1)
+    freedom = known - lost
+    # Exact for normal times that are all known: n log(1 + t^2 / freedom) is then the likelihood
+    # ratio of the t test.
+    quantile = float(stats.t.ppf(0.975, freedom))
+    drop = known * math.log1p(quantile**2 / freedom) / 2
+
+    def estimate(name: str, column: int) -> Answer:
+        def excess(coefficient: float) -> float:
+            return largest - drop - data.fix(column, coefficient).maximize()[0]
+
+        value = float(coefficients[column])
+        low = _find_end(excess, value, -1)
+        high = _find_end(excess, value, 1)
+        if low is None or high is None:
+            return Refused(f"the times leave {name} without a bound")
+        method = f"profile likelihood 95 % over runs, {freedom:.3g} degrees of freedom"
+        return Estimate(value, low, high, len(times), method, name=name)
+
+    base = float(coefficients[0] - coefficients[-1] * center)
+    offsets = [base, *(base + coefficients[1:-1])]
+    return MemorizationFit(
+        kappa=estimate("kappa", columns - 1),
+        offsets=dict(zip(depths, map(float, offsets), strict=True)),
+        depth_effect=estimate("depth_effect", columns - 2) if len(depths) > 1 else None,
+        noise=noise,
+        log_likelihood=largest,
+    )
+
+
+def _build_data(times: Sequence[MemorizationTime], depths: Sequence[Depth]) -> tuple[_Times, float]:
+    """Logarithms of the times, columns for 1, deeper depths and log N, and the mean of log N."""
+    log_images = np.log([time.images for time in times])
+    center = float(log_images.mean())
+    is_deeper = [[float(time.depth == depth) for depth in depths[1:]] for time in times]
+    design = np.column_stack([np.ones(len(times)), np.array(is_deeper), log_images - center])
+    with np.errstate(divide="ignore"):
+        low = np.log([time.after for time in times])
+    return _Times(low, np.log([time.before for time in times]), design), center
+
+
+def _check_times(times: Sequence[MemorizationTime]) -> None:
+    if not times:
+        raise ValueError("a fit of memorization times needs times, got none: give finished runs")
+    for time in times:
+        check_positive(time, ("images",))
+        is_interval = 0 <= time.after <= time.before and time.before > 0
+        if not is_interval or not math.isfinite(time.after):
+            raise ValueError(
+                "a time needs 0 <= after <= before, after finite and before above 0, got "
+                f"{time}: give the checkpoints on its two sides, or inf as before"
+            )
+
+
+def _why_not(
+    times: Sequence[MemorizationTime], reached: Sequence[MemorizationTime], columns: int
+) -> str:
+    """Why these times have no fit, in words; empty where they have one."""
+    sizes = count_distinct([time.images for time in times])
+    reached_sizes = count_distinct([time.images for time in reached])
+    if sizes < MIN_LEVELS:
+        return f"there are {sizes} numbers of images, and kappa needs {MIN_LEVELS}"
+    if reached_sizes < MIN_REACHED:
+        return f"runs memorize at {reached_sizes} numbers of images, and kappa needs {MIN_REACHED}"
+    if len(reached) <= columns:
+        return f"{len(reached)} runs memorize, and {columns} coefficients need more"
+    return ""
+
+
+def _find_end(excess: Callable[[float], float], value: float, sign: int) -> float | None:
+    """Where the profile crosses its limit on one side of the maximum; None where it does not."""
+    step = 0.1
+    inner = value
+    while step < LARGEST_DISTANCE:
+        outer = value + sign * step
+        if excess(outer) > 0:
+            return float(optimize.brentq(excess, inner, outer, xtol=1e-6))
+        inner = outer
+        step *= 2
+    return None
+
+
+def _density_over(z: np.ndarray, log_mass: np.ndarray) -> np.ndarray:
+    """The normal density at z over a mass; 0 at infinity."""
+    return np.exp(log_normal_density(z) - log_mass)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """The values, with 0 for infinite ones, whose density is 0."""
+    return np.where(np.isfinite(values), values, 0.0)
