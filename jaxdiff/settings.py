@@ -199,6 +199,12 @@ class MeasureSettings:
         (1, 2, 5, 10), "numbers of nearest neighbors (the paper's Table 3)", min=1, nonempty=True
     )
     checkpoints: int = setting(64, "samples at each earlier checkpoint; 0 draws none", min=0)
+    held_out: int = setting(
+        0,
+        "unseen images of the loss over the whole schedule, which experiments.scaling fits; 0 "
+        "leaves it out",
+        min=0,
+    )
     queries: int = setting(
         64, "images at each noise level for the effective k; 0 leaves it out", min=0
     )

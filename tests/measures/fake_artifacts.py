@@ -21,7 +21,7 @@ NUM_LABELS = 4
 
 @dataclasses.dataclass(frozen=True)
 class FakeSettings:
-    """The settings of all measures; LPIPS, early samples and effective k are off."""
+    """The settings of all measures; LPIPS, early samples and the like are off."""
 
     share: str = "forced_choice"
     lpips: str = "none"
@@ -29,6 +29,7 @@ class FakeSettings:
     spaces: tuple[str, ...] = ("pixels",)
     k: tuple[int, ...] = (1, 3)
     checkpoints: int = 0
+    held_out: int = 0
     queries: int = 0
     inception: str = ""
 

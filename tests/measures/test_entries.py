@@ -27,6 +27,7 @@ MEASURES = load_measures()
 OF_THIS_FOLDER = (
     "quality", "share", "loss_by_class", "amplification", "lpips", "neighbors", "memorization",
     "fidelity", "checkpoints", "effective_k", "predicted_share",
+    "held_out_loss",
 )  # fmt: skip
 
 
@@ -77,6 +78,7 @@ def test_measures_come_after_those_that_they_need():
     ("name", "off", "on"),
     [
         ("lpips", FakeSettings(lpips="none"), FakeSettings(lpips="alex")),
+        ("held_out_loss", FakeSettings(held_out=0), FakeSettings(held_out=4)),
         ("effective_k", FakeSettings(queries=0), FakeSettings(queries=4)),
         ("predicted_share", FakeSettings(queries=0), FakeSettings(queries=4)),
     ],
