@@ -28,6 +28,8 @@ BOOTSTRAPS = 1000
 BUDGET_TOLERANCE = 0.05  # points whose 3 F D lie this close, relatively, share a budget
 MIN_SIZES = 5  # of a parabola, which three determine
 MIN_BUDGETS = 3
+BUDGETS = 4
+CANDIDATES = 200  # for a budget
 LARGEST_LOSS = 0.05  # share of bootstrap draws that may lack a minimum
 
 
@@ -43,11 +45,23 @@ class Budget:
         The number of sizes that were compared.
     best_flops
         F_opt, in FLOP a forward pass of an image.
+    flops, losses
+        What the parabola was fitted to.
+    parabola
+        Coefficients of 1, x, x^2 in log L, with x = log F less the mean of `flops`' logarithms.
     """
 
     compute: float
     sizes: int
     best_flops: Answer
+    flops: tuple[float, ...] = ()
+    losses: tuple[float, ...] = ()
+    parabola: tuple[float, ...] = ()
+
+    def loss_at(self, flops: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """The parabola's loss at other sizes."""
+        x = np.log(flops) - np.log(self.flops).mean()
+        return np.exp(np.vander(x, 3, increasing=True) @ np.array(self.parabola))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +101,28 @@ class _Curve:
         """Columns of the parabola: 1, x, x^2 with x = log F less its mean."""
         return np.vander(self.log_flops - self.center, 3, increasing=True)
 
+    def fit(self, log_losses: np.ndarray) -> np.ndarray:
+        """Coefficients of 1, x, x^2; of each row, in columns."""
+        return np.linalg.pinv(self.design) @ log_losses.T
+
     def find_minimum(self, log_losses: np.ndarray) -> np.ndarray:
         """log F at the minimum of each row's parabola; nan where it has none."""
-        _, slope, curvature = np.linalg.pinv(self.design) @ log_losses.T
+        _, slope, curvature = self.fit(log_losses)
         has_minimum = curvature > 0
         return np.where(
             has_minimum, self.center - slope / (2 * np.where(has_minimum, curvature, 1)), math.nan
+        )
+
+    def describe(self, log_loss: np.ndarray, best_flops: Answer) -> Budget:
+        """The budget of this curve, with the log losses of all points."""
+        log_losses = self.weights @ log_loss
+        return Budget(
+            self.compute,
+            self.sizes,
+            best_flops,
+            flops=tuple(np.exp(self.log_flops).tolist()),
+            losses=tuple(np.exp(log_losses).tolist()),
+            parabola=tuple(self.fit(log_losses).tolist()),
         )
 
     def why_not(self, minimum: float) -> str:
@@ -156,11 +186,47 @@ def fit_isoflop(
         answers[i] = best.map(math.exp) if isinstance(best, Estimate) else best
     rows = zip(curves, answers, strict=True)
     return IsoflopFit(
-        tuple(Budget(curve.compute, curve.sizes, answer) for curve, answer in rows),
+        tuple(curve.describe(log_loss, answer) for curve, answer in rows),
         _fit_exponent(
             [curves[i].compute for i in bracketed], [minima[i] for i in bracketed], draws
         ),
     )
+
+
+def choose_budgets(points: Sequence[LossPoint], count: int = BUDGETS) -> list[float] | None:
+    """Budgets at which most sizes can be compared, for `fit_isoflop`.
+
+    Parameters
+    ----------
+    points
+        Of models of one depth.
+    count
+        The number of budgets.
+
+    Returns
+    -------
+    budgets
+        None where the points themselves share at least three budgets of five sizes. Otherwise
+        evenly among those that `MIN_SIZES` sizes have lengths on both sides of; where so many
+        never do, those that most do.
+    """
+    shared = [curve for curve in _group_points(points) if curve.sizes >= MIN_SIZES]
+    if len(shared) >= MIN_BUDGETS:
+        return None
+    sizes = group_nearly_equal(np.array([point.flops for point in points], float))
+    compute = np.array([point.compute for point in points])
+    runs = [compute[sizes == size] for size in range(sizes.max() + 1)]
+
+    def count_sizes(budgets: np.ndarray) -> np.ndarray:
+        return np.sum([(run.min() <= budgets) & (budgets <= run.max()) for run in runs], axis=0)
+
+    counts = count_sizes(compute)
+    needed = min(MIN_SIZES, counts.max())
+    enough = compute[counts >= needed]
+    grid = np.geomspace(enough.min(), enough.max(), CANDIDATES)
+    grid = grid[count_sizes(grid) >= needed]
+    rows = np.linspace(0, len(grid) - 1, count).round().astype(int)
+    return sorted(set(grid[rows].tolist()))
 
 
 def _group_points(points: Sequence[LossPoint]) -> list[_Curve]:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxdiff.scaling.isoflop import fit_isoflop
+from jaxdiff.scaling.isoflop import choose_budgets, fit_isoflop
 from jaxdiff.scaling.points import LossPoint, Refused
 from tests.scaling.simulated_points import (
     ALPHA,
@@ -12,6 +12,7 @@ from tests.scaling.simulated_points import (
     FEWEST_IMAGES,
     SIZE_TERM,
     SMALLEST_FLOPS,
+    simulate_points,
     true_loss,
 )
 
@@ -108,6 +109,28 @@ def test_losses_are_interpolated_along_runs():
     for budget in fit.budgets:
         assert float(budget.best_flops) == pytest.approx(4e9 * math.exp(-2.5), rel=1e-6)
     assert float(fit.exponent) == pytest.approx(0, abs=1e-6)
+
+
+def test_budgets_are_those_that_most_sizes_reach():
+    assert choose_budgets(simulate_budgets()) is None, "the points share them"
+    budgets = choose_budgets(simulate_points(sizes=6, lengths=5))
+    smallest, largest = (1e9, 64e9)
+    ratio = 64 ** (1 / 5)  # of neighboring sizes
+    # Five sizes: the fifth has begun, and the second has not ended.
+    assert budgets[0] == pytest.approx(3 * largest / ratio * FEWEST_IMAGES)
+    assert budgets[-1] == pytest.approx(3 * smallest * ratio * 32 * FEWEST_IMAGES)
+    fit = fit_isoflop(simulate_points(sizes=6, lengths=5), budgets, bootstraps=10)
+    assert min(budget.sizes for budget in fit.budgets) >= 5
+    few = choose_budgets(simulate_points(sizes=3, lengths=3))
+    assert few[0] == pytest.approx(3 * 8 * smallest * FEWEST_IMAGES), "two of three sizes"
+    assert len(choose_budgets(simulate_points(sizes=1, lengths=1))) == 1
+
+
+def test_a_budget_has_its_parabola():
+    budget = fit_isoflop(parabolic_points(), bootstraps=10).budgets[0]
+    np.testing.assert_allclose(budget.loss_at(np.array(budget.flops)), budget.losses)
+    best = float(budget.best_flops)
+    assert budget.loss_at(np.array([best]))[0] == pytest.approx(math.exp(-1))
 
 
 def test_refusals():

@@ -1,0 +1,302 @@
+"""Finished cells of studies as the points and times that scaling laws are fitted to. No JAX."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from jaxdiff.estimates import Estimate
+from jaxdiff.results import CellResult, read_study
+from jaxdiff.scaling.memorization_time import MemorizationTime
+from jaxdiff.scaling.points import LossPoint, count_distinct
+
+MEMORIZED = 0.01  # of the samples of a checkpoint; the first one that reaches it ends tau_mem
+
+
+class RateChoice(NamedTuple):
+    """The learning rate of least loss of one size and length of training.
+
+    Parameters
+    ----------
+    model
+        The chosen model.
+    flops, images
+        Its F and D.
+    best
+        The rate.
+    tried
+        All rates, ascending.
+    """
+
+    model: str
+    flops: float
+    images: float
+    best: float
+    tried: tuple[float, ...]
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether smaller and larger rates were tried."""
+        return self.tried[0] < self.best < self.tried[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingCells:
+    """What the cells of a scaling study give.
+
+    Parameters
+    ----------
+    study
+        The studies' names.
+    settings
+        study.json of the first.
+    names, points
+        The cells that are fitted, and the loss of each.
+    held_out
+        The number of unseen images that the losses are of.
+    times
+        When their runs began to memorize; empty where no samples were looked at.
+    rates
+        The learning rates that were chosen, where there was a choice.
+    other_rates, without_loss, diverged
+        Names of the cells that are not fitted: of another learning rate than the best, without a
+        held-out loss, and those whose training ended at a loss that was not finite.
+    """
+
+    study: str
+    settings: Mapping[str, Any]
+    names: tuple[str, ...]
+    points: tuple[LossPoint, ...]
+    held_out: int
+    times: tuple[MemorizationTime, ...] = ()
+    rates: tuple[RateChoice, ...] = ()
+    other_rates: tuple[str, ...] = ()
+    without_loss: tuple[str, ...] = ()
+    diverged: tuple[str, ...] = ()
+
+
+def read_scaling_cells(workdirs: Sequence[epath.PathLike]) -> ScalingCells:
+    """Read the finished cells of one or several studies.
+
+    Raises
+    ------
+    ValueError
+        Where a folder has no finished cell, no cell has a held-out loss, cells cannot be compared,
+        or all are of one size.
+    """
+    studies = [read_study(workdir) for workdir in workdirs]
+    for workdir, study in zip(workdirs, studies, strict=True):
+        if study.sets:
+            raise ValueError(
+                f"a scaling study must have trained models, and {workdir} holds sets of images; "
+                "give folders of experiments.sweep"
+            )
+    cells = [cell for study in studies for cell in study.cells]
+    measured = [cell for cell in cells if _find_loss(cell) is not None]
+    if not measured:
+        raise ValueError(
+            f"no cell of {', '.join(map(str, workdirs))} has a held-out loss; set "
+            "config.measures.held_out to a number of unseen images, as 512, and run the sweep "
+            "again, which keeps the training"
+        )
+    check_comparable(measured)
+    chosen, rates = choose_rates(measured)
+    kept = set(map(id, chosen))
+    return ScalingCells(
+        study=", ".join(dict.fromkeys(study.settings["name"] for study in studies)),
+        settings=studies[0].settings,
+        names=tuple(cell.name for cell in chosen),
+        points=tuple(map(to_point, chosen)),
+        held_out=_require_loss(chosen[0]).n or 0,
+        times=tuple(find_times(chosen)),
+        rates=tuple(rates),
+        other_rates=tuple(cell.name for cell in measured if id(cell) not in kept),
+        without_loss=tuple(cell.name for cell in cells if _find_loss(cell) is None),
+        diverged=tuple(info.name for study in studies for info in study.diverged),
+    )
+
+
+def check_comparable(cells: Sequence[CellResult]) -> None:
+    """Check that cells differ in size, length, number of images, rate and seed alone.
+
+    Raises
+    ------
+    ValueError
+        Naming what two of them do not have in common, or that there is one size alone.
+    """
+    for what, read in COMMON:
+        by_value: dict[Any, str] = {}
+        for cell in cells:
+            by_value.setdefault(read(cell), cell.name)
+        if len(by_value) > 1:
+            (a, first), (b, second) = list(by_value.items())[:2]
+            raise ValueError(
+                f"the cells of a scaling fit must have the same {what}, got {a} in {first} and "
+                f"{b} in {second}; give the folders of one kind alone"
+            )
+    for cell in cells:
+        if not cell.info.flops:
+            raise ValueError(
+                f"a size must be known in FLOP, and {cell.name}, of an older version, has none; "
+                "run its sweep again, which keeps the training"
+            )
+    if count_distinct([cell.info.flops for cell in cells]) == 1:
+        raise ValueError(
+            f"a scaling study needs models of several sizes, got one, {cells[0].info.flops:.4g} "
+            "FLOP an image; set config.axes.width"
+        )
+    _check_different(cells)
+
+
+def _check_different(cells: Sequence[CellResult]) -> None:
+    names: dict[tuple, str] = {}
+    for cell in cells:
+        key = (*_size_and_length(cell), cell.info.learning_rate, cell.info.seed)
+        if key in names:
+            raise ValueError(
+                "the cells of a scaling fit must differ in depth, size, length, images, learning "
+                f"rate or seed, got {names[key]} and {cell.name}, which do not; give one of them "
+                "alone"
+            )
+        names[key] = cell.name
+
+
+def _size_and_length(cell: CellResult) -> tuple[int, float, int, int]:
+    info = cell.info
+    return info.depth, info.flops, info.n, info.images_seen
+
+
+def _read_data(cell: CellResult) -> str:
+    data = cell.config.get("data", {})
+    return f"{cell.info.data}, {_join(data, ('size', 'channels', 'attribute'))}"
+
+
+def _read_mix(cell: CellResult) -> str:
+    info = cell.info
+    shares = "-".join(f"{100 * share:g}" for share in info.proportions)
+    return f"{shares} of the classes {info.majority} and {info.minority}"
+
+
+def _join(settings: Mapping[str, Any], keys: Iterable[str]) -> str:
+    return ", ".join(f"{key} {settings[key]}" for key in keys if key in settings)
+
+
+# What cells of one fit have in common, in words, and where a cell says it.
+COMMON: tuple[tuple[str, Callable[[CellResult], Any]], ...] = (
+    ("data", _read_data),
+    ("mix of classes", _read_mix),
+    (
+        "schedule of noise and prediction",
+        lambda cell: _join(cell.config.get("diffusion", {}), ("schedule", "steps", "prediction")),
+    ),
+    ("batch", lambda cell: cell.config["train"].get("batch")),
+    ("number of held-out images", lambda cell: _require_loss(cell).n),
+)
+
+
+def _find_loss(cell: CellResult) -> Estimate | None:
+    """The loss over the whole schedule, which comes before those of its bands."""
+    return cell.find("held_out_loss", "loss")
+
+
+def _require_loss(cell: CellResult) -> Estimate:
+    loss = _find_loss(cell)
+    assert loss is not None
+    return loss
+
+
+def to_point(cell: CellResult) -> LossPoint:
+    """The held-out loss of a cell."""
+    info = cell.info
+    return LossPoint(
+        loss=float(_require_loss(cell)),
+        flops=info.flops,
+        images=float(info.images_seen),
+        unique_images=float(info.n),
+        depth=info.depth,
+        seed=info.seed,
+    )
+
+
+def choose_rates(cells: Sequence[CellResult]) -> tuple[list[CellResult], list[RateChoice]]:
+    """The cells of the best learning rate of each size and length, and what was chosen.
+
+    The best rate has the least mean log loss, over the seeds that all rates have.
+    """
+    groups: dict[tuple, list[CellResult]] = {}
+    for cell in cells:
+        groups.setdefault(_size_and_length(cell), []).append(cell)
+    chosen = []
+    choices = []
+    for members in groups.values():
+        rates = sorted({cell.info.learning_rate for cell in members})
+        best = min(rates, key=lambda rate: _mean_log_loss(members, rate, rates))
+        of_best = [cell for cell in members if cell.info.learning_rate == best]
+        chosen += of_best
+        if len(rates) > 1:
+            info = of_best[0].info
+            choice = RateChoice(info.model, info.flops, float(info.images_seen), best, tuple(rates))
+            choices.append(choice)
+    return chosen, choices
+
+
+def _mean_log_loss(cells: Sequence[CellResult], rate: float, rates: Iterable[float]) -> float:
+    by_rate = {
+        r: {
+            cell.info.seed: math.log(float(_require_loss(cell)))
+            for cell in cells
+            if cell.info.learning_rate == r
+        }
+        for r in rates
+    }
+    seeds = set.intersection(*(set(losses) for losses in by_rate.values())) or set(by_rate[rate])
+    return float(np.mean([by_rate[rate][seed] for seed in seeds]))
+
+
+def find_times(cells: Sequence[CellResult]) -> list[MemorizationTime]:
+    """When each run had seen so many images that 1 % of its samples were memorized.
+
+    Runs that differ in length alone share their first steps: the longest one stands for all.
+    Where models of one depth have several sizes, size and depth together are the label.
+    """
+    longest: dict[tuple, CellResult] = {}
+    for cell in sorted(cells, key=lambda cell: cell.info.images_seen):
+        info = cell.info
+        longest[info.depth, info.flops, info.n, info.seed] = cell
+    runs = [cell for cell in longest.values() if _read_memorized(cell)]
+    runs.sort(key=lambda cell: (cell.info.depth, cell.info.flops, cell.info.n, cell.info.seed))
+    sizes: dict[int, set[float]] = {}
+    for cell in runs:
+        sizes.setdefault(cell.info.depth, set()).add(cell.info.flops)
+    has_sizes = any(len(flops) > 1 for flops in sizes.values())
+    return [_to_time(cell, has_sizes) for cell in runs]
+
+
+def _read_memorized(cell: CellResult) -> dict[int, float]:
+    """The memorized fraction of the samples by optimizer step."""
+    fractions = {
+        estimate.labels["step"]: float(estimate)
+        for estimate in cell.estimates("checkpoints", "memorized")
+        if estimate.value is not None
+    }
+    last = cell.find("memorization", "memorized", images="samples")
+    if last is not None and last.value is not None:
+        fractions[cell.config["train"]["steps"]] = float(last)
+    return fractions
+
+
+def _to_time(cell: CellResult, has_sizes: bool) -> MemorizationTime:
+    info = cell.info
+    batch = info.images_seen / cell.config["train"]["steps"]
+    after = 0.0
+    before = math.inf
+    for step, fraction in sorted(_read_memorized(cell).items()):
+        if fraction >= MEMORIZED:
+            before = step * batch
+            break
+        after = step * batch
+    depth = f"{info.depth}, {info.flops:.3g} FLOP" if has_sizes else info.depth
+    return MemorizationTime(float(info.n), after, before, depth, info.seed)

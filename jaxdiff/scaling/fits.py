@@ -1,0 +1,169 @@
+"""All fits of a scaling study, as named numbers, and what it cannot show. No JAX."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from jaxdiff.estimates import Estimate
+from jaxdiff.scaling.cells import ScalingCells
+from jaxdiff.scaling.isoflop import MIN_SIZES, IsoflopFit, choose_budgets, fit_isoflop
+from jaxdiff.scaling.memorization_time import MemorizationFit, fit_memorization_time
+from jaxdiff.scaling.parametric import LeftOut, ParametricFit, fit_parametric, predict_left_out
+from jaxdiff.scaling.points import Answer, Depth, Refused, count_distinct, order_depths
+from jaxdiff.scaling.resampling import MIN_SEEDS, group_runs
+
+MIN_HELD_OUT = 500  # images of a loss
+LARGEST_EPOCHS = 4  # to which repeated images teach nearly as much (Muennighoff et al. 2023)
+
+
+class FitNumber(NamedTuple):
+    """A number of a fit.
+
+    Parameters
+    ----------
+    name
+        What it is.
+    answer
+        The number, or why there is none.
+    labels
+        What else tells it from others of its name, such as its depth.
+    """
+
+    name: str
+    answer: Answer
+    labels: Mapping[str, Any] = {}
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of scaling.json: an estimate's, or the reason under ``refused``."""
+        if isinstance(self.answer, Estimate):
+            return dataclasses.replace(self.answer, name=self.name, labels=self.labels).to_json()
+        return {"name": self.name, **self.labels, "refused": self.answer.refused}
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingFits:
+    """The fits of a scaling study.
+
+    Parameters
+    ----------
+    cells
+        What was fitted.
+    law
+        L(F, D).
+    left_out
+        Its prediction of the largest size and of the longest runs.
+    isoflop
+        By depth: the best sizes, of models of the largest number of training images.
+    memorization
+        Of the times; None where no samples were looked at.
+    limits
+        What the study lacks for conclusions, a sentence each.
+    """
+
+    cells: ScalingCells
+    law: ParametricFit | Refused
+    left_out: tuple[LeftOut | Refused, ...]
+    isoflop: Mapping[Depth, IsoflopFit]
+    memorization: MemorizationFit | Refused | None
+    limits: tuple[str, ...]
+
+    def numbers(self) -> dict[str, list[FitNumber]]:
+        """All numbers, by fit."""
+        return {
+            "law": list(_law_numbers(self.law)),
+            "left_out": list(_left_out_numbers(self.left_out)),
+            "isoflop": list(_isoflop_numbers(self.isoflop)),
+            "memorization": list(_memorization_numbers(self.memorization)),
+        }
+
+
+def fit_study(cells: ScalingCells) -> ScalingFits:
+    """Make all fits; what the points do not determine is refused within."""
+    largest = max(point.unique_images for point in cells.points)
+    isoflop = {}
+    for depth in order_depths([point.depth for point in cells.points]):
+        of_depth = [p for p in cells.points if p.depth == depth and p.unique_images == largest]
+        if of_depth:
+            isoflop[depth] = fit_isoflop(of_depth, choose_budgets(of_depth))
+    return ScalingFits(
+        cells=cells,
+        law=fit_parametric(cells.points),
+        left_out=tuple(predict_left_out(cells.points)),
+        isoflop=isoflop,
+        memorization=fit_memorization_time(cells.times) if cells.times else None,
+        limits=tuple(find_limits(cells)),
+    )
+
+
+def find_limits(cells: ScalingCells) -> Iterator[str]:
+    """What a study lacks for conclusions, a sentence each."""
+    points = cells.points
+    if cells.held_out < MIN_HELD_OUT:
+        yield f"A loss is of {cells.held_out} unseen images, and needs {MIN_HELD_OUT}."
+    if group_runs(points) is None:
+        yield (
+            f"Some size has fewer than {MIN_SEEDS} seeds, so that intervals are over points, and "
+            "those of one run are not independent."
+        )
+    sizes = count_distinct([point.flops for point in points])
+    if sizes < MIN_SIZES:
+        yield f"There are {sizes} sizes, and a best size at given compute needs {MIN_SIZES}."
+    epochs = max(point.images / point.unique_images for point in points)
+    if epochs > LARGEST_EPOCHS:
+        yield f"Training images are seen up to {epochs:.0f} times, so that the law rests on r."
+    if not cells.rates:
+        yield "One learning rate was tried, which may suit one size or depth better than another."
+    at_ends = [choice for choice in cells.rates if not choice.is_inside]
+    if at_ends:
+        yield (
+            f"The best learning rate is the smallest or the largest tried for {len(at_ends)} of "
+            f"{len(cells.rates)} sizes and lengths."
+        )
+
+
+def _law_numbers(law: ParametricFit | Refused) -> Iterator[FitNumber]:
+    if isinstance(law, Refused):
+        yield FitNumber("law", law)
+        return
+    yield FitNumber("alpha", law.alpha)
+    yield FitNumber("beta", law.beta)
+    yield FitNumber("allocation", law.allocation)
+    yield FitNumber("irreducible_loss", law.irreducible_loss)
+    for depth, coefficient in law.size_coefficients.items():
+        yield FitNumber("size_coefficient", coefficient, {"depth": depth})
+    yield FitNumber("data_coefficient", law.data_coefficient)
+    if law.repeat_scale is not None:
+        yield FitNumber("repeat_scale", law.repeat_scale)
+    if law.depth_effect is not None:
+        yield FitNumber("depth_effect", law.depth_effect)
+    yield FitNumber("noise", Estimate(law.noise, n=len(law.points)))
+
+
+def _left_out_numbers(results: tuple[LeftOut | Refused, ...]) -> Iterator[FitNumber]:
+    for result in results:
+        if isinstance(result, Refused):
+            yield FitNumber("relative_error", result)
+        else:
+            yield FitNumber("relative_error", result.relative_error, {"left_out": result.what})
+
+
+def _isoflop_numbers(fits: Mapping[Depth, IsoflopFit]) -> Iterator[FitNumber]:
+    for depth, fit in fits.items():
+        yield FitNumber("exponent", fit.exponent, {"depth": depth})
+        for budget in fit.budgets:
+            labels = {"depth": depth, "compute": budget.compute, "sizes": budget.sizes}
+            yield FitNumber("best_flops", budget.best_flops, labels)
+
+
+def _memorization_numbers(fit: MemorizationFit | Refused | None) -> Iterator[FitNumber]:
+    if fit is None:
+        return
+    if isinstance(fit, Refused):
+        yield FitNumber("kappa", fit)
+        return
+    yield FitNumber("kappa", fit.kappa)
+    for depth, offset in fit.offsets.items():
+        yield FitNumber("offset", Estimate(offset), {"depth": depth})
+    if fit.depth_effect is not None and all(isinstance(depth, int) for depth in fit.offsets):
+        yield FitNumber("depth_effect", fit.depth_effect)
+    yield FitNumber("noise", Estimate(fit.noise))

@@ -1,0 +1,76 @@
+"""All fits of a study whose law is known, and what small studies refuse."""
+
+import json
+
+import pytest
+
+from jaxdiff.estimates import Estimate
+from jaxdiff.scaling.cells import ScalingCells
+from jaxdiff.scaling.fits import fit_study
+from jaxdiff.scaling.points import Refused
+from tests.report.small_results import STUDY
+from tests.scaling.simulated_points import ALPHA, BETA, simulate_points
+from tests.scaling.test_memorization_time import simulate_times
+
+
+def build_cells(points, **fields):
+    names = tuple(f"cell{i}" for i in range(len(points)))
+    defaults = {"study": "made up", "settings": STUDY, "held_out": 512}
+    return ScalingCells(names=names, points=tuple(points), **defaults | fields)
+
+
+@pytest.fixture(scope="module")
+def fits():
+    times = tuple(simulate_times(depths=(2, 4)))
+    return fit_study(build_cells(simulate_points(0.003, depths=(2, 4)), times=times))
+
+
+def test_numbers_of_a_study(fits):
+    numbers = fits.numbers()
+    law = {number.name: number for number in numbers["law"]}
+    assert float(law["alpha"].answer) == pytest.approx(ALPHA, rel=0.2)
+    assert float(law["beta"].answer) == pytest.approx(BETA, rel=0.2)
+    assert law["depth_effect"].answer.high < 0
+    assert [number.labels["left_out"] for number in numbers["left_out"]] == [
+        "largest size",
+        "longest run",
+    ]
+    for number in numbers["left_out"]:
+        assert abs(float(number.answer)) < 0.02
+    assert {number.labels["depth"] for number in numbers["isoflop"]} == {2, 4}
+    kappa = numbers["memorization"][0]
+    assert kappa.answer.low < 1.2 < kappa.answer.high
+
+
+def test_every_number_is_an_estimate_or_has_a_reason(fits):
+    few = fit_study(build_cells(simulate_points(sizes=2, lengths=2), held_out=100))
+    for study in (fits, few):
+        for numbers in study.numbers().values():
+            for number in numbers:
+                entry = json.loads(json.dumps(number.to_json(), allow_nan=False))
+                assert entry["name"] == number.name
+                assert number.labels.items() <= entry.items()
+                if isinstance(number.answer, Refused):
+                    assert entry["refused"]
+                else:
+                    assert Estimate.from_json(entry).to_json() == entry
+    assert isinstance(few.law, Refused)
+    assert few.memorization is None
+
+
+def test_limits():
+    few = fit_study(build_cells(simulate_points(sizes=3, unique_images=1e4), held_out=100))
+    assert [limit.split(",")[0] for limit in few.limits] == [
+        "A loss is of 100 unseen images",
+        "Some size has fewer than 3 seeds",
+        "There are 3 sizes",
+        "Training images are seen up to 320 times",
+        "One learning rate was tried",
+    ]
+
+
+def test_the_best_size_is_of_the_largest_training_set():
+    points = [*simulate_points(), *simulate_points(unique_images=1e4)]
+    fits = fit_study(build_cells(points))
+    alone = fit_study(build_cells(simulate_points()))
+    assert fits.isoflop[0].budgets == alone.isoflop[0].budgets
