@@ -130,7 +130,7 @@ def _build_figures(study: StudyResults, workdir: epath.Path, method: Method) -> 
     for figure in FIGURES.values():
         if not figure.is_available(study.results):
             continue
-        svg = _draw(workdir, figure.name, functools.partial(figure.draw, study))
+        svg = draw_svg(workdir, figure.name, functools.partial(figure.draw, study))
         if svg is not None:
             yield Block(
                 anchor=f"figure-{figure.name}",
@@ -156,7 +156,7 @@ def _build_measures(
         table_name = _unused_name(section.table, table_names)
         draw = functools.partial(figures.against_depth, study.results, section)
         build_table = MEASURE_TABLES.get(section.name, tables.estimates_table)
-        svg = None if section.figure is None else _draw(workdir, figure_name, draw)
+        svg = None if section.figure is None else draw_svg(workdir, figure_name, draw)
         block = Block(
             anchor=f"measure-{section.name}",
             title=section.title,
@@ -195,7 +195,8 @@ def _unused_name(name: str, names: set[str]) -> str:
     return name
 
 
-def _draw(workdir: epath.Path, name: str, draw: Callable[[], Figure | None]) -> Markup | None:
+def draw_svg(workdir: epath.Path, name: str, draw: Callable[[], Figure | None]) -> Markup | None:
+    """Write figures/NAME.svg, and return the drawing for the page; None where there is none."""
     svg = style.write(workdir / "figures", name, draw)
     return None if svg is None else Markup(svg[svg.index("<svg") :])
 
@@ -219,17 +220,22 @@ def _group_by_topic(blocks: Iterable[Block]) -> list[Topic]:
     ]
 
 
-def _render(study: StudyResults, blocks: Sequence[Block], method: Method) -> str:
+def render_template(name: str, **values: object) -> str:
+    """A template of this folder, filled in."""
     loader = jinja2.PackageLoader("jaxdiff.report", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True)
     environment.filters["format_value"] = _format_value
     environment.filters["split_caption"] = _split_caption
-    template = environment.get_template("page.html")
+    return environment.get_template(name).render(values)
+
+
+def _render(study: StudyResults, blocks: Sequence[Block], method: Method) -> str:
     sample_counts = sorted({len(result.samples) for result in study.results})
     glance = _choose_glance(blocks)
     claims = judge_study(study) if study.cells else []
     primary = next((claim for claim in claims if claim.rank == "primary"), None)
-    return template.render(
+    return render_template(
+        "page.html",
         study=study,
         settings=study.settings,
         glance=glance,

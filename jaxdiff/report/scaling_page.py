@@ -1,0 +1,224 @@
+"""scaling.html, scaling.json, tables and figures of a scaling study."""
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from etils import epath
+from matplotlib.figure import Figure
+
+from jaxdiff import files
+from jaxdiff.estimates import Estimate
+from jaxdiff.report import scaling_figures, tables
+from jaxdiff.report.method import load_method
+from jaxdiff.report.page import Block, Topic, draw_svg, render_template
+from jaxdiff.report.registry import TableRows
+from jaxdiff.scaling.fits import FitNumber, ScalingFits
+from jaxdiff.scaling.parametric import ParametricFit
+
+
+class ScalingFigure(NamedTuple):
+    """A figure of the page.
+
+    Parameters
+    ----------
+    name
+        Name of its SVG file.
+    title, caption
+        Heading, and what to look for.
+    method
+        Heading of docs/method.md that explains it.
+    draw
+        Returns the figure; None where there is nothing to draw.
+    """
+
+    name: str
+    title: str
+    caption: str
+    method: str
+    draw: Callable[[ScalingFits], Figure | None]
+
+
+FIGURES = (
+    ScalingFigure(
+        "loss_against_images",
+        "Loss against images seen",
+        "A color for each size, a panel for each depth, of the largest training set; lines are the "
+        "law's. Crosses are what the law predicts of the largest size, and of the longest runs, "
+        "without having seen them: their distance from the points is what an extrapolation is "
+        "worth.",
+        "scaling-law",
+        scaling_figures.loss_against_images,
+    ),
+    ScalingFigure(
+        "residuals",
+        "Residuals of the law",
+        "Log losses less the law's. Look for a course: a law that bends otherwise than the points "
+        "is wrong where it is asked about other sizes or lengths.",
+        "scaling-law",
+        scaling_figures.residuals,
+    ),
+    ScalingFigure(
+        "isoflop_parabolas",
+        "Loss against size at equal compute",
+        "A color for each amount of compute C = 3 F D; between two lengths of a run its loss is "
+        "interpolated. A star is a minimum within the sizes; without one, and with fewer than "
+        "five sizes, a parabola says nothing of the best size.",
+        "best-size",
+        scaling_figures.isoflop_parabolas,
+    ),
+    ScalingFigure(
+        "best_size_against_compute",
+        "Best size against compute",
+        "The minima of the parabolas with their intervals, and the line of their exponent.",
+        "best-size",
+        scaling_figures.best_size_against_compute,
+    ),
+    ScalingFigure(
+        "memorization_times",
+        "Time until memorization",
+        "Images seen until 1 % of the samples of a checkpoint are memorized: a bar from the last "
+        "checkpoint without to the first with. An open mark with an arrow is a run that ended "
+        "before; an arrow down, one that memorized at its first checkpoint. Dashed: slope 1, the "
+        "time that grows as the training set does.",
+        "memorization-time",
+        scaling_figures.memorization_times,
+    ),
+)
+
+
+def write(fits: ScalingFits, out: epath.PathLike) -> epath.Path:
+    """Write scaling.json, tables/, figures/ and scaling.html.
+
+    Returns
+    -------
+    path
+        Path of scaling.html.
+    """
+    out = epath.Path(out)
+    files.write_json(out / "scaling.json", to_json(fits))
+    method = load_method()
+    blocks = []
+    for figure in FIGURES:
+        svg = draw_svg(out, figure.name, functools.partial(figure.draw, fits))
+        if svg is not None:
+            anchor = f"figure-{figure.name}"
+            link = method.find_anchor(figure.method)
+            blocks.append(Block(anchor, figure.title, figure.caption, "", method=link, svg=svg))
+    for name, title, caption, rows in _build_tables(fits):
+        if rows:
+            tables.write(out / "tables", name, rows)
+            blocks.append(Block(f"table-{name}", title, caption, topic="", table=name, rows=rows))
+    page = render_template(
+        "scaling.html",
+        settings={"name": fits.cells.study},
+        cells=fits.cells,
+        limits=fits.limits,
+        topics=[Topic("Fits", blocks)],
+        method=method,
+        settings_text=json.dumps(fits.cells.settings, indent=1),
+    )
+    path = out / "scaling.html"
+    files.write(path, page)
+    return path
+
+
+def to_json(fits: ScalingFits) -> dict[str, object]:
+    """The content of scaling.json: all numbers by fit, what was left out, and what is lacking."""
+    cells = fits.cells
+    return {
+        "study": cells.study,
+        "cells": list(cells.names),
+        "held_out": cells.held_out,
+        "left_out": {
+            "diverged": list(cells.diverged),
+            "without_loss": list(cells.without_loss),
+            "other_learning_rate": list(cells.other_rates),
+        },
+        "limits": list(fits.limits),
+        "fits": {
+            fit: [number.to_json() for number in numbers] for fit, numbers in fits.numbers().items()
+        },
+        "learning_rates": [
+            {**choice._asdict(), "inside": choice.is_inside} for choice in cells.rates
+        ],
+    }
+
+
+def _build_tables(fits: ScalingFits) -> Iterator[tuple[str, str, str, TableRows]]:
+    """Name of the file, heading, caption and rows."""
+    yield (
+        "fits",
+        "Numbers of the fits",
+        "Intervals are 95 %. A number that the points do not determine has the reason instead.",
+        fits_table(fits),
+    )
+    yield (
+        "points",
+        "Points",
+        "What was fitted: a model, its held-out loss, and the law's.",
+        points_table(fits),
+    )
+    yield (
+        "learning_rates",
+        "Learning rates",
+        "The rate of least loss of each size and length; at an end of those tried it may not be "
+        "the best.",
+        rates_table(fits),
+    )
+
+
+def fits_table(fits: ScalingFits) -> TableRows:
+    """A row for each number."""
+    rows = [
+        _number_row(fit, number) for fit, numbers in fits.numbers().items() for number in numbers
+    ]
+    return rows
+
+
+def _number_row(fit: str, number: FitNumber) -> dict[str, object]:
+    answer = number.answer
+    labels = {key: number.labels.get(key, "") for key in ("depth", "compute", "left_out")}
+    row: dict[str, object] = {"fit": fit, "number": number.name, **labels}
+    if isinstance(answer, Estimate):
+        n = "" if answer.n is None else answer.n
+        return {**row, **tables.value_columns(answer), "n": n, "interval": answer.method, "why": ""}
+    blank = dict.fromkeys(("value", "low", "high", "n", "interval"), "")
+    return {**row, **blank, "why": answer.refused}
+
+
+def points_table(fits: ScalingFits) -> TableRows:
+    """A row for each fitted cell."""
+    law = fits.law
+    rows: TableRows = []
+    for name, point in zip(fits.cells.names, fits.cells.points, strict=True):
+        row: dict[str, object] = {
+            "cell": name,
+            "depth": point.depth,
+            "seed": point.seed,
+            "FLOP an image": point.flops,
+            "images seen": point.images,
+            "training images": point.unique_images,
+            "FLOP of training": point.compute,
+            "loss": point.loss,
+        }
+        if isinstance(law, ParametricFit):
+            row["law"] = law.predict(point.flops, point.images, point.unique_images, point.depth)
+        rows.append(row)
+    return rows
+
+
+def rates_table(fits: ScalingFits) -> TableRows:
+    """A row for each size and length of which several rates were tried."""
+    return [
+        {
+            "model": choice.model,
+            "FLOP an image": choice.flops,
+            "images seen": choice.images,
+            "best": choice.best,
+            "tried": ", ".join(f"{rate:g}" for rate in choice.tried),
+            "inside": "yes" if choice.is_inside else "no",
+        }
+        for choice in fits.cells.rates
+    ]
