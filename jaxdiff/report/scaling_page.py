@@ -31,6 +31,8 @@ class ScalingFigure(NamedTuple):
         Heading of docs/method.md that explains it.
     draw
         Returns the figure; None where there is nothing to draw.
+    has_panels
+        Whether it needs the page's whole width.
     """
 
     name: str
@@ -38,6 +40,7 @@ class ScalingFigure(NamedTuple):
     caption: str
     method: str
     draw: Callable[[ScalingFits], Figure | None]
+    has_panels: bool = False
 
 
 FIGURES = (
@@ -50,6 +53,7 @@ FIGURES = (
         "worth.",
         "scaling-law",
         scaling_figures.loss_against_images,
+        has_panels=True,
     ),
     ScalingFigure(
         "residuals",
@@ -58,6 +62,7 @@ FIGURES = (
         "is wrong where it is asked about other sizes or lengths.",
         "scaling-law",
         scaling_figures.residuals,
+        has_panels=True,
     ),
     ScalingFigure(
         "isoflop_parabolas",
@@ -67,6 +72,7 @@ FIGURES = (
         "five sizes, a parabola says nothing of the best size.",
         "best-size",
         scaling_figures.isoflop_parabolas,
+        has_panels=True,
     ),
     ScalingFigure(
         "best_size_against_compute",
@@ -105,7 +111,8 @@ def write(fits: ScalingFits, out: epath.PathLike) -> epath.Path:
         if svg is not None:
             anchor = f"figure-{figure.name}"
             link = method.find_anchor(figure.method)
-            blocks.append(Block(anchor, figure.title, figure.caption, "", method=link, svg=svg))
+            block = Block(anchor, figure.title, figure.caption, "", link, svg, figure.has_panels)
+            blocks.append(block)
     for name, title, caption, rows in _build_tables(fits):
         if rows:
             tables.write(out / "tables", name, rows)
