@@ -26,18 +26,21 @@ flags.DEFINE_string("out", None, "Folder of what is written; by default scaling 
 FLAGS = flags.FLAGS
 
 
+# The first numbers that people look for; the rest is in the report.
+PRINTED = (
+    "law", "alpha", "beta", "allocation", "depth_effect", "relative_error", "exponent", "kappa"
+)  # fmt: skip
+
+
 def numbers_table(fits: ScalingFits) -> Table:
-    """A line for each number: its value with the interval, or why there is none."""
+    """A line for each of the first numbers: its value with the interval, or why there is none."""
     table = Table("fit", "number", "at", Column("value", overflow="fold"), box=None)
     for fit, numbers in fits.numbers().items():
         for number in numbers:
-            places = [f"{key} {_format(value)}" for key, value in number.labels.items()]
-            table.add_row(fit, number.name, ", ".join(places), str(number.answer))
+            if number.name in PRINTED:
+                places = ", ".join(f"{key} {value}" for key, value in number.labels.items())
+                table.add_row(fit, number.name, places, str(number.answer))
     return table
-
-
-def _format(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
