@@ -1,6 +1,7 @@
 """Fit scaling laws to the held-out losses of finished studies: no model, no JAX.
 
   python -m experiments.scaling --workdir runs/scaling_demo
+  python -m experiments.scaling --workdir gs://bucket/runs/scaling_pod --out runs/law
   python -m experiments.scaling --workdir runs/widths --workdir runs/lengths --out runs/law
 
 The studies are made with config.measures.held_out and several widths and lengths of training

@@ -18,6 +18,7 @@ COMMANDS = (
     "probe",
     "report",
     "sample",
+    "scaling",
     "sweep",
     "theorems",
 )

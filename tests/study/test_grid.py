@@ -173,6 +173,35 @@ def test_the_configs_of_the_repository():
         check_training_sets(paper)
 
 
+@pytest.mark.parametrize(
+    ("name", "part", "count"),
+    [
+        ("scaling_demo", (), 20),
+        ("scaling_h100", (), 20),
+        ("scaling_pod", (), 324),
+        ("scaling_pod", ("rates",), 36),
+        ("scaling_pod", ("memorization",), 72),
+    ],
+)
+def test_the_configs_of_scaling_studies(name, part, count):
+    """Every length but the longest starts from a stem, and cells differ as a fit allows."""
+    config = importlib.import_module(f"configs.{name}").get_config(*part)
+    cells = grid.expand(config)
+    assert len(cells) == count
+    assert config.name == "_".join([name, *part])
+    assert config.measures.held_out
+    longest = max(cell.train.steps for cell in cells)
+    assert all(bool(cell.stem) == (cell.train.steps < longest) for cell in cells)
+    assert len({(cell.majority, cell.shares, cell.train.batch) for cell in cells}) == 1
+    assert len({cell.network for cell in cells}) == len(config.models) * len(config.axes.width)
+
+
+def test_the_demonstration_of_scaling_has_its_images():
+    check_training_sets(grid.expand(importlib.import_module("configs.scaling_demo").get_config()))
+    with pytest.raises(ValueError, match="'x' is no part; choose rates or memorization"):
+        importlib.import_module("configs.scaling_pod").get_config("x")
+
+
 def test_the_pilots_of_the_study_differ_in_their_variant_alone():
     study = importlib.import_module("configs.study")
     for name, variant in study.VARIANTS.items():
