@@ -2,10 +2,8 @@
 
   python -m experiments.convert --model runs/quickstart/cells/2-80_20-n300-s0 --out for_diffusers
   python -m experiments.convert --model a_diffusers_folder --out as_cell
-  python -m experiments.convert --model runs/quickstart/cells/2-80_20-n300-s0 --step 500 --out early
-
-  python -m experiments.convert --model runs/quickstart/cells/2-80_20-n300-s0 --out for_diffusers \
-      --push someone/digits-depth-2 --license apache-2.0
+  python -m experiments.convert --model runs/quickstart/cells/2-80_20-n300-s0 --out pushed \\
+    --push someone/digits-depth-2 --license apache-2.0
 
 The form of --model decides. A diffusers folder gets a model card, README.md, with the settings and
 the measures of the cell; --push uploads it all to the Hugging Face hub, with the token of
