@@ -17,6 +17,8 @@ from jaxdiff.report.registry import TableRows
 from jaxdiff.scaling.fits import FitNumber, ScalingFits
 from jaxdiff.scaling.parametric import ParametricFit
 
+BEST_SIZE = "best_flops"  # a row a budget, in a table of their own
+
 
 class ScalingFigure(NamedTuple):
     """A figure of the page.
@@ -159,7 +161,13 @@ def _build_tables(fits: ScalingFits) -> Iterator[tuple[str, str, str, TableRows]
         "fits",
         "Numbers of the fits",
         "Intervals are 95 %. A number that the points do not determine has the reason instead.",
-        fits_table(fits),
+        [row for row in fits_table(fits) if row["number"] != BEST_SIZE],
+    )
+    yield (
+        "best_sizes",
+        "Best sizes",
+        "The minimum of each parabola, in FLOP an image, or why it has none.",
+        [row for row in fits_table(fits) if row["number"] == BEST_SIZE],
     )
     yield (
         "points",
@@ -178,10 +186,9 @@ def _build_tables(fits: ScalingFits) -> Iterator[tuple[str, str, str, TableRows]
 
 def fits_table(fits: ScalingFits) -> TableRows:
     """A row for each number."""
-    rows = [
+    return [
         _number_row(fit, number) for fit, numbers in fits.numbers().items() for number in numbers
     ]
-    return rows
 
 
 def _number_row(fit: str, number: FitNumber) -> dict[str, object]:
