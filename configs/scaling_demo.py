@@ -1,7 +1,7 @@
 """Five widths and four lengths of training on embedded digits: how a scaling study is made.
 
-Hardware: 2 CPU cores. Time: about 20 minutes, half of it compilation, by the CPU time of a run of
-half these lengths (25 to 200 steps); then
+Hardware: 2 CPU cores. Time: 20 to 30 minutes, half of it compilation; computed from the CPU time of
+14 of these models at half the lengths. Then
 python -m experiments.scaling --workdir runs/scaling_demo, in seconds.
 Expect: losses that fall with size and length, a law and parabolas through them, and numbers that
 are refused. It shows the machinery and no conclusions: 480 images are seen up to 27 times, losses
