@@ -89,6 +89,15 @@ DEFAULT: dict[str, Any] = {"_class_name": "DDPMScheduler"} | FIELDS["DDPMSchedul
 # A scheduler ignores fields of the others, which conversions leave in its file, and two fields of
 # the first hub checkpoints are read.
 READABLE_FIELDS = set().union(*FIELDS.values()) | {"tensor_format", "predict_epsilon"}
+# Fields of OTHER_SCHEDULERS that say how they sample, which DDIM does in its own way.
+SAMPLING_FIELDS = {
+    *("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"),
+    *("sigma_min", "sigma_max", "final_sigmas_type", "interpolation_type", "lambda_min_clipped"),
+    *("solver_order", "solver_type", "solver_p", "algorithm_type", "predict_x0"),
+    *("lower_order_final", "euler_at_final", "disable_corrector", "noise_sampler_seed"),
+    *("flow_shift", "use_dynamic_shifting", "time_shift_type", "shift_terminal"),  # of flows alone
+    *FIXED_FIELDS,
+}
 MAX_STEPS = 1_000_000
 RULES: Mapping[str, Rule] = {
     "num_train_timesteps": whole(1, MAX_STEPS),
@@ -170,9 +179,7 @@ def read(
     if class_name not in supported:
         raw = _read_as_ddim(raw, path)
         class_name = raw["_class_name"]
-    for key in raw:
-        if key not in READABLE_FIELDS and not key.startswith("_"):
-            raise ValueError(f"{path} sets {key!r}, which is no supported field of {class_name}")
+    _check_keys(raw, READABLE_FIELDS, path)
     check_fields(raw, RULES, path)
     defaults = FIELDS[class_name]
     # The common fields too, which a PNDMScheduler lacks and the readers of this dict expect.
@@ -184,6 +191,14 @@ def read(
     _check_steps(fields, path)
     _check_last_step(fields, path)
     return fields
+
+
+def _check_keys(raw: Mapping[str, Any], readable: set[str], path: epath.Path) -> None:
+    for key in raw:
+        if key not in readable and not key.startswith("_"):
+            raise ValueError(
+                f"{path} sets {key!r}, which is no supported field of {raw['_class_name']}"
+            )
 
 
 def _read_as_ddim(raw: Mapping[str, Any], path: epath.Path) -> dict[str, Any]:
@@ -201,10 +216,11 @@ def _read_as_ddim(raw: Mapping[str, Any], path: epath.Path) -> dict[str, Any]:
                 f"{path} sets {key} to {json.dumps(raw[key])}, and the model of a {class_name} is "
                 "read without it; choose another model"
             )
+    _check_keys(raw, READABLE_FIELDS | SAMPLING_FIELDS, path)
     _report_sampler(class_name, path)
     # None of these clips by default; where one does, as Heun's can, it says so itself.
     fields = {"clip_sample": False, "_class_name": "DDIMScheduler"} | OTHER_SCHEDULERS[class_name]
-    keys = (*SHARED_FIELDS, "clip_sample", "clip_sample_range")
+    keys = (*SHARED_FIELDS, "clip_sample", "clip_sample_range", "predict_epsilon")
     return fields | {key: raw[key] for key in keys if key in raw}
 
 

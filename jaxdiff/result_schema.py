@@ -94,6 +94,7 @@ STUDY_TYPES = Entries(
         "measures": dict[str, Any],
         "train": dict[str, Any],
         "axes": AXES,
+        "track": tuple[str, ...],
     },
 )
 SETS_TYPES = Entries(

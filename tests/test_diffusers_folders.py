@@ -93,6 +93,10 @@ def test_other_schedulers_give_their_noise_levels(name, tiny, tmp_path, caplog):
         ({"_class_name": "EDMEulerScheduler"}, "is of EDMEulerScheduler, and the noise must be"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "is of FlowMatchEulerDiscrete"),
         ({"_class_name": "ScoreSdeVeScheduler"}, "is of ScoreSdeVeScheduler"),
+        (
+            {"_class_name": EULER, "zz": 1},
+            "sets 'zz', which is no supported field of EulerDiscrete",
+        ),
         ({"_class_name": EULER, "timestep_type": "continuous"}, 'timestep_type to "continuous"'),
         (
             {"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True},

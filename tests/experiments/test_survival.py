@@ -17,7 +17,7 @@ import pytest
 from jaxdiff import checkpoints, files, results
 from tests.experiments.commands import CELL, SHORT, SMALL
 
-KILLS = int(os.environ.get("JAXDIFF_KILLS", "3"))  # that hit a run, of each kind
+KILLS = int(os.environ.get("JAXDIFF_KILLS", "2"))  # that hit a run, of each kind
 RESUME_SENTENCE = "run the same command again to resume"
 SIGTERM_ERROR = f"error: received SIGTERM; {RESUME_SENTENCE}"
 # On one CPU device equal runs are equal bit for bit.

@@ -15,10 +15,12 @@ from tests.scaling.simulated_points import (
     BETA,
     DATA_TERM,
     DEPTH_RATIO,
+    FEWEST_COVERED,
     FEWEST_IMAGES,
     IRREDUCIBLE,
     SIZE_TERM,
     SMALLEST_FLOPS,
+    STUDIES,
     simulate_points,
     true_loss,
 )
@@ -236,11 +238,11 @@ def test_published_fit_of_chinchilla():
 @pytest.mark.parametrize("noise", [0.003, 0.01])
 def test_intervals_cover_the_exponents(noise):
     covered = {"alpha": 0, "beta": 0}
-    for study in range(100):
+    for study in range(STUDIES):
         fit = fit_parametric(simulate_points(noise, seed=study), bootstraps=150, seed=study)
         for name, truth in (("alpha", ALPHA), ("beta", BETA)):
             answer = getattr(fit, name)
             assert isinstance(answer, Estimate)
             covered[name] += answer.low <= truth <= answer.high
     print(noise, covered)
-    assert min(covered.values()) >= 93
+    assert min(covered.values()) >= FEWEST_COVERED

@@ -103,7 +103,7 @@ Keys = tuple[str | int, ...]
 
 def patch(monkeypatch: Any) -> None:
     """Leave out the figures, which take most of a report's time."""
-    monkeypatch.setattr(page, "_draw", lambda workdir, name, draw: None)
+    monkeypatch.setattr(page, "draw_svg", lambda workdir, name, draw: None)
 
 
 def entries(value: Any, path: Keys = ()) -> Iterator[Keys]:
