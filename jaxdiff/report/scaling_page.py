@@ -157,17 +157,18 @@ def to_json(fits: ScalingFits) -> dict[str, object]:
 
 def _build_tables(fits: ScalingFits) -> Iterator[tuple[str, str, str, TableRows]]:
     """Name of the file, heading, caption and rows."""
+    numbers = fits_table(fits)
     yield (
         "fits",
         "Numbers of the fits",
         "Intervals are 95 %. A number that the points do not determine has the reason instead.",
-        [row for row in fits_table(fits) if row["number"] != BEST_SIZE],
+        [row for row in numbers if row["number"] != BEST_SIZE],
     )
     yield (
         "best_sizes",
         "Best sizes",
         "The minimum of each parabola, in FLOP an image, or why it has none.",
-        [row for row in fits_table(fits) if row["number"] == BEST_SIZE],
+        [row for row in numbers if row["number"] == BEST_SIZE],
     )
     yield (
         "points",

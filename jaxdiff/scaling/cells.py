@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from jaxdiff.analysis.queries import format_proportions
 from jaxdiff.estimates import Estimate
 from jaxdiff.results import CellResult, read_study
 from jaxdiff.scaling.memorization_time import MemorizationTime
@@ -176,7 +177,7 @@ def _read_data(cell: CellResult) -> str:
 
 def _read_mix(cell: CellResult) -> str:
     info = cell.info
-    shares = "-".join(f"{100 * share:g}" for share in info.proportions)
+    shares = format_proportions(info.proportions)
     return f"{shares} of the classes {info.majority} and {info.minority}"
 
 

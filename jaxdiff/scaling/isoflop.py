@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy import linalg, stats
+from scipy import linalg
 
 from jaxdiff.estimates import Estimate
 from jaxdiff.scaling.points import (
@@ -23,6 +23,7 @@ from jaxdiff.scaling.points import (
     group_nearly_equal,
     order_depths,
 )
+from jaxdiff.scaling.resampling import stretch_ends, t_over_normal
 
 BOOTSTRAPS = 1000
 BUDGET_TOLERANCE = 0.05  # points whose 3 F D lie this close, relatively, share a budget
@@ -280,12 +281,8 @@ class _Draws:
         lost = float(np.isnan(values).mean())
         if lost > LARGEST_LOSS:
             return Refused(f"{lost:.0%} of the bootstrap's parabolas have no minimum")
-        stretch = float(stats.t.ppf(0.975, self.freedom) / stats.norm.ppf(0.975))
         low, high = np.nanquantile(values, (0.025, 0.975))
-        ends = (
-            center - stretch * max(center - float(low), 0.0),
-            center + stretch * max(float(high) - center, 0.0),
-        )
+        ends = stretch_ends(center, float(low), float(high), t_over_normal(self.freedom))
         method = f"parametric bootstrap 95 % over points, {self.freedom:.3g} degrees of freedom"
         return Estimate(center, *ends, self.minima.shape[1], method, name=name)
 

@@ -27,10 +27,7 @@ class Draws:
         # By default NumPy's ends are those of 93.8 % of new draws, where there are 150.
         values = self.quantities[:, column]
         low, high = np.quantile(values, (0.025, 0.975), method="weibull")
-        return (
-            center - self.stretch * max(center - float(low), 0.0),
-            center + self.stretch * max(float(high) - center, 0.0),
-        )
+        return stretch_ends(center, float(low), float(high), self.stretch)
 
 
 def group_runs(points: Sequence[LossPoint]) -> list[list[list[int]]] | None:
@@ -62,7 +59,7 @@ def draw_over_points(
     freedom = n - law.parameters
     return Draws(
         np.array([law.to_quantities(fit) for fit in fits]),
-        _t_over_normal(freedom),
+        t_over_normal(freedom),
         n,
         f"parametric bootstrap 95 % over points, {freedom} degrees of freedom",
     )
@@ -92,11 +89,17 @@ def draw_over_seeds(
     seeds = min(len(runs) for runs in models)
     return Draws(
         np.array([law.to_quantities(fit) for fit in fits]),
-        _t_over_normal(freedom) * math.sqrt(seeds / (seeds - 1)),
+        t_over_normal(freedom) * math.sqrt(seeds / (seeds - 1)),
         n,
         f"bootstrap 95 % over seeds, {freedom} degrees of freedom",
     )
 
 
-def _t_over_normal(freedom: int) -> float:
+def stretch_ends(center: float, low: float, high: float, stretch: float) -> tuple[float, float]:
+    """Ends of an interval, each `stretch` times as far from the center and on its own side."""
+    return center - stretch * max(center - low, 0.0), center + stretch * max(high - center, 0.0)
+
+
+def t_over_normal(freedom: float | int) -> float:
+    """How much wider Student's 95 % interval is than the normal one."""
     return float(stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975))
