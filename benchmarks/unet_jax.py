@@ -24,7 +24,8 @@ from jaxdiff.cells.train_step import build_apply, compiler_options
 from jaxdiff.datasets import batches as pipeline
 from jaxdiff.denoiser import get_params
 from jaxdiff.gradients import data_parallel_grads
-from jaxdiff.sampling import STEPS_PER_CALL, Sampler
+from jaxdiff.sampling import Sampler
+from jaxdiff.sampling_programs import STEPS_PER_CALL
 from jaxdiff.training_step import (
     TrainStep,
     build_loss,

@@ -24,7 +24,7 @@ from jaxdiff.gradients import GradFn, flat_grads
 from jaxdiff.ops.dispatch import tracing_for
 from jaxdiff.params_layout import ParamsLayout
 
-Apply = Callable[[Params, Array, Array, Array], Array]  # params, xt, t, keys of the dropout
+Apply = Callable[[Params, Array, Array, Array | None], Array]  # params, xt, t, dropout's keys
 LossFn = Callable[[Params, "Batch"], Array]
 
 

@@ -72,8 +72,9 @@ def check_flags() -> None:
     _cli.check_required("out")
     _cli.output_file("out", ".json")
     for flag, known in (("parts", PARTS), ("models", tuple(TABLE_A))):
-        unknown = [name for name in FLAGS[flag].value if name not in known]
-        if unknown or not FLAGS[flag].value:
+        names = FLAGS[flag].value or []
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
             raise ValueError(
                 f"--{flag} must be of {', '.join(known)}, got {', '.join(unknown) or 'none'}; "
                 "correct the names"

@@ -6,7 +6,6 @@ full precision, in float32 as its libraries round it by default, and in bfloat16
 
 import json
 import sys
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from flax import nnx
 from benchmarks.accelerator.sizes import Task, build_config
 from benchmarks.turns import Answer, answer_requests
 from jaxdiff.cells.train_step import build_apply
-from jaxdiff.denoiser import get_params
+from jaxdiff.denoiser import Params, get_params
 from jaxdiff.unet import UNet
 
 TASK = Task(**json.loads(sys.argv[1]))
@@ -80,7 +79,7 @@ def make_inputs() -> Inputs:
     moved = {}
     for name, value in params.items():
         array = np.asarray(value)
-        noise = 0.1 * rng.standard_normal(array.shape).astype(np.float32)
+        noise = 0.1 * rng.standard_normal(array.shape, np.float32)
         moved[name] = array + noise if "norm" in name else array
     shape = (SIZES.checked, SIZES.checked_pixels, SIZES.checked_pixels, CONFIG.in_channels)
     xt, eps = rng.standard_normal((2, *shape)).astype(np.float32)
@@ -92,7 +91,7 @@ def evaluate(form: Form, inputs: Inputs) -> Evaluated:
     """Output and gradient of the loss of the predicted noise."""
     apply = build_apply(CONFIG, form.dtype)
 
-    def loss(params: Mapping, xt: jax.Array, t: jax.Array, eps: jax.Array) -> tuple:
+    def loss(params: Params, xt: jax.Array, t: jax.Array, eps: jax.Array) -> tuple:
         output = apply(params, xt, t, None).astype(jnp.float32)
         return jnp.mean((output - eps) ** 2), output
 
