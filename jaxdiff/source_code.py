@@ -3,7 +3,9 @@
 import functools
 import hashlib
 import inspect
+import io
 import sys
+import tokenize
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -59,4 +61,17 @@ def _imported_modules(module: ModuleType) -> set[str]:
 
 @functools.cache
 def _read_source(name: str) -> bytes:
-    return inspect.getsource(sys.modules[name]).encode()
+    return strip_comments(inspect.getsource(sys.modules[name])).encode()
+
+
+def strip_comments(source: str) -> str:
+    """Python code without its comments: an edit of these alone makes nothing again."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    columns = dict(token.start for token in tokens if token.type == tokenize.COMMENT)
+    code = []
+    for row, line in enumerate(source.split("\n"), start=1):
+        if row not in columns:
+            code.append(line)
+        elif before := line[: columns[row]].rstrip():
+            code.append(before)
+    return "\n".join(code)

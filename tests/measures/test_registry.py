@@ -14,7 +14,7 @@ from jaxdiff.estimates import Estimate
 from jaxdiff.measures import registry
 from jaxdiff.measures.artifacts import Artifacts
 from jaxdiff.measures.registry import AgainstDepth, Measure, in_order, measure
-from jaxdiff.source_code import code_digest, list_code_modules
+from jaxdiff.source_code import code_digest, list_code_modules, strip_comments
 from jaxdiff.study import inversion
 
 SOURCE = """
@@ -62,6 +62,15 @@ def test_an_edited_measure_has_another_digest(digest_of):
     first = digest_of(value=1)
     assert digest_of(value=1) == first
     assert digest_of(value=2) != first
+
+
+def test_an_edit_of_comments_alone_makes_nothing_again():
+    code = "def f(x):\n    return x + 1\n\n\nTEXT = '# no comment'\n"
+    commented = (
+        "# Why.\ndef f(x):\n    # More.\n    return x + 1  # And here.\n\n\nTEXT = '# no comment'\n"
+    )
+    assert strip_comments(commented) == strip_comments(code) == code
+    assert strip_comments(code.replace("no", "a")) != code
 
 
 def test_an_edited_helper_changes_the_digest_of_what_imports_it(digest_of):
