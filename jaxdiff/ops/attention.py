@@ -1,5 +1,6 @@
-"""Softmax attention: the plain definition and the forms that a CPU and a GPU run fast."""
+"""Softmax attention: the plain definition and the forms that a CPU, GPUs and TPUs run fast."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -24,6 +25,12 @@ MAX_CHUNK_SCORES = 2**19  # 2 MiB, which stay in the cache
 # 1.35 and .46 ms at 256 x 256.
 MIN_FUSED_SCORES = 128 * 128
 
+# A TPU's registers are this wide, so that its kernel takes multiples of so many tokens.
+TPU_LANES = 128
+# The most queries, and the most keys, whose scores a TPU has in its on-chip memory at a time: of
+# float32 they take 1 MiB.
+TPU_BLOCK = 512
+
 
 def dot_product_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     """Softmax attention, the scores divided by the root of dim.
@@ -43,8 +50,12 @@ def dot_product_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     Array
         Mixed values, of the queries' shape.
     """
-    cuda_form = fused_attention if _can_fuse(q, k, v) else None
-    return platform_dispatch(cpu_attention, plain_attention, q, k, v, cuda_form=cuda_form)
+    forms = {}
+    if _can_fuse(q, k, v):
+        forms["cuda"] = fused_attention
+    if _has_tpu_blocks(q, k):
+        forms["tpu"] = blockwise_attention
+    return platform_dispatch(cpu_attention, plain_attention, q, k, v, **forms)
 
 
 def plain_attention(q: Heads, k: Heads, v: Heads) -> Heads:
@@ -85,6 +96,38 @@ def _can_fuse(q: Heads, k: Heads, v: Heads) -> bool:
     except (NotImplementedError, RuntimeError, ValueError):
         return False
     return True
+
+
+def blockwise_attention(q: Heads, k: Heads, v: Heads) -> Heads:
+    """The same by JAX's kernel for TPUs, which keeps scores on the chip; no forward derivative."""
+    # Imported where it is used: the kernel's language takes a second to import.
+    from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, flash_attention
+
+    queries = math.gcd(q.shape[1], TPU_BLOCK)
+    keys = math.gcd(k.shape[1], TPU_BLOCK)
+    blocks = BlockSizes(
+        block_q=queries,
+        block_k_major=keys,
+        block_k=keys,
+        block_b=1,
+        block_q_major_dkv=queries,
+        block_k_major_dkv=keys,
+        block_k_dkv=keys,
+        block_q_dkv=queries,
+        block_k_major_dq=keys,
+        block_k_dq=keys,
+        block_q_dq=queries,
+    )
+    # The kernel has heads before tokens.
+    heads_first = (x.swapaxes(1, 2) for x in (q, k, v))
+    mixed = flash_attention(*heads_first, sm_scale=q.shape[-1] ** -0.5, block_sizes=blocks)
+    return mixed.swapaxes(1, 2)
+
+
+def _has_tpu_blocks(q: Heads, k: Heads) -> bool:
+    """Whether `blockwise_attention` takes these arrays; float32 keeps the definition."""
+    is_whole = q.shape[1] % TPU_LANES == 0 and k.shape[1] % TPU_LANES == 0
+    return is_whole and q.dtype == jnp.bfloat16
 
 
 def cpu_attention(q: Heads, k: Heads, v: Heads) -> Heads:

@@ -55,8 +55,8 @@ def convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -
 
     pixels = _count_results(max(x.shape[1:3]), size, stride, padding)
     if pixels <= MAX_MATMUL_PIXELS:
-        cuda_form = matmul if pixels <= MAX_CUDA_MATMUL_PIXELS else None
-        return platform_dispatch(matmul, plain, x, kernel, cuda_form=cuda_form)
+        cuda_form = matmul if pixels <= MAX_CUDA_MATMUL_PIXELS else plain
+        return platform_dispatch(matmul, plain, x, kernel, cuda=cuda_form)
     if stride == 1 and count_parts(x, kernel) > 1:
         return platform_dispatch(split, plain, x, kernel)
     if is_tracing_for_cpu():

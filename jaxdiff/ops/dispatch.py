@@ -41,10 +41,11 @@ def platform_dispatch(
     cpu_form: Callable[..., Array],
     plain_form: Callable[..., Array],
     *inputs: Array,
-    cuda_form: Callable[..., Array] | None = None,
+    **accelerator_forms: Callable[..., Array],
 ) -> Array:
     """The platform's form of the inputs where compiled for it, the plain form elsewhere.
 
+    Forms of accelerators are named by JAX's names of platforms: "cuda", "rocm", "tpu".
     Within `tracing_for` there are the CPU form and the definition alone: a form of an accelerator
     need not have derivatives of derivatives.
     """
@@ -52,8 +53,9 @@ def platform_dispatch(
     if platform is not None:
         form = cpu_form if platform == "cpu" else plain_form
         return form(*inputs)
-    forms = {"cpu": cpu_form} | ({} if cuda_form is None else {"cuda": cuda_form})
-    return jax.lax.platform_dependent(*inputs, default=plain_form, **forms)
+    return jax.lax.platform_dependent(
+        *inputs, default=plain_form, cpu=cpu_form, **accelerator_forms
+    )
 
 
 def fusion_barrier(x: Images) -> Images:

@@ -19,6 +19,7 @@ from jaxdiff import cell_axis, models, parallel
 from jaxdiff.cells import train_step as cell_steps
 from jaxdiff.cells.cell import Cell
 from jaxdiff.denoiser import abstract_network, get_params
+from jaxdiff.ops.dispatch import tracing_for
 from jaxdiff.planning import cuda
 from jaxdiff.planning.chips import Chip
 from jaxdiff.planning.kernels import Kernel, count_bytes, count_shape_bytes, list_kernels
@@ -303,9 +304,9 @@ def _trace_sampling_step(cell: Cell, batch: int, mesh: Mesh) -> jax.stages.Trace
 def count_sampling_flops(cell: Cell) -> float:
     """Floating-point operations of a sampling step of one image, by XLA's cost analysis."""
     mesh = parallel.make_mesh(jax.local_devices(backend="cpu")[:1])
-    # Of one image and for TPU, as `image_flops`: the forms of other platforms and batches have
-    # loops, which the analysis counts once.
-    lowered = _trace_sampling_step(cell, 1, mesh).lower(lowering_platforms=("tpu",))
+    # Of one image and by the definitions, as `image_flops`.
+    with tracing_for("tpu"):
+        lowered = _trace_sampling_step(cell, 1, mesh).lower()
     costs: Any = lowered.cost_analysis() or {}
     return float(costs.get("flops", 0.0))
 

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 
 from jaxdiff.ops import attention
 from jaxdiff.ops.attention import (
+    blockwise_attention,
     cpu_attention,
     dot_product_attention,
     plain_attention,
@@ -169,6 +171,34 @@ def test_a_gpu_takes_the_fused_attention_of_long_rows_in_bfloat16(monkeypatch):
     np.testing.assert_array_equal(
         dot_product_attention(long, long, long), cpu_attention(long, long, long)
     )
+
+
+def test_a_tpu_takes_the_blockwise_attention_of_long_rows_in_bfloat16():
+    def lower(q):
+        traced = jax.jit(lambda q: dot_product_attention(q, q, q)).trace(q)
+        return traced.lower(lowering_platforms=("tpu",)).as_text()
+
+    long = random_array(1, 256, 2, 8).astype(jnp.bfloat16)
+    assert "tpu_custom_call" in lower(long)
+    assert "tpu_custom_call" not in lower(long.astype(jnp.float32))
+    assert "tpu_custom_call" not in lower(long[:, :64])
+    with tracing_for("tpu"):
+        assert "tpu_custom_call" not in lower(long)
+
+
+def test_the_blockwise_attention_of_tpus_and_its_gradient_are_the_definition():
+    # The queries have two blocks, the keys one of another size.
+    shapes = [(2, 1024, 2, 8), (2, 384, 2, 8), (2, 384, 2, 8)]
+    qkv = [random_array(*shape, seed=i).astype(jnp.bfloat16) for i, shape in enumerate(shapes)]
+    cotangent = random_array(*shapes[0], seed=3)
+    with pltpu.force_tpu_interpret_mode():
+        mixed, pull = jax.vjp(blockwise_attention, *qkv)
+        gradients = pull(cotangent.astype(jnp.bfloat16))
+    wide = [x.astype(jnp.float32) for x in qkv]
+    expected, pull = jax.vjp(plain_attention, *wide)
+    assert_close(mixed.astype(jnp.float32), expected, 1e-2)
+    for gradient, expected_gradient in zip(gradients, pull(cotangent), strict=True):
+        assert_close(gradient.astype(jnp.float32), expected_gradient, 2e-2)
 
 
 def test_a_gpu_multiplies_where_a_convolution_gives_few_pixels():
