@@ -253,9 +253,12 @@ def compile_train_step(cell: Cell, devices: Devices) -> Program:
     # XLA counts a loop once, and the parts of a batch are one loop; the optimizer, counted with
     # them, is little beside them.
     parts = 1 if devices.platform == "cpu" else cell.train.accumulate
+    # A TPU's attention kernel does not say the arithmetic of its backward pass: the model's is the
+    # least that there is.
+    flops = cell_steps.train_step_flops(settings) / devices.sharing if program.flops else 0.0
     return dataclasses.replace(
         program,
-        flops=program.flops * parts,
+        flops=max(program.flops * parts, flops),
         bytes_accessed=program.bytes_accessed * parts,
     )
 
