@@ -21,6 +21,7 @@ from experiments import _errors, _help
 from experiments._errors import ConfigFileError
 
 TERMINATED = 143  # exit status after SIGTERM
+# file:///PATH is taken as /PATH: what has :// in it counts as a bucket (`files.is_in_bucket`).
 LOCAL_ADDRESS = re.compile("^(--?[a-z_.]+=)?file://(?=/)")
 MODEL_HELP = "A cell's folder, a diffusers folder, or a repository id of the hub, OWNER/NAME."
 # Names and paths are printed as they are: rich would take [x] for markup, and :x: for an emoji.

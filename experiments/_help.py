@@ -39,6 +39,7 @@ def format_settings(settings_class: type) -> str:
 
 def _own_flags() -> list[flags.Flag]:
     """Flags that the command or `experiments._cli` defines, as the code has them."""
+    # absl has the flags of the main module under the name of the program.
     modules = [sys.argv[0], "__main__", "experiments._cli", "experiments._config"]
     by_module = flags.FLAGS.flags_by_module_dict()
     found = [flag for module in modules for flag in by_module.get(module, ())]

@@ -130,10 +130,12 @@ class Sweep:
         while waiting:
             locked: dict[str, str] = {}
             left = waiting
+            # A round: each cell that is left is run, alone or with others, or found to be locked.
             while left:
                 group, owners = self.run_next(left, diverged)
                 locked |= owners
                 left = [cell for cell in left if cell not in group and cell.name not in owners]
+            # Nothing could be run in the whole round.
             if len(locked) == len(waiting):
                 names = ", ".join(f"{name} ({owner})" for name, owner in locked.items())
                 active = all(lock.is_active(self.workdir / "cells" / name) for name in locked)
@@ -169,6 +171,7 @@ class Sweep:
         with contextlib.ExitStack() as locks:
             for cell in left:
                 if len(group) < at_once and grid.share_program(left[0], cell):
+                    # A cell whose stem is being trained elsewhere counts as locked.
                     owner = stems.find_owner(cell, self.workdir) or locks.enter_context(
                         lock.lock(self.workdir / "cells" / cell.name)
                     )

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from jaxdiff.notebook import build_unet, curvature, dataset, fit, lpips, memorization, sample
     from jaxdiff.unet import TABLE_A, UNet
 
+# Importing the package imports no JAX: commands set its environment first, and reports do
+# without it.
 _MODULES = {
     "Model": "jaxdiff.models",
     "Schedule": "jaxdiff.diffusion",

@@ -110,6 +110,7 @@ def map_over_cells(
 
     def of_one(*arguments: PyTree) -> PyTree:
         specs = (in_specs,) * len(arguments) if in_specs == CELLS else in_specs
+        # A device sees its own cell along a leading axis of length 1, which `function` lacks.
         unstacked = [
             jax.tree.map(lambda x: x[0], argument) if spec == CELLS else argument
             for argument, spec in zip(arguments, specs, strict=True)

@@ -75,6 +75,7 @@ class CellSampler:
                 self._sample_batch(bank, indices, first)
                 for first in range(0, len(indices), self._batch)
             ]
+        # The last batch's repeats are cut off here, and the cells of spare devices below.
         images = np.concatenate(batches, axis=1)[:, : len(indices)]
         return list(images[: len(seeds)])
 

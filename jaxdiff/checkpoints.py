@@ -136,6 +136,7 @@ def _write_manifest(
         raise OSError(errno.EIO, "what was written cannot be opened again")
     files.write_json(folder / f"{step}.json", files.checksums(folder, [str(step)]))
     steps = list_steps(folder)
+    # Only now that the new step counts: until then a run would resume from the old ones.
     for old_step in set(steps) - policy.select(steps):
         _delete_step(folder, old_step)
 
@@ -267,6 +268,7 @@ def restore(folder: epath.PathLike, step: int, like: PyTree) -> PyTree:
         for name, array in flat.items()
     }
     leaves = ocp.load(_path(folder, step), shapes)
+    # `flat` has the order of the tree's leaves.
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in flat])
 
 
@@ -303,6 +305,7 @@ def _this_process_alone() -> ocp.Context:
     context = ocp.Context()
     context.multiprocessing.primary_host = process
     context.multiprocessing.active_processes = {process}
+    # Other processes may be here at the same time, and their barriers must have other names.
     context.multiprocessing.barrier_sync_key_prefix = f"process_{process}"
     return context
 
@@ -323,6 +326,7 @@ def _flatten(tree: PyTree) -> dict[str, Any]:
 def _delete_step(folder: epath.Path, step: int) -> None:
     # The manifest goes first: without it the step does not exist.
     (folder / f"{step}.json").unlink(missing_ok=True)
+    # Orbax writes under the second name, and renames the folder when it is complete.
     for path in (folder / str(step), folder / f"{step}.orbax-checkpoint-tmp"):
         if path.exists():
             path.rmtree()

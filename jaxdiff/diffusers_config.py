@@ -63,6 +63,7 @@ EMA_FIELDS = (
 )
 SUPPORTED_VALUES = {
     "mid_block_type": ("UNetMidBlock2D", None),
+    # diffusers reads null as conv.
     "downsample_type": ("conv", "resnet", None),
     "upsample_type": ("conv", "resnet", None),
 }
@@ -166,6 +167,7 @@ def read_config(raw: Mapping[str, Any], path: epath.PathLike) -> UNetConfig:
             down_resnet=down.resnet,
             up_resnet=up.resnet,
             mid_block=bool(fields["mid_block_type"]),
+            # As Table A has it, so that equal U-Nets have equal configs.
             up_attention=None if up.attention == down.attention else up.attention,
             **_shared_fields(fields),
         )
@@ -216,6 +218,7 @@ def check_unconditional(config: UNetConfig, path: epath.Path) -> None:
     size = config.sample_size
     for side in size if isinstance(size, tuple) else (size,):
         try:
+            # Without a sample_size nothing is refused: this side can always be halved often enough.
             config.check_image_size(side or 2 ** (config.depth - 1))
         except ValueError as error:
             raise ValueError(f"{path} sets sample_size to {size}: {error}") from None

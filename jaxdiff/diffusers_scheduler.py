@@ -323,6 +323,7 @@ def sampler_settings(scheduler: Mapping[str, Any]) -> dict[str, Any]:
         "offset": scheduler["steps_offset"],
     }
     if scheduler["_class_name"] == "DDPMScheduler":
+        # fixed_small_log is the same noise: its standard deviation by way of the logarithm.
         is_large = scheduler["variance_type"] == "fixed_large"
         variance = "fixed_large" if is_large else "fixed_small"
         return settings | {"method": "ddpm", "steps": T, "variance": variance}
@@ -366,6 +367,7 @@ def from_settings(diffusion: Mapping[str, Any], sample: Mapping[str, Any]) -> di
         "prediction_type": prediction_types[diffusion["prediction"]],
         "clip_sample": bool(sample["clip"]),
         "clip_sample_range": float(sample["clip"]) or 1.0,  # ignored where nothing is clipped
+        # A study's settings name no spacing: it samples by the default of SamplingMethod.
         "timestep_spacing": sample.get("spacing", "trailing"),
         "steps_offset": sample.get("offset", 0),
     }

@@ -115,6 +115,8 @@ def scaled_linear_betas(T: int, low: float, high: float) -> Float[np.ndarray, " 
 
 def cosine_betas(T: int) -> Float[np.ndarray, " T"]:
     """Betas of a squared cosine, at most 0.999."""
+    # f(t) of Nichol & Dhariwal 2021, Eq. 17, with their s = 0.008. alpha_bar is f(t) / f(0), and
+    # f(0) cancels in the ratio.
     alpha_bar = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * math.pi / 2) ** 2
     return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
 
@@ -170,5 +172,6 @@ def to_x0_and_eps(
     if prediction == "eps":
         return (xt - sigma * output) / s, output
     if prediction == "v":
+        # As s^2 + sigma^2 = 1, (xt, v) is (x0, eps) turned by an angle.
         return s * xt - sigma * output, s * output + sigma * xt
     return output, (xt - s * output) / sigma

@@ -207,6 +207,7 @@ def wilson(successes: float | int, trials: float | int, level: float = 0.95) -> 
     denominator = 1.0 + z * z / trials
     center = (p + z * z / (2 * trials)) / denominator
     half = z / denominator * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
+    # The formula gives these too, but for rounding, which could leave 0..1.
     low = 0.0 if successes == 0 else center - half
     high = 1.0 if successes == trials else center + half
     return low, high
@@ -268,6 +269,7 @@ def rogan_gladen(
     low = float(np.clip(share + shift - half, 0.0, 1.0))
     high = float(np.clip(share + shift + half, 0.0, 1.0))
     method = f"Lang-Reiczigel {100 * level:g} %"
+    # The value is of the rates before they were shrunk, and may lie outside the interval.
     return Estimate(value, min(low, value), max(high, value), observed.trials, method)
 
 
@@ -299,6 +301,7 @@ def jackknife(
     groups = len(sizes)
     if groups < 2 or not np.isfinite(left_out).all():
         return math.nan
+    # For groups of one size h is their number, and this is the ordinary jackknife.
     h = sizes.sum() / sizes
     pseudo_values = h * value - (h - 1) * left_out
     center = groups * value - np.sum((1 - 1 / h) * left_out)
@@ -321,6 +324,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = [0.0] * count
     largest = 0.0
     for rank, i in enumerate(np.argsort(p_values)):
+        # The running maximum: where a p-value is not rejected, no larger one is.
         largest = max(largest, min(1.0, (count - rank) * p_values[i]))
         adjusted[i] = largest
     return adjusted

@@ -273,15 +273,18 @@ def evaluate(
 def write_set(context: SetContext, position: int, redo: Redo = NO_REDO) -> None:
     """Measure one set and write its folder."""
     folder = context.folder
+    # From here to `write_record` the files count as unfinished, not as changed by hand.
     remove_record(folder, "set")
     indices = np.arange(len(context.samples))
     results.write_samples(folder / "samples.npz", context.samples, indices)
+    # `run_stage` would enter it, and this is no stage.
     with measuring():
         predictions = context.predictions
     if predictions is None:
         arrays = {"label": np.full(len(indices), -1)}
     else:
         arrays = predictions.to_arrays()
+    # Sets are compared by their common bank (`pairwise.Pair.bank`): the samples themselves.
     if context.evaluation.same_noise:
         results.write_samples(folder / "common.npz", context.samples, indices)
         arrays["common"] = arrays["label"]

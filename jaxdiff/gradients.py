@@ -91,6 +91,7 @@ def data_parallel_grads(grad_fn: GradFn, mesh: Mesh) -> GradFn:
         mesh=mesh,
         in_specs=(REPLICATED, DATA),
         out_specs=(REPLICATED, REPLICATED),
+        # With it JAX would sum each parameter's gradient over the devices, an all-reduce each.
         check_vma=False,
     )
     def averaged(params: Params, batch: PyTree) -> tuple[Array, Params]:
@@ -145,6 +146,7 @@ def _local_fsdp_grads(
         name: jax.lax.all_gather(params[name], "data", axis=axis, tiled=True)
         for name, axis in axes.items()
     }
+    # The gather is outside of what is differentiated: these are gradients of full parameters.
     loss, grads = grad_fn(params | gathered, batch)
     # The loss and what is replicated are few numbers: one all-reduce of one vector.
     replicated = {name: grad for name, grad in grads.items() if name not in axes}

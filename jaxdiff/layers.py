@@ -191,6 +191,7 @@ class GroupNorm(nnx.Module):
         wide = x.astype(weight.dtype)
         mean = mean_over_group(wide.mean(axis=(1, 2)))
         mean_square = mean_over_group(jnp.mean(wide * wide, axis=(1, 2)))
+        # Rounding can make the difference negative where a group is nearly constant.
         variance = jnp.maximum(mean_square - mean * mean, 0.0)
         scale = weight[None] * jax.lax.rsqrt(variance + self.eps)
         shift = bias[None] - mean * scale
@@ -275,6 +276,7 @@ class ResnetBlock(nnx.Module):
         h = act(self.norm1(x))
         if self.resample is not None:
             resize = avg_pool_2x2 if self.resample == "down" else upsample_nearest
+            # As in diffusers, the shortcut is resampled as well, and h after its activation.
             x = resize(x)
             h = resize(h)
         h = self._norm_with_time(self.conv1(h), emb)
@@ -290,6 +292,7 @@ class ResnetBlock(nnx.Module):
         act = ACTIVATIONS[self.act_fn]
         time = self.time_emb_proj(act(emb))[:, None, None]
         if not self.scale_shift:
+            # With one channel a group the norm subtracts the time again (`UNetConfig.time_blind`).
             return self.norm2(h + time)
         scale, shift = jnp.split(time, 2, axis=-1)
         return self.norm2(h) * (1.0 + scale) + shift
@@ -330,6 +333,7 @@ class Attention(nnx.Module):
         self.to_q = Linear(channels, channels, rngs)
         self.to_k = Linear(channels, channels, rngs)
         self.to_v = Linear(channels, channels, rngs)
+        # A list for the name to_out.0: diffusers' to_out.1 is a dropout.
         self.to_out = nnx.List([Linear(channels, channels, rngs)])
         self.head_dim = head_dim
         self.output_scale = output_scale

@@ -390,5 +390,6 @@ def weights_digest(path: epath.PathLike) -> dict[str, str]:
         hub.fetch_weights(path, unet_folder, diffusers_io.WEIGHTS)
         paths = torch_weights.find_weights_files(unet_folder, diffusers_io.WEIGHTS)
     else:
+        # The manifests alone, since the arrays lie in the steps' own folders below.
         paths = [file for file in files.walk(folder) if file.parent.name == "checkpoints"]
     return files.checksums(folder, [file.relative_to(folder).as_posix() for file in paths])

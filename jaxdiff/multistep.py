@@ -18,6 +18,7 @@ from jaxdiff.sampling_method import (
 )
 
 # Of the newest output, the one before it, ...: at the first call, the second, the third, ...
+# The second row is Heun's mean; the others are Adams-Bashforth's of order 1 to 4.
 WEIGHTS = np.array(
     [
         [1, 0, 0, 0],

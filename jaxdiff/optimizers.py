@@ -39,6 +39,7 @@ def _wsd(peak: float | int, steps: int, cooldown_steps: int) -> optax.Schedule:
     # Hägele et al. 2024, Section 3.2
 
     def cooldown(step: ArrayLike) -> jax.Array:
+        # join_schedules evaluates this before its boundary too, where the step is negative.
         passed = jnp.clip(jnp.asarray(step) / cooldown_steps, 0.0, 1.0)
         return peak * (1.0 - jnp.sqrt(passed))
 
@@ -95,6 +96,7 @@ def build_optimizer(
     warmup_steps = warmup_steps or max(1, round(warmup * train_steps))
     rise = optax.linear_schedule(0.0, learning_rate, warmup_steps)
     remaining = max(1, train_steps - warmup_steps)
+    # join_schedules counts the steps of each part from the part's own beginning.
     fall = SCHEDULES[schedule](learning_rate, remaining, cooldown_steps)
     rate = optax.join_schedules([rise, fall], [warmup_steps])
     optimizer = OPTIMIZERS[name](rate, weight_decay=weight_decay)

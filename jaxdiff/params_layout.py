@@ -25,6 +25,7 @@ class ParamsLayout:
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "ParamsLayout":
         """That of these parameters, or of their shapes, in the order of their names."""
+        # JAX flattens a dict in this order: optax.flatten's state is the same without a layout.
         return cls(tuple((name, tuple(params[name].shape)) for name in sorted(params)))
 
     def ravel(self, params: Mapping[str, Array]) -> Float[Array, " count"]:

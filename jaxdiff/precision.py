@@ -23,6 +23,7 @@ _outside: ContextVar[str | None] = ContextVar("outside")  # the precision around
 @contextlib.contextmanager
 def measuring() -> Iterator[None]:
     """Take products of float32 exactly; as a `with` block or a decorator."""
+    # A nested block keeps what holds around the outermost one.
     token = _outside.set(_sampling_precision())
     try:
         with jax.default_matmul_precision(MEASURED):

@@ -64,6 +64,7 @@ def find_attributes(module: nnx.Module) -> tuple[Any, ...] | None:
         attributes.append((path, type(node)))
         for name, value in sorted(vars(node).items()):
             is_array = isinstance(value, nnx.Variable | nnx.Module)
+            # nnx has its own bookkeeping under these names.
             if is_array or name.startswith("_pytree__"):
                 continue
             if not _is_plain(value):

@@ -167,6 +167,7 @@ def has_type(value: Any, kind: Any) -> bool:
             has_type(v, get_args(kind)[1]) for v in value.values()
         )
     if kind is int:
+        # A larger one would overflow NumPy's integers.
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.maxsize
     if kind is float:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -257,6 +257,7 @@ def _read_common_fields(folder: epath.Path, result: Mapping[str, Any]) -> dict[s
         "labels": labels,
         "common": common,
         "common_labels": common_labels,
+        # Where the file is missing, none: an array [0, 1, height, width, channel].
         "nearest": _read_images(folder / "neighbors.npz", "images", 5, samples[:0, None]),
         "precision": result.get(PRECISION, ""),
     }

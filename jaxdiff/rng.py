@@ -50,9 +50,11 @@ def _param(
         return nnx.Param(jnp.zeros(shape, jnp.float32))
     key = rngs.params()
     count = math.prod(shape)
+    # A traced row cannot be cut on the host.
     if isinstance(key, jax.core.Tracer):
         return nnx.Param(draw(key, (count,), jnp.float32, **options).reshape(shape))
     # The first numbers of a longer row are the same: a few lengths are compiled in place of many.
+    # JAX's threefry is partitionable: a number depends on the key and on its index alone.
     length = max(SHORTEST_ROW, 2 ** (count - 1).bit_length())
     row = np.asarray(draw(key, (length,), jnp.float32, **options))
     return nnx.Param(jnp.asarray(row[:count].reshape(shape)))

@@ -157,6 +157,7 @@ class Sampler:
         )
 
         def begin(bank: np.ndarray, index: Array, x0: Array) -> tuple[PyTree, Array]:
+            # An argument, so that one program serves every noise step.
             return begin_at(bank, index, x0, np.int32(start))
 
         with sampling():
@@ -195,6 +196,8 @@ class Sampler:
                     self.step, chain, 1, self.params, carry, keys, self._labels(index)
                 ):
                     # A sampler may visit a t twice: the later state stays.
+                    # `walk` yields the carry before step i, which holds x at t[i], and once more at
+                    # the end.
                     if i < len(chain.t) and chain.t[i] in batches:
                         states[int(chain.t[i])] = parallel.to_host(self._result(state))
             for t, xt in states.items():

@@ -293,6 +293,7 @@ def timesteps(
             "choose a number in between"
         )
     if spacing == "trailing":
+        # Cut, since by rounding np.arange may return an entry more.
         t = np.round(np.arange(T, 0, -T / steps)[:steps]) - 1
     elif spacing == "leading":
         t = np.arange(steps)[::-1] * (T // steps) + offset

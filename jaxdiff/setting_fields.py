@@ -179,6 +179,7 @@ def nearest_key(name: str, settings_class: type) -> str | None:
         return None
     by_leaf = {key.split(".")[-1]: key for key in names}
     exact = by_leaf.get(name.split(".")[-1])
+    # With a cutoff of 0 there is always one.
     return exact or difflib.get_close_matches(name, names, 1, 0.0)[0]
 
 

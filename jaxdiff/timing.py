@@ -58,6 +58,7 @@ class Clock:
 
     def add_compilation(self, start: float, end: float) -> None:
         """Count a span of compilation; of what was compiled within it no second counts twice."""
+        # JAX tells of a span when it ends, so that the spans within it came before.
         while self._compiled and self._compiled[-1][0] >= start:
             self._compiled.pop()
         self._compiled.append((start, end))

@@ -112,6 +112,7 @@ def fit(
         pending.clear()
         return records
 
+    # One number, or the same one for every cell.
     step = int(np.max(parallel.to_host(state.step)))
     for images in calls(step):
         state, metrics = train_steps(state, images, key_data)

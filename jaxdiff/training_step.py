@@ -68,6 +68,7 @@ class TrainState:
         """The state of `by_name` with vectors of this layout."""
         if layout is None:
             return self
+        # Only replicated parameters have a layout (`choose_layout`): they share one sharding.
         sharding = next(iter(self.params.values())).sharding
         ravel = jax.jit(layout.ravel, out_shardings=sharding)
         return dataclasses.replace(
@@ -111,6 +112,7 @@ def choose_layout(
     # kernels. A CPU starts no kernels, and the shards of a vector are not those of its parameters.
     if shard_params or platform == "cpu":
         return None
+    # A vector has one type.
     is_uniform = len({value.dtype for value in params.values()}) == 1
     return ParamsLayout.of(params) if is_uniform else None
 
@@ -232,6 +234,7 @@ def build_loss(
     def loss_fn(params: Params, batch: Batch) -> Array:
         xt = diffusion.add_noise(schedule, batch.x0, batch.eps, batch.t)
         target = diffusion.target(schedule, prediction, batch.x0, batch.eps, batch.t)
+        # The target is float32, and so is the error where the network computes in bfloat16.
         error = apply(params, xt, batch.t, batch.keys) - target
         return jnp.mean(jnp.square(error))
 
@@ -268,6 +271,7 @@ class TrainStep:
     ) -> tuple[TrainState, dict[str, Array]]:
         # A function of the run's key and the step alone, so that a resumed run draws the same
         # noise.
+        # Drawn for the whole batch, before it is split: the same on any number of devices.
         batch = draw_batch(images, jax.random.fold_in(key, state.step), self.schedule, self.flip)
         grad_fn = self.grad_fn
         if state.layout is not None:

@@ -78,6 +78,7 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
     if origin is tuple:
         if not isinstance(value, tuple | list):
             raise ValueError(f"{name} must be a tuple, got {value!r}; write one entry as (x,)")
+        # tuple[X, ...], or tuple[X, X]: all entries are of one type.
         entry_kind, *rest = typing.get_args(kind)
         if rest != [...] and len(value) != 1 + len(rest):
             raise ValueError(f"{name} must have {1 + len(rest)} entries, got {value!r}")

@@ -227,6 +227,7 @@ class UNet(nnx.Module):
             hidden = self.advance(hidden)
         z = hidden.z
         skips = hidden.skips
+        # A level's are what entered it, then the outputs of its ResNet blocks.
         skips_per_block = self.config.layers_per_block + 1
         for i, block in enumerate(self.up_blocks):
             # Dropout's keys are numbered by block: down 1..n, mid n + 1, up from n + 2.
@@ -234,6 +235,8 @@ class UNet(nnx.Module):
             block_skips = skips[-skips_per_block:]
             z = self._run_block(block, z, block_skips, hidden.emb, keys, hidden.context)
             skips = skips[:-skips_per_block]
+        # With one channel a group at level 1 this norm keeps the mean of eps from the output
+        # (docs/method.md, Mean-blind output).
         z = self.conv_out(nnx.silu(self.conv_norm_out(z)))
         if self.config.time_embedding_type == "fourier":
             # t is then the noise's standard deviation, and the output a score.

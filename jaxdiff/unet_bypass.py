@@ -65,6 +65,7 @@ def _select(
     """A mask of `ndim` axes that has a fraction of the elements of its last axes, `shape`."""
     size = math.prod(shape)
     # Ranks below the count are passed on, which nests the selections of all p under one key.
+    # Without a key the selection is the same one at all noise steps.
     ranks = jax.random.permutation(jax.random.key(0) if key is None else key, size)
     ranks = ranks.reshape((1,) * (ndim - len(shape)) + shape)
     return ranks < jnp.round(fraction * size)
@@ -153,6 +154,7 @@ class BypassedUNet(nnx.Module):
         start, end = self.window
         # Position in the chain, from 0 at t = T - 1 to 1 at t = 0.
         position = 1.0 - t.astype(jnp.float32) / (self.steps - 1)
+        # A trapezoid: the distance to the window's nearer end over the ramp, at most 1.
         inside = jnp.minimum(position - start, end - position)
         ramp = inside / self.ramp if self.ramp else jnp.where(inside >= 0, 1.0, 0.0)
         return self.fraction[...] * jnp.clip(ramp, 0.0, 1.0)

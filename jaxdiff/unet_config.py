@@ -235,6 +235,7 @@ class ConditionalConfig(UNetConfig):
 # Table A of the paper. The row "4" is printed with up blocks (Up, Up, AttnUp, Up), which do not
 # give its printed count; 3,859,203 needs (Up, AttnUp, Up, Up), the mirror of its encoder, and that
 # is what the row below has.
+# The parameters are counted with images of 3 channels.
 TABLE_A: dict[str, UNetConfig] = {
     # name                     channels of the levels              attention      parameters
     "2":       UNetConfig((32, 64),                           attention=(2,)),  # 1,002,883

@@ -235,6 +235,7 @@ def _read_torch_legacy(file: io.BytesIO, length: int) -> Any:
     tree = RestrictedUnpickler(file, allocate_storage).load()
     for key in RestrictedUnpickler(file, _no_storage).load():
         storage = storages[key]
+        # Each storage begins with its number of elements.
         size = int.from_bytes(file.read(8), "little")
         storage[:size] = np.frombuffer(file.read(size * storage.itemsize), storage.dtype)
     return tree
@@ -296,5 +297,6 @@ class RestrictedUnpickler(pickle.Unpickler):
         return ALLOWED[module, name]
 
     def persistent_load(self, pid: tuple) -> np.ndarray:
+        # ("storage", type, key, device, size), and before 1.6 what the storage is a view of.
         _, dtype, key, _, size, *_ = pid
         return self.storage(dtype, key, size)

@@ -88,6 +88,7 @@ def compare_at_equal_loss(shallow: CellResult, deep: CellResult) -> AtEqualLoss 
     trajectories = [trajectory(shallow), trajectory(deep)]
     if not all(trajectories):
         return None
+    # A model reaches every loss down to its own minimum: both reach the larger of the two.
     target = max(min(c.log_loss for c in checkpoints) for checkpoints in trajectories)
     a, b = (_read_at(checkpoints, target) for checkpoints in trajectories)
     return None if a is None or b is None else AtEqualLoss(target, (a, b))

@@ -121,6 +121,7 @@ class CellPoints:
             content["n"],
             content["prediction"],
             content["size"],
+            # Eight digits of the digest tell settings apart in a table.
             content["kin"][:8],
         )
         estimates: dict[Point, list[tuple[str, Estimate]]] = {}
@@ -139,6 +140,7 @@ class CellPoints:
     def find(self, key: str, point: Point) -> Estimate | None:
         """A quantity at a point, defined or not; None where it was not measured."""
         quantity = QUANTITIES[key]
+        # Nothing bypassed is the same network in every form: it was measured once, under no form.
         for section, estimate in self.estimates.get(point if point.fraction else PLAIN, ()):
             is_named = (section, estimate.name) == (quantity.section, quantity.name)
             if is_named and _has_labels(estimate, quantity.labels):

@@ -67,6 +67,7 @@ class Claim:
         """The mean over seeds; its interval is that of the claim's level, once it is judged."""
         has_level = self.alpha is not None
         estimate = self.mean.estimate(1 - (self.alpha or ALPHA))
+        # The level sets the interval: a claim that is not judged yet shows its mean alone.
         if not has_level:
             estimate = Estimate(estimate.value, n=estimate.n)
         return estimate if self.to_unit is None else estimate.map(self.to_unit)
@@ -87,11 +88,13 @@ class Claim:
         low, high = self.estimate.low, self.estimate.high
         if self.contrast is None or low is None or high is None:
             return None
+        # From 0 to the interval's nearer end; 0 where the interval contains 0.
         return self.contrast.critical_ratio(max(-high, low, 0.0))
 
     @property
     def is_finished(self) -> bool:
         """Whether every seed that it waits for is finished, with or without a value."""
+        # With an undefined value it is undecided whatever the other seeds say: it waits for none.
         return self.mean.n == self.planned or bool(self.undefined)
 
     def judged(self, alpha: float, p_value: float | None) -> "Claim":

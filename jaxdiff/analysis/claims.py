@@ -83,6 +83,7 @@ def _judge_family(claims: Sequence[Claim]) -> list[Claim]:
     tests = iter(zip(holm(p_values), holm_levels(p_values, ALPHA), strict=True))
     judged = []
     for claim in claims:
+        # A claim without a test is undecided at any level, and does not count among the family's.
         if claim.alpha is not None or claim.test_p_value is None:
             judged.append(claim.judged(claim.alpha or ALPHA, None))
         else:

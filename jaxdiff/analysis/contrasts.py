@@ -64,7 +64,8 @@ class BlockedMean:
         if freedom < 1:
             return cls(center, math.nan, freedom, len(values))
         residuals = sum(float(np.square(block - block.mean()).sum()) for block in blocks)
-        # Each role's mean has the variance s^2 / n_r, and they are weighted equally.
+        # Each role's mean has the variance s^2 / n_r, and they are weighted equally. With S / 2
+        # seeds in each of two roles this is method.md's sum r^2 / (S (S - 2)).
         weight = sum(1 / len(block) for block in blocks) / len(blocks) ** 2
         return cls(center, math.sqrt(residuals / freedom * weight), freedom, len(values))
 
@@ -103,6 +104,7 @@ def shift_by_loss(gate: float, share: float, ratio: float) -> float:
         log[(1 - R l) / (1 - l)] with l = (1 - gate) / (R share + 1 - share), the majority's loss:
         0 at R = 1, below 0 above it; -inf where the minority would be lost altogether.
     """
+    # 1 - gate = l (1 - share) + R l share: what is lost of both classes is all that is lost.
     majority_loss = (1 - gate) / (ratio * share + 1 - share)
     minority_loss = ratio * majority_loss
     if minority_loss >= 1:
@@ -195,6 +197,7 @@ class Contrast:
         # Not of a gate of 0 either, whose samples may hide anything.
         if not 0 <= self.widening(1.0) < distance:
             return 1.0
+        # R l tends to (1 - gate) / share as R grows: below 1 that leaves the shift a finite limit.
         if self.widening(LARGEST_RATIO) <= distance:
             return math.inf
 
@@ -325,6 +328,7 @@ def to_mix(key: DataKey) -> Mix:
 def has_minority(key: DataKey) -> bool:
     """Whether the two classes have different shares of the training data."""
     shares = to_mix(key).proportions
+    # The margin is for shares that are sums over groups, which are not exact.
     return len(shares) == 2 and shares[0] > shares[1] + 1e-9
 
 

@@ -56,6 +56,7 @@ def compare_losses(cells: Sequence[CellResult]) -> list[LossComparison]:
 def _have_equal_images(shallow: CellResult, deep: CellResult) -> bool:
     a = _require_losses(shallow)
     b = _require_losses(deep)
+    # Images and their noise follow from mix, seed and t (measure `checkpoints`), and need no check.
     return a.last_unseen.shape == b.last_unseen.shape and np.array_equal(a.t, b.t)
 
 

@@ -77,6 +77,7 @@ class Plan:
 
     def select_diverged(self, infos: Sequence[CellInfo]) -> list[CellInfo]:
         """The planned cells among those whose loss was not finite."""
+        # A diverged cell has no config, only info, which holds the shares of the two classes.
         planned = {(to_mix(key).proportions, key[1]) for key in self.data}
         is_grouped = any(len(shares) == 4 for shares, _ in self.data)
         return [

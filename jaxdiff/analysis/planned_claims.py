@@ -105,6 +105,7 @@ class PlannedClaims:
         # [seed, mix, model, early or late, logit share or gate]
         num_mixes = len(self.plan.data_with_minority(self.cells))
         table = np.array(values.of_seeds).reshape(len(values.of_seeds), num_mixes, 2, 2, 2)
+        # The mean over the mixes: [seed, model, early or late].
         logits = table[..., 0].mean(axis=1)
         by_training = (logits[:, :, 1] - logits[:, :, 0]).mean(axis=1)
         by_depth = logits[:, 1, 1] - logits[:, 0, 1]
@@ -114,6 +115,7 @@ class PlannedClaims:
             for changes in (by_training, by_depth)
         ]
         differences = signs[0] * by_training - signs[1] * by_depth
+        # `build_arm` takes the readings by mix, and then by seed.
         arms = [
             build_arm(name, [[SampleReading(*row) for row in of_mix] for of_mix in readings])
             for i, model in enumerate(models)
@@ -250,6 +252,7 @@ class PlannedClaims:
         lower = _mean_of_bounds(finished, -1)
 
         def rule(alpha: float) -> Verdict:
+            # Each verdict holds even where the ambiguous samples all speak against it.
             high = upper.estimate(1 - alpha).high
             low = lower.estimate(1 - alpha).low
             if high is not None and high < 0:
@@ -294,6 +297,7 @@ class PlannedClaims:
             gates={model: mean_gate(members)},
             why=why,
             undefined=finished.undefined,
+            # Both one-sided tests at 5 % (`judge_equivalence`), outside Holm's family.
             alpha=0.10,
             to_unit=expit,
         )

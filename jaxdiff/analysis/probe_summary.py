@@ -163,6 +163,7 @@ def _tally(comparisons: Sequence[Comparison]) -> Tally:
         before = comparison.sites.before
         by_site.setdefault((before.t, before.level), []).append(comparison)
     changes = [_agreed_changes(forms) for forms in by_site.values()]
+    # The premise is of the site, whatever the rank.
     premises = [forms[0].premise for forms in by_site.values()]
 
     all_changes = np.concatenate(changes)

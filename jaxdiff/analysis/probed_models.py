@@ -140,6 +140,8 @@ def find_level_norms(site: Site) -> dict[Quantity, Norms]:
     for tau in ("raw", "scaled"):
         memory = site.find(reading="memory", name="spectral_norm", tau=tau)
         if memory is not None:
+            # The floor is its own error: two floored norms stay undecided, and a floored one beside
+            # a large one is decided.
             is_defined = memory.values > MIN_MEMORY_NORM
             memory = Norms(
                 np.maximum(memory.values, MIN_MEMORY_NORM),

@@ -179,6 +179,7 @@ def equal_guidance(model: DrawnModel, point: Point) -> str:
         return f"no guidance scale down to {control[-1][0]:g}"
     # The first scale that is as alike, coming down from the study's own.
     i = next(i for i, (_, value) in enumerate(control) if value <= target)
+    # i is not 0: the first scale is the study's own, whose value is above the target.
     high_scale, high_value = control[i - 1]
     low_scale, low_value = control[i]
     fraction = (high_value - target) / (high_value - low_value)

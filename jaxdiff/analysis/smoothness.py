@@ -197,7 +197,8 @@ class Comparison:
         }
         if self.premise is None:
             return row | {"refuted": None}
-        # Only a point where the premise holds can refute the theorem.
+        # Only a point where the premise holds can refute the theorem; where a norm is nan, its
+        # change is 0, undecided.
         return row | {"refuted": bool(np.any(self.premise & (self.changes < 0)))}
 
 
@@ -226,6 +227,7 @@ def compare_depths(shallow: ProbedModel, deep: ProbedModel) -> Iterator[Comparis
     """Bottleneck with bottleneck, and level 0 with level 0, of two models."""
     name = f"{shallow.name} -> {deep.name}"
     for weights, t in itertools.product(WEIGHTS, deep.label_values("t")):
+        # The bottleneck is the level whose number is the depth.
         before = Site(shallow, weights, t, shallow.depth)
         after = Site(deep, weights, t, deep.depth)
         bottlenecks = SitePair("bottleneck with bottleneck", name, before, after)

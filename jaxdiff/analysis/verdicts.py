@@ -22,7 +22,8 @@ FINAL_ALPHA = 0.048
 # Losing the minority this many times as often as the majority must not change a verdict.
 LOSS_RATIO = 1.5
 MIN_GATE = 0.8  # below it an arm's samples cannot be read
-# With fewer a class the classifier's own errors leave a share undecided.
+# With fewer a class the classifier's own errors leave a share undecided. Full MNIST has as many of
+# every digit, by `jaxdiff.datasets.base.POOL_SHARES`.
 MIN_TEST_IMAGES = 950
 ALIGNMENT_MARGIN = 0.02
 MIN_ALIGNMENT_SEEDS = 24  # with fewer the interval is wider than the margin allows

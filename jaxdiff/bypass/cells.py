@@ -133,6 +133,7 @@ class BypassedCell(CellContext):
     def at(self, point: Point) -> "BypassedCell":
         """The artifacts with this much bypassed; its samples are drawn."""
         context = copy.copy(self)
+        # Cached ones would be those of another point's samples.
         context.__dict__.pop("predictions", None)
         context._sampler = self._make_sampler(point)
         count = self.bypass.num or self.cell.sample.num
@@ -273,6 +274,7 @@ def open_cell(
 
 def kin_digest(cell: Cell) -> str:
     """The same for cells that differ in their seed alone."""
+    # Odd seeds may exchange the roles; how a model is measured does not make it another one.
     of_seed = ("seed", "majority", "minority", "measures")
     settings = cell.to_json()
     return files.fingerprint({key: settings[key] for key in settings if key not in of_seed})

@@ -82,6 +82,7 @@ def read_settings(config: Config) -> BypassSettings:
     bypass = from_config(BypassSettings, config)
     for rule in RULES:
         rule(bypass)
+    # Rounded, so that 0.3 and 3 * 0.1 are one point.
     fractions = {0.0, *(round(float(fraction), 4) for fraction in bypass.fractions)}
     return dataclasses.replace(
         bypass,

@@ -215,6 +215,7 @@ class Drawing:
         """Draw every prompt from every seed's noise, and write images and similarities."""
         settings = self.settings
         draw = self._text_to_image(point.form)
+        # All seeds of a prompt, then of the next: as `image_names` and the reshape below have them.
         latents = np.tile(draw.latents(settings.seeds), (len(settings.prompts), 1, 1, 1))
         prompts = [prompt for prompt in settings.prompts for _ in settings.seeds]
         with sampling():

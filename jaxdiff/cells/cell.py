@@ -152,6 +152,7 @@ class Cell:
             "minority": self.minority,
             "data": {key: data[key] for key in data if key not in NOT_IN_DATA_SECTION},
             **{name: to_json(getattr(self, name)) for name in SECTIONS},
+            # In place of the section above, which has the newer settings too.
             "train": _without(NEWER_TRAIN_SETTINGS, to_json(self.train)),
         }
 

@@ -156,6 +156,7 @@ class CellContext(ResultFolder):
     def unseen(self, count: int) -> Images:
         split = self.splits["classifier_test"]
         majority, *scarcer = self.roles.mix.items()
+        # At least one image of each scarcer class, and the majority fills up to `count`.
         counts = {majority[0]: 0}
         for label, share in scarcer:
             available = int((split.labels == label).sum())

@@ -159,6 +159,7 @@ def stack_batches(
         The last step.
     """
     devices = list(mesh.devices.flat)
+    # Each process reads the images of the cells on its own devices alone.
     here = [i for i, device in enumerate(devices) if device in jax.local_devices()]
     calls_here = [
         build_batches(cells[i], splits[i], parallel.make_mesh([devices[i]]), end) for i in here

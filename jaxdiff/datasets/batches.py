@@ -70,7 +70,7 @@ def resident(
     Calls
         Function of the first step; yields uint8 [k, batch, height, width, channel].
     """
-    # `place`, since jax.device_put compares the array across processes
+    # `to_global_array`, since jax.device_put compares the array across processes
     device_images = to_global_array(images, NamedSharding(mesh, PartitionSpec()))
     batch_sharding = NamedSharding(mesh, STEPS)
     gather = _compile_gather(batch_sharding)
@@ -108,6 +108,7 @@ def streamed(
         images = grain.MapDataset.source(_ShuffledEpochs(source, seed, steps * batch))
         # Cut before slicing by process: any number of processes sees the same global batches.
         local_batches = images.batch(batch // processes, drop_remainder=True)
+        # Step i has the local batches i x processes to (i + 1) x processes - 1, one a process.
         own_batches = local_batches[start * processes + rank :: processes]
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         groups = own_batches.batch(k, drop_remainder=True).to_iter_dataset(options)

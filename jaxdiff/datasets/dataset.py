@@ -143,6 +143,7 @@ def _pools_of_shares(
     for label in np.unique(labels):
         # the seed does not depend on a study's, so that pools are the same in every study
         members = np.random.default_rng([20, label]).permutation(np.flatnonzero(labels == label))
+        # What the shares leave over is np.split's last part, and in no pool.
         ends = np.cumsum([round(share * len(members)) for share in shares])
         cuts.append(np.split(members, ends))
     return {name: np.concatenate([cut[i] for cut in cuts]) for i, name in enumerate(POOLS)}

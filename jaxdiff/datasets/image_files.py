@@ -64,6 +64,7 @@ def _natural_key(text: str) -> tuple:
     for i in range(1, len(parts), 2):
         digits = parts[i].lstrip("0")
         parts[i] = (len(digits), digits)
+    # The text itself orders what is equal as numbers, such as 1 and 01.
     return (*parts, text)
 
 
@@ -128,6 +129,7 @@ def _walk_folders(root: str) -> Iterator[str]:
     links: list[str] = []
     visited: set[str] = set()
     while folders or links:
+        # Links come last, so that an image is named by its folder's own path and not by a link's.
         is_link = not folders
         folder = links.pop(0) if is_link else folders.pop()
         target = os.path.realpath(folder)

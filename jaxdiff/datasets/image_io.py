@@ -137,6 +137,7 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
     mode = "L" if picture.mode in ("1", "L", "LA") else "RGB"
     if picture.has_transparency_data:
         rgba = picture.convert("RGBA")
+        # An alpha of 255 throughout needs neither the white ground nor the remark.
         if rgba.getchannel("A").histogram()[255] < rgba.width * rgba.height:
             # the color below a transparent pixel is whatever a tool left there
             say_once("transparent parts of images are drawn as white")

@@ -44,6 +44,7 @@ def group_counts(n: int, shares: Sequence[float]) -> list[int]:
         )
     # n x share is often a hair below a whole number in floating point
     counts = [int(n * share + 1e-9) for share in shares]
+    # By minus the remainder: the largest come first, and get the images that are missing.
     by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - n * shares[i])
     for i in by_remainder[: n - sum(counts)]:
         counts[i] += 1
@@ -160,5 +161,6 @@ def shuffled_part(
             f"{count} images of class {label} were asked for and {size} can be had "
             f"({len(pool)} in the pool, split into {parts})"
         )
+    # A stream of its own: a class's order depends on no other class, nor on the number asked for.
     order = np.random.default_rng([seed, label]).permutation(pool)
     return order[part * size : (part + 1) * size]

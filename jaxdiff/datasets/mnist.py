@@ -155,6 +155,7 @@ def _read_idx_array(folder: epath.Path, stem: str) -> np.ndarray:
     # An idx file: two zero bytes, 8 for unsigned bytes, the number of axes, each length as a
     # big-endian int32, the bytes.
     header = 4 + 4 * axes
+    # A header that is cut short is filled up with zeros here, and refused below.
     shape = struct.unpack(f">{axes}i", data[4:header].ljust(4 * axes, b"\0"))
     image_shape = (28, 28) if axes == 3 else ()
     is_valid = (

@@ -208,6 +208,7 @@ def _is_another_process(process: int) -> bool:
         return False
     except PermissionError:
         return True
+    # A folder with this process's number is left from an earlier process that had the number.
     return process != os.getpid()
 
 

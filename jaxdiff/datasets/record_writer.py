@@ -142,6 +142,7 @@ def _write_in_processes(
     )
     with executor:
         try:
+            # The executor starts its processes within submit.
             with _without_main_module():
                 pending = {executor.submit(_write_in_worker, file) for file in files}
             while pending:

@@ -181,5 +181,6 @@ def load_splits(
     indices = {"train": train}
     for name, pool in dataset.pools.items():
         if name != "generator":
+            # In the dataset's order, which reads the files from front to back.
             indices[name] = np.sort(pool)
     return {name: Split(prepared, rows, dataset.labels[rows]) for name, rows in indices.items()}

@@ -74,6 +74,7 @@ def open_tfds(request: DatasetRequest) -> Source:
     splits += [split for split in info.splits if split not in splits]
     folder = os.fspath(builder.data_path)
     lengths = [len(data) for data in _open_splits(folder, tuple(splits))]
+    # A path and names can be pickled: each process opens the splits for itself.
     decode = functools.partial(_decode, folder, tuple(splits), name, request.size, request.channels)
     return Source(
         about=f"{sum(lengths):,} images of TFDS's {info.full_name}",

@@ -48,6 +48,7 @@ class Classifier(nnx.Module):
                 Conv(2 * width, 2 * width, rngs, stride=2),
             ]
         )
+        # Each convolution of stride 2 halves the side, rounded up.
         last_size = -(-size // 4)
         self.head = Linear(2 * width * last_size * last_size, labels, rngs)
 
@@ -94,6 +95,7 @@ def distort(images: Images, key: Key[Array, ""]) -> Images:
     def transform(image: Array, angle: Array, scale: Array, shift: Array) -> Array:
         cos = jnp.cos(angle)
         sin = jnp.sin(angle)
+        # From a pixel of the result to the place in the image that it is read from.
         matrix = jnp.array([[cos, -sin], [sin, cos]]) * scale[:, None]
         coordinates = jnp.einsum("ij,jhw->ihw", matrix, grid) + shift[:, None, None] + center
 
@@ -127,12 +129,14 @@ def make_rejects(images: Images, key: Key[Array, ""]) -> Images:
     rough = jnp.clip(uniform(1, -1.0, 1.0) + uniform(2, 0.2, 2.0) * noise, -1, 1)
     smooth = jnp.clip(uniform(1, -1.0, 1.0) + uniform(2, 0.2, 2.0) * coarse, -1, 1)
     is_top = jnp.arange(size)[None, :, None, None] < size // 2
+    # Both are upper halves: the neighbor's lower half could complete an image of its class.
     halves = jnp.where(is_top, images, jnp.roll(neighbor, size // 2, axis=1))
     # shifted, or an image laid over its like would still be of its class
     overlaid = jnp.maximum(images, jnp.roll(neighbor, size // 4, axis=2))
     shuffled = jnp.roll(images, (size // 2, size // 2), axis=(1, 2))
     drowned = jnp.clip(0.3 * images + uniform(3, 0.6, 1.2) * noise, -1, 1)
     kinds = jnp.stack([rough, smooth, halves, overlaid, shuffled, drowned])
+    # Each image in the one kind that is drawn for it.
     return kinds[jax.random.randint(keys[4], (batch,), 0, len(kinds)), jnp.arange(batch)]
 
 

@@ -53,6 +53,7 @@ class FeatureExtractor:
 
     def __call__(self, images: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n d"]:
         key = (matmul_precision(), files.array_digest(images))
+        # Taken out and put in again, so that the least recently used set stands first.
         features = self._kept.pop(key, None)
         if features is None:
             features = self._extract(images)

@@ -24,7 +24,7 @@ from jaxdiff.features.layers import (
     resize,
 )
 
-BATCH_NORM_EPS = 1e-3
+BATCH_NORM_EPS = 1e-3  # with which it was trained; PyTorch's default is 1e-5
 FID_CLASSES = 1008  # torchvision's network has 1,000
 
 
@@ -52,6 +52,7 @@ def load(path: epath.PathLike) -> Params:
 
 def _is_fid_inception(state: Mapping[str, np.ndarray]) -> bool:
     last = "Mixed_7c.branch1x1"
+    # A file may lack the head, which features do not need.
     head = state.get("fc.weight")
     has_head = head is None or len(head) == FID_CLASSES
     return f"{last}.conv.weight" in state and f"{last}.bn.weight" in state and has_head
@@ -64,6 +65,7 @@ def features(
 
     They are resized to 299 x 299 on the grid of FID's first implementation.
     """
+    # From 0..255 to [-1, 1) by torch-fidelity's constants.
     x = (resize(images.astype(jnp.float32), 299, half_pixel=False) - 128.0) / 128.0
     x = _stem(params, x)
     for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
@@ -107,6 +109,7 @@ def _tower(params: Params, block: str, x: Images, names: Sequence[str]) -> Image
 
 def _block(params: Params, block: str, x: Images, towers: Sequence[Sequence[str]]) -> Images:
     """Towers of convolutions side by side, and a convolution after an average pooling."""
+    # In the published order: the weights of the next block number their channels by it.
     outputs = [_tower(params, block, x, names) for names in towers]
     outputs.append(_conv(params, f"{block}.branch_pool", average_pool(x, 3)))
     return jnp.concatenate(outputs, axis=-1)

@@ -84,6 +84,7 @@ def _interpolation_matrix(
     """Weights of the two pixels between which each new one lies."""
     position = np.arange(size) * (length / size)
     if half_pixel:
+        # The centers of pixels, at i + 1/2, correspond; what lies before the first has its value.
         position = np.clip((np.arange(size) + 0.5) * (length / size) - 0.5, 0, None)
     low = np.minimum(position.astype(int), length - 1)
     high = np.minimum(low + 1, length - 1)
@@ -108,6 +109,7 @@ def fold_batch_norm(
     weight = state[f"{conv_name}.weight"].astype(np.float64)
     variance = state[f"{norm_name}.running_var"].astype(np.float64)
     scale = state[f"{norm_name}.weight"] / np.sqrt(variance + eps)
+    # From PyTorch's OIHW to HWIO.
     kernel = (weight * scale[:, None, None, None]).transpose(2, 3, 1, 0)
     bias = state[f"{norm_name}.bias"] - state[f"{norm_name}.running_mean"] * scale
     # folded in float64, so that the product's rounding is the only one

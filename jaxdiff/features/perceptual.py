@@ -55,6 +55,7 @@ def load(net: str, weights_dir: epath.PathLike | None = None) -> Params:
     state = weights.read(path, sha256)
     for key, value in state.items():
         if not key.startswith("NetLin"):
+            # Without the backbone's own name, so that both networks have the same keys.
             params[key.split(".", 1)[1]] = jnp.asarray(value)
     # a head is a 1 x 1 convolution to one channel
     for i in range(HEADS):
@@ -90,6 +91,7 @@ def alexnet(params: Params, x: Images) -> list[Images]:
     """relu1 to relu5 of scaled images."""
     outputs = []
     for layer, (stride, padding) in enumerate(ALEXNET_LAYERS):
+        # AlexNet pools after its first two convolutions; LPIPS reads what is before the pooling.
         if layer in (1, 2):
             x = max_pool(x, 3, 2)
         x = jax.nn.relu(conv(params, f"Conv_{layer}", x, stride=stride, padding=padding))

@@ -110,6 +110,7 @@ def _decompose(bidiagonal: _Bidiagonal, count: int) -> tuple[np.ndarray, ...]:
     # Bounds hold what is left over, and rounding.
     rounding = 8.0 * float(np.finfo(dtype).eps) * values[0]
     rest = float(np.nan_to_num(bidiagonal.rest))
+    # J v = s u is exact, and J^T u = s v but for the rest times the last entry of u in its basis.
     bounds = np.abs(left[-1] * rest) + rounding
     left = left.T[:count]
     right = right[:count]
@@ -187,6 +188,8 @@ def _pull_back(maps, x, values, left, right, key, parameters):
         return jax.lax.map(multiply, rows, batch_size=vector_batch_size(x.size))
 
     first = inverse @ multiply_rows(hessian, inverse).T
+    # Unlike the first term's, the matrix of a smaller rank is no part of a larger one's: its
+    # cotangent sums over fewer directions.
     second = {}
     for r in maps.ranks:
         # J+^T grad E is fixed: phi alone is differentiated.
@@ -196,6 +199,7 @@ def _pull_back(maps, x, values, left, right, key, parameters):
             return encode(x).ravel() @ cotangent
 
         _, bend = jax.linearize(jax.grad(project), x)
+        # D^2 (phi^-1)[u, u'] = -J+ D^2 phi [J+ u, J+ u'], hence the sign.
         second[r] = -(inverse[:r] @ multiply_rows(bend, inverse[:r]).T)
     return first, second, jnp.linalg.norm(gradient)
 
@@ -220,6 +224,7 @@ def _pulled_back_norms(
         total=norms(first + second),
         first=norms(first),
         second=second_norms,
+        # s_i J+ u_i is v_i: H itself, between right singular vectors.
         along=norms(values[:, :, None] * first * values[:, None]),
         bend=second_norms / np.maximum(gradient, MIN_GRADIENT),
         smallest_value=last_value,

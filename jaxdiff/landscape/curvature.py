@@ -242,6 +242,7 @@ def measure_operator(
 
     if valid_mask is None and is_dense(like.size, options):
         identity = jnp.eye(like.size, dtype=like.dtype)
+        # The product with the i-th unit vector is the i-th column, hence the transpose.
         return {"matrix": jax.lax.map(row, identity, batch_size=MATRIX_ROWS_PER_BATCH).T}
 
     def probe(v: Array) -> Array:
@@ -252,6 +253,7 @@ def measure_operator(
     start_key, probe_key = jax.random.split(key)
     start = jax.random.normal(start_key, (like.size,), like.dtype)
     if valid_mask is not None:
+        # The operator keeps the padding at 0, and so do all of Lanczos' vectors from here.
         start = jnp.where(valid_mask, start, 0.0)
     lanczos = decomp.tridiag_sym(min(options.steps, like.size), custom_vjp=False)
     _, tridiagonal, rest, _ = lanczos(lambda v: flat_products(v)[0], start)
@@ -317,7 +319,8 @@ def _summarize_lanczos(
     off_diagonal = np.diagonal(tridiagonal, 1).astype(np.float64)
     steps = len(diagonal)
     residual = float(rest)
-    # Where the start lay in an invariant subspace, what follows is rounding.
+    # Where the start lay in an invariant subspace, what follows is rounding, or the nan of 0 / 0,
+    # for which `~ >` is true too.
     scale = np.abs(tridiagonal[:2, :2]).max()
     exhausted = np.flatnonzero(~(off_diagonal > 10.0 * epsilon * scale))
     if len(exhausted):
@@ -327,7 +330,8 @@ def _summarize_lanczos(
         diagonal[:steps], off_diagonal[: steps - 1]
     )
 
-    # The bound of a Ritz value is |H v - lambda v| of its unit vector v, and rounding.
+    # The bound of a Ritz value is |H v - lambda v| of its unit vector v, and rounding. That length
+    # is the residual's times the last entry of the tridiagonal matrix's eigenvector.
     rounding = 8.0 * epsilon * np.abs(eigenvalues).max()
     bounds = np.abs(np.nan_to_num(residual) * vectors[-1]) + rounding
     widest = int(np.argmax(np.abs(eigenvalues)))

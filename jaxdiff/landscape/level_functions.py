@@ -84,6 +84,8 @@ class LevelFunctions:
 
     def energy_grad(self, x: Array, params: Params, alpha_bar: Array, t: Array, *_: Any) -> Array:
         """grad E = 2 sigma eps_hat."""
+        # The level that may follow t has no meaning here: the readings of a level give its
+        # functions and this one the same arguments.
         gradient = energies.model_gradient(self._eps_hat)
         return gradient(x, jnp.sqrt(1.0 - alpha_bar[t]), params, alpha_bar, t)
 
@@ -104,6 +106,7 @@ class LevelFunctions:
             outputs = []
             for i, size in enumerate(self.sizes[:-1]):
                 activation = z[: math.prod(size)].reshape(1, *size)
+                # Down blocks and the mid-block read no skips.
                 state = dataclasses.replace(hidden, z=activation, level=i, skips=())
                 outputs.append(unet.advance(state).z)
         return self._select(level - 1, outputs)

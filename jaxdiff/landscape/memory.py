@@ -83,6 +83,7 @@ def curvature(queries: Vectors, points: Vectors, tau: float) -> dict[str, np.nda
     # The activations are float32's, whatever they are computed with from here.
     energies.check_tau(tau, jnp.asarray(points, jnp.float32))
     points = np.asarray(points)
+    # Around the plain mean products lose fewer digits; each query then moves to its weighted mean.
     centered = np.asarray(points, np.float64) - np.mean(points, axis=0, dtype=np.float64)
     gram = centered @ centered.T
     rows = [_measure_query(w, gram, tau) for w in weights(queries, points, tau)]
@@ -97,6 +98,7 @@ def _measure_query(
     # The Gram matrix of the points around their weighted mean.
     along = gram @ w
     around_mean = gram - along[:, None] - along[None] + w @ along
+    # With centered rows Z, W^(1/2) Z Z^T W^(1/2) has the nonzero eigenvalues of Z^T W Z = Cov_w.
     eigenvalues = np.linalg.eigvalsh(2.0 / tau * root[:, None] * around_mean * root[None])
     eigenvalues = eigenvalues.clip(0.0)
     norm = float(eigenvalues[-1])

@@ -99,6 +99,7 @@ def _sample(schedule, sampling_steps, points, memberships, rhos, x_T):
 
     def step(carry, sampler_step):
         xt, _ = carry
+        # The x_t before the step is kept: at the last one its weights are the soft labels.
         return (ddim.step(denoise, schedule, xt, sampler_step, keys), xt), None
 
     (x0, last_xt), _ = jax.lax.scan(step, (x_T, x_T), chain)

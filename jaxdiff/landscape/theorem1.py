@@ -179,6 +179,7 @@ def _linear_cases(c: float = 0.5) -> list[Case]:
         Case(
             name="a falling bound",
             shows="the bound of (23) falls from 9 to 4.1, the norm rises from 1.02 to 4.1 (24)",
+            # E is flat along the first axis: its inverse sets the bound of level 1, but no norm.
             energy=quadratic(0.0, 1.0),
             maps=(linear(((1 / 3, 0.0), (0.0, 0.99))), linear(((1.5, 0.0), (0.0, 0.5)))),
             point=(1.0, 1.0),

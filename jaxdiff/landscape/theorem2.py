@@ -114,6 +114,7 @@ def sample_grids(
     if not exact:
         return rng.choice(len(p), size=(count, side, side), p=p)
     ends = np.rint(np.cumsum(p) * side * side).astype(int)
+    # Cell i has the first class whose cumulated count is above i.
     labels = np.searchsorted(ends, np.arange(cells), side="right")
     return rng.permuted(np.tile(labels, (count, 1)), axis=1).reshape(count, side, side)
 
@@ -128,6 +129,7 @@ def coarsen(grid: Grid, classes: int, rng: np.random.Generator, window: int = 2)
         raise ValueError(
             f"a grid's side must be a multiple of the window's {window} cells, got {side}"
         )
+    # [..., row of windows, row in it, column of windows, column in it]
     windows = grid.reshape(*grid.shape[:-2], side // window, window, side // window, window)
     by_class = [(windows == label).sum(axis=(-3, -1)) for label in range(classes)]
     votes = np.stack(by_class, axis=-1)

@@ -93,6 +93,7 @@ def run(
 
     def run_part(name: str, arrays: tuple[str, ...], make: Callable[[], Json]) -> None:
         path = f"parts/{name}.json"
+        # One digest for all parts: that of laboratory.py and of what it imports.
         code = code_digest(laboratory.theorem1_levels)
         inputs = {"settings": settings, "data": dataset.contents, "code": code}
         outputs = (path, *arrays)

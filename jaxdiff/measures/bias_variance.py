@@ -132,6 +132,7 @@ def squared_mean(y: Values) -> PerImage:
     """The unbiased squared mean: the mean product of two different models' values."""
     models = _count_models(y)
     pairs = np.where(models >= 2, models * (models - 1.0), np.nan)
+    # (sum y)^2 - sum y^2 is the sum of y y' over all ordered pairs of different models.
     return (np.square(np.nansum(y, axis=0)) - np.nansum(np.square(y), axis=0)) / pairs
 
 

@@ -192,6 +192,7 @@ def kid(real: Real, fake: Fake) -> Estimate:
     # Without an image its products are gone from both sums, twice from that of its own set.
     without_fake = _mmd(fake_sum - 2.0 * fake_own, real_sum, cross_sum - fake_cross, n - 1, m)
     without_real = _mmd(fake_sum, real_sum - 2.0 * real_own, cross_sum - real_cross, n, m - 1)
+    # np.var divides by n: the jackknife's (n - 1) / n times the sum of squares.
     fake_variance = (n - 1) * float(np.var(without_fake))
     real_variance = (m - 1) * float(np.var(without_real))
     error = math.sqrt(fake_variance + real_variance)

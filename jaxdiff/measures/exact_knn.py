@@ -178,6 +178,7 @@ def _find_candidates(
     num_rows = min(QUERY_BLOCK, max(MIN_ROWS, 1 << (len(queries) - 1).bit_length()))
     for start in range(0, len(queries), QUERY_BLOCK):
         rows = queries[start : start + QUERY_BLOCK]
+        # An index of -1 stays where a device has too few references; its score loses to all others.
         best = TopK(
             jnp.full((mesh.size, num_rows, count), -jnp.inf),
             jnp.full((mesh.size, num_rows, count), -1, jnp.int32),

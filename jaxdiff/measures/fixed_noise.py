@@ -13,7 +13,8 @@ from jaxdiff.diffusion import Schedule
 # A model's prediction: from x_t [n, h, w, c] and t [n] to eps [n, h, w, c].
 PredictEps = Callable[[Array, Array], Array | np.ndarray]
 
-# The "seed" of the noise at which models and checkpoints are compared.
+# The "seed" of the noise at which models and checkpoints are compared: beside
+# noise_bank.COMMON_SEED at the end of the range, far from the seeds of studies.
 FIXED_NOISE_SEED = 2**31 - 2
 
 

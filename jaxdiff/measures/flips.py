@@ -104,6 +104,7 @@ def similarity(a: np.ndarray, b: np.ndarray, distance: Distance, shifts: int = 2
         95 % intervals over noises.
     """
     n = len(a)
+    # Of two images the second shift would be a whole turn, and pair equal noises.
     num_shifts = shifts if n > 2 else 1
     # A cyclic shift pairs each image with one of another noise.
     shifted = [np.roll(b, 1 + i * max(1, n // shifts), axis=0) for i in range(num_shifts)]

@@ -192,6 +192,7 @@ def _reach(scores: Float32[np.ndarray, "q r"], k: int) -> Float32[np.ndarray, " 
     if num_groups >= 4 * k:  # of so many groups few have two of the k best
         groups = scores[:, : num_groups * GROUP].reshape(-1, GROUP, num_groups)
         scores = groups.max(axis=1)
+    # Each of k groups has a reference that reaches the k-th best of their maxima.
     return np.partition(scores, -k, axis=1)[:, -k]
 
 
@@ -202,6 +203,8 @@ def _merge_pairs(blocks: Sequence[Pairs], error: Float[np.ndarray, " q"], k: int
     order = np.lexsort((-scores, queries))  # by query, best first
     queries, references, scores = queries[order], references[order], scores[order]
     counts = np.bincount(queries, minlength=len(error))
+    # A query's pairs begin at cumsum - counts, and are at least k: of every block the k best, or
+    # all that it has.
     kth = scores[np.cumsum(counts) - counts + k - 1]
     is_candidate = ~(scores < _lower(kth, error)[queries])
     return Pairs(queries[is_candidate], references[is_candidate], scores[is_candidate])

@@ -48,6 +48,7 @@ class References:
         self.rows = rows
         self.mesh = parallel.data_mesh(REFERENCE_BLOCK)
         size = self.mesh.size
+        # A multiple of the devices, over which the rows of a block are split.
         self.block_size = -(-min(REFERENCE_BLOCK, len(rows)) // size) * size
         self.resident: Array | None = None
         if fits_devices(rows, list(self.mesh.devices.flat)):

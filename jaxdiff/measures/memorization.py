@@ -84,6 +84,7 @@ def memorization_metrics(sets: Mapping[str, Vectors], train: Vectors) -> list[Es
             labels["note"] = REPEATED
         ratio = distances[:, 0] / np.maximum(distances[:, 1], 1e-12)
         memorized = ratio < MAX_RATIO
+        # train_indices are sorted, and every nearest index is among them.
         positions = np.searchsorted(train_indices, indices[:, 0])
         authentic = distances[:, 0] > train_distances[positions]
         fraction = Estimate.proportion(int(memorized.sum()), n, "memorized", **labels)
@@ -107,6 +108,7 @@ def _median(values: Float[np.ndarray, " n"]) -> Estimate:
     n = len(values)
     low, high = scipy.stats.binom.interval(0.95, n, 0.5)
     ordered = np.sort(values)
+    # Counted from 1, the low-th smallest value and the one after the high-th.
     low_value = float(ordered[max(int(low) - 1, 0)])
     high_value = float(ordered[min(int(high), n - 1)])
     return Estimate(float(np.median(values)), low_value, high_value, n, "binomial 95 %")
@@ -197,6 +199,8 @@ def _influences(
         strata = np.zeros(len(to_train), int)
     strata = _merge_single_strata(strata)
     influences = []
+    # Of the totals of both kinds, whose sum is 1, the fraction a / (a + b) has the derivatives
+    # 1 - nearer and -nearer; the sign is lost in the squares.
     for fractions, weight in ((to_train, 1.0 - nearer), (to_unseen, nearer)):
         for label in np.unique(strata):
             members = fractions[strata == label]
@@ -230,6 +234,7 @@ def _effective_trials(value: float, count: int, influences: Float[np.ndarray, " 
     variance_of_squares = float(np.square(squares).sum()) - variance**2 / len(squares)
     quantile = NORMAL_QUANTILE
     if variance_of_squares > 0:
+        # 2 V^2 over the variance of V, which is a sum of as many squares as there are references.
         quantile = float(scipy.stats.t.ppf(0.975, 2 * variance**2 / variance_of_squares))
     return min(count, spread / variance) * (NORMAL_QUANTILE / quantile) ** 2
 

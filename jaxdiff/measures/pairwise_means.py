@@ -110,6 +110,7 @@ class Pairwise:
 
         def statistic(pairs: "Pairwise") -> Value:
             total: Value = 0
+            # Both images of a pair are drawn from the mix: classes i and j meet with p_i p_j.
             for i, share in shares:
                 for j, second_share in shares:
                     mean = pairs.within_mean(i) if i == j else pairs.between_mean(i, j)

@@ -132,11 +132,13 @@ def loss_corrected_share(
     center = log_odds(CONTINUITY)
     # With counts of 0 the odds themselves are 0 or infinite, and the share is 0 or 1.
     value = float(expit(log_odds(0.0))) if min(counts) else float(counts[0] > 0)
+    # 1 / a + 1 / b for the log of a / b, 1 / readable - 1 / all for that of a readable fraction.
     variance = sum(1 / (count + CONTINUITY) for count in counts)
     for loss in (majority_loss, minority_loss):
         readable = loss.trials - loss.successes
         variance += 1 / (readable + CONTINUITY) - 1 / (loss.trials + CONTINUITY)
     half = NORMAL_QUANTILE * math.sqrt(variance)
+    # The center is that of counts with CONTINUITY, whose interval may leave out the value.
     low = min(float(expit(center - half)), value)
     high = max(float(expit(center + half)), value)
     method = "delta method 95 % on the logit"
@@ -260,6 +262,7 @@ def many_class_share(predictions: Predictions, confusion: Confusion, roles: Role
     both. The generator's seed is fixed.
     """
     num_classes = predictions.reject_label
+    # Rejected images are left out of the samples and of the rates alike.
     classified = predictions.labels[predictions.labels < num_classes]
     counts = np.bincount(classified, minlength=num_classes).astype(float)
     rows = confusion[:num_classes, :num_classes].astype(float)

@@ -169,6 +169,7 @@ class GaussianDenoiser(NamedTuple):
         s, sigma = noise
         gain = s * self.variances / (s**2 * self.variances + sigma**2)
         deviations = xt.reshape(len(xt), -1) - s * self.mean
+        # Off the axes the memory does not vary, and only its mean is left.
         return self.mean + (deviations @ self.axes.T * gain) @ self.axes
 
 
@@ -202,6 +203,7 @@ def _denoise_patches(queries: Array, memory: Array, tau: Array, side: int) -> Ar
     def denoise(query: Array) -> Array:
         squares = jnp.square(query[None] - memory).sum(axis=-1)
         # The sum over a square window, first along its columns, then along its rows.
+        # SAME adds zeros at the border: patches are compared where they lie within the image.
         for window in ((1, side, 1), (1, 1, side)):
             squares = jax.lax.reduce_window(squares, 0.0, jax.lax.add, window, (1, 1, 1), "SAME")
         return jnp.sum(jax.nn.softmax(-squares / tau, axis=0)[..., None] * memory, axis=0)

@@ -63,6 +63,7 @@ def plain_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     scores = q.shape[1] * k.shape[1]
     if scores < MAX_BATCHED_SCORES:
         return _attend(q, k, v)
+    # The limit is the scores of all heads of an image: a chunk is one image.
     return _attend_in_chunks(_attend, q.shape[2] * scores, q, k, v)
 
 

@@ -167,8 +167,10 @@ def upsampled_convolution(x: Images, kernel: Kernel) -> Images:
     quarters = []
     for i, row_kernel in enumerate(_merge_taps(kernel, axis=0)):
         for j, small_kernel in enumerate(_merge_taps(row_kernel, axis=1)):
+            # Even results begin with the pixel before, and odd ones end with the pixel after.
             padding = ((1 - i, i), (1 - j, j))
             quarters.append(_cpu_convolution(x, small_kernel, padding))
+    # The four are interleaved as [batch, height, 2, width, 2, channel].
     even_rows = jnp.stack(quarters[:2], axis=3)
     odd_rows = jnp.stack(quarters[2:], axis=3)
     rows = jnp.stack([even_rows, odd_rows], axis=2)

@@ -58,6 +58,7 @@ def _transpose_images(
         dilated_length = (x.aval.shape[1 + axis] - 1) * dilation
         strided_length = (cotangent.shape[1 + axis] - 1) * stride
         before = size - 1 - padding[axis][0]
+        # So much that the gradient has as many pixels as the images.
         after = dilated_length + size - strided_length - 1 - before
         transposed_padding.append((before, after))
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)

@@ -328,6 +328,7 @@ def _compile(
     text = program.as_text() or ""
     # Without the card XLA counts nothing.
     kernels = list_kernels(text) if cuda.is_absent(devices.all[0]) else []
+    # What is donated is an argument and an output in one place, and counts once.
     taken = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes

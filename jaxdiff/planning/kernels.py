@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+# Such as `%add_row (p.0: f32[4,256], p.1: s32[]) -> f32[1,256] {`.
 COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
+# Such as `  ROOT %sum = f32[1,256]{1,0} add(%row, %all), metadata={...}`.
 INSTRUCTION = re.compile(
     r"\s+(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = (?P<shape>\(.*?\)|\S+) (?P<op>[a-z][\w\-]*)"
     r"\((?P<operands>[^)]*)\)(?P<attributes>.*)$"
@@ -252,6 +254,7 @@ def _count_demand(
         return 0  # it stays in place
     is_slice = position == 0 and instruction.op in SLICES
     is_elementwise = operand == count_elements(instruction.shape) and (instruction.op not in MIXING)
+    # Which operand of a concatenation they come from is not known: at most all from each.
     if is_slice or is_elementwise or instruction.op in ("concatenate", "pad"):
         return min(operand, elements)
     return operand

@@ -93,6 +93,7 @@ def largest_batch(cell: Cell, devices: Devices, program: Program) -> int:
     batch = power_of_two(best.batch + (best.limit - best.memory) / slope)
     refused = 2**62  # no batch is as large
     while 2 * best.batch < refused:
+        # Above the largest batch that fits, and below the smallest that does not.
         batch = max(2 * best.batch, min(batch, refused // 2))
         candidate = compile_at(batch)
         if candidate.fits:
@@ -163,6 +164,7 @@ def plan_model(
     if at_once > 1:
         used = devices.all[:at_once]
         devices = Devices(used, devices.chip, devices.slices, devices.quick, at_once=True)
+    # The largest training set takes the most memory.
     cell = max(cells, key=lambda cell: cell.n)
     batch = devices.nearest_batch(cell.train.batch, cell.train.accumulate)
     cell = change_training(cell, batch=batch)

@@ -35,6 +35,7 @@ def read_hessian(inputs: LevelInputs) -> list[Reading]:
     largest_of_m, largest_error = spectrum["largest"]
     ends = np.stack([2.0 - 2.0 * largest_of_m, 2.0 - 2.0 * smallest_of_m])
     errors = 2.0 * np.stack([largest_error, smallest_error])
+    # |H| and its error are of the same end of the spectrum.
     widest = np.abs(ends).argmax(axis=0)[None]
     norm = np.take_along_axis(np.abs(ends), widest, axis=0)[0]
     norm_error = np.take_along_axis(errors, widest, axis=0)[0]

@@ -248,6 +248,7 @@ def check_model(model: ModelFolder, data: ProbeData, options: ProbeOptions) -> N
             f"got images of {_format_shape(image_shape)}; give --reference with images of that "
             "size, and models of one size in a call"
         )
+    # These three are called for their errors alone.
     model.config.check_image_size(image_shape[0])
     probe_grid(model.config, model.schedule, options)
     count_dimensions(model.config, image_shape)

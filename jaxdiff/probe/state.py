@@ -20,7 +20,7 @@ from jaxdiff.probe.options import ProbeOptions, Weights
 Images = Float[np.ndarray, "n h w c"]
 Levels = tuple[np.ndarray, ...]  # for every level the activations [n, d] of n images
 
-NOISE_STREAM = 0x70726F62  # folded into the seed, so that no other noise is the probe's
+NOISE_STREAM = 0x70726F62  # "prob", folded into the seed: no other noise is the probe's
 SHARED_INDEX = 2**30  # index of the noise that queries and memory share
 
 
@@ -110,6 +110,8 @@ def build_state(
     image_sets = [xt]
     if data.has_memory:
         memory = data.memory
+        # Probed images have the indices from 0, the shared noise has SHARED_INDEX, and the memory's
+        # own noise those above it: no two are the same.
         own_indices = SHARED_INDEX + 1 + np.arange(len(memory))
         independent_eps = draw_noise(image_shape, own_indices, options.seed)
         shared_eps = draw_noise(image_shape, np.array([SHARED_INDEX]), options.seed)
@@ -133,6 +135,7 @@ def build_state(
         jnp.asarray(t, jnp.int32),
         xt,
         eps,
+        # image_sets are in the order of its fields.
         Activations(*activations),
         tau=2.0 * (1.0 - signal_variance),
         s=signal_variance**0.5,

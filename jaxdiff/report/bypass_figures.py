@@ -45,6 +45,7 @@ def draw_measures(cells: Sequence[CellPoints]) -> Figure | None:
         for i, form in enumerate(forms):
             for j, members in enumerate(groups.values()):
                 curve = _curve(members, key, form)
+                # Where the bands of a form's groups all overlap, they are as dark as one.
                 _draw_band(ax, curve, COLORS[i], MARKERS[j % len(MARKERS)], 0.12 / len(groups))
     _add_legend(figure, forms, [str(group) for group in groups])
     return figure
@@ -98,6 +99,7 @@ def draw_samples(cell: CellPoints, workdir: epath.Path) -> Figure | None:
             fractions.setdefault(point.form, [0.0]).append(point.fraction)
     blocks = []
     for form, columns in fractions.items():
+        # As `jaxdiff.bypass.cells` names the files: all forms share that of nothing bypassed.
         parts = [f"{cell.name}-{form}-{p:g}" if p else f"{cell.name}-0" for p in columns]
         paths = [workdir / "samples" / f"{part}.npz" for part in parts]
         images = [results.read_npz(path)["arr_0"][:NUM_SHOWN] for path in paths]
@@ -132,6 +134,8 @@ def _draw_block(ax: Axes, block: Block, row_names: Sequence[str]) -> None:
     padding = ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0))
     padded = np.pad(block.images, padding, constant_values=255)
     rgb = np.repeat(padded, 3 // padded.shape[-1], axis=-1)
+    # To [row, height, column, width, channel], which is one picture when reshaped; the gaps at its
+    # right and lower edge are cut off.
     sheet = rgb.transpose(0, 2, 1, 3, 4).reshape(rows * step, -1, 3)[:-gap, :-gap]
     ax.imshow(sheet, interpolation="none")
     column_centers = [i * step + height / 2 for i in range(len(block.columns))]

@@ -20,6 +20,7 @@ addEventListener("beforeprint", () => document.querySelectorAll("details").forEa
 // A click on a column's head sorts by it, numbers as numbers; another click turns the order.
 const compare = (a, b) => {
   const [x, y] = [Number(a), Number(b)];
+  // Number("") is 0, but a blank is no number.
   if (a !== "" && b !== "" && !isNaN(x) && !isNaN(y)) return x - y;
   return a.localeCompare(b, undefined, { numeric: true });
 };
@@ -37,6 +38,7 @@ document.querySelectorAll("th button").forEach((button) => button.addEventListen
 
 // The list says which topic is in view.
 const links = new Map([...document.querySelectorAll("nav > ul > li > a")].map((link) => [link.hash.slice(1), link]));
+// In view is what reaches into the upper 30 % of the window.
 const observer = new IntersectionObserver((entries) => entries.forEach((entry) => {
   if (!entry.isIntersecting) return;
   links.forEach((link) => link.classList.remove("here"));

@@ -198,6 +198,7 @@ def _unused_name(name: str, names: set[str]) -> str:
 def draw_svg(workdir: epath.Path, name: str, draw: Callable[[], Figure | None]) -> Markup | None:
     """Write figures/NAME.svg, and return the drawing for the page; None where there is none."""
     svg = style.write(workdir / "figures", name, draw)
+    # Without the XML declaration and the doctype, which have no place within HTML.
     return None if svg is None else Markup(svg[svg.index("<svg") :])
 
 

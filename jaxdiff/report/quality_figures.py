@@ -120,6 +120,7 @@ def _draw_losses(ax: Axes, cells: Sequence[CellResult], classes: Sequence[int], 
     ax.set_xticks(range(len(models)), models)
     ax.set_xlabel("model")
     ax.set_title(format_mix(mix), fontsize=9)
+    # add_line extends the limits of the data alone, not those of the view.
     ax.autoscale_view(scalex=False)
 
 

@@ -70,6 +70,7 @@ def _new_panels(count: int, height: float = 3.4) -> tuple[Figure, list[Axes]]:
 def _use_log_axes(*axes: Axes, y: bool = True) -> None:
     """Logarithmic axes, after everything is drawn, whose labels do not overlap."""
     for ax in axes:
+        # A list times False is empty: the vertical axis stays linear.
         scales = [(ax.set_xscale, ax.xaxis)] + [(ax.set_yscale, ax.yaxis)] * y
         for set_scale, axis in scales:
             set_scale("log")
@@ -271,6 +272,7 @@ def _draw_times(ax: Axes, times: Sequence[MemorizationTime], series: int) -> Non
             markersize=5,
             capsize=3,
             label=label,
+            # matplotlib draws a lower limit as an arrow up, and an upper limit as one down.
             lolims=math.isinf(time.before),
             uplims=not time.after,
             fillstyle="none" if math.isinf(time.before) else "full",

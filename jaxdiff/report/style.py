@@ -58,6 +58,7 @@ def series_style(index: int) -> tuple[str, str]:
 
 def name_points(line: Line2D, texts: Sequence[str]) -> None:
     """Texts that a page shows where the pointer is over a line's points, one each."""
+    # In base64, since an id has no room for quotes and spaces.
     line.set_gid(TEXTS + base64.urlsafe_b64encode(json.dumps(list(texts)).encode()).decode())
 
 
@@ -75,6 +76,8 @@ def _show_texts(svg: str) -> str:
         ]
         return f"<g>{group['before']}{''.join(named)}{points[-1]}</g>"
 
+    # matplotlib draws a line's markers as <use/> elements in a clipped group after the line itself;
+    # no other id lies between.
     start = rf'<g id="{TEXTS}(?P<texts>[^"]*)">'
     before = r'(?P<before>(?:(?!<g id=).)*?<g clip-path="[^"]*">)'
     return re.sub(start + before + "(?P<points>.*?)</g>", fill, svg, flags=re.DOTALL)

@@ -14,6 +14,7 @@ Numbers = Mapping[str, int | float]
 
 def figure_3(grids: Mapping[str, np.ndarray], proportions: Sequence[float]) -> Figure:
     """A row a proportion, a column a level; the majority's percentage above each."""
+    # Names are ROW-LEVEL, as `jaxdiff.landscape.theorem_run` writes them.
     columns = 1 + max(int(name.split("-")[1]) for name in grids)
     palette = np.array([_to_rgb(COLORS[1]), _to_rgb(COLORS[0])], np.uint8)
     figure = Figure(figsize=(1.5 * columns, 1.7 * len(proportions)), layout="constrained")

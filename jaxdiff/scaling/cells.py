@@ -105,6 +105,7 @@ def read_scaling_cells(workdirs: Sequence[epath.PathLike]) -> ScalingCells:
         )
     check_comparable(measured)
     chosen, rates = choose_rates(measured)
+    # By identity: cells hold arrays, by which they cannot be compared.
     kept = set(map(id, chosen))
     return ScalingCells(
         study=", ".join(dict.fromkeys(study.settings["name"] for study in studies)),
@@ -253,6 +254,7 @@ def _mean_log_loss(cells: Sequence[CellResult], rate: float, rates: Iterable[flo
         }
         for r in rates
     }
+    # Without a seed that all rates have, each rate is judged by its own seeds.
     seeds = set.intersection(*(set(losses) for losses in by_rate.values())) or set(by_rate[rate])
     return float(np.mean([by_rate[rate][seed] for seed in seeds]))
 
@@ -264,6 +266,7 @@ def find_times(cells: Sequence[CellResult]) -> list[MemorizationTime]:
     Where models of one depth have several sizes, size and depth together are the label.
     """
     longest: dict[tuple, CellResult] = {}
+    # Ascending, so that the longest run is the one that stays.
     for cell in sorted(cells, key=lambda cell: cell.info.images_seen):
         info = cell.info
         longest[info.depth, info.flops, info.n, info.seed] = cell
@@ -283,6 +286,7 @@ def _read_memorized(cell: CellResult) -> dict[int, float]:
         for estimate in cell.estimates("checkpoints", "memorized")
         if estimate.value is not None
     }
+    # The last checkpoint's samples are looked at by `memorization`, not by `checkpoints`.
     last = cell.find("memorization", "memorized", images="samples")
     if last is not None and last.value is not None:
         fractions[cell.config["train"]["steps"]] = float(last)

@@ -132,6 +132,7 @@ class _Curve:
             return (
                 f"{self.sizes} sizes at {self.compute:.3g} FLOP, and a parabola needs {MIN_SIZES}"
             )
+        # Also where there is no minimum: nan lies between no two numbers.
         if not self.log_flops.min() < minimum < self.log_flops.max():
             return f"not bracketed: no minimum within the sizes at {self.compute:.3g} FLOP"
         return ""
@@ -261,6 +262,7 @@ def _interpolate(points: Sequence[LossPoint], budgets: Sequence[float]) -> list[
             if not places[0] <= math.log(compute) <= places[-1]:
                 continue
             row = np.zeros(len(points))
+            # The interpolated loss is linear in the losses: unit vectors give each point's weight.
             row[run] = [np.interp(math.log(compute), places, unit) for unit in np.eye(len(run))]
             rows.append(row)
             log_flops.append(math.log(points[run[0]].flops))
@@ -305,6 +307,7 @@ def _draw_minima(
         fitted.append(projection @ curve.weights @ log_loss)
         residual_maps.append(curve.weights - projection @ curve.weights)
     residual_map = np.concatenate(residual_maps)
+    # Those of M'M, whose sum and sum of squares are the two traces.
     eigenvalues = linalg.svdvals(residual_map) ** 2
     noise = float(np.linalg.norm(residual_map @ log_loss)) / math.sqrt(eigenvalues.sum())
     freedom = float(eigenvalues.sum() ** 2 / np.square(eigenvalues).sum())

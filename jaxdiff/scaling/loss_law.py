@@ -87,8 +87,10 @@ class LossLaw:
         """log D_eff less the mean of log D, and its derivative by log r."""
         if not self.repeats:
             return np.log(self.images) - self.center[1], np.zeros_like(self.images)
+        # D_eff = U (1 + gain) beyond the first epoch; within it gain is 0 and D_eff is D.
         epochs = np.maximum(self.images / self.unique_images - 1, 0) / repeat_scale
         gain = -repeat_scale * np.expm1(-epochs)
+        # r d(gain) / dr = gain - (D / U - 1) exp(-epochs), where D / U - 1 = r epochs.
         slope = (gain - repeat_scale * epochs * np.exp(-epochs)) / (1 + gain)
         log_first = np.log(np.minimum(self.images, self.unique_images))
         return log_first + np.log1p(gain) - self.center[1], slope
@@ -105,6 +107,8 @@ class LossLaw:
         terms[0] = theta[0]
         terms[1] = self.is_depth @ theta[1 : depths + 1] - alpha * self.log_flops
         terms[2] = log_b - beta * log_images
+        # log L is the logarithm of the summed exponentials of the terms; its derivative by a term
+        # is that term's share of L.
         largest = terms.max(axis=0)
         shares = np.exp(terms - largest)
         total = shares.sum(axis=0)
@@ -122,8 +126,10 @@ class LossLaw:
     def to_quantities(self, theta: np.ndarray) -> np.ndarray:
         """The parameters with F and D in their own units, and last log(beta / alpha)."""
         depths = self.is_depth.shape[1]
+        # The expit of the last one is beta / (alpha + beta), the allocation.
         quantities = np.append(theta, theta[depths + 3] - theta[depths + 2])
         alpha, beta = np.exp(np.clip(theta[depths + 2 : depths + 4], *LOG_EXPONENT_LIMITS))
+        # A (F / F0)^-alpha = (A F0^alpha) F^-alpha, and the same for B and D.
         quantities[1 : depths + 1] += alpha * self.center[0]
         quantities[depths + 1] += beta * self.center[1]
         return quantities
@@ -179,7 +185,8 @@ def fit_huber(
         weights = np.ones_like(log_loss)
     weights = weights / weights.sum()
     _, jacobian = law.evaluate(start)
-    # In units of the Gauss-Newton curvature's axes the problem is nearly round.
+    # In units of the Gauss-Newton curvature's axes the problem is nearly round. The floor keeps the
+    # units finite along axes that the points do not determine.
     curvature, axes = np.linalg.eigh(jacobian.T @ (weights[:, None] * jacobian))
     axes = axes / np.sqrt(curvature.clip(min=0) + 1e-9 * curvature[-1])
 
@@ -187,6 +194,7 @@ def fit_huber(
         prediction, jacobian = law.evaluate(start + axes @ position)
         scaled = (prediction - log_loss) / HUBER_DELTA
         size = np.abs(scaled)
+        # In units of delta Huber's loss is s^2 / 2 up to 1, and s - 1 / 2 beyond.
         inner = size.clip(max=1)
         value = weights @ (inner * (size - inner / 2))
         slope = weights * scaled.clip(-1, 1) / HUBER_DELTA

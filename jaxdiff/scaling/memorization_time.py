@@ -109,9 +109,13 @@ class _Times:
         low = precision * self.low - mean
         high = precision * self.high - mean
         is_exact = self.low == self.high
+        # A time that is known exactly has a density and no mass. With inf for its end the mass has
+        # a finite logarithm, which is not used.
         mass = log_normal_mass(low, np.where(is_exact, math.inf, high))
         density = log_normal_density(low) + math.log(precision)
         value = np.where(is_exact, density, mass).sum()
+        # Derivatives by the standardized ends: of a log density -z, of a log mass the density at
+        # the end over the mass.
         by_low = np.where(is_exact, -low, -_density_over(low, mass))
         by_high = np.where(is_exact, 0.0, _density_over(high, mass))
         by_mean = -(by_low + by_high)
@@ -131,6 +135,7 @@ class _Times:
             value, gradient = rotated.log_likelihood(parameters)
             return -value, -gradient
 
+        # It begins at least squares on the middles of the intervals, or on their one finite end.
         typical = np.where(np.isfinite(self.high), self.high, self.low)
         typical = np.where(np.isfinite(self.low), (self.low + typical) / 2, typical)
         coefficients = basis.T @ typical / scale
@@ -145,6 +150,7 @@ class _Times:
             bounds=bounds,
             options={"maxiter": 1000, "ftol": 1e-13, "gtol": 1e-6},
         )
+        # From the rotated basis back to the columns: design = basis @ triangle.
         coefficients = linalg.solve_triangular(triangle, scale * result.x[:-1] / result.x[-1])
         return -float(result.fun), coefficients, 1 / float(result.x[-1])
 
@@ -162,6 +168,7 @@ class _Times:
             for step in steps
         ]
         covariance = np.linalg.pinv(-np.array(gradients))
+        # From the variance of 1 / sigma to that of its logarithm.
         variance = float(covariance[-1, -1]) * noise**2
         return 1 / (2 * variance) if variance > 0 else 0.0
 
@@ -214,6 +221,7 @@ def fit_memorization_time(times: Sequence[MemorizationTime]) -> MemorizationFit 
     # Of times between checkpoints one degree less: 95.8 % of 1,200 simulated studies are covered,
     # of 95.0 % without.
     lost = columns + any(time.after < time.before for time in reached)
+    # At least one degree of freedom stays.
     known = max(min(data.count_known(coefficients, noise), len(reached)), lost + 1)
     freedom = known - lost
     # Exact for normal times that are all known: n log(1 + t^2 / freedom) is then the likelihood
@@ -233,6 +241,7 @@ def fit_memorization_time(times: Sequence[MemorizationTime]) -> MemorizationFit 
         method = f"profile likelihood 95 % over runs, {freedom:.3g} degrees of freedom"
         return Estimate(value, low, high, len(times), method, name=name)
 
+    # The design has log N less its mean; c_d is at log N = 0.
     base = float(coefficients[0] - coefficients[-1] * center)
     offsets = [base, *(base + coefficients[1:-1])]
     return MemorizationFit(

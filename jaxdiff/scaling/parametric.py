@@ -254,11 +254,15 @@ def _build_fit(
         linear = Estimate(center, low, high, draws.n, draws.method, name=name, labels=labels)
         return linear.map(function)
 
+    # Columns as in `LossLaw.to_quantities`: log E, log A_d of each depth, log B, log alpha, log
+    # beta, log r where images repeat, and at the end log(beta / alpha).
     last = len(depths)
     alpha = _refuse_outside(estimate("alpha", last + 2), EXPONENT_RANGE)
     beta = _refuse_outside(estimate("beta", last + 3), EXPONENT_RANGE)
     effect = None
     if len(depths) > 1:
+        # The part of log A that comes with alpha is the same at all depths and cancels, so that the
+        # effect stands where alpha is refused.
         differences = draws.quantities[:, [last]] - draws.quantities[:, [1]]
         center = float(quantities[last] - quantities[1])
         low, high = dataclasses.replace(draws, quantities=differences).interval(center, 0)

@@ -86,6 +86,7 @@ def draw_over_seeds(
         fits.append(fit_huber(law, log_loss, theta, weights)[0])
     n = sum(len(runs) for runs in models)
     freedom = n - len(models)
+    # Of unequal numbers of seeds the smallest stretches most, and is taken for all.
     seeds = min(len(runs) for runs in models)
     return Draws(
         np.array([law.to_quantities(fit) for fit in fits]),

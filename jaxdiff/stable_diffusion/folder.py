@@ -213,6 +213,7 @@ def unet_config(raw: Mapping[str, Any], path: epath.PathLike) -> ConditionalConf
         path,
         fields,
         attention=down,
+        # Up blocks are listed from the innermost level outward.
         up_attention=tuple(depth + 1 - position for position in up),
         # diffusers calls the number of heads attention_head_dim, by an early mistake.
         heads=fields["num_attention_heads"] or _equal_heads(fields["attention_head_dim"], path),
@@ -255,6 +256,7 @@ def vae_config(raw: Mapping[str, Any], path: epath.PathLike) -> VAEConfig:
         VAEConfig,
         path,
         fields,
+        # These three are in AutoencoderKL's code, and not in its config.json.
         norm_eps=1e-6,
         attention_head_dim=None,
         downsample_padding=0,
@@ -273,6 +275,7 @@ def _read_fields(
     """The fields of `defaults` from config.json, after a check of those that are fixed."""
     for key, required in fixed.items():
         value = raw.get(key, required)
+        # Where the default is null, false says as well that there is no such part.
         is_absent = required is None and value is False
         if value != required and not is_absent:
             raise ValueError(

@@ -203,7 +203,7 @@ class TextToImagePipeline:
     steps
         Sampling steps, by default the folder's.
     form
-        How the mid-block is bypassed (`unet.Bypassed`); None never bypasses it.
+        How the mid-block is bypassed (`unet_bypass.BypassedUNet`); None never bypasses it.
     window, ramp
         The part of the chain in which it is bypassed.
     size
@@ -247,6 +247,7 @@ class TextToImagePipeline:
             unet = BypassedUNet(
                 pipeline.unet, 0.0, train_steps, form=form, window=window, ramp=ramp
             )
+            # The U-Net is an attribute of BypassedUNet, whose parameters have its name in front.
             self._params = {f"unet.{name}": array for name, array in self._params.items()}
         spec = pipeline.sampler
         if steps is not None:

@@ -124,6 +124,7 @@ def _build_from_merges(vocabulary: Mapping[str, int], merges: str) -> tokenizers
     pieces.normalizer = normalizers.Sequence(
         [normalizers.NFC(), single_spaces, normalizers.Lowercase()]
     )
+    # Inverted: what matches is a word, and what lies between words is removed.
     split_words = pre_tokenizers.Split(tokenizers.Regex(WORDS), "removed", invert=True)
     pieces.pre_tokenizer = pre_tokenizers.Sequence(
         [split_words, pre_tokenizers.ByteLevel(add_prefix_space=False)]

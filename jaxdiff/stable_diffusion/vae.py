@@ -150,4 +150,5 @@ class VAE(nnx.Module):
         return self.decoder(self.post_quant_conv(unscaled))
 
     def __call__(self, latents: Float[Array, "batch h w c"]) -> Images:
+        # The direction that `as_function` takes: pipelines decode, and never encode.
         return self.decode(latents)

@@ -25,6 +25,7 @@ from jaxdiff.unet import TABLE_A, UNetConfig
 # Environment variables of a scheduler's array of tasks: this task's index, and their number.
 ARRAY_VARIABLES = (
     ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
+    # Set by launch/gke_gpu.yaml, for Kubernetes.
     ("JAXDIFF_SHARD_INDEX", "JAXDIFF_SHARD_COUNT"),
 )
 
@@ -69,6 +70,7 @@ def _make_cell(study: StudySettings, seed: int, n: int, shares: Any, model: str)
     shares = tuple(map(float, shares))
     classes = study.data.classes
     if study.data.alternate and seed % 2:
+        # In both roles, so that what belongs to a class cancels (docs/method.md, Contrast).
         classes = classes[::-1]
     percentages = "_".join(f"{100 * share:g}" for share in shares)
     data = dataclasses.replace(
@@ -76,6 +78,7 @@ def _make_cell(study: StudySettings, seed: int, n: int, shares: Any, model: str)
         proportions=(shares,),
         n=(n,),
         channels=image_channels(study),
+        # No result depends on the paths, and cells that differ in them are the same.
         dir="",
         cache="",
     )
@@ -199,6 +202,7 @@ def _check_init(study: StudySettings, model: str, unet: UNetConfig, init: models
     for field in dataclasses.fields(UNetConfig):
         ours = getattr(unet, field.name)
         theirs = getattr(init.config, field.name)
+        # These two do not change what given weights compute, outside of training.
         if ours != theirs and field.name not in ("sample_size", "dropout"):
             raise ValueError(
                 f"config.models.{model} has {field.name} {ours} and config.train.init {theirs}; "

@@ -75,6 +75,7 @@ def find_groups(cells: Sequence[CellResult]) -> list[Group]:
         shallowest = min(same_data, key=lambda cell: (cell.info.depth, cell.info.parameters))
         encoders = [cell for cell in same_data if cell.info.model == shallowest.info.model]
         encoder = max(encoders, key=lambda cell: cell.info.seed)
+        # Not of the encoder's seed: one model's round trip only returns the image.
         decoders = [cell for cell in members if cell.info.seed != encoder.info.seed]
         if len(decoders) > 1:
             name = f"{first.name.rpartition('-')[0]}-{first.info.majority}"
@@ -145,6 +146,7 @@ def write_group(group: Group, workdir: epath.Path, path: epath.Path, progress: P
     classes = []
     for cell in group.decoders:
         sampler.set_params(models.load(workdir / "cells" / cell.name).unet)
+        # At eta = 0 no noise is drawn, whatever the seed.
         classes.append(classify(to_uint8(sampler.decode(x_T, cell.info.seed))))
     labels = describe_group(group.decoders[0]) | {
         "form": "inverted",

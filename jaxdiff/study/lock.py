@@ -47,6 +47,7 @@ def lock(folder: epath.PathLike, wait: Callable[[str], object] | None = None) ->
     is_locking = parallel.is_leader() and not files.is_in_bucket(path)
     with _local_lock(path, wait) if is_locking else contextlib.nullcontext("") as owner:
         parallel.barrier(f"lock {folder}")
+        # Only the first process has asked, and knows the owner's name.
         yield "" if parallel.broadcast(np.bool_(not owner)) else owner or "another process"
 
 

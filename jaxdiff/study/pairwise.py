@@ -90,6 +90,7 @@ def cell_pairs(cells: Sequence[CellResult]) -> list[Pair]:
     pairs = []
     for group in _group_by_data(cells):
         for cell in group:
+            # Shallow models come first in the group: this is the shallowest of the seed.
             base = next(c for c in group if c.info.seed == cell.info.seed)
             if base is not cell:
                 pairs.append(Pair("model", base, cell))

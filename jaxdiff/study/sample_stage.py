@@ -67,6 +67,7 @@ def run_sample_at_once(contexts: Sequence[CellContext], progress: Progress, redo
 def write_samples(context: CellContext) -> None:
     """Write samples.npz of the seed's own noise bank and common.npz of the shared one."""
     sampler = context.sampler
+    # `context.sampler` is one process's, as measures need it; here all of them draw.
     if jax.process_count() > 1:
         sampler = context.make_sampler(all_processes=True)
     for bank in sample_banks(context.cell):

@@ -156,6 +156,7 @@ def _write_run(context: CellContext) -> None:
         content = describe_environment() | total | ({"init": init} if init else {})
         files.write_json(folder / "run.json", content)
 
+    # The seconds are its inputs: where no stage was made again, run.json stays as it is.
     Stage(folder, "run", by_part, ("run.json",), is_measured=False).run(make)
 
 

@@ -82,6 +82,7 @@ class Training:
         state = init_state(params, optimizer, mesh, settings.shard_params)
         if not step:
             return state
+        # Saved by name, so that devices with and without a layout read the same checkpoint.
         saved = checkpoints.restore(self.folder / "checkpoints", step, state.by_name())
         return saved.with_layout(state.layout)
 
@@ -193,6 +194,7 @@ def train_at_once(
         if not _train_from(behind, first, end, progress, profile):
             return
         steps = [
+            # One that was given up counts as finished.
             last if one.error else max(step, end)
             for one, step in zip(trainings, steps, strict=True)
         ]
@@ -265,6 +267,7 @@ def _run(
             if preempted or finished or output.step % settings.checkpoint_every == 0:
                 # Before saving, so that a state whose loss is not finite is not saved.
                 _write(trainings, output.flush_metrics())
+                # The states of spare devices come last, and are left out.
                 for one, state in zip(trainings, read_states(output.state), strict=False):
                     one.save(output.step, state)
                 timing.keep()
