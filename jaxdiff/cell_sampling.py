@@ -11,7 +11,7 @@ from jaxdiff.noise_bank import bank_data
 from jaxdiff.precision import sampling
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.samplers import SamplerSpec
-from jaxdiff.sampling import check_network, count_classes, find_image_shape
+from jaxdiff.sampling import check_network, count_classes
 from jaxdiff.sampling_programs import (
     compile_begin,
     compile_result,
@@ -60,9 +60,7 @@ class CellSampler:
         with sampling():
             self._step = compile_step(model.unet, model.schedule, method, self._mesh, dtype)
             self._result = compile_result(method, self._mesh)
-            self._begin = compile_begin(
-                method, find_image_shape(model), cell_axis.sharding(self._mesh)
-            )
+            self._begin = compile_begin(method, model.shape, cell_axis.sharding(self._mesh))
 
     def sample(
         self, indices: Int[np.ndarray, " n"], seeds: Sequence[int]

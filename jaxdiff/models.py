@@ -62,7 +62,7 @@ class Model:
         The cell's settings; of a diffusers folder, the sections that it has (unet, scheduler,
         sample, data); empty for a model that was made in a notebook.
     image_shape
-        Height, width and channels of its images, where neither `config` nor the network says.
+        Height, width and channels of its images; by default those of `config` or the network.
     """
 
     unet: Any
@@ -80,9 +80,9 @@ class Model:
         ValueError
             Where neither `image_shape`, `config` nor the network says.
         """
-        size = self.config.get("data", {}).get("size")
-        configured = _to_shape(size, self.unet) if size else None
-        shape = self.image_shape or configured or _input_shape(self.unet)
+        # A U-Net takes images of many sizes: those that it was trained on are in the settings.
+        trained_size = self.config.get("data", {}).get("size")
+        shape = self.image_shape or _to_shape(trained_size, self.unet) or _input_shape(self.unet)
         if shape is None:
             raise ValueError(
                 "a model must know the size of its images, and this one has no sample_size; write "
@@ -112,23 +112,24 @@ class ModelSpec(NamedTuple):
     settings: dict[str, Any]
 
 
-def _to_shape(size: int | Sequence[int], network: nnx.Module) -> Shape:
-    """The shape of images of one size, or of [height, width], for a network."""
+def _to_shape(size: int | Sequence[int] | None, network: Any) -> Shape | None:
+    """The shape of images of one size, or of [height, width]; None without size or channels."""
+    channels = getattr(getattr(network, "config", None), "in_channels", None)
+    if not size or not channels:
+        return None
     height, width = (size, size) if isinstance(size, int) else size
-    config: Any = getattr(network, "config", None)
-    return height, width, config.in_channels
+    return height, width, channels
 
 
-def _input_shape(network: nnx.Module) -> Shape | None:
+def _input_shape(network: Any) -> Shape | None:
     """The shape that the network itself says, None where it does not."""
     try:
-        shape = getattr(network, "input_shape", None)
+        if hasattr(network, "input_shape"):
+            return tuple(network.input_shape)
     except ValueError:  # it has no image size
         return None
-    if shape is not None:
-        return shape
     size = getattr(getattr(network, "config", None), "sample_size", None)
-    return _to_shape(size, network) if size else None
+    return _to_shape(size, network)
 
 
 def load(path: epath.PathLike, step: int | None = None) -> Model:

@@ -75,8 +75,8 @@ class Sampler:
     Raises
     ------
     ValueError
-        For a network that cannot be sampled from, a label that it does not have, and another
-        dtype.
+        For a network that cannot be sampled from, a model that does not say the size of its images,
+        a label that the network does not have, and another dtype.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Sampler:
                 "choose one of them"
             )
         self.model = model
-        self.image_shape = find_image_shape(model)
+        self.image_shape = model.shape
         self._num_classes = count_classes(model.unet)
         if label is not None and not 0 <= label < self._num_classes:
             raise ValueError(
@@ -334,31 +334,6 @@ def check_network(network: Any) -> None:
             "a network must take integer labels or none, got one with the class_embed_type "
             f"{embedding}; call it with its class embeddings from Python"
         )
-
-
-def find_image_shape(model: models.Model) -> tuple[int, int, int]:
-    """Height, width and channels of a model's images.
-
-    Raises
-    ------
-    ValueError
-        Where neither the model's settings nor its network have them.
-    """
-    network: Any = model.unet
-    config = getattr(network, "config", None)
-    channels: Any = getattr(config, "in_channels", None)
-    # A U-Net takes images of many sizes: those that it was trained on are in the settings.
-    size = model.config.get("data", {}).get("size") if channels else None
-    if not size and hasattr(network, "input_shape"):
-        return tuple(network.input_shape)
-    size = size or getattr(config, "sample_size", None)
-    if not size:
-        raise ValueError(
-            "a U-Net's config must have the image size in pixels as its sample_size, got none; "
-            "set it there, or in config.json of the U-Net's folder"
-        )
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width, channels
 
 
 def count_classes(network: Any) -> int:

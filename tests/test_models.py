@@ -1,6 +1,7 @@
 """Models that were made in a notebook are saved and loaded again with equal outputs."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +85,9 @@ def test_the_image_shape_is_that_of_the_model_its_settings_or_its_network(minima
     assert Model(minimal_unet, schedule, "v", settings, image_shape=(4, 4, 1)).shape == (4, 4, 1)
     with pytest.raises(ValueError, match=r"give image_shape=\(height, width, channels\)"):
         _ = Model(minimal_unet, schedule, "v").shape
+    # Settings know the sides of images alone: a network without in_channels says all by itself.
+    fixed = types.SimpleNamespace(input_shape=(4, 2, 1))
+    assert Model(fixed, schedule, "v", settings).shape == (4, 2, 1)
 
 
 def test_a_network_that_cannot_be_loaded_is_not_saved(tiny, tmp_path):

@@ -184,8 +184,10 @@ def test_what_is_no_network_is_refused_in_a_sentence(network, model):
     assert "\n" not in str(raised.value)
 
 
-def test_the_image_size_may_be_the_networks_own(minimal_unet):
+def test_the_image_size_may_be_the_models_or_the_networks_own(minimal_unet):
+    shaped = Model(minimal_unet, Schedule.linear(20), "v", {}, image_shape=(4, 8, 1))
+    assert Sampler(shaped, DDIM, batch=4).sample(np.arange(2), 0).shape == (2, 4, 8, 1)
     sized = UNet(dataclasses.replace(minimal_unet.config, sample_size=(8, 4)), rngs=nnx.Rngs(0))
     assert Sampler(Model(sized, Schedule.linear(20), "v", {}), DDIM).image_shape == (8, 4, 1)
-    with pytest.raises(ValueError, match="sample_size"):
+    with pytest.raises(ValueError, match=r"give image_shape=\(height, width, channels\)"):
         Sampler(Model(minimal_unet, Schedule.linear(20), "v", {}), DDIM)
