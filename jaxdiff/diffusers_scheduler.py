@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 SCHEDULERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler"}
-SCALED_LINEAR_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}  # those of Schedule.scaled_linear
+# Stable Diffusion's: those of Schedule.scaled_linear, and the defaults of some schedulers below.
+STABLE_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
 # What DDPM and DDIM have, with the defaults that an absent field has.
 COMMON_FIELDS: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -59,7 +60,6 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 # Schedulers of diffusers that have DDPM's noise levels and sample in other ways. Where an absent
 # field has another default than in DDIM, that is here.
-STABLE_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
 LINSPACE = {"timestep_spacing": "linspace"}
 OTHER_SCHEDULERS: dict[str, dict[str, Any]] = {
     "PNDMScheduler": {"set_alpha_to_one": False},
@@ -361,7 +361,7 @@ def from_settings(diffusion: Mapping[str, Any], sample: Mapping[str, Any]) -> di
     else:
         fields["beta_schedule"] = schedule_names[diffusion["schedule"]]
         if diffusion["schedule"] == "scaled_linear":
-            fields |= SCALED_LINEAR_BETAS
+            fields |= STABLE_BETAS
     return fields | {
         "num_train_timesteps": diffusion["steps"],
         "prediction_type": prediction_types[diffusion["prediction"]],
