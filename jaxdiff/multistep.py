@@ -108,11 +108,12 @@ class PNDM(SamplingMethod):
         output = predict(carry.xt, jnp.full(carry.xt.shape[:1], step.t))
         # Outputs of the zeros that `init` put there have the weight 0.
         outputs = jnp.stack([output, *carry.outputs])
-        eps = jnp.tensordot(step.weights, outputs, 1)
+        mixed = jnp.tensordot(step.weights, outputs, 1)
         begin = jnp.where(step.is_repeated, carry.begin, carry.xt)
+        eps = mixed
         # The published scheduler mixes outputs of v too, and converts the mixture.
         if self.prediction == "v":
-            eps = jnp.sqrt(step.alpha_bar) * eps + jnp.sqrt(1.0 - step.alpha_bar) * begin
+            eps = jnp.sqrt(step.alpha_bar) * mixed + jnp.sqrt(1.0 - step.alpha_bar) * begin
         # The output at the end of the first step served to repeat it, and is not kept.
         recent = [jnp.where(step.is_repeated, outputs[i + 1], outputs[i]) for i in range(3)]
         xt = move_along_eps(begin, eps, step)
