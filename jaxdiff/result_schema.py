@@ -219,20 +219,33 @@ def check_types(
 
 def _check_value(path: epath.Path, key: str, value: Any, kind: Any) -> None:
     if isinstance(kind, Rows):
-        is_right, name = has_type(value, tuple[dict, ...]), "a list of objects"
+        _check_rows(path, key, value, kind)
     elif isinstance(kind, Entries | Mapping):
-        may_be_null = isinstance(kind, Entries) and kind.is_nullable
-        is_right, name = isinstance(value, Mapping) or (may_be_null and value is None), "an object"
-    else:
-        is_right, name = has_type(value, kind), str(kind)
-    if not is_right:
-        raise ValueError(f"{key} in {path} must be {name}, got {_shorten(value)}; {REPAIR}")
-    if isinstance(kind, Rows):
-        for row in value:
-            entries = Entries(kind.required, kind.optional)
-            check_types(path, row, entries, f"every entry of {key!r} in {path}")
-    elif isinstance(kind, Entries | Mapping) and value is not None:
-        check_types(path, value, kind, f"{key!r} in {path}")
+        _check_object(path, key, value, kind)
+    elif not has_type(value, kind):
+        raise _wrong_type(path, key, value, str(kind))
+
+
+def _check_rows(path: epath.Path, key: str, value: Any, rows: Rows) -> None:
+    if not has_type(value, tuple[dict, ...]):
+        raise _wrong_type(path, key, value, "a list of objects")
+    entries = Entries(rows.required, rows.optional)
+    for row in value:
+        check_types(path, row, entries, f"every entry of {key!r} in {path}")
+
+
+def _check_object(
+    path: epath.Path, key: str, value: Any, entries: Entries | Mapping[str, Any]
+) -> None:
+    if value is None and isinstance(entries, Entries) and entries.is_nullable:
+        return
+    if not isinstance(value, Mapping):
+        raise _wrong_type(path, key, value, "an object")
+    check_types(path, value, entries, f"{key!r} in {path}")
+
+
+def _wrong_type(path: epath.Path, key: str, value: Any, expected: str) -> ValueError:
+    return ValueError(f"{key} in {path} must be {expected}, got {_shorten(value)}; {REPAIR}")
 
 
 def _shorten(value: Any) -> str:
