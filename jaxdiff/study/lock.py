@@ -44,11 +44,16 @@ def lock(folder: epath.PathLike, wait: Callable[[str], object] | None = None) ->
         run one cell, the first one locks for all.
     """
     path = epath.Path(folder)
-    is_locking = parallel.is_leader() and not files.is_in_bucket(path)
-    with _local_lock(path, wait) if is_locking else contextlib.nullcontext("") as owner:
+    owner = ""
+    with contextlib.ExitStack() as stack:
+        if parallel.is_leader() and not files.is_in_bucket(path):
+            owner = stack.enter_context(_local_lock(path, wait))
         parallel.barrier(f"lock {folder}")
+        is_held = bool(parallel.broadcast(np.bool_(owner != "")))
         # Only the first process has asked, and knows the owner's name.
-        yield "" if parallel.broadcast(np.bool_(not owner)) else owner or "another process"
+        if is_held and not owner:
+            owner = "another process"
+        yield owner
 
 
 @contextlib.contextmanager
