@@ -128,13 +128,7 @@ class Sweep:
         diverged: list[str] = []
         announced = ""
         while waiting:
-            locked: dict[str, str] = {}
-            left = waiting
-            # A round: each cell that is left is run, alone or with others, or found to be locked.
-            while left:
-                group, owners = self.run_next(left, diverged)
-                locked |= owners
-                left = [cell for cell in left if cell not in group and cell.name not in owners]
+            locked = self.run_round(waiting, diverged)
             # Nothing could be run in the whole round.
             if len(locked) == len(waiting):
                 names = ", ".join(f"{name} ({owner})" for name, owner in locked.items())
@@ -148,6 +142,22 @@ class Sweep:
                 time.sleep(lock.POLL_SECONDS)
             waiting = [cell for cell in waiting if cell.name in locked]
         return Outcome(is_finished=True, diverged=diverged)
+
+    def run_round(self, waiting: Sequence[Cell], diverged: list[str]) -> dict[str, str]:
+        """Run each cell, alone or with others, that is not locked; the owners of the locked ones.
+
+        Returns
+        -------
+        dict
+            The owners by the cells' names.
+        """
+        locked: dict[str, str] = {}
+        left = waiting
+        while left:
+            group, owners = self.run_next(left, diverged)
+            locked |= owners
+            left = [cell for cell in left if cell not in group and cell.name not in owners]
+        return locked
 
     def run_next(
         self, left: Sequence[Cell], diverged: list[str]
