@@ -74,43 +74,61 @@ def checked_value(name: str, value: Any, kind: Any, metadata: Mapping[str, Any])
 
 
 def _converted(name: str, value: Any, kind: Any) -> Any:
-    origin = typing.get_origin(kind)
-    if origin is tuple:
-        if not isinstance(value, tuple | list):
-            raise ValueError(f"{name} must be a tuple, got {value!r}; write one entry as (x,)")
-        # tuple[X, ...], or tuple[X, X]: all entries are of one type.
-        entry_kind, *rest = typing.get_args(kind)
-        if rest != [...] and len(value) != 1 + len(rest):
-            raise ValueError(f"{name} must have {1 + len(rest)} entries, got {value!r}")
-        return tuple(_converted(f"{name}[{i}]", entry, entry_kind) for i, entry in enumerate(value))
-    if origin is dict:
-        if isinstance(value, ml_collections.ConfigDict):
-            value = value.to_dict()
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{name} must be a dict, got {value!r}")
-        for key in value:
-            if not isinstance(key, str):
-                raise ValueError(f"{name} must have strings as names, got {key!r}; write it in ''")
-        return dict(value)
     if kind is Any:
         return _plain_tuple(value)
     if isinstance(kind, types.UnionType):
         return _converted_to_any(name, value, typing.get_args(kind))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            digits = len(str(abs(value)))
-            raise ValueError(
-                f"{name} must be a finite number, got one of {digits} digits"
-            ) from None
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        return _converted_tuple(name, value, typing.get_args(kind))
+    if origin is dict:
+        return _converted_dict(name, value)
+    return _converted_scalar(name, value, kind)
+
+
+def _converted_tuple(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A tuple of entries of these types, or of any number of entries of (X, ...)."""
+    if not isinstance(value, tuple | list):
+        raise ValueError(f"{name} must be a tuple, got {value!r}; write one entry as (x,)")
+    if kinds[-1:] == (...,):
+        kinds = kinds[:1] * len(value)
+    if len(value) != len(kinds):
+        raise ValueError(f"{name} must have {len(kinds)} entries, got {value!r}")
+    names = [f"{name}[{i}]" for i in range(len(value))]
+    return tuple(map(_converted, names, value, kinds))
+
+
+def _converted_dict(name: str, value: Any) -> dict[str, Any]:
+    """A dict by strings; the types of its values are for others to check."""
+    if isinstance(value, ml_collections.ConfigDict):
+        value = value.to_dict()
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} must be a dict, got {value!r}")
+    for key in value:
+        if not isinstance(key, str):
+            raise ValueError(f"{name} must have strings as names, got {key!r}; write it in ''")
+    return dict(value)
+
+
+def _converted_scalar(name: str, value: Any, kind: Any) -> Any:
     # bool is a subclass of int, and True is no number of steps
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+    is_bool = isinstance(value, bool)
+    if kind is float and isinstance(value, int) and not is_bool:
+        return _to_float(name, value)
+    if not isinstance(value, kind) or (is_bool and kind is not bool):
         expected = NOUNS.get(kind, f"a {kind.__name__}")
         raise ValueError(f"{name} must be {expected}, got {value!r}")
     if kind is int and not -LARGEST_INT <= value <= LARGEST_INT:
         raise ValueError(f"{name} must be at most {LARGEST_INT:,}, got {value}")
     return value
+
+
+def _to_float(name: str, value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        digits = len(str(abs(value)))
+        raise ValueError(f"{name} must be a finite number, got one of {digits} digits") from None
 
 
 def _converted_to_any(name: str, value: Any, kinds: Sequence[Any]) -> Any:
