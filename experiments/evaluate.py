@@ -27,7 +27,7 @@ from jaxdiff.datasets.image_io import read_images
 from jaxdiff.datasets.registry import (
     DATASET_NAMES_HELP,
     is_dataset_name,
-    name_classes,
+    log_class_names,
     open_dataset,
 )
 from jaxdiff.evaluation import EvaluationSettings, Reference, evaluate
@@ -127,7 +127,7 @@ def read_reference(
             data_dir=FLAGS.data_dir,
             attribute=FLAGS.attribute,
         )
-        name_classes(dataset, _cli.parse_integers(FLAGS.classes, "classes"))
+        log_class_names(dataset, _cli.parse_integers(FLAGS.classes, "classes"))
         cache = DataPaths(cache=FLAGS.cache or "").cache_dir(workdir)
         return Reference.from_dataset(dataset, cache, progress)
     held_out = read_images(FLAGS.held_out, FLAGS.size) if FLAGS.held_out else None

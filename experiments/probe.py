@@ -37,7 +37,7 @@ from jaxdiff.datasets.registry import (
     DATASET_NAMES_HELP,
     is_dataset_name,
     load_splits,
-    name_classes,
+    log_class_names,
     open_dataset,
 )
 from jaxdiff.plugins import import_plugins
@@ -205,7 +205,7 @@ def _load_dataset(path: epath.Path, workdir: epath.Path, progress: _cli.Reporter
             f"--classes must be two different ones of the {len(dataset.classes)} classes, "
             f"got {','.join(FLAGS.classes)}"
         )
-    name_classes(dataset, classes)
+    log_class_names(dataset, classes)
     cache = _data_paths().cache_dir(workdir)
     train = np.sort(dataset.pools["generator"])
     splits = load_splits(dataset, cache, train, progress)

@@ -97,7 +97,7 @@ def _check_classes(cell: Cell, dataset: Dataset) -> None:
                 f"config.data.{key} holds {label}; choose among the {count} classes of "
                 f"{cell.data.source}: {', '.join(names)}"
             )
-    registry.name_classes(dataset, cell.roles.trained_classes)
+    registry.log_class_names(dataset, cell.roles.trained_classes)
 
 
 def _check_size(cell: Cell, dataset: Dataset) -> None:

@@ -34,9 +34,9 @@ __all__ = [
     "find_registration",
     "is_dataset_name",
     "load_splits",
+    "log_class_names",
     "max_grouped_train_size",
     "max_train_size",
-    "name_classes",
     "open_dataset",
     "open_source",
     "register_dataset",
@@ -97,7 +97,7 @@ def open_dataset(
     )
 
 
-def name_classes(dataset: Dataset, labels: Sequence[int]) -> None:
+def log_class_names(dataset: Dataset, labels: Sequence[int]) -> None:
     """Log once which classes these numbers mean, where their names are not the numbers."""
     names = [dataset.classes[label] for label in labels if 0 <= label < len(dataset.classes)]
     if names != [str(label) for label in labels]:

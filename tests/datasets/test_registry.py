@@ -218,5 +218,5 @@ def test_the_chosen_classes_are_named(tmp_path, caplog):
     check_training_sets(expand(config))
     assert f"classes 2,3 of folder:{tmp_path}, counted from 0, are named 10, 11" in caplog.text
     caplog.clear()
-    registry.name_classes(open_dataset("digits", size=32, channels=1), (6, 9))
+    registry.log_class_names(open_dataset("digits", size=32, channels=1), (6, 9))
     assert not caplog.text
