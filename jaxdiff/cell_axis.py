@@ -117,4 +117,4 @@ def map_over_cells(
         ]
         return jax.tree.map(lambda x: x[None], function(*unstacked))
 
-    return jax.shard_map(of_one, mesh=mesh, in_specs=in_specs, out_specs=CELLS, check_vma=False)
+    return parallel.shard_map(of_one, mesh, in_specs, CELLS)

@@ -86,20 +86,12 @@ def data_parallel_grads(grad_fn: GradFn, mesh: Mesh) -> GradFn:
         Mesh whose axis `data` splits the batch.
     """
 
-    @functools.partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(REPLICATED, DATA),
-        out_specs=(REPLICATED, REPLICATED),
-        # With it JAX would sum each parameter's gradient over the devices, an all-reduce each.
-        check_vma=False,
-    )
     def averaged(params: Params, batch: PyTree) -> tuple[Array, Params]:
         # One long vector is one collective, where a pmean of the tree is one for each array.
         flat, unravel = ravel_pytree(grad_fn(params, batch))
         return unravel(jax.lax.pmean(flat, "data"))
 
-    return averaged
+    return parallel.shard_map(averaged, mesh, (REPLICATED, DATA), (REPLICATED, REPLICATED))
 
 
 def fsdp_grads(grad_fn: GradFn, mesh: Mesh) -> GradFn:
@@ -121,13 +113,8 @@ def fsdp_grads(grad_fn: GradFn, mesh: Mesh) -> GradFn:
     def averaged(params: Params, batch: PyTree) -> tuple[Array, Params]:
         specs = {name: parallel.fsdp_sharding(p.shape, mesh).spec for name, p in params.items()}
         # A parameter and its gradient have the same specs, so that the optimizer stays local.
-        sharded = jax.shard_map(
-            functools.partial(_local_fsdp_grads, grad_fn, mesh.size, _sharded_axes(specs)),
-            mesh=mesh,
-            in_specs=(specs, DATA),
-            out_specs=(REPLICATED, specs),
-            check_vma=False,
-        )
+        local = functools.partial(_local_fsdp_grads, grad_fn, mesh.size, _sharded_axes(specs))
+        sharded = parallel.shard_map(local, mesh, (specs, DATA), (REPLICATED, specs))
         return sharded(params, batch)
 
     return averaged

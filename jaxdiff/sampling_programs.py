@@ -141,10 +141,7 @@ def _inversion_program(
 def _compile(function: Callable[..., Any], mesh: Mesh, in_specs: tuple) -> jax.stages.Wrapped:
     """The function over a mesh; all that it returns is split by samples."""
     # Each device runs its own samples: nothing is communicated.
-    sharded = jax.shard_map(
-        function, mesh=mesh, in_specs=in_specs, out_specs=parallel.DATA, check_vma=False
-    )
-    return jax.jit(sharded)
+    return jax.jit(parallel.shard_map(function, mesh, in_specs))
 
 
 @share_programs

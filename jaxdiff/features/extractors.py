@@ -79,9 +79,7 @@ def _extract(features: Callable, mesh: jax.sharding.Mesh, params: Params, images
         return features(params, jnp.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images)
 
     specs = (parallel.REPLICATED, parallel.DATA)
-    return jax.shard_map(
-        local, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False
-    )(params, images)
+    return parallel.shard_map(local, mesh, specs)(params, images)
 
 
 @functools.cache

@@ -178,10 +178,7 @@ def _map_points(function, static, mesh, points, keys, parameters):
         return jax.lax.map(apply, (points, keys), batch_size=POINTS_PER_BATCH)
 
     specs = (parallel.DATA, parallel.DATA, parallel.REPLICATED)
-    sharded = jax.shard_map(
-        map_shard, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False
-    )
-    return sharded(points, keys, parameters)
+    return parallel.shard_map(map_shard, mesh, specs)(points, keys, parameters)
 
 
 def is_dense(size: int, options: Options) -> bool:

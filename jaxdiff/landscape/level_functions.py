@@ -114,15 +114,9 @@ class LevelFunctions:
     @functools.cached_property
     def all_levels(self) -> Callable[..., tuple[Array, ...]]:
         """(FORWARD images, params, t) -> z of all levels, compiled."""
-        replicated = parallel.REPLICATED
-        sharded = jax.shard_map(
-            self._encode_all,
-            mesh=parallel.data_mesh(FORWARD),
-            in_specs=(parallel.DATA, replicated, replicated),
-            out_specs=parallel.DATA,
-            check_vma=False,
-        )
-        return jax.jit(sharded)
+        mesh = parallel.data_mesh(FORWARD)
+        specs = (parallel.DATA, parallel.REPLICATED, parallel.REPLICATED)
+        return jax.jit(parallel.shard_map(self._encode_all, mesh, specs))
 
     def _enter(self, x: Array, params: Params, t: Array) -> tuple[UNet, Hidden]:
         """The network with these parameters, and images [n, h, w, c] at level 0."""

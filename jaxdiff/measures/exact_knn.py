@@ -241,9 +241,7 @@ def _merge_block(
         parallel.REPLICATED,
         parallel.REPLICATED,
     )
-    run = jax.shard_map(
-        merge_local, mesh=mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False
-    )
+    run = parallel.shard_map(merge_local, mesh, specs)
     return run(best, queries, references, center, first)
 
 

@@ -222,13 +222,8 @@ def _embed_batch(
     net: str, mesh: jax.sharding.Mesh, params: perceptual.Params, images: Array
 ) -> Array:
     """`embed` of a batch that is split over the devices."""
-    run = jax.shard_map(
-        functools.partial(embed, net),
-        mesh=mesh,
-        in_specs=(parallel.REPLICATED, parallel.DATA),
-        out_specs=parallel.DATA,
-        check_vma=False,
-    )
+    specs = (parallel.REPLICATED, parallel.DATA)
+    run = parallel.shard_map(functools.partial(embed, net), mesh, specs)
     return run(params, images)
 
 
@@ -251,7 +246,7 @@ def _add_embeddings(
 
     specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA)
     out_specs = (parallel.REPLICATED, parallel.DATA)
-    run = jax.shard_map(local_sums, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
+    run = parallel.shard_map(local_sums, mesh, specs, out_specs)
     added, squares = run(center, phi, membership)
     return sums + added, squares
 

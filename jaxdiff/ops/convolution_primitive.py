@@ -28,7 +28,7 @@ def convolve_in_loops(
 ) -> Float[Array, "batch _h _w _outer"]:
     """As jax.lax.conv_general_dilated, with derivatives of every order and vmap.
 
-    Within jax.shard_map it needs ``check_vma=False``.
+    Within jax.shard_map it needs ``check_vma=False``, as `jaxdiff.parallel.shard_map` has it.
     """
     return _primitive.bind(x, kernel, stride=stride, padding=padding, dilation=1)
 

@@ -352,7 +352,4 @@ class TextToImagePipeline:
         """Compile over the mesh: replicated parameters, then arguments that are split by rows."""
         split = (parallel.DATA,) * num_split
         specs = (parallel.REPLICATED, *split, *(parallel.REPLICATED,) * num_replicated)
-        sharded = jax.shard_map(
-            function, mesh=self._mesh, in_specs=specs, out_specs=parallel.DATA, check_vma=False
-        )
-        return jax.jit(sharded)
+        return jax.jit(parallel.shard_map(function, self._mesh, specs))

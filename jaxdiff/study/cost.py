@@ -87,15 +87,9 @@ def _time_forward(cell: Cell, params: dict[str, jax.Array]) -> float:
     """Seconds an image of the forward pass at the training batch."""
     batch = cell.train.batch
     mesh = parallel.data_mesh(batch)
-    forward = jax.jit(
-        jax.shard_map(
-            as_function(abstract_network(cell.network)),
-            mesh=mesh,
-            in_specs=(parallel.REPLICATED, parallel.DATA, parallel.DATA),
-            out_specs=parallel.DATA,
-            check_vma=False,
-        )
-    )
+    function = as_function(abstract_network(cell.network))
+    specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA)
+    forward = jax.jit(parallel.shard_map(function, mesh, specs))
     xt = jnp.zeros((batch, *cell.image_shape))
     t = jnp.zeros((batch,), jnp.int32)
     jax.block_until_ready(forward(params, xt, t))  # compiles
