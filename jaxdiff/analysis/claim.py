@@ -93,7 +93,7 @@ class Claim:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every seed that it waits for is finished, with or without a value."""
+        """Whether it can be judged: every planned seed has its value, or one has none."""
         # With an undefined value it is undecided whatever the other seeds say: it waits for none.
         return self.mean.n == self.planned or bool(self.undefined)
 
