@@ -105,25 +105,24 @@ class PlannedClaims:
         # [seed, mix, model, early or late, logit share or gate]
         num_mixes = len(self.plan.data_with_minority(self.cells))
         table = np.array(values.of_seeds).reshape(len(values.of_seeds), num_mixes, 2, 2, 2)
-        # The mean over the mixes: [seed, model, early or late].
-        logits = table[..., 0].mean(axis=1)
-        by_training = (logits[:, :, 1] - logits[:, :, 0]).mean(axis=1)
-        by_depth = logits[:, 1, 1] - logits[:, 0, 1]
+        logit_shares = table[..., 0].mean(axis=1)  # over the mixes
+        # Each [seed, model].
+        early, late = np.moveaxis(logit_shares, -1, 0)
+        shallow_late, deep_late = late.T
+        by_training = (late - early).mean(axis=1)
+        by_depth = deep_late - shallow_late
         # A change's size is that of its mean over seeds, whose sign is the data's.
         signs = [
             np.sign(BlockedMean.of(changes.tolist(), values.roles).value)
             for changes in (by_training, by_depth)
         ]
         differences = signs[0] * by_training - signs[1] * by_depth
-        # `build_arm` takes the readings by mix, and then by seed.
-        arms = [
-            build_arm(name, [[SampleReading(*row) for row in of_mix] for of_mix in readings])
-            for i, model in enumerate(models)
-            for name, readings in (
-                (f"{model} at a quarter of training", table[:, :, i, 0].swapaxes(0, 1)),
-                (model, table[:, :, i, 1].swapaxes(0, 1)),
-            )
-        ]
+        # [model, early or late, mix, seed, logit share or gate]
+        by_model = table.transpose(2, 3, 1, 0, 4)
+        arms = []
+        for model, (early_readings, late_readings) in zip(models, by_model, strict=True):
+            arms.append(_build_arm(f"{model} at a quarter of training", early_readings))
+            arms.append(_build_arm(model, late_readings))
         return self._claim_above_zero(
             "training moves the minority's share further than depth does",
             "size of the logit share's change over the last three quarters of training, mean of "
@@ -357,6 +356,11 @@ def _read_pair_early_and_late(shallow: CellResult, deep: CellResult) -> Any:
     """The readings of both models, early and late; None where one is missing."""
     readings = [read_early_and_late(shallow), read_early_and_late(deep)]
     return None if None in readings else readings
+
+
+def _build_arm(model: str, readings: np.ndarray) -> Arm:
+    """An arm from its readings [mix, seed, logit share or gate]."""
+    return build_arm(model, [[SampleReading(*row) for row in of_mix] for of_mix in readings])
 
 
 def _lpips_change(shallow: CellResult, deep: CellResult) -> float | None:
