@@ -254,37 +254,39 @@ def _build_fit(
         linear = Estimate(center, low, high, draws.n, draws.method, name=name, labels=labels)
         return linear.map(function)
 
-    # Columns as in `LossLaw.to_quantities`: log E, log A_d of each depth, log B, log alpha, log
-    # beta, log r where images repeat, and at the end log(beta / alpha).
-    last = len(depths)
-    alpha = _refuse_outside(estimate("alpha", last + 2), EXPONENT_RANGE)
-    beta = _refuse_outside(estimate("beta", last + 3), EXPONENT_RANGE)
+    # The columns of `LossLaw.to_quantities`: log A_d of each depth, log r where images repeat, and
+    # at the end log(beta / alpha).
+    log_e, *log_a, log_b, log_alpha, log_beta, log_r = range(len(depths) + 5)
+    log_ratio = -1
+    alpha = _refuse_outside(estimate("alpha", log_alpha), EXPONENT_RANGE)
+    beta = _refuse_outside(estimate("beta", log_beta), EXPONENT_RANGE)
     effect = None
     if len(depths) > 1:
         # The part of log A that comes with alpha is the same at all depths and cancels, so that the
         # effect stands where alpha is refused.
-        differences = draws.quantities[:, [last]] - draws.quantities[:, [1]]
-        center = float(quantities[last] - quantities[1])
+        deepest, shallowest = log_a[-1], log_a[0]
+        differences = draws.quantities[:, [deepest]] - draws.quantities[:, [shallowest]]
+        center = float(quantities[deepest] - quantities[shallowest])
         low, high = dataclasses.replace(draws, quantities=differences).interval(center, 0)
         effect = Estimate(center, low, high, draws.n, draws.method, name="depth_effect")
     repeat_scale = None
     if law.repeats:
-        repeat_scale = _refuse_outside(estimate("repeat_scale", last + 4), REPEAT_RANGE)
+        repeat_scale = _refuse_outside(estimate("repeat_scale", log_r), REPEAT_RANGE)
         repeat_scale = _unless_refused(repeat_scale, beta)
     coefficients = {
-        depth: _unless_refused(estimate("size_coefficient", 1 + i, depth=depth), alpha)
-        for i, depth in enumerate(depths)
+        depth: _unless_refused(estimate("size_coefficient", column, depth=depth), alpha)
+        for depth, column in zip(depths, log_a, strict=True)
     }
     return ParametricFit(
         points=points,
         depths=depths,
-        irreducible_loss=_unless_refused(estimate("irreducible_loss", 0), alpha, beta),
+        irreducible_loss=_unless_refused(estimate("irreducible_loss", log_e), alpha, beta),
         size_coefficients=coefficients,
-        data_coefficient=_unless_refused(estimate("data_coefficient", last + 1), beta),
+        data_coefficient=_unless_refused(estimate("data_coefficient", log_b), beta),
         alpha=alpha,
         beta=beta,
         repeat_scale=repeat_scale,
-        allocation=_unless_refused(estimate("allocation", -1, expit), alpha, beta),
+        allocation=_unless_refused(estimate("allocation", log_ratio, expit), alpha, beta),
         depth_effect=effect,
         noise=noise,
         law=law,
