@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
@@ -70,20 +71,24 @@ def _new_panels(count: int, height: float = 3.4) -> tuple[Figure, list[Axes]]:
 def _use_log_axes(*axes: Axes, y: bool = True) -> None:
     """Logarithmic axes, after everything is drawn, whose labels do not overlap."""
     for ax in axes:
-        # A list times False is empty: the vertical axis stays linear.
-        scales = [(ax.set_xscale, ax.xaxis)] + [(ax.set_yscale, ax.yaxis)] * y
-        for set_scale, axis in scales:
-            set_scale("log")
-            low, high = axis.get_view_interval()
-            decades = math.log10(high / low)
-            if decades < NARROW:
-                axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-            else:
-                axis.set_major_locator(LogLocator(subs=(1,) if decades > WIDE else (1, 2, 5)))
-                axis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False))
-            axis.set_minor_formatter(NullFormatter())
+        ax.set_xscale("log")
+        _label_log_axis(ax.xaxis)
+        if y:
+            ax.set_yscale("log")
+            _label_log_axis(ax.yaxis)
         ax.tick_params(labelsize=8)
+
+
+def _label_log_axis(axis: Axis) -> None:
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    if decades < NARROW:
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1,) if decades > WIDE else (1, 2, 5)))
+        axis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _shade(index: int, count: int) -> str:
