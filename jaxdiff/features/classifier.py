@@ -115,29 +115,30 @@ def distort(images: Images, key: Key[Array, ""]) -> Images:
 def make_rejects(images: Images, key: Key[Array, ""]) -> Images:
     """As many images that are of no class, each of one of six kinds, in [-1, 1]."""
     batch, size = images.shape[:2]
-    # The keys of the noise, its offset, its scale, the scale of noise over images, and the kinds;
-    # two are unused.
-    keys = jax.random.split(key, 7)
+    # Two are unused: of another number of keys each would be another key.
+    key_noise, key_offset, key_scale, key_drown, key_kind, _, _ = jax.random.split(key, 7)
     neighbor = jnp.roll(images, 1, axis=0)
 
-    def uniform(i: int, low: float, high: float) -> Array:
-        return jax.random.uniform(keys[i], (batch, 1, 1, 1), minval=low, maxval=high)
+    def uniform(key: Key[Array, ""], low: float, high: float) -> Array:
+        return jax.random.uniform(key, (batch, 1, 1, 1), minval=low, maxval=high)
 
-    # rough and smooth differ in the scale of their noise
-    noise = random.normal(keys[0], images.shape)
+    noise = random.normal(key_noise, images.shape)
     coarse = jax.image.resize(noise[:, : size // 4, : size // 4], images.shape, "linear")
-    rough = jnp.clip(uniform(1, -1.0, 1.0) + uniform(2, 0.2, 2.0) * noise, -1, 1)
-    smooth = jnp.clip(uniform(1, -1.0, 1.0) + uniform(2, 0.2, 2.0) * coarse, -1, 1)
+    offset = uniform(key_offset, -1.0, 1.0)
+    scale = uniform(key_scale, 0.2, 2.0)
+    # These two differ in how fine their noise is.
+    rough = jnp.clip(offset + scale * noise, -1, 1)
+    smooth = jnp.clip(offset + scale * coarse, -1, 1)
     is_top = jnp.arange(size)[None, :, None, None] < size // 2
     # Both are upper halves: the neighbor's lower half could complete an image of its class.
     halves = jnp.where(is_top, images, jnp.roll(neighbor, size // 2, axis=1))
     # shifted, or an image laid over its like would still be of its class
     overlaid = jnp.maximum(images, jnp.roll(neighbor, size // 4, axis=2))
     shuffled = jnp.roll(images, (size // 2, size // 2), axis=(1, 2))
-    drowned = jnp.clip(0.3 * images + uniform(3, 0.6, 1.2) * noise, -1, 1)
+    drowned = jnp.clip(0.3 * images + uniform(key_drown, 0.6, 1.2) * noise, -1, 1)
     kinds = jnp.stack([rough, smooth, halves, overlaid, shuffled, drowned])
     # Each image in the one kind that is drawn for it.
-    return kinds[jax.random.randint(keys[4], (batch,), 0, len(kinds)), jnp.arange(batch)]
+    return kinds[jax.random.randint(key_kind, (batch,), 0, len(kinds)), jnp.arange(batch)]
 
 
 def train(
