@@ -170,7 +170,7 @@ def _sample_estimates(samples: Images, artifacts: Artifacts) -> list[Estimate]:
     memorized = memorization_metrics({"samples": flatten(samples)}, train)[0]
     gate = quality_gate(predictions, roles.trained_classes)[0]
     shares = share_forms(predictions, roles)
-    estimates = [memorized, dataclasses.replace(gate, values=None), *shares]
+    estimates = [memorized, gate, *shares]
     # An early checkpoint denoises no held-out images, and has no loss-corrected share.
     named = select_share(shares, artifacts.settings.share)
     if named.value is not None:
