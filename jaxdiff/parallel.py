@@ -106,7 +106,7 @@ def on_leader(name: str, work: Callable[[], object]) -> None:
 
 
 def data_mesh(batch: int) -> Mesh:
-    """A mesh over as many of this process's own devices as divide the batch."""
+    """A mesh over gcd(batch, devices) of this process's own devices: 2 of 4 for a batch of 6."""
     count = math.gcd(batch, jax.local_device_count())
     return make_mesh(jax.local_devices()[:count])
 

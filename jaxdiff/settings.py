@@ -150,6 +150,7 @@ class TrainSettings:
 class SampleSettings:
     """How a trained model is sampled."""
 
+    # KID's jackknife leaves one out, and takes the pairs of the others.
     num: int = setting(256, "samples of a model", min=3)
     common: int = setting(
         256, "samples from the noise that all seeds share, for flips; 0 draws none", min=0
