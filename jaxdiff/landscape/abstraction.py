@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key
 from matfree import decomp
 
 from jaxdiff.landscape.curvature import (
+    BOUND_ROUNDING,
     MATRIX_ROWS_PER_BATCH,
     Function,
     Measured,
@@ -108,7 +109,7 @@ def _decompose(bidiagonal: _Bidiagonal, count: int) -> tuple[np.ndarray, ...]:
     matrix = np.nan_to_num(bidiagonal.matrix).astype(np.float64)
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
     # Bounds hold what is left over, and rounding.
-    rounding = 8.0 * float(np.finfo(dtype).eps) * values[0]
+    rounding = BOUND_ROUNDING * float(np.finfo(dtype).eps) * values[0]
     rest = float(np.nan_to_num(bidiagonal.rest))
     # J v = s u is exact, and J^T u = s v but for the rest times the last entry of u in its basis.
     bounds = np.abs(left[-1] * rest) + rounding

@@ -37,6 +37,10 @@ VECTORS_PER_BATCH = 16  # products that a point computes together
 # On a CPU, more numbers in those vectors take memory and no less time.
 MAX_CPU_NUMBERS = 2**15
 MATRIX_ROWS_PER_BATCH = 32
+# Of rounding, in epsilons of the largest entry or value: what a bound adds to the residual, and up
+# to where an off-diagonal entry is no more than rounding.
+BOUND_ROUNDING = 8.0
+EXHAUSTED_ROUNDING = 10.0
 
 
 class Measured(NamedTuple):
@@ -319,7 +323,7 @@ def _summarize_lanczos(
     # Where the start lay in an invariant subspace, what follows is rounding, or the nan of 0 / 0,
     # for which `~ >` is true too.
     scale = np.abs(tridiagonal[:2, :2]).max()
-    exhausted = np.flatnonzero(~(off_diagonal > 10.0 * epsilon * scale))
+    exhausted = np.flatnonzero(~(off_diagonal > EXHAUSTED_ROUNDING * epsilon * scale))
     if len(exhausted):
         steps = int(exhausted[0]) + 1
         residual = float(off_diagonal[exhausted[0]])
@@ -329,7 +333,7 @@ def _summarize_lanczos(
 
     # The bound of a Ritz value is |H v - lambda v| of its unit vector v, and rounding. That length
     # is the residual's times the last entry of the tridiagonal matrix's eigenvector.
-    rounding = 8.0 * epsilon * np.abs(eigenvalues).max()
+    rounding = BOUND_ROUNDING * epsilon * np.abs(eigenvalues).max()
     bounds = np.abs(np.nan_to_num(residual) * vectors[-1]) + rounding
     widest = int(np.argmax(np.abs(eigenvalues)))
     count = min(leading, steps)

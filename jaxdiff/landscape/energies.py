@@ -25,6 +25,7 @@ Function = Callable[..., Array]
 
 NUM_REFINED = 64  # nearest points, whose distance is computed by direct difference
 COVARIANCE_BLOCK = 1024  # points in one term of a covariance's sum
+DISTANCE_ROUNDING = 4.0  # epsilons in a squared distance; it grows as the root of the dimensions
 
 
 def squared_distances(x: Point, points: Points) -> Float[Array, " n"]:
@@ -40,10 +41,11 @@ def squared_distances(x: Point, points: Points) -> Float[Array, " n"]:
 
 def min_tau(points: Points) -> float:
     """The tau below which rounding, not the data, would set the weights."""
-    # The rounding error of a squared distance of order one.
     largest = float(jnp.abs(points).max())
     epsilon = float(jnp.finfo(points.dtype).eps)
-    return 4.0 * epsilon * points.shape[1] ** 0.5 * max(largest, largest**2)
+    # What tells the points apart in |x - x_i|^2, at an x of order one: -2 x . x_i and |x_i|^2.
+    scale = max(largest, largest**2)
+    return DISTANCE_ROUNDING * epsilon * points.shape[1] ** 0.5 * scale
 
 
 def check_tau(tau: float, points: Points) -> None:
