@@ -17,17 +17,15 @@ from jaxtyping import Array, Float, Key
 from matfree import decomp
 
 from jaxdiff.landscape.curvature import (
-    BOUND_ROUNDING,
     MATRIX_ROWS_PER_BATCH,
     Function,
-    Measured,
     Options,
     is_dense,
     map_points,
     measure_operator,
-    summarize,
     vector_batch_size,
 )
+from jaxdiff.landscape.spectrum import BOUND_ROUNDING, Measured, summarize
 
 PerPoint = Float[np.ndarray, " n"]
 
@@ -288,7 +286,7 @@ def decoder_curvature(
     terms = {}
     for i, term in enumerate(TERM_FACTORS):
         arrays = {name: array[:, i] for name, array in raw.items()}
-        terms[term] = summarize(arrays, settings)
+        terms[term] = summarize(arrays, settings.leading)
     return DecoderCurvature(
         terms["total"],
         terms["gauss_newton"],
