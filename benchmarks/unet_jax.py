@@ -23,13 +23,13 @@ from jaxdiff import models, optimizers, parallel, samplers, training
 from jaxdiff.cells.train_step import build_apply, compiler_options
 from jaxdiff.datasets import batches as pipeline
 from jaxdiff.denoiser import get_params
+from jaxdiff.flops import image_flops
 from jaxdiff.gradients import data_parallel_grads
 from jaxdiff.sampling import Sampler
 from jaxdiff.sampling_programs import STEPS_PER_CALL
 from jaxdiff.training_step import (
     TrainStep,
     build_loss,
-    image_flops,
     init_state,
     jit_train_steps,
     place_key,

@@ -21,7 +21,6 @@ from jaxdiff import cell_axis, diffusion, parallel, rng
 from jaxdiff.datasets.images import to_float
 from jaxdiff.denoiser import Params, as_function
 from jaxdiff.gradients import GradFn, flat_grads
-from jaxdiff.ops.dispatch import tracing_for
 from jaxdiff.params_layout import ParamsLayout
 
 Apply = Callable[[Params, Array, Array, Array | None], Array]  # params, xt, t, dropout's keys
@@ -372,45 +371,3 @@ def key_data(seed: int) -> UInt32[np.ndarray, " word"]:
 def place_key(seed: int, mesh: Mesh) -> UInt32[Array, " word"]:
     """The key data of a seed, on every device."""
     return parallel.to_global_array(key_data(seed), parallel.replicated(mesh))
-
-
-def image_flops(apply: Apply, params: Mapping[str, Any], shape: tuple[int, ...]) -> float:
-    """Floating-point operations of the gradient for one image, by XLA's cost analysis.
-
-    Parameters
-    ----------
-    apply
-        The network.
-    params
-        Its parameters, or their shapes.
-    shape
-        Height, width and channels of the image.
-    """
-    return _count_flops(jax.value_and_grad, apply, params, shape)
-
-
-def forward_flops(apply: Apply, params: Mapping[str, Any], shape: tuple[int, ...]) -> float:
-    """Floating-point operations of the network for one image; the parameters of `image_flops`."""
-    return _count_flops(lambda function: function, apply, params, shape)
-
-
-def _count_flops(
-    transform: Callable[..., Callable[..., Any]],
-    apply: Apply,
-    params: Mapping[str, Any],
-    shape: tuple[int, ...],
-) -> float:
-    """Those of a transformation of the network's sum over its output."""
-    shapes = {name: jax.ShapeDtypeStruct(p.shape, p.dtype) for name, p in params.items()}
-    # The clients of GPUs and TPUs have no cost analysis of what is not compiled; a CPU's has.
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        xt = jnp.zeros((1, *shape))
-        t = jnp.zeros((1,), jnp.int32)
-        keys = jax.random.split(jax.random.key(0), 1)
-        counted = jax.jit(transform(lambda params: apply(params, xt, t, keys).sum()))
-        # Of the definitions: the forms of platforms contain loops, which the analysis counts
-        # once, and what they compute again is no part of the model.
-        with tracing_for("tpu"):
-            lowered = counted.lower(shapes)
-        costs: Any = lowered.cost_analysis()
-    return float(costs["flops"])

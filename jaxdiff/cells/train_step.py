@@ -14,6 +14,7 @@ from jaxdiff.cells.cell import Cell
 from jaxdiff.datasets import batches as pipeline
 from jaxdiff.datasets.dataset import Split
 from jaxdiff.denoiser import Params, abstract_network, get_params, random_network
+from jaxdiff.flops import forward_flops, image_flops
 from jaxdiff.gradients import accumulate_grads, data_parallel_grads, fsdp_grads
 from jaxdiff.programs import share_programs
 from jaxdiff.setting_fields import to_json
@@ -23,8 +24,6 @@ from jaxdiff.training_step import (
     TrainState,
     TrainStep,
     build_loss,
-    forward_flops,
-    image_flops,
     jit_cell_steps,
     jit_train_steps,
     key_shape,
