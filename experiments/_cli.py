@@ -18,7 +18,6 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from experiments import _errors, _help
-from experiments._errors import ConfigFileError
 
 TERMINATED = 143  # exit status after SIGTERM
 # file:///PATH is taken as /PATH: what has :// in it counts as a bucket (`files.is_in_bucket`).
@@ -167,14 +166,14 @@ def run(main: Callable[[], None], description: str, settings_class: type | None 
             print(_help.format_help(description))
             sys.exit(0)
         if _help.asks_for_settings(arguments):
-            print(_help.format_settings(settings_class or _study_settings()))
+            print(_help.format_settings(settings_class or _help.study_settings()))
             sys.exit(0)
         try:
             positional = flags.FLAGS(arguments)
         except SystemExit:  # absl's --helpfull ends with 1
             sys.exit(0)
         except Exception as error:
-            fail(_sentence(argv, error, settings_class))
+            fail(_errors.explain_input(argv, error, settings_class))
         if len(positional) > 1:
             fail(f"unexpected argument {positional[1]!r}; every option starts with --")
         return positional
@@ -187,7 +186,7 @@ def run(main: Callable[[], None], description: str, settings_class: type | None 
                 traceback.print_exc()
             is_input = isinstance(error, ValueError | OSError) and not _errors.is_full_disk(error)
             if is_input:
-                fail(_sentence(sys.argv, error, settings_class))
+                fail(_errors.explain_input(sys.argv, error, settings_class))
             fail(_errors.describe(error))
         except KeyboardInterrupt:
             fail("interrupted; the same command goes on from the last checkpoint")
@@ -231,69 +230,6 @@ def fail(sentence: str, status: int = 1) -> None:
     """Print one sentence and leave."""
     print(f"error: {sentence}", file=sys.stderr)
     sys.exit(status)
-
-
-def _sentence(argv: Sequence[str], error: Exception, settings_class: type | None) -> str:
-    """What went wrong, in one sentence; an unknown key is named with the nearest one."""
-    if isinstance(error, ConfigFileError):
-        return str(error)
-    for argument in argv:
-        if argument.startswith("--config."):
-            key, _, value = argument.removeprefix("--config.").partition("=")
-            sentence = _key_sentence(key, value, error, settings_class)
-            if sentence:
-                return sentence
-    if isinstance(error, OSError) and error.strerror:
-        if not error.filename:
-            return error.strerror
-        return (
-            f"{error.filename} cannot be read or written ({error.strerror}); correct the path or "
-            "its permissions"
-        )
-    message = " ".join(str(error).split())
-    # A flag's value was seen above; what is left of the settings is the file's.
-    key_match = re.match(r"config\.([\w.]+)", message)
-    file = _config_file(argv)
-    if key_match and file and not any(f"--config.{key_match[1]}=" in text for text in argv):
-        return f"{file}: {message}"
-    return message
-
-
-def _config_file(argv: Sequence[str]) -> str | None:
-    for argument in argv:
-        if argument.startswith("--config="):
-            return argument.removeprefix("--config=")
-    if "--config" in argv[:-1]:
-        return argv[list(argv).index("--config") + 1]
-    return None
-
-
-def _key_sentence(key: str, value: str, error: Exception, settings_class: type | None) -> str:
-    from jaxdiff.setting_fields import kind_name, nearest_key
-
-    settings_class = settings_class or _study_settings()
-    if key.startswith("models"):
-        return (
-            "config.models is changed in the config file, not by a flag; --cells chooses among "
-            "its models"
-        )
-    nearest = nearest_key(key, settings_class)
-    if nearest:
-        return (
-            f"config.{key} does not exist; did you mean config.{nearest}? --help_config lists "
-            "every key"
-        )
-    is_parsing = isinstance(error, flags.IllegalFlagValueError | TypeError)
-    if is_parsing and f"config.{key}" in str(error):
-        kind = kind_name(key, settings_class)
-        return f"config.{key} cannot be {value!r}; a value of type {kind} is expected"
-    return ""
-
-
-def _study_settings() -> type:
-    from jaxdiff.settings import StudySettings  # imports JAX, which the environment comes before
-
-    return StudySettings
 
 
 def parse_integers(values: Sequence[str], flag: str) -> tuple[int, ...]:

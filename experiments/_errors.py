@@ -9,7 +9,12 @@ import tempfile
 import traceback
 import zipfile
 import zlib
+from collections.abc import Sequence
 from importlib.metadata import version
+
+from absl import flags
+
+from experiments._help import study_settings
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 DAMAGED = (zipfile.BadZipFile, EOFError, zlib.error)
@@ -40,6 +45,63 @@ def describe(error: BaseException) -> str:
         if sentence:
             return sentence
     return _report_fault(error)
+
+
+def explain_input(argv: Sequence[str], error: Exception, settings_class: type | None) -> str:
+    """What is wrong with the input, in one sentence; an unknown key is named with the nearest."""
+    if isinstance(error, ConfigFileError):
+        return str(error)
+    for argument in argv:
+        if argument.startswith("--config."):
+            key, _, value = argument.removeprefix("--config.").partition("=")
+            sentence = _explain_key(key, value, error, settings_class)
+            if sentence:
+                return sentence
+    if isinstance(error, OSError) and error.strerror:
+        if not error.filename:
+            return error.strerror
+        return (
+            f"{error.filename} cannot be read or written ({error.strerror}); correct the path or "
+            "its permissions"
+        )
+    message = " ".join(str(error).split())
+    # A flag's value was seen above; what is left of the settings is the file's.
+    key_match = re.match(r"config\.([\w.]+)", message)
+    file = _find_config_file(argv)
+    if key_match and file and not any(f"--config.{key_match[1]}=" in text for text in argv):
+        return f"{file}: {message}"
+    return message
+
+
+def _find_config_file(argv: Sequence[str]) -> str | None:
+    for argument in argv:
+        if argument.startswith("--config="):
+            return argument.removeprefix("--config=")
+    if "--config" in argv[:-1]:
+        return argv[list(argv).index("--config") + 1]
+    return None
+
+
+def _explain_key(key: str, value: str, error: Exception, settings_class: type | None) -> str:
+    from jaxdiff.setting_fields import kind_name, nearest_key
+
+    settings_class = settings_class or study_settings()
+    if key.startswith("models"):
+        return (
+            "config.models is changed in the config file, not by a flag; --cells chooses among "
+            "its models"
+        )
+    nearest = nearest_key(key, settings_class)
+    if nearest:
+        return (
+            f"config.{key} does not exist; did you mean config.{nearest}? --help_config lists "
+            "every key"
+        )
+    is_parsing = isinstance(error, flags.IllegalFlagValueError | TypeError)
+    if is_parsing and f"config.{key}" in str(error):
+        kind = kind_name(key, settings_class)
+        return f"config.{key} cannot be {value!r}; a value of type {kind} is expected"
+    return ""
 
 
 def is_full_disk(error: BaseException) -> bool:

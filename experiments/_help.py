@@ -37,6 +37,13 @@ def format_settings(settings_class: type) -> str:
     return f"Every key of a config, with its default:\n\n{explain(settings_class)}"
 
 
+def study_settings() -> type:
+    """The settings of a command that names no others."""
+    from jaxdiff.settings import StudySettings  # imports JAX, which the environment comes before
+
+    return StudySettings
+
+
 def _own_flags() -> list[flags.Flag]:
     """Flags that the command or `experiments._cli` defines, as the code has them."""
     # absl has the flags of the main module under the name of the program.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import _cli
+from experiments import _errors
 from experiments._config import _check_overrides, _ConfigFileParser, _TupleParser
 from experiments._errors import ConfigFileError
 from jaxdiff.settings import StudySettings
@@ -110,7 +110,7 @@ def test_a_section_is_not_replaced_by_a_flag(flag):
 @pytest.mark.parametrize(("argument", "prefix"), [("", "mine.py: "), ("=5", "")])
 def test_a_value_of_the_file_is_named_with_the_file(argument, prefix):
     argv = ["sweep", "--config=mine.py", f"--config.train.batch{argument}"]
-    sentence = _cli._sentence(argv, ValueError("config.train.batch must be 1"), None)
+    sentence = _errors.explain_input(argv, ValueError("config.train.batch must be 1"), None)
     assert sentence == f"{prefix}config.train.batch must be 1"
 
 

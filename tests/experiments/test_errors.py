@@ -120,7 +120,7 @@ def test_an_error_that_has_a_reason(raise_error, sentence, monkeypatch):
 
 def test_a_file_that_cannot_be_had_is_named_with_what_to_do():
     error = PermissionError(errno.EACCES, "Permission denied", "a/x.npz")
-    sentence = _cli._sentence(["sample"], error, None)
+    sentence = _errors.explain_input(["sample"], error, None)
     assert sentence == (
         "a/x.npz cannot be read or written (Permission denied); correct the path or its permissions"
     )
