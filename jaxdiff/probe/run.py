@@ -148,16 +148,8 @@ def run(
         Where a path is no model, a model takes other images, has no such level or noise level,
         models have different noise levels, or `redo` matches no part.
     """
-    folders = [ModelFolder.read(name, path) for name, path in paths.items()]
-    for model in folders:
-        check_model(model, data, options)
-    check_noise_levels({model.name: model.schedule for model in folders}, options)
-    # The smallest rank sets the norm of a pulled-back Hessian, so all models have the same ranks.
-    dimensions = [count_dimensions(model.config, data.image_shape) for model in folders]
-    ranks = select_ranks(dimensions, options)
-    jobs = [ProbeJob(model, data, ranks, options) for model in folders]
+    jobs = _make_jobs(paths, data, options)
     redo.check_all_matched([job.part_name(point) for job in jobs for point in job.grid])
-
     total = sum(len(job.grid) for job in jobs)
     done = 0
     results = {}
@@ -165,23 +157,42 @@ def run(
         report = functools.partial(_report, progress, done, total)
         rows = run_job(job, workdir, report, redo)
         done += len(job.grid)
-        config = job.model.config
-        results[job.model.name] = {
-            "depth": config.depth,
-            "parameters": count_parameters(config),
-            "bottleneck": config.bottleneck(data.image_shape[0]),
-            "rows": rows,
-            **hub.describe(job.model.path),
-        }
+        results[job.model.name] = _describe_model(job, rows)
     summary = {
         "schema": SCHEMA,
         "settings": dataclasses.asdict(options),
-        "ranks": ranks,
+        "ranks": jobs[0].ranks,
         "points": data.num_probe,
         "memory": len(data.memory),
         "models": results,
     }
     files.write_json(workdir / "probe.json", summary)
+
+
+def _make_jobs(
+    paths: Mapping[str, epath.Path], data: ProbeData, options: ProbeOptions
+) -> list[ProbeJob]:
+    """A job for each model, all of which can be probed with these images and options."""
+    folders = [ModelFolder.read(name, path) for name, path in paths.items()]
+    for model in folders:
+        check_model(model, data, options)
+    check_noise_levels({model.name: model.schedule for model in folders}, options)
+    # The smallest rank sets the norm of a pulled-back Hessian, so all models have the same ranks.
+    dimensions = [count_dimensions(model.config, data.image_shape) for model in folders]
+    ranks = select_ranks(dimensions, options)
+    return [ProbeJob(model, data, ranks, options) for model in folders]
+
+
+def _describe_model(job: ProbeJob, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The model's entry in probe.json."""
+    config = job.model.config
+    return {
+        "depth": config.depth,
+        "parameters": count_parameters(config),
+        "bottleneck": config.bottleneck(job.data.image_shape[0]),
+        "rows": rows,
+        **hub.describe(job.model.path),
+    }
 
 
 def run_job(
