@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import linalg
 
 from jaxdiff.estimates import Estimate
 from jaxdiff.scaling.points import (
@@ -308,7 +308,7 @@ def _draw_minima(
         residual_maps.append(curve.weights - projection @ curve.weights)
     residual_map = np.concatenate(residual_maps)
     # Those of M'M, whose sum and sum of squares are the two traces.
-    eigenvalues = linalg.svdvals(residual_map) ** 2
+    eigenvalues = scipy.linalg.svdvals(residual_map) ** 2
     noise = float(np.linalg.norm(residual_map @ log_loss)) / math.sqrt(eigenvalues.sum())
     freedom = float(eigenvalues.sum() ** 2 / np.square(eigenvalues).sum())
     rng = np.random.default_rng(seed)

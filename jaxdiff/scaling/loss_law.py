@@ -15,8 +15,8 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import optimize
 
 from jaxdiff.scaling.points import Depth, LossPoint
 
@@ -151,7 +151,7 @@ def find_starts(
         for alpha, beta in itertools.product(EXPONENT_GRID, EXPONENT_GRID):
             size = law.is_depth * np.exp(-alpha * law.log_flops)[:, None]
             design = np.column_stack([np.ones_like(loss), size, np.exp(-beta * log_images)])
-            coefficients, misfit = optimize.nnls(design / loss[:, None], np.ones_like(loss))
+            coefficients, misfit = scipy.optimize.nnls(design / loss[:, None], np.ones_like(loss))
             logs = np.log(np.maximum(coefficients, SMALLEST_COEFFICIENT * loss.min()))
             exponents = np.log([alpha, beta, *([repeat_scale] if law.repeats else [])])
             candidates.append((misfit, np.concatenate([logs, exponents])))
@@ -201,7 +201,7 @@ def fit_huber(
         return float(value), axes.T @ (jacobian.T @ slope)
 
     options = {"maxiter": 1000, "ftol": tolerance, "gtol": 1e-6}
-    result = optimize.minimize(
+    result = scipy.optimize.minimize(
         objective, np.zeros_like(start), jac=True, method="L-BFGS-B", options=options
     )
     return start + axes @ result.x, float(result.fun)

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import linalg, optimize, stats
 from scipy.special import log_ndtr
 
 from jaxdiff.estimates import Estimate
@@ -142,7 +142,7 @@ class _Times:
         noise = float(np.std(typical - rotated.design @ coefficients))
         start = np.append(coefficients, 1.0) / np.clip(noise, SMALLEST_NOISE, LARGEST_NOISE)
         bounds = [(None, None)] * len(coefficients) + [(1 / LARGEST_NOISE, 1 / SMALLEST_NOISE)]
-        result = optimize.minimize(
+        result = scipy.optimize.minimize(
             objective,
             start,
             jac=True,
@@ -151,7 +151,7 @@ class _Times:
             options={"maxiter": 1000, "ftol": 1e-13, "gtol": 1e-6},
         )
         # From the rotated basis back to the columns: design = basis @ triangle.
-        coefficients = linalg.solve_triangular(triangle, scale * result.x[:-1] / result.x[-1])
+        coefficients = scipy.linalg.solve_triangular(triangle, scale * result.x[:-1] / result.x[-1])
         return -float(result.fun), coefficients, 1 / float(result.x[-1])
 
     def count_known(self, coefficients: np.ndarray, noise: float) -> float:
@@ -226,7 +226,7 @@ def fit_memorization_time(times: Sequence[MemorizationTime]) -> MemorizationFit 
     freedom = known - lost
     # Exact for normal times that are all known: n log(1 + t^2 / freedom) is then the likelihood
     # ratio of the t test.
-    quantile = float(stats.t.ppf(0.975, freedom))
+    quantile = float(scipy.stats.t.ppf(0.975, freedom))
     drop = known * math.log1p(quantile**2 / freedom) / 2
 
     def estimate(name: str, column: int) -> Answer:
@@ -299,7 +299,7 @@ def _find_end(excess: Callable[[float], float], value: float, sign: int) -> floa
     while step < LARGEST_DISTANCE:
         outer = value + sign * step
         if excess(outer) > 0:
-            return float(optimize.brentq(excess, inner, outer, xtol=1e-6))
+            return float(scipy.optimize.brentq(excess, inner, outer, xtol=1e-6))
         inner = outer
         step *= 2
     return None

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from jaxdiff.scaling.loss_law import LossLaw, fit_huber
 from jaxdiff.scaling.points import Depth, LossPoint, group_nearly_equal
@@ -103,4 +103,4 @@ def stretch_ends(center: float, low: float, high: float, stretch: float) -> tupl
 
 def t_over_normal(freedom: float | int) -> float:
     """How much wider Student's 95 % interval is than the normal one."""
-    return float(stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975))
+    return float(scipy.stats.t.ppf(0.975, freedom) / scipy.stats.norm.ppf(0.975))

@@ -1,6 +1,8 @@
 """All fits of a study whose law is known, and what small studies refuse."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -74,3 +76,12 @@ def test_the_best_size_is_of_the_largest_training_set():
     fits = fit_study(build_cells(points))
     alone = fit_study(build_cells(simulate_points()))
     assert fits.isoflop[0].budgets == alone.isoflop[0].budgets
+
+
+def test_what_is_slow_to_import_is_imported_where_it_is_used():
+    code = (
+        "import sys, jaxdiff.scaling.fits; "
+        "print({'scipy.stats', 'scipy.optimize', 'jax'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"
