@@ -12,8 +12,10 @@ from jaxtyping import Array, Float, Int
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.diffusion import Schedule
 from jaxdiff.estimates import Estimate
+from jaxdiff.features.extractors import load_extractor
 from jaxdiff.measures.amplification import amplification_scales
 from jaxdiff.measures.artifacts import Artifacts, Images, require
+from jaxdiff.measures.distributions import feature_spaces, kid
 from jaxdiff.measures.fixed_noise import FIXED_NOISE_SEED, PredictEps, noise_images
 from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.memorization import flatten, memorization_metrics
@@ -23,6 +25,7 @@ from jaxdiff.measures.shares import select_share, share_forms
 
 NUM_NOISE_LEVELS = 8  # at which losses are compared
 MAX_IMAGES = 512  # of either set: more would make losses dearer than training short runs
+MIN_KID_IMAGES = 3  # of either set, or its jackknife leaves no pair
 
 
 class Losses(NamedTuple):
@@ -105,15 +108,16 @@ def loss_gap(
     caption=(
         "Look for the checkpoint at which eps_gap, the loss of unseen images less that of "
         "training images at the same noise levels, rises above 0: that is memorization. Memorized, "
-        "gate and shares of early checkpoints are of a few samples each."
+        "gate and shares of early checkpoints are of a few samples each, and so is kid, against "
+        "the unseen images, at all of them."
     ),
-    needs=("checkpoints", "sampler", "matched", "train", "roles", "predict", "seed"),
-    settings=("checkpoints", "share"),
+    needs=("checkpoints", "sampler", "samples", "matched", "train", "roles", "predict", "seed"),
+    settings=("checkpoints", "share", "spaces", "inception"),
     outputs=("losses.npz",),
     topic="training",
 )
 def checkpoints(artifacts: Artifacts) -> list[Estimate]:
-    """Losses at every kept checkpoint; before the last one also what a few samples show.
+    """Losses and KID at every kept checkpoint; before the last one also what samples show.
 
     losses.npz: the losses ``train`` and ``unseen`` float32 [checkpoint, noise level, image], the
     optimizer ``steps`` of the checkpoints and the noise steps ``t``. The images and their noise are
@@ -124,9 +128,7 @@ def checkpoints(artifacts: Artifacts) -> list[Estimate]:
     losses = []
     estimates = []
     for i, step in enumerate(steps):
-        # The samples of the last checkpoint are measured in full elsewhere.
-        num_samples = 0 if step == steps[-1] else artifacts.settings.checkpoints
-        step_losses, results = _measure_checkpoint(artifacts, step, images, num_samples)
+        step_losses, results = _measure_checkpoint(artifacts, step, images)
         losses.append(step_losses)
         estimates += [result.labeled(step=step) for result in results]
         artifacts.progress("checkpoints", i + 1, len(steps), f"step {step}")
@@ -141,7 +143,7 @@ def checkpoints(artifacts: Artifacts) -> list[Estimate]:
 
 
 def _measure_checkpoint(
-    artifacts: Artifacts, step: int, images: MatchedSplits, num_samples: int
+    artifacts: Artifacts, step: int, images: MatchedSplits
 ) -> tuple[Losses, list[Estimate]]:
     sampler = artifacts.sampler_at(step)
     schedule = sampler.model.schedule
@@ -154,12 +156,29 @@ def _measure_checkpoint(
         eps_losses(predict_eps, schedule, to_float(images.unseen), FIXED_NOISE_SEED),
     )
     estimates = loss_gap(*losses)
-    if num_samples:
+    num_samples = artifacts.settings.checkpoints
+    if not num_samples:
+        return losses, estimates
+    if step == require(artifacts.checkpoints)[-1]:
+        # All samples are measured elsewhere; this is the KID of as many as before.
+        samples = artifacts.samples[:num_samples]
+    else:
         # The seed's own bank: its checkpoints and models start from the same noise, and seeds
         # stay independent of one another.
         samples = to_uint8(sampler.sample(np.arange(num_samples), artifacts.seed))
         estimates += _sample_estimates(samples, artifacts)
-    return losses, estimates
+    return losses, [*estimates, *_kid_estimates(artifacts, samples, images.unseen)]
+
+
+def _kid_estimates(artifacts: Artifacts, samples: Images, unseen: Images) -> list[Estimate]:
+    """KID against unseen images in the first feature space; none for too few images."""
+    if min(len(samples), len(unseen)) < MIN_KID_IMAGES:
+        return []
+    settings = artifacts.settings
+    space = feature_spaces(settings.spaces)[0]
+    extractor = load_extractor(space, settings.inception or None)
+    estimate = kid(extractor(unseen), extractor(samples))
+    return [estimate.labeled(space=space, against="unseen")]
 
 
 def _sample_estimates(samples: Images, artifacts: Artifacts) -> list[Estimate]:

@@ -4,6 +4,7 @@ Features are float [n, d].
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -235,6 +236,11 @@ def _kernel_sums(
     return over_y, over_x
 
 
+def feature_spaces(spaces: Sequence[str]) -> list[str]:
+    """The spaces in which distributions are compared: pixels where they are the only one."""
+    return [space for space in spaces if space != "pixels"] or ["pixels"]
+
+
 @measure(
     "fidelity",
     title="Samples as a distribution",
@@ -258,7 +264,7 @@ def fidelity(artifacts: Artifacts) -> list[Estimate]:
     references = {"reference": artifacts.train.images}
     if matched is not None:
         references = {"train": matched.train, "unseen": matched.unseen}
-    spaces = [space for space in settings.spaces if space != "pixels"] or ["pixels"]
+    spaces = feature_spaces(settings.spaces)
     estimates = []
     for i, space in enumerate(spaces):
         extractor = load_extractor(space, settings.inception or None)

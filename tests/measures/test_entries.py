@@ -9,9 +9,11 @@ import pytest
 from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.datasets.mixtures import draw_subset
 from jaxdiff.estimates import Estimate
+from jaxdiff.features.extractors import load_extractor
 from jaxdiff.measures import checkpoints as checkpoints_module
 from jaxdiff.measures import quality as quality_module
 from jaxdiff.measures.artifacts import Artifacts
+from jaxdiff.measures.distributions import kid
 from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.registry import load_measures
 from tests.measures.fake_artifacts import (
@@ -302,9 +304,18 @@ def test_checkpoints_see_a_model_learn_by_heart():
     late_gap = select(estimates, "eps_gap", step=200)
     assert late_gap.low > max(0.0, early_gap.value)
     early = {estimate.name for estimate in estimates if estimate.labels["step"] == 10}
-    assert early >= {"memorized", "gate", "forced_choice", "gated", "absolute"}
+    assert early >= {"memorized", "gate", "forced_choice", "gated", "absolute", "kid"}
     late = {estimate.name for estimate in estimates if estimate.labels["step"] == 200}
-    assert late == {"eps_loss", "eps_gap"}
+    assert late == {"eps_loss", "eps_gap", "kid"}
+    drawn = to_uint8(artifacts.samplers[10].sample(np.arange(20), 0))
+    pixels = load_extractor("pixels")
+    for step, samples in ((10, drawn), (200, artifacts.samples[:20])):
+        found = select(estimates, "kid", step=step, space="pixels", against="unseen")
+        # The matched images are drawn in another order.
+        assert float(found) == pytest.approx(
+            float(kid(pixels(artifacts.matched.unseen), pixels(samples))), rel=1e-6
+        )
+        assert found.n == 20
     losses = artifacts.arrays["losses.npz"]
     assert losses["steps"].tolist() == [10, 200]
     assert losses["t"].tolist() == [11, 24, 36, 49, 61, 74, 86, 99]
