@@ -77,8 +77,6 @@ class AtEqualLoss(NamedTuple):
 def compare_at_equal_loss(shallow: CellResult, deep: CellResult) -> AtEqualLoss | None:
     """Both models where their loss first falls to the smallest one that both reach.
 
-    Between two checkpoints the logit share and the gate are linear in the logarithm of the loss.
-
     Returns
     -------
     comparison
@@ -90,7 +88,7 @@ def compare_at_equal_loss(shallow: CellResult, deep: CellResult) -> AtEqualLoss 
         return None
     # A model reaches every loss down to its own minimum: both reach the larger of the two.
     target = max(min(c.log_loss for c in checkpoints) for checkpoints in trajectories)
-    a, b = (_read_at(checkpoints, target) for checkpoints in trajectories)
+    a, b = (read_at(checkpoints, target) for checkpoints in trajectories)
     return None if a is None or b is None else AtEqualLoss(target, (a, b))
 
 
@@ -102,8 +100,16 @@ def read_at_equal_loss(
     return None if comparison is None else comparison.readings
 
 
-def _read_at(checkpoints: Sequence[Checkpoint], log_loss: float) -> SampleReading | None:
-    """What a model shows where its loss first falls to this one; None where it begins below it."""
+def read_at(checkpoints: Sequence[Checkpoint], log_loss: float) -> SampleReading | None:
+    """What a model shows where its loss first falls to this one.
+
+    Between two checkpoints the logit share and the gate are linear in the logarithm of the loss.
+
+    Returns
+    -------
+    reading
+        None where it begins below that loss or never falls to it.
+    """
     first = checkpoints[0]
     if first.log_loss <= log_loss:
         return first.reading if first.log_loss == log_loss else None

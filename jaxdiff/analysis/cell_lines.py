@@ -22,8 +22,13 @@ class Line(NamedTuple):
     intercept: Estimate
 
 
-def fit_line(x: Sequence[float], y: Sequence[float]) -> Line | None:
-    """The least-squares line of y on x; None of fewer than three points, or of one x alone."""
+def fit_line(
+    x: Sequence[float], y: Sequence[float], *, over: str = "the line's points"
+) -> Line | None:
+    """The least-squares line of y on x; None of fewer than three points, or of one x alone.
+
+    `over` says in the intervals' method what the points are.
+    """
     if len(x) < MIN_POINTS or len(set(x)) < 2:
         return None
     fit = scipy.stats.linregress(x, y)
@@ -31,9 +36,44 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Line | None:
 
     def estimate(value: float, error: float) -> Estimate:
         ends = (float(value - quantile * error), float(value + quantile * error))
-        return Estimate(float(value), *ends, len(x), "t 95 % over the line's points", float(error))
+        return Estimate(float(value), *ends, len(x), f"t 95 % over {over}", float(error))
 
     return Line(estimate(fit.slope, fit.stderr), estimate(fit.intercept, fit.intercept_stderr))
+
+
+def fit_both_roles(
+    majorities: Sequence[int],
+    trained: Sequence[float],
+    generated: Sequence[float],
+    *,
+    over: str = "the line's points",
+) -> Line | None:
+    """logit(generated) = b + S logit(trained) of the class of the smaller label.
+
+    Parameters
+    ----------
+    majorities
+        Label of the class that has the majority, for each point.
+    trained, generated
+        The minority's logit in the training data and among the samples, for each point.
+    over
+        What the points are.
+
+    Returns
+    -------
+    line
+        S and b. None where one class has the majority at all points, with which S and b cannot be
+        told apart; where both are trained equally; and of fewer than three points. Of one seed a
+        point, and one mix, its intervals are those over seeds with the roles blocked.
+    """
+    if len(set(majorities)) < 2:
+        return None
+    # The logit of the first class is that of the minority where it is the minority.
+    first = min(majorities)
+    signs = [-1 if majority == first else 1 for majority in majorities]
+    x = [sign * value for sign, value in zip(signs, trained, strict=True)]
+    y = [sign * value for sign, value in zip(signs, generated, strict=True)]
+    return fit_line(x, y, over=over)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,17 +119,12 @@ def amplification_laws(cells: Sequence[CellResult]) -> list[AmplificationLaw]:
     for n in sorted({cell.info.n for cell in defined}):
         for model in model_names(cells):
             members = [cell for cell in defined if (cell.info.model, cell.info.n) == (model, n)]
-            if len({cell.info.majority for cell in members}) < 2:
-                continue
-            first = min(cell.info.majority for cell in members)
-            # The logit of the first class is that of the minority where it is the minority.
-            signs = [-1 if cell.info.majority == first else 1 for cell in members]
-            pairs = list(zip(signs, members, strict=True))
-            trained = [sign * float(logit(cell.info.proportions[1])) for sign, cell in pairs]
-            generated = [sign * logit_share(cell) for sign, cell in pairs]
-            line = fit_line(trained, generated)
+            majorities = [cell.info.majority for cell in members]
+            trained = [float(logit(cell.info.proportions[1])) for cell in members]
+            line = fit_both_roles(majorities, trained, [logit_share(cell) for cell in members])
             if line is not None:
-                laws.append(AmplificationLaw(model, n, first, line.slope, line.intercept))
+                label = min(majorities)
+                laws.append(AmplificationLaw(model, n, label, line.slope, line.intercept))
     return laws
 
 
