@@ -223,6 +223,15 @@ class CheckpointLosses:
         """The mean over noise levels of each unseen image, at the last checkpoint."""
         return self.unseen[-1].mean(axis=0, dtype=np.float64)
 
+    @property
+    def paired_gaps(self) -> Float[np.ndarray, "checkpoint n"]:
+        """The loss of each unseen less that of a training image, means over noise levels.
+
+        The i-th images of both sets are of one class and have the same noise. There must be as
+        many of both, as the measure `checkpoints` has them.
+        """
+        return np.mean(self.unseen.astype(np.float64) - self.train, axis=1)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CellResult(Result):

@@ -1,7 +1,8 @@
 """The figures of a scaling study. Each title names the study, so that a demonstration says so."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -22,7 +23,7 @@ from jaxdiff.estimates import Estimate
 from jaxdiff.report.style import INK, color_of, marker_of, new_axes, series_style, style_axes
 from jaxdiff.scaling.fits import ScalingFits
 from jaxdiff.scaling.isoflop import MIN_SIZES, Budget, IsoflopFit
-from jaxdiff.scaling.memorization_time import MemorizationFit, MemorizationTime
+from jaxdiff.scaling.memorization_time import MemorizationFit
 from jaxdiff.scaling.parametric import LeftOut, ParametricFit
 from jaxdiff.scaling.points import Answer, Depth, LossPoint, Refused, group_nearly_equal
 
@@ -228,77 +229,123 @@ def residuals(fits: ScalingFits) -> Figure | None:
     return plot
 
 
-def memorization_times(fits: ScalingFits) -> Figure | None:
-    """Images seen until 1 % of the samples are memorized, against the training images.
+class Span(NamedTuple):
+    """A number of one run that is only known to lie between two others.
 
-    None where no samples were looked at, or all runs have equally many training images.
+    Parameters
+    ----------
+    images
+        N: training images.
+    low, high
+        Its ends; 0 and inf where one is not known.
+    depth
+        The model's depth, as a number or a label.
     """
-    times = fits.cells.times
-    if len({time.images for time in times}) < 2:
+
+    images: float
+    low: float
+    high: float
+    depth: Depth
+
+
+def memorization_times(fits: ScalingFits) -> Figure | None:
+    """Images seen until a run memorizes, against the training images: a panel for each rule.
+
+    None where no rule has times, or all runs have equally many training images.
+    """
+    panels = {
+        rule: [Span(time.images, time.after, time.before, time.depth) for time in times]
+        for rule, times in fits.cells.times.items()
+    }
+    return _draw_span_panels(fits, panels, "images seen until memorized", fits.memorization)
+
+
+def generation_windows(fits: ScalingFits) -> Figure | None:
+    """tau_mem / tau_gen against the training images: a panel for each rule of memorization.
+
+    None where no checkpoints bound a ratio, or all runs have equally many training images.
+    """
+    panels = {
+        rule: [Span(w.images, w.low, w.high, w.depth) for w in windows if w.is_bounded]
+        for rule, windows in fits.windows.items()
+    }
+    return _draw_span_panels(fits, panels, "time until memorized over time until good", {})
+
+
+def _draw_span_panels(
+    fits: ScalingFits,
+    panels: Mapping[str, Sequence[Span]],
+    label: str,
+    lines: Mapping[str, MemorizationFit | Refused],
+) -> Figure | None:
+    """A panel for each rule with runs of several numbers of images, a color for each depth."""
+    drawn = {name: s for name, s in panels.items() if len({span.images for span in s}) > 1}
+    if not drawn:
         return None
-    plot, ax = new_axes()
-    for i, depth in enumerate(dict.fromkeys(time.depth for time in times)):
-        members = [time for time in times if time.depth == depth]
-        _draw_times(ax, members, i)
-        if isinstance(fits.memorization, MemorizationFit):
-            _draw_time_fit(ax, members, fits.memorization, i)
-    _draw_slope_1(ax, times)
-    ax.set_title(fits.cells.study, fontsize=9)
-    _use_log_axes(ax)
-    ax.set_xlabel("training images, N")
-    ax.set_ylabel("images seen until memorized")
-    ax.legend(frameon=False, fontsize=8)
+    plot, axes = _new_panels(len(drawn))
+    for ax, (rule, spans) in zip(axes, drawn.items(), strict=True):
+        line = lines.get(rule)
+        for i, depth in enumerate(dict.fromkeys(span.depth for span in spans)):
+            members = [span for span in spans if span.depth == depth]
+            _draw_spans(ax, members, i)
+            if isinstance(line, MemorizationFit):
+                _draw_time_fit(ax, members, line, i)
+        _draw_slope_1(ax, spans)
+        ax.set_title(f"{fits.cells.study}, {rule}", fontsize=9)
+        ax.set_xlabel("training images, N")
+    _use_log_axes(*axes)
+    axes[0].set_ylabel(label)
+    axes[-1].legend(frameon=False, fontsize=8)
     return plot
 
 
-def _draw_times(ax: Axes, times: Sequence[MemorizationTime], series: int) -> None:
-    """A bar between two checkpoints; an arrow where the time lies beyond the last or first."""
+def _draw_spans(ax: Axes, spans: Sequence[Span], series: int) -> None:
+    """A bar from end to end; an arrow, up or down, where one end is not known."""
     color, marker = series_style(series)
-    label = f"depth {times[0].depth}"
-    for time in times:
-        x = time.images * SHIFT**series
-        below = above = 0.0
-        if math.isinf(time.before):
-            y = time.after
-            above = (ARROW - 1) * y
-        elif not time.after:
-            y = time.before
-            below = (1 - 1 / ARROW) * y
-        else:
-            y = math.sqrt(time.after * time.before)
-            below = y - time.after
-            above = time.before - y
+    label = f"depth {spans[0].depth}"
+    for fillstyle in ("full", "none"):
+        members = [s for s in spans if math.isinf(s.high) == (fillstyle == "none")]
+        if not members:
+            continue
+        below, y, above = np.array([_span_bar(span) for span in members]).T
         ax.errorbar(
-            [x],
-            [y],
-            [[below], [above]],
+            [span.images * SHIFT**series for span in members],
+            y,
+            [y - below, above - y],
             fmt=marker,
             color=color,
             markersize=5,
             capsize=3,
             label=label,
             # matplotlib draws a lower limit as an arrow up, and an upper limit as one down.
-            lolims=math.isinf(time.before),
-            uplims=not time.after,
-            fillstyle="none" if math.isinf(time.before) else "full",
+            lolims=fillstyle == "none",
+            uplims=[not span.low for span in members],
+            fillstyle=fillstyle,
         )
         label = "_"  # one entry of the legend a depth
 
 
-def _draw_time_fit(
-    ax: Axes, times: Sequence[MemorizationTime], fit: MemorizationFit, series: int
-) -> None:
+def _span_bar(span: Span) -> tuple[float, float, float]:
+    """The lower end of a bar or arrow, the mark, and the upper end."""
+    if math.isinf(span.high):
+        return span.low, span.low, ARROW * span.low
+    if not span.low:
+        return span.high / ARROW, span.high, span.high
+    return span.low, math.sqrt(span.low * span.high), span.high
+
+
+def _draw_time_fit(ax: Axes, spans: Sequence[Span], fit: MemorizationFit, series: int) -> None:
     if not isinstance(fit.kappa, Estimate):
         return
-    images = np.array([min(time.images for time in times), max(time.images for time in times)])
-    line = np.exp(fit.offsets[times[0].depth] + float(fit.kappa) * np.log(images))
+    images = np.array([min(span.images for span in spans), max(span.images for span in spans)])
+    line = np.exp(fit.offsets[spans[0].depth] + float(fit.kappa) * np.log(images))
     ax.plot(images, line, color=color_of(series), linewidth=1)
 
 
-def _draw_slope_1(ax: Axes, times: Sequence[MemorizationTime]) -> None:
-    """A dashed line of slope 1 through the middle of the times."""
-    images = np.array([time.images for time in times], float)
-    known = [t.before if math.isfinite(t.before) else t.after for t in times]
+def _draw_slope_1(ax: Axes, spans: Sequence[Span]) -> None:
+    """A dashed line of slope 1 through the middle of the runs."""
+    images = np.array([span.images for span in spans], float)
+    known = [span.high if math.isfinite(span.high) else span.low for span in spans]
     center = np.log(known).mean() - np.log(images).mean()
     ends = np.array([images.min(), images.max()])
     ax.plot(ends, np.exp(center) * ends, "--", color=INK, linewidth=0.8, label="slope 1")

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from etils import epath
@@ -18,6 +18,9 @@ from jaxdiff.scaling.fits import FitNumber, ScalingFits
 from jaxdiff.scaling.parametric import ParametricFit
 
 BEST_SIZE = "best_flops"  # a row a budget, in a table of their own
+FITS_LABELS = ("depth", "compute", "left_out", "rule")
+WINDOW_LABELS = ("rule", "depth", "images", "seed")
+OWN_TABLES = ("window",)  # fits whose numbers are in tables of their own
 
 
 class ScalingFigure(NamedTuple):
@@ -86,12 +89,26 @@ FIGURES = (
     ScalingFigure(
         "memorization_times",
         "Time until memorization",
-        "Images seen until 1 % of the samples of a checkpoint are memorized: a bar from the last "
-        "checkpoint without to the first with. An open mark with an arrow is a run that ended "
-        "before; an arrow down, one that memorized at its first checkpoint. Dashed: slope 1, the "
-        "time that grows as the training set does.",
+        "Images seen until a rule holds at a checkpoint, a panel a rule: 1 or 10 % of its samples "
+        "are memorized, or unseen images lose more than training images by three standard errors. "
+        "A bar goes from the last checkpoint without to the first with. An open mark with an arrow "
+        "is a run that ended before; an arrow down, one that memorized at its first checkpoint. "
+        "Dashed: slope 1, the time that grows as the training set does.",
         "memorization-time",
         scaling_figures.memorization_times,
+        has_panels=True,
+    ),
+    ScalingFigure(
+        "generation_windows",
+        "Window between generation and memorization",
+        "The time until memorization over the time until a model draws as well as it ever does, a "
+        "panel for each rule of memorization. Between 1 and the mark is the window in which "
+        "training may stop; below 1 a model memorizes first. A bar is all that the checkpoints "
+        "leave open; an arrow up, a ratio that is at least so large, one down, at most. Dashed: "
+        "slope 1, a window that grows as the training set does.",
+        "window",
+        scaling_figures.generation_windows,
+        has_panels=True,
     ),
 )
 
@@ -170,6 +187,13 @@ def _build_tables(fits: ScalingFits) -> Iterator[tuple[str, str, str, TableRows]
         "The minimum of each parabola, in FLOP an image, or why it has none.",
         [row for row in numbers if row["number"] == BEST_SIZE],
     )
+    by_fit = fits.numbers()
+    yield (
+        "windows",
+        "Windows between generation and memorization",
+        "Between which ends each run's ratio of both times lies; blank where one is not known.",
+        [_number_row(n, WINDOW_LABELS) for n in by_fit["window"]],
+    )
     yield (
         "points",
         "Points",
@@ -186,16 +210,19 @@ def _build_tables(fits: ScalingFits) -> Iterator[tuple[str, str, str, TableRows]
 
 
 def fits_table(fits: ScalingFits) -> TableRows:
-    """A row for each number."""
+    """A row for each number of the fits that have no table of their own."""
     return [
-        _number_row(fit, number) for fit, numbers in fits.numbers().items() for number in numbers
+        {"fit": fit, **_number_row(number, FITS_LABELS)}
+        for fit, numbers in fits.numbers().items()
+        if fit not in OWN_TABLES
+        for number in numbers
     ]
 
 
-def _number_row(fit: str, number: FitNumber) -> dict[str, object]:
+def _number_row(number: FitNumber, labels: Sequence[str]) -> dict[str, object]:
     answer = number.answer
-    labels = {key: number.labels.get(key, "") for key in ("depth", "compute", "left_out")}
-    row: dict[str, object] = {"fit": fit, "number": number.name, **labels}
+    row: dict[str, object] = {"number": number.name}
+    row |= {key: number.labels.get(key, "") for key in labels}
     if isinstance(answer, Estimate):
         n = "" if answer.n is None else answer.n
         return {**row, **tables.value_columns(answer), "n": n, "interval": answer.method, "why": ""}

@@ -13,8 +13,7 @@ from jaxdiff.estimates import Estimate
 from jaxdiff.results import CellResult, read_study
 from jaxdiff.scaling.memorization_time import MemorizationTime
 from jaxdiff.scaling.points import LossPoint, count_distinct
-
-MEMORIZED = 0.01  # of the samples of a checkpoint; the first one that reaches it ends tau_mem
+from jaxdiff.scaling.times import GENERATION, MEMORIZATION, find_times
 
 
 class RateChoice(NamedTuple):
@@ -59,7 +58,10 @@ class ScalingCells:
     held_out
         The number of unseen images that the losses are of.
     times
-        When their runs began to memorize; empty where no samples were looked at.
+        When their runs began to memorize, by the rule's name; empty where nothing of what a rule
+        reads was measured.
+    generation
+        When their runs began to draw as well as they ever do; empty where that was not measured.
     rates
         The learning rates that were chosen, where there was a choice.
     other_rates, without_loss, diverged
@@ -72,7 +74,8 @@ class ScalingCells:
     names: tuple[str, ...]
     points: tuple[LossPoint, ...]
     held_out: int
-    times: tuple[MemorizationTime, ...] = ()
+    times: Mapping[str, tuple[MemorizationTime, ...]] = dataclasses.field(default_factory=dict)
+    generation: tuple[MemorizationTime, ...] = ()
     rates: tuple[RateChoice, ...] = ()
     other_rates: tuple[str, ...] = ()
     without_loss: tuple[str, ...] = ()
@@ -113,7 +116,8 @@ def read_scaling_cells(workdirs: Sequence[epath.PathLike]) -> ScalingCells:
         names=tuple(cell.name for cell in chosen),
         points=tuple(map(to_point, chosen)),
         held_out=_require_loss(chosen[0]).n or 0,
-        times=tuple(find_times(chosen)),
+        times={rule.name: tuple(find_times(chosen, rule)) for rule in MEMORIZATION},
+        generation=tuple(find_times(chosen, GENERATION)),
         rates=tuple(rates),
         other_rates=tuple(cell.name for cell in measured if id(cell) not in kept),
         without_loss=tuple(cell.name for cell in cells if _find_loss(cell) is None),
@@ -257,51 +261,3 @@ def _mean_log_loss(cells: Sequence[CellResult], rate: float, rates: Iterable[flo
     # Without a seed that all rates have, each rate is judged by its own seeds.
     seeds = set.intersection(*(set(losses) for losses in by_rate.values())) or set(by_rate[rate])
     return float(np.mean([by_rate[rate][seed] for seed in seeds]))
-
-
-def find_times(cells: Sequence[CellResult]) -> list[MemorizationTime]:
-    """When each run had seen so many images that 1 % of its samples were memorized.
-
-    Runs that differ in length alone share their first steps: the longest one stands for all.
-    Where models of one depth have several sizes, size and depth together are the label.
-    """
-    longest: dict[tuple, CellResult] = {}
-    # Ascending, so that the longest run is the one that stays.
-    for cell in sorted(cells, key=lambda cell: cell.info.images_seen):
-        info = cell.info
-        longest[info.depth, info.flops, info.n, info.seed] = cell
-    runs = [cell for cell in longest.values() if _read_memorized(cell)]
-    runs.sort(key=lambda cell: (cell.info.depth, cell.info.flops, cell.info.n, cell.info.seed))
-    sizes: dict[int, set[float]] = {}
-    for cell in runs:
-        sizes.setdefault(cell.info.depth, set()).add(cell.info.flops)
-    has_sizes = any(len(flops) > 1 for flops in sizes.values())
-    return [_to_time(cell, has_sizes) for cell in runs]
-
-
-def _read_memorized(cell: CellResult) -> dict[int, float]:
-    """The memorized fraction of the samples by optimizer step."""
-    fractions = {
-        estimate.labels["step"]: float(estimate)
-        for estimate in cell.estimates("checkpoints", "memorized")
-        if estimate.value is not None
-    }
-    # The last checkpoint's samples are looked at by `memorization`, not by `checkpoints`.
-    last = cell.find("memorization", "memorized", images="samples")
-    if last is not None and last.value is not None:
-        fractions[cell.config["train"]["steps"]] = float(last)
-    return fractions
-
-
-def _to_time(cell: CellResult, has_sizes: bool) -> MemorizationTime:
-    info = cell.info
-    batch = info.images_seen / cell.config["train"]["steps"]
-    after = 0.0
-    before = math.inf
-    for step, fraction in sorted(_read_memorized(cell).items()):
-        if fraction >= MEMORIZED:
-            before = step * batch
-            break
-        after = step * batch
-    depth = f"{info.depth}, {info.flops:.3g} FLOP" if has_sizes else info.depth
-    return MemorizationTime(float(info.n), after, before, depth, info.seed)

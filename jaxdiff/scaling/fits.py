@@ -1,16 +1,22 @@
 """All fits of a scaling study, as named numbers, and what it cannot show. No JAX."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxdiff.estimates import Estimate
 from jaxdiff.scaling.cells import ScalingCells
 from jaxdiff.scaling.isoflop import MIN_SIZES, IsoflopFit, choose_budgets, fit_isoflop
-from jaxdiff.scaling.memorization_time import MemorizationFit, fit_memorization_time
+from jaxdiff.scaling.memorization_time import (
+    MemorizationFit,
+    MemorizationTime,
+    fit_memorization_time,
+)
 from jaxdiff.scaling.parametric import LeftOut, ParametricFit, fit_parametric, predict_left_out
 from jaxdiff.scaling.points import Answer, Depth, Refused, count_distinct, order_depths
 from jaxdiff.scaling.resampling import MIN_SEEDS, group_runs
+from jaxdiff.scaling.times import GENERATION, MEMORIZATION, Rule, Window, find_windows
 
 MIN_HELD_OUT = 500  # images of a loss
 LARGEST_EPOCHS = 4  # to which repeated images teach nearly as much (Muennighoff et al. 2023)
@@ -54,8 +60,10 @@ class ScalingFits:
         Its prediction of the largest size and of the longest runs.
     isoflop
         By depth: the best sizes, of models of the largest number of training images.
-    memorization
-        Of the times; None where no samples were looked at.
+    memorization, generation
+        Of the times until a run memorizes, by rule, and until it generalizes.
+    windows
+        The ratio of both times of each run, by rule.
     limits
         What the study lacks for conclusions, a sentence each.
     """
@@ -64,7 +72,9 @@ class ScalingFits:
     law: ParametricFit | Refused
     left_out: tuple[LeftOut | Refused, ...]
     isoflop: Mapping[Depth, IsoflopFit]
-    memorization: MemorizationFit | Refused | None
+    memorization: Mapping[str, MemorizationFit | Refused]
+    generation: MemorizationFit | Refused
+    windows: Mapping[str, tuple[Window, ...]]
     limits: tuple[str, ...]
 
     def numbers(self) -> dict[str, list[FitNumber]]:
@@ -73,7 +83,13 @@ class ScalingFits:
             "law": list(_law_numbers(self.law)),
             "left_out": list(_left_out_numbers(self.left_out)),
             "isoflop": list(_isoflop_numbers(self.isoflop)),
-            "memorization": list(_memorization_numbers(self.memorization)),
+            "memorization": [
+                number
+                for rule, fit in self.memorization.items()
+                for number in _time_numbers(fit, {"rule": rule})
+            ],
+            "generation": list(_time_numbers(self.generation, {})),
+            "window": list(_window_numbers(self.windows)),
         }
 
 
@@ -90,9 +106,23 @@ def fit_study(cells: ScalingCells) -> ScalingFits:
         law=fit_parametric(cells.points),
         left_out=tuple(predict_left_out(cells.points)),
         isoflop=isoflop,
-        memorization=fit_memorization_time(cells.times) if cells.times else None,
+        memorization={
+            rule.name: _fit_times(cells.times.get(rule.name, ()), rule, "memorize")
+            for rule in MEMORIZATION
+        },
+        generation=_fit_times(cells.generation, GENERATION, "generalize"),
+        windows={
+            rule: tuple(find_windows(times, cells.generation))
+            for rule, times in cells.times.items()
+        },
         limits=tuple(find_limits(cells)),
     )
+
+
+def _fit_times(
+    times: Sequence[MemorizationTime], rule: Rule, event: str
+) -> MemorizationFit | Refused:
+    return fit_memorization_time(times, event) if times else Refused(rule.missing)
 
 
 def find_limits(cells: ScalingCells) -> Iterator[str]:
@@ -155,15 +185,36 @@ def _isoflop_numbers(fits: Mapping[Depth, IsoflopFit]) -> Iterator[FitNumber]:
             yield FitNumber("best_flops", budget.best_flops, labels)
 
 
-def _memorization_numbers(fit: MemorizationFit | Refused | None) -> Iterator[FitNumber]:
-    if fit is None:
-        return
+def _time_numbers(fit: MemorizationFit | Refused, labels: Mapping[str, Any]) -> Iterator[FitNumber]:
     if isinstance(fit, Refused):
-        yield FitNumber("kappa", fit)
+        yield FitNumber("kappa", fit, labels)
         return
-    yield FitNumber("kappa", fit.kappa)
+    yield FitNumber("kappa", fit.kappa, labels)
     for depth, offset in fit.offsets.items():
-        yield FitNumber("offset", Estimate(offset), {"depth": depth})
+        yield FitNumber("offset", Estimate(offset), {**labels, "depth": depth})
     if fit.depth_effect is not None and all(isinstance(depth, int) for depth in fit.offsets):
-        yield FitNumber("depth_effect", fit.depth_effect)
-    yield FitNumber("noise", Estimate(fit.noise))
+        yield FitNumber("depth_effect", fit.depth_effect, labels)
+    yield FitNumber("noise", Estimate(fit.noise), labels)
+
+
+def _window_numbers(windows: Mapping[str, Sequence[Window]]) -> Iterator[FitNumber]:
+    if not any(windows.values()):
+        yield FitNumber("window", Refused("no run has both times"))
+    for rule, of_rule in windows.items():
+        for window in of_rule:
+            labels = {
+                "rule": rule, "depth": window.depth, "images": window.images, "seed": window.seed
+            }  # fmt: skip
+            yield FitNumber("window", _window_answer(window), labels)
+
+
+def _window_answer(window: Window) -> Answer:
+    """The ends that are known; the ratio itself is not."""
+    if not window.is_bounded:
+        return Refused("the checkpoints bound the ratio on neither side")
+    return Estimate(
+        None,
+        window.low if window.low > 0 else None,
+        window.high if math.isfinite(window.high) else None,
+        method="between checkpoints",
+    )

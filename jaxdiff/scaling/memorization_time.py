@@ -35,7 +35,7 @@ LOG_ROOT_TWO_PI = math.log(2 * math.pi) / 2
 
 @dataclasses.dataclass(frozen=True)
 class MemorizationTime:
-    """When one run began to memorize.
+    """When one run began to memorize, or to generalize.
 
     Parameters
     ----------
@@ -190,13 +190,17 @@ def log_normal_mass(
     return log_right + np.log1p(-np.exp(log_ndtr(left) - log_right))
 
 
-def fit_memorization_time(times: Sequence[MemorizationTime]) -> MemorizationFit | Refused:
+def fit_memorization_time(
+    times: Sequence[MemorizationTime], event: str = "memorize"
+) -> MemorizationFit | Refused:
     """Fit the growth of the time until memorization with the number of images.
 
     Parameters
     ----------
     times
         One a run, over numbers of images.
+    event
+        What runs do at that time, as the reasons of refusals say it.
 
     Returns
     -------
@@ -213,7 +217,7 @@ def fit_memorization_time(times: Sequence[MemorizationTime]) -> MemorizationFit 
     depths = order_depths([time.depth for time in times])
     reached = [time for time in times if math.isfinite(time.before)]
     columns = len(depths) + 1
-    reason = _why_not(times, reached, columns)
+    reason = _why_not(times, reached, columns, event)
     if reason:
         return Refused(reason)
     data, center = _build_data(times, depths)
@@ -278,7 +282,10 @@ def _check_times(times: Sequence[MemorizationTime]) -> None:
 
 
 def _why_not(
-    times: Sequence[MemorizationTime], reached: Sequence[MemorizationTime], columns: int
+    times: Sequence[MemorizationTime],
+    reached: Sequence[MemorizationTime],
+    columns: int,
+    event: str,
 ) -> str:
     """Why these times have no fit, in words; empty where they have one."""
     sizes = count_distinct([time.images for time in times])
@@ -286,9 +293,9 @@ def _why_not(
     if sizes < MIN_LEVELS:
         return f"there are {sizes} numbers of images, and kappa needs {MIN_LEVELS}"
     if reached_sizes < MIN_REACHED:
-        return f"runs memorize at {reached_sizes} numbers of images, and kappa needs {MIN_REACHED}"
+        return f"runs {event} at {reached_sizes} numbers of images, and kappa needs {MIN_REACHED}"
     if len(reached) <= columns:
-        return f"{len(reached)} runs memorize, and {columns} coefficients need more"
+        return f"{len(reached)} runs {event}, and {columns} coefficients need more"
     return ""
 
 

@@ -1,13 +1,16 @@
 """scaling.html and what lies beside it."""
 
 import csv
+import dataclasses
 import json
+import math
 import re
 
 import pytest
 from etils import epath
 
-from jaxdiff.report import scaling_page
+from jaxdiff.report import scaling_figures, scaling_page
+from jaxdiff.report.method import load_method
 from jaxdiff.scaling.fits import fit_study
 from jaxdiff.scaling.points import LossPoint
 from tests.scaling.simulated_points import simulate_points
@@ -21,6 +24,18 @@ def figures_in(folder):
     return {path.stem for path in (folder / "figures").iterdir()}
 
 
+def simulate_along_training():
+    """Times by two rules, with windows of all kinds."""
+    times = tuple(simulate_times(depths=(2, 4), seeds=2, end=median_end(0.2)))
+    generation = [dataclasses.replace(time, after=400.0, before=500.0) for time in times]
+    generation[0] = dataclasses.replace(times[0], after=0.0, before=500.0)
+    generation[-1] = dataclasses.replace(times[-1], before=math.inf)
+    return {
+        "times": {"1 % memorized": times, "loss gap": times[::2]},
+        "generation": tuple(generation),
+    }
+
+
 def read_table(folder, name):
     with (folder / "tables" / f"{name}.csv").open() as file:
         return list(csv.DictReader(file))
@@ -30,8 +45,7 @@ def read_table(folder, name):
 def written(tmp_path_factory):
     out = epath.Path(tmp_path_factory.mktemp("scaling"))
     points = simulate_points(0.003, depths=(2, 4), sizes=7, lengths=6)
-    times = tuple(simulate_times(depths=(2, 4), end=median_end(0.2)))
-    fits = fit_study(build_cells(points, times=times))
+    fits = fit_study(build_cells(points, **simulate_along_training()))
     assert scaling_page.write(fits, out) == out / "scaling.html"
     return out, fits
 
@@ -49,6 +63,7 @@ def test_a_whole_study_has_every_figure(written):
     for link in re.findall(r'href="#([^"]+)"', page):
         assert f'id="{link}"' in page
     assert all(limit in page for limit in fits.limits)
+    assert {figure.method for figure in scaling_page.FIGURES} <= load_method().anchors
 
 
 def test_numbers_are_in_json_and_in_tables(written):
@@ -57,12 +72,30 @@ def test_numbers_are_in_json_and_in_tables(written):
     numbers = [number for group in fits.numbers().values() for number in group]
     assert sum(map(len, content["fits"].values())) == len(numbers)
     rows = [*read_table(out, "fits"), *read_table(out, "best_sizes")]
-    assert sorted(row["number"] for row in rows) == sorted(number.name for number in numbers)
+    windows = read_table(out, "windows")
+    names = [row["number"] for row in (*rows, *windows)]
+    assert sorted(names) == sorted(number.name for number in numbers)
     assert all(row["value"] or row["why"] for row in rows)
+    assert all(row["low"] or row["high"] or row["why"] for row in windows)
     points = read_table(out, "points")
     assert len(points) == len(fits.cells.points)
     for row in points:
         assert float(row["law"]) == pytest.approx(float(row["loss"]), rel=0.02)
+
+
+def test_tables_say_which_run(written):
+    out, fits = written
+    windows = read_table(out, "windows")
+    assert {row["rule"] for row in windows} == {"1 % memorized", "loss gap"}
+    assert len(windows) == 1.5 * len(fits.cells.generation)
+    assert windows[0]["high"] == "", "the run draws well at its first checkpoint"
+
+
+def test_a_panel_for_each_rule(written):
+    _, fits = written
+    for draw in (scaling_figures.memorization_times, scaling_figures.generation_windows):
+        titles = [panel.get_title() for panel in draw(fits).axes]
+        assert titles == ["made up, 1 % memorized", "made up, loss gap"]
 
 
 def test_equal_studies_write_equal_bytes(written, tmp_path):

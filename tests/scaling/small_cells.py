@@ -85,6 +85,8 @@ def write_cells(workdir, cells, diverged=()):
         files.write_json(folder / "run.json", RUN)
         files.write(folder / "metrics.jsonl", "")
         results.write_samples(folder / "samples.npz", image, np.arange(1))
+        if cell.losses is not None:
+            results.write_npz(folder / "losses.npz", **dataclasses.asdict(cell.losses))
     for cell in diverged:
         folder = workdir / "cells" / cell.name
         files.write_json(folder / results.DIVERGED, {"cell": dataclasses.asdict(cell.info)})

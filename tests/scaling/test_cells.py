@@ -1,15 +1,13 @@
 """From finished cells to points and times, and what cannot be fitted together."""
 
 import dataclasses
-import math
 
 import pytest
 
-from jaxdiff.scaling.cells import choose_rates, find_times, read_scaling_cells, to_point
+from jaxdiff.scaling.cells import choose_rates, read_scaling_cells, to_point
 from jaxdiff.scaling.points import LossPoint
 from tests.report.small_results import write_sets, write_study
 from tests.scaling.small_cells import (
-    BATCH,
     grid_of_points,
     make_cells,
     make_scaling_cell,
@@ -34,7 +32,9 @@ def test_cells_become_points(tmp_path):
     assert [name.split("-n")[0] for name in cells.names[:1]] == ["0-f1e+06-t100-lr0.001"]
     assert cells.diverged == (diverged.name,)
     assert (cells.study, cells.held_out) == ("small", 512)
-    assert (cells.times, cells.rates, cells.other_rates, cells.without_loss) == ((), (), (), ())
+    assert (cells.rates, cells.other_rates, cells.without_loss) == ((), (), ())
+    assert not any(cells.times.values())
+    assert cells.generation == ()
 
 
 def test_several_folders_are_one_study(tmp_path):
@@ -141,38 +141,6 @@ def test_rates_are_chosen_for_each_size_and_length(tmp_path):
     assert len(read.points) == len(read.rates) == len(read.other_rates) == 9
     assert {choice.best for choice in read.rates} == {1e-3, 2e-3}
     assert not set(read.names) & set(read.other_rates)
-
-
-@pytest.mark.parametrize(
-    ("memorized", "after", "before"),
-    [
-        ({10: 0.0, 50: 0.005, 100: 0.02}, 50, 100),
-        ({10: 0.02, 50: 0.0, 100: 0.5}, 0, 10),
-        ({10: 0.0, 100: 0.0}, 100, math.inf),
-        ({100: 0.3}, 0, 100),
-    ],
-)
-def test_times_lie_between_checkpoints(memorized, after, before):
-    (time,) = find_times([make_scaling_cell(POINT, memorized=memorized)])
-    assert (time.after, time.before) == (BATCH * after, BATCH * before)
-    assert (time.images, time.depth, time.seed) == (480, 0, 0)
-
-
-def test_the_longest_run_stands_for_those_that_it_began():
-    long = dataclasses.replace(POINT, images=6400.0)
-    cells = [
-        make_scaling_cell(long, memorized={100: 0.0, 200: 0.1}),
-        make_scaling_cell(POINT, memorized={100: 0.5}),
-        make_scaling_cell(dataclasses.replace(long, seed=1)),  # no samples were looked at
-    ]
-    (time,) = find_times(cells)
-    assert (time.after, time.before) == (3200, 6400)
-
-
-def test_sizes_of_one_depth_have_times_of_their_own():
-    other = dataclasses.replace(POINT, flops=2e6)
-    cells = [make_scaling_cell(point, memorized={100: 0.1}) for point in (other, POINT)]
-    assert [time.depth for time in find_times(cells)] == ["0, 1e+06 FLOP", "0, 2e+06 FLOP"]
 
 
 def test_a_point_takes_the_loss_over_the_whole_schedule():

@@ -1,6 +1,8 @@
 """All fits of a study whose law is known, and what small studies refuse."""
 
+import dataclasses
 import json
+import math
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import pytest
 from jaxdiff.estimates import Estimate
 from jaxdiff.scaling.cells import ScalingCells
 from jaxdiff.scaling.fits import fit_study
+from jaxdiff.scaling.memorization_time import MemorizationTime
 from jaxdiff.scaling.points import Refused
 from tests.report.small_results import STUDY
 from tests.scaling.simulated_points import ALPHA, BETA, simulate_points
@@ -24,7 +27,14 @@ def build_cells(points, **fields):
 @pytest.fixture(scope="module")
 def fits():
     times = tuple(simulate_times(depths=(2, 4)))
-    return fit_study(build_cells(simulate_points(0.003, depths=(2, 4)), times=times))
+    generation = tuple(dataclasses.replace(time, after=400.0, before=500.0) for time in times)
+    return fit_study(
+        build_cells(
+            simulate_points(0.003, depths=(2, 4)),
+            times={"1 % memorized": times},
+            generation=generation,
+        )
+    )
 
 
 def test_numbers_of_a_study(fits):
@@ -41,7 +51,47 @@ def test_numbers_of_a_study(fits):
         assert abs(float(number.answer)) < 0.02
     assert {number.labels["depth"] for number in numbers["isoflop"]} == {2, 4}
     kappa = numbers["memorization"][0]
+    assert kappa.labels == {"rule": "1 % memorized"}
     assert kappa.answer.low < 1.2 < kappa.answer.high
+    assert [n.labels["rule"] for n in numbers["memorization"] if n.name == "kappa"] == [
+        "1 % memorized",
+        "10 % memorized",
+        "loss gap",
+    ]
+    # Any slope this small keeps all runs between the same two checkpoints.
+    assert abs(float(numbers["generation"][0].answer)) < math.log(500 / 400) / math.log(32)
+
+
+def test_a_window_has_ends_and_no_value(fits):
+    windows = fits.numbers()["window"]
+    assert len(windows) == len(fits.cells.generation)
+    for number, time in zip(windows, fits.cells.times["1 % memorized"], strict=True):
+        assert number.labels == {
+            "rule": "1 % memorized", "depth": time.depth, "images": time.images, "seed": time.seed
+        }  # fmt: skip
+        assert number.answer.value is None
+        assert number.answer.low == time.after / 500.0
+        assert number.answer.high == time.before / 400.0
+
+
+def test_ends_of_a_window_that_are_not_known():
+    times = [
+        MemorizationTime(480.0, 4.0, math.inf, 2, 0),
+        MemorizationTime(480.0, 0.0, 2.0, 2, 1),
+        MemorizationTime(480.0, 4.0, math.inf, 2, 2),
+    ]
+    ends = [(1.0, 2.0), (1.0, 2.0), (4.0, math.inf)]
+    generation = [
+        dataclasses.replace(time, after=after, before=before)
+        for time, (after, before) in zip(times, ends, strict=True)
+    ]
+    cells = build_cells(
+        simulate_points(), times={"loss gap": tuple(times)}, generation=tuple(generation)
+    )
+    least, most, unknown = fit_study(cells).numbers()["window"]
+    assert (least.answer.low, least.answer.high) == (2.0, None)
+    assert (most.answer.low, most.answer.high) == (None, 2.0)
+    assert "on neither side" in unknown.answer.refused
 
 
 def test_every_number_is_an_estimate_or_has_a_reason(fits):
@@ -57,11 +107,18 @@ def test_every_number_is_an_estimate_or_has_a_reason(fits):
                 else:
                     assert Estimate.from_json(entry).to_json() == entry
     assert isinstance(few.law, Refused)
-    assert few.memorization is None
+    for numbers, sentence in (
+        (few.numbers()["memorization"], "no run has"),
+        (few.numbers()["generation"], "no run has both the gate and KID of samples at two"),
+        (few.numbers()["window"], "no run has both times"),
+    ):
+        assert all(sentence in number.answer.refused for number in numbers)
+    assert len(few.numbers()["memorization"]) == 3
 
 
 def test_limits():
-    few = fit_study(build_cells(simulate_points(sizes=3, unique_images=1e4), held_out=100))
+    points = simulate_points(sizes=3, unique_images=1e4)
+    few = fit_study(build_cells(points, held_out=100))
     assert [limit.split(",")[0] for limit in few.limits] == [
         "A loss is of 100 unseen images",
         "Some size has fewer than 3 seeds",
