@@ -7,8 +7,8 @@
 The studies are made with config.measures.held_out and several widths and lengths of training
 (config.axes); configs/scaling_demo.py is a small one. Writes scaling.json, tables/*.csv,
 figures/*.svg and scaling.html: the law of the loss in size and images, its prediction of the
-largest size and the longest runs, the best size at given compute, and the time until memorization.
-What the points do not determine is refused, with the reason.
+largest size and the longest runs, the best size at given compute, the time until memorization, and
+amplification at equal loss. What the points do not determine is refused, with the reason.
 """
 
 from absl import flags
@@ -39,9 +39,13 @@ def numbers_table(fits: ScalingFits) -> Table:
     for fit, numbers in fits.numbers().items():
         for number in numbers:
             if number.name in PRINTED:
-                places = ", ".join(f"{key} {value}" for key, value in number.labels.items())
+                places = ", ".join(f"{key} {_shorten(x)}" for key, x in number.labels.items())
                 table.add_row(fit, number.name, places, str(number.answer))
     return table
+
+
+def _shorten(label: object) -> str:
+    return f"{label:.4g}" if isinstance(label, float) else str(label)
 
 
 def main() -> None:

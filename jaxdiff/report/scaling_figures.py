@@ -25,12 +25,20 @@ from jaxdiff.scaling.fits import ScalingFits
 from jaxdiff.scaling.isoflop import MIN_SIZES, Budget, IsoflopFit
 from jaxdiff.scaling.memorization_time import MemorizationFit
 from jaxdiff.scaling.parametric import LeftOut, ParametricFit
-from jaxdiff.scaling.points import Answer, Depth, LossPoint, Refused, group_nearly_equal
+from jaxdiff.scaling.points import (
+    Answer,
+    Depth,
+    LossPoint,
+    Refused,
+    group_nearly_equal,
+    order_depths,
+)
 
 CURVE_POINTS = 60
 LEFT_OUT_MARKERS = {"largest size": "x", "longest run": "+"}
 ARROW = 1.25  # from a censored time to the end of its arrow, as a ratio
 SHIFT = 1.03  # from one depth's times to the next one's, as a ratio
+STAGGER = 0.06  # from one loss to the next at the same depth, of the distance between depths
 
 WIDE, NARROW = 1.5, 0.8  # decades; a wide axis has a label a decade, a narrow one a few numbers
 
@@ -349,3 +357,34 @@ def _draw_slope_1(ax: Axes, spans: Sequence[Span]) -> None:
     center = np.log(known).mean() - np.log(images).mean()
     ends = np.array([images.min(), images.max()])
     ax.plot(ends, np.exp(center) * ends, "--", color=INK, linewidth=0.8, label="slope 1")
+
+
+def amplification_at_equal_loss(fits: ScalingFits) -> Figure | None:
+    """S of Theorem 2 against depth, a line for each loss; None where all of it is refused."""
+    if isinstance(fits.amplification, Refused):
+        return None
+    known = [fit for fit in fits.amplification if isinstance(fit.exponent, Estimate)]
+    if not known:
+        return None
+    depths = order_depths([fit.depth for fit in fits.amplification])
+    losses = list(dict.fromkeys(fit.loss for fit in known))
+    plot, ax = new_axes()
+    for i, loss in enumerate(losses):
+        color, marker = _shade(i, len(losses)), marker_of(i)
+        members = [fit for fit in known if fit.loss == loss]
+        # Beside each other, so that their intervals do not hide one another.
+        x = [depths.index(fit.depth) + STAGGER * (i - (len(losses) - 1) / 2) for fit in members]
+        low, value, high = np.array([_ends(fit.exponent) for fit in members]).T
+        bars = [value - low, high - value]
+        label = f"L = {loss:.3g}"
+        ax.errorbar(
+            x, value, bars, fmt=f"{marker}-", color=color, linewidth=1, capsize=3, label=label
+        )
+    ax.axhline(1, color=INK, linestyle="--", linewidth=0.8)
+    ax.set_xticks(range(len(depths)), [str(depth) for depth in depths], fontsize=8)
+    ax.set_xlim(-0.5, len(depths) - 0.5)
+    ax.set_title(fits.cells.study, fontsize=9)
+    ax.set_xlabel("depth")
+    ax.set_ylabel("exponent S")
+    ax.legend(frameon=False, fontsize=8)
+    return plot

@@ -20,7 +20,8 @@ from jaxdiff.scaling.parametric import ParametricFit
 BEST_SIZE = "best_flops"  # a row a budget, in a table of their own
 FITS_LABELS = ("depth", "compute", "left_out", "rule")
 WINDOW_LABELS = ("rule", "depth", "images", "seed")
-OWN_TABLES = ("window",)  # fits whose numbers are in tables of their own
+AMPLIFICATION_LABELS = ("loss", "depth", "class")
+OWN_TABLES = ("window", "amplification")  # fits whose numbers are in tables of their own
 
 
 class ScalingFigure(NamedTuple):
@@ -110,6 +111,16 @@ FIGURES = (
         scaling_figures.generation_windows,
         has_panels=True,
     ),
+    ScalingFigure(
+        "amplification_at_equal_loss",
+        "Amplification at equal loss",
+        "S of logit(generated) = b + S logit(trained), from runs in which either class has the "
+        "majority, where their loss of unseen images first falls to L. A color for each L, which "
+        "all runs pass. Lines that rise show that deeper models amplify more than shallow ones "
+        "that have come as far. Intervals are over seeds; dashed: no amplification.",
+        "amplification-at-equal-loss",
+        scaling_figures.amplification_at_equal_loss,
+    ),
 )
 
 
@@ -193,6 +204,12 @@ def _build_tables(fits: ScalingFits) -> Iterator[tuple[str, str, str, TableRows]
         "Windows between generation and memorization",
         "Between which ends each run's ratio of both times lies; blank where one is not known.",
         [_number_row(n, WINDOW_LABELS) for n in by_fit["window"]],
+    )
+    yield (
+        "amplification",
+        "Amplification at equal loss",
+        "S (exponent) and b (offset, of the class named) at each loss, and the samples' mean gate.",
+        [_number_row(n, AMPLIFICATION_LABELS) for n in by_fit["amplification"]],
     )
     yield (
         "points",

@@ -11,6 +11,7 @@ from etils import epath
 from jaxdiff.analysis.queries import format_proportions
 from jaxdiff.estimates import Estimate
 from jaxdiff.results import CellResult, read_study
+from jaxdiff.scaling.amplification import Course, find_courses
 from jaxdiff.scaling.memorization_time import MemorizationTime
 from jaxdiff.scaling.points import LossPoint, count_distinct
 from jaxdiff.scaling.times import GENERATION, MEMORIZATION, find_times
@@ -57,11 +58,15 @@ class ScalingCells:
         The cells that are fitted, and the loss of each.
     held_out
         The number of unseen images that the losses are of.
+    majorities
+        The classes that have the majority in some cell.
     times
         When their runs began to memorize, by the rule's name; empty where nothing of what a rule
         reads was measured.
     generation
         When their runs began to draw as well as they ever do; empty where that was not measured.
+    courses
+        Losses and shares along training; empty where no samples were looked at along it.
     rates
         The learning rates that were chosen, where there was a choice.
     other_rates, without_loss, diverged
@@ -74,8 +79,10 @@ class ScalingCells:
     names: tuple[str, ...]
     points: tuple[LossPoint, ...]
     held_out: int
+    majorities: tuple[int, ...] = ()
     times: Mapping[str, tuple[MemorizationTime, ...]] = dataclasses.field(default_factory=dict)
     generation: tuple[MemorizationTime, ...] = ()
+    courses: tuple[Course, ...] = ()
     rates: tuple[RateChoice, ...] = ()
     other_rates: tuple[str, ...] = ()
     without_loss: tuple[str, ...] = ()
@@ -116,8 +123,10 @@ def read_scaling_cells(workdirs: Sequence[epath.PathLike]) -> ScalingCells:
         names=tuple(cell.name for cell in chosen),
         points=tuple(map(to_point, chosen)),
         held_out=_require_loss(chosen[0]).n or 0,
+        majorities=tuple(sorted({cell.info.majority for cell in chosen})),
         times={rule.name: tuple(find_times(chosen, rule)) for rule in MEMORIZATION},
         generation=tuple(find_times(chosen, GENERATION)),
+        courses=tuple(find_courses(chosen)),
         rates=tuple(rates),
         other_rates=tuple(cell.name for cell in measured if id(cell) not in kept),
         without_loss=tuple(cell.name for cell in cells if _find_loss(cell) is None),
@@ -126,7 +135,7 @@ def read_scaling_cells(workdirs: Sequence[epath.PathLike]) -> ScalingCells:
 
 
 def check_comparable(cells: Sequence[CellResult]) -> None:
-    """Check that cells differ in size, length, number of images, rate and seed alone.
+    """Check that cells differ in size, length, number of images, rate, seed and role alone.
 
     Raises
     ------
@@ -183,7 +192,8 @@ def _read_data(cell: CellResult) -> str:
 def _read_mix(cell: CellResult) -> str:
     info = cell.info
     shares = format_proportions(info.proportions)
-    return f"{shares} of the classes {info.majority} and {info.minority}"
+    first, second = sorted((info.majority, info.minority))  # either may have the majority
+    return f"{shares} of the classes {first} and {second}"
 
 
 def _join(settings: Mapping[str, Any], keys: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxdiff.estimates import Estimate
+from jaxdiff.scaling.amplification import AtLoss, fit_amplification
 from jaxdiff.scaling.cells import ScalingCells
 from jaxdiff.scaling.isoflop import MIN_SIZES, IsoflopFit, choose_budgets, fit_isoflop
 from jaxdiff.scaling.memorization_time import (
@@ -64,6 +65,8 @@ class ScalingFits:
         Of the times until a run memorizes, by rule, and until it generalizes.
     windows
         The ratio of both times of each run, by rule.
+    amplification
+        Theorem 2's S and b at equal loss.
     limits
         What the study lacks for conclusions, a sentence each.
     """
@@ -75,6 +78,7 @@ class ScalingFits:
     memorization: Mapping[str, MemorizationFit | Refused]
     generation: MemorizationFit | Refused
     windows: Mapping[str, tuple[Window, ...]]
+    amplification: tuple[AtLoss, ...] | Refused
     limits: tuple[str, ...]
 
     def numbers(self) -> dict[str, list[FitNumber]]:
@@ -90,6 +94,7 @@ class ScalingFits:
             ],
             "generation": list(_time_numbers(self.generation, {})),
             "window": list(_window_numbers(self.windows)),
+            "amplification": list(_amplification_numbers(self.amplification)),
         }
 
 
@@ -115,6 +120,7 @@ def fit_study(cells: ScalingCells) -> ScalingFits:
             rule: tuple(find_windows(times, cells.generation))
             for rule, times in cells.times.items()
         },
+        amplification=fit_amplification(cells.courses),
         limits=tuple(find_limits(cells)),
     )
 
@@ -141,6 +147,11 @@ def find_limits(cells: ScalingCells) -> Iterator[str]:
     epochs = max(point.images / point.unique_images for point in points)
     if epochs > LARGEST_EPOCHS:
         yield f"Training images are seen up to {epochs:.0f} times, so that the law rests on r."
+    if len(cells.majorities) > 1:
+        yield (
+            "Either class has the majority in some cells, and losses are of images in that mix, so "
+            "that seeds differ by more than chance."
+        )
     if not cells.rates:
         yield "One learning rate was tried, which may suit one size or depth better than another."
     at_ends = [choice for choice in cells.rates if not choice.is_inside]
@@ -218,3 +229,14 @@ def _window_answer(window: Window) -> Answer:
         window.high if math.isfinite(window.high) else None,
         method="between checkpoints",
     )
+
+
+def _amplification_numbers(fits: tuple[AtLoss, ...] | Refused) -> Iterator[FitNumber]:
+    if isinstance(fits, Refused):
+        yield FitNumber("exponent", fits)
+        return
+    for fit in fits:
+        labels = {"loss": fit.loss, "depth": fit.depth}
+        yield FitNumber("exponent", fit.exponent, labels)
+        yield FitNumber("offset", fit.offset, {**labels, "class": fit.class_label})
+        yield FitNumber("gate", Estimate(fit.gate), labels)

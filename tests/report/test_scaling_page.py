@@ -14,6 +14,7 @@ from jaxdiff.report.method import load_method
 from jaxdiff.scaling.fits import fit_study
 from jaxdiff.scaling.points import LossPoint
 from tests.scaling.simulated_points import simulate_points
+from tests.scaling.test_amplification import simulate_courses
 from tests.scaling.test_fits import build_cells
 from tests.scaling.test_memorization_time import median_end, simulate_times
 
@@ -25,7 +26,7 @@ def figures_in(folder):
 
 
 def simulate_along_training():
-    """Times by two rules, with windows of all kinds."""
+    """Times by two rules, with windows of all kinds, and courses of which one cannot be read."""
     times = tuple(simulate_times(depths=(2, 4), seeds=2, end=median_end(0.2)))
     generation = [dataclasses.replace(time, after=400.0, before=500.0) for time in times]
     generation[0] = dataclasses.replace(times[0], after=0.0, before=500.0)
@@ -33,6 +34,7 @@ def simulate_along_training():
     return {
         "times": {"1 % memorized": times, "loss gap": times[::2]},
         "generation": tuple(generation),
+        "courses": (*simulate_courses((2, 4)), *simulate_courses((6,), gate=0.5)),
     }
 
 
@@ -72,6 +74,7 @@ def test_numbers_are_in_json_and_in_tables(written):
     numbers = [number for group in fits.numbers().values() for number in group]
     assert sum(map(len, content["fits"].values())) == len(numbers)
     rows = [*read_table(out, "fits"), *read_table(out, "best_sizes")]
+    rows += read_table(out, "amplification")
     windows = read_table(out, "windows")
     names = [row["number"] for row in (*rows, *windows)]
     assert sorted(names) == sorted(number.name for number in numbers)
@@ -83,16 +86,30 @@ def test_numbers_are_in_json_and_in_tables(written):
         assert float(row["law"]) == pytest.approx(float(row["loss"]), rel=0.02)
 
 
-def test_tables_say_which_run(written):
+def test_tables_say_which_run_and_which_loss(written):
     out, fits = written
     windows = read_table(out, "windows")
     assert {row["rule"] for row in windows} == {"1 % memorized", "loss gap"}
     assert len(windows) == 1.5 * len(fits.cells.generation)
     assert windows[0]["high"] == "", "the run draws well at its first checkpoint"
+    rows = read_table(out, "amplification")
+    losses = {float(row["loss"]) for row in rows}
+    assert losses == {fit.loss for fit in fits.amplification}
+    unreadable = [row for row in rows if row["depth"] == "6" and row["number"] != "gate"]
+    assert all("the mean gate is 0.50" in row["why"] for row in unreadable)
+    assert {row["class"] for row in rows if row["number"] == "offset"} == {"6"}
 
 
-def test_a_panel_for_each_rule(written):
+def test_a_line_for_each_loss_and_a_panel_for_each_rule(written):
     _, fits = written
+    (ax,) = scaling_figures.amplification_at_equal_loss(fits).axes
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    losses = sorted({fit.loss for fit in fits.amplification}, reverse=True)
+    assert labels == [f"L = {loss:.3g}" for loss in losses]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["2", "4", "6"]
+    for container in ax.containers:
+        x = container.lines[0].get_xdata()
+        assert [round(float(place)) for place in x] == [0, 1], "depth 6 cannot be read"
     for draw in (scaling_figures.memorization_times, scaling_figures.generation_windows):
         titles = [panel.get_title() for panel in draw(fits).axes]
         assert titles == ["made up, 1 % memorized", "made up, loss gap"]

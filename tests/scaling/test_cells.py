@@ -34,7 +34,7 @@ def test_cells_become_points(tmp_path):
     assert (cells.study, cells.held_out) == ("small", 512)
     assert (cells.rates, cells.other_rates, cells.without_loss) == ((), (), ())
     assert not any(cells.times.values())
-    assert cells.generation == ()
+    assert (cells.generation, cells.courses, cells.majorities) == ((), (), (6,))
 
 
 def test_several_folders_are_one_study(tmp_path):
@@ -141,6 +141,17 @@ def test_rates_are_chosen_for_each_size_and_length(tmp_path):
     assert len(read.points) == len(read.rates) == len(read.other_rates) == 9
     assert {choice.best for choice in read.rates} == {1e-3, 2e-3}
     assert not set(read.names) & set(read.other_rates)
+
+
+def test_both_roles_are_one_study(tmp_path):
+    points = [dataclasses.replace(p, seed=s) for p in grid_of_points() for s in (0, 1)]
+    cells = [
+        make_scaling_cell(point, majority=9, minority=6) if point.seed else make_scaling_cell(point)
+        for point in points
+    ]
+    read = read_scaling_cells([write_cells(tmp_path, cells)])
+    assert len(read.points) == len(points)
+    assert read.majorities == (6, 9)
 
 
 def test_a_point_takes_the_loss_over_the_whole_schedule():

@@ -15,6 +15,7 @@ from jaxdiff.scaling.memorization_time import MemorizationTime
 from jaxdiff.scaling.points import Refused
 from tests.report.small_results import STUDY
 from tests.scaling.simulated_points import ALPHA, BETA, simulate_points
+from tests.scaling.test_amplification import simulate_courses
 from tests.scaling.test_memorization_time import simulate_times
 
 
@@ -33,6 +34,7 @@ def fits():
             simulate_points(0.003, depths=(2, 4)),
             times={"1 % memorized": times},
             generation=generation,
+            courses=tuple(simulate_courses((2, 4))),
         )
     )
 
@@ -60,6 +62,8 @@ def test_numbers_of_a_study(fits):
     ]
     # Any slope this small keeps all runs between the same two checkpoints.
     assert abs(float(numbers["generation"][0].answer)) < math.log(500 / 400) / math.log(32)
+    assert {number.labels["depth"] for number in numbers["amplification"]} == {2, 4}
+    assert {n.name for n in numbers["amplification"]} == {"exponent", "offset", "gate"}
 
 
 def test_a_window_has_ends_and_no_value(fits):
@@ -111,6 +115,7 @@ def test_every_number_is_an_estimate_or_has_a_reason(fits):
         (few.numbers()["memorization"], "no run has"),
         (few.numbers()["generation"], "no run has both the gate and KID of samples at two"),
         (few.numbers()["window"], "no run has both times"),
+        (few.numbers()["amplification"], "no run has losses and shares"),
     ):
         assert all(sentence in number.answer.refused for number in numbers)
     assert len(few.numbers()["memorization"]) == 3
@@ -118,12 +123,13 @@ def test_every_number_is_an_estimate_or_has_a_reason(fits):
 
 def test_limits():
     points = simulate_points(sizes=3, unique_images=1e4)
-    few = fit_study(build_cells(points, held_out=100))
+    few = fit_study(build_cells(points, held_out=100, majorities=(6, 9)))
     assert [limit.split(",")[0] for limit in few.limits] == [
         "A loss is of 100 unseen images",
         "Some size has fewer than 3 seeds",
         "There are 3 sizes",
         "Training images are seen up to 320 times",
+        "Either class has the majority in some cells",
         "One learning rate was tried",
     ]
 
