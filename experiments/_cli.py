@@ -1,6 +1,7 @@
 """What the commands share: the environment of a process, flags, progress, one-sentence errors."""
 
 import contextlib
+import dataclasses
 import os
 import re
 import signal
@@ -282,6 +283,15 @@ def short_names(paths: Sequence[str]) -> list[str]:
     return [f"{i + 1}-{stem}" for i, stem in enumerate(stems)]
 
 
+@dataclasses.dataclass
+class _Work:
+    """Work that is reported: its bar, and the units done at the first call and where time began."""
+
+    bar: TaskID
+    first: int
+    start: tuple[int, float] | None = None
+
+
 class Reporter:
     """Progress of long work: a live bar on a terminal, a line every few seconds elsewhere.
 
@@ -307,8 +317,7 @@ class Reporter:
         self.prefix = ""
         self._is_live = console.is_terminal
         self._live = Progress(*columns, console=console, transient=True, disable=not self._is_live)
-        self._tasks: dict[str, TaskID] = {}
-        self._starts: dict[str, tuple[int, float]] = {}  # units done and time of the first call
+        self._works: dict[str, _Work] = {}
         self._every = every
         self._printed: set[str] = set()
         self._printed_at = 0.0
@@ -322,24 +331,26 @@ class Reporter:
 
     def __call__(self, task: str, done: int, total: int, note: str = "") -> None:
         name = f"{self.prefix} {task}".strip()
-        is_new = name not in self._tasks
+        is_new = name not in self._works
         if is_new:
-            self._tasks[name] = self._live.add_task(name, total=total, note=note)
-            self._starts[name] = (done, time.time())
-        visible = done < total
-        self._live.update(
-            self._tasks[name], completed=done, total=total, note=note, visible=visible
-        )
+            bar = self._live.add_task(name, total=total, note=note)
+            self._works[name] = _Work(bar, first=done)
+        work = self._works[name]
+        if work.start is None and done > work.first:
+            # The first unit compiles what the others run: time is taken from its end.
+            work.start = (done, time.time())
+            self._live.reset(work.bar, completed=done)
+        self._live.update(work.bar, completed=done, total=total, note=note, visible=done < total)
         if not self._is_live:
             self._print_line(name, done, total, note, is_new)
         if done >= total:  # the next work of this name is a task of its own
-            del self._tasks[name]
+            del self._works[name]
 
     def _print_line(self, name: str, done: int, total: int, note: str, is_new: bool) -> None:
         now = time.time()
         if not is_new and done < total and now - self._printed_at < self._every:
             return
-        first, start = self._starts[name]
+        first, start = self._works[name].start or (done, now)
         remaining = ""
         if first < done < total:
             seconds = (now - start) / (done - first) * (total - done)

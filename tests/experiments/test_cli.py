@@ -80,6 +80,22 @@ def test_names_are_printed_as_they_are(name, is_terminal, capsys, monkeypatch):
     assert lines.count(name) >= 6
 
 
+def test_the_time_left_leaves_out_the_first_unit_which_compiles(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(_cli.time, "time", lambda: now[0])
+    with _cli.Reporter(every=1.0) as progress:
+        # The first unit takes 100 s, the others `pace` each; a task begins anew under its name.
+        for start, pace in ((0.0, 2.0), (1000.0, 4.0)):
+            for unit, seconds in enumerate((0.0, 100.0, 100.0 + pace, 100.0 + 2 * pace)):
+                now[0] = start + seconds
+                progress("train", unit, 10)
+            progress("train", 10, 10)
+    lines = capsys.readouterr().out.splitlines()
+    left = [line.partition(", about ")[2] for line in lines if "about" in line]
+    assert left == ["16 s left", "14 s left", "32 s left", "28 s left"]
+    assert lines[1] == "train: 1/10"
+
+
 def test_the_environment_is_set_before_jax_and_numpy_are_imported():
     """Both read it once, when they are imported."""
     code = "import sys; from experiments import _cli; print({'jax', 'numpy'} & set(sys.modules))"
