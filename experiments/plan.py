@@ -27,7 +27,13 @@ from jaxdiff import files
 from jaxdiff.cells.cell import Cell
 from jaxdiff.planning.chips import CHIPS, open_topology
 from jaxdiff.planning.compiled import Devices
-from jaxdiff.planning.plan import Plan, list_warnings, plan_for_slices, plan_model
+from jaxdiff.planning.plan import (
+    Plan,
+    group_by_program,
+    list_warnings,
+    plan_for_slices,
+    plan_model,
+)
 from jaxdiff.report.tables import to_csv
 from jaxdiff.study import grid
 
@@ -151,12 +157,13 @@ def format_value(line: Line, value: object) -> str:
     return "-"
 
 
-def compile_plans(by_model: Mapping[str, Sequence[Cell]], devices: Devices) -> list[Plan]:
-    """A plan a model, several at a time."""
+def compile_plans(groups: Sequence[Sequence[Cell]], devices: Devices) -> list[Plan]:
+    """A plan for each group of cells that share their programs, several at a time."""
 
     def compile_plan(cells: Sequence[Cell]) -> Plan:
         setting = FLAGS.config.parallel.cells
-        at_once = grid.count_at_once(cells[0], cells, len(devices.all), setting)
+        of_first = [cell for cell in cells if cell.model == cells[0].model]
+        at_once = grid.count_at_once(cells[0], of_first, len(devices.all), setting)
         if FLAGS.topology == "local":
             return plan_model(cells, devices, FLAGS.largest, at_once)
         return plan_for_slices(cells, FLAGS.topology, FLAGS.slices, FLAGS.largest, at_once)
@@ -164,10 +171,10 @@ def compile_plans(by_model: Mapping[str, Sequence[Cell]], devices: Devices) -> l
     plans: list[Plan] = []
     workers = min(4, os.cpu_count() or 1)
     with _cli.Reporter() as progress, ThreadPoolExecutor(workers) as pool:
-        progress("compiling", 0, len(by_model), "models")
-        for plan in pool.map(compile_plan, by_model.values()):
+        progress("compiling", 0, len(groups), "networks")
+        for plan in pool.map(compile_plan, groups):
             plans.append(plan)
-            progress("compiling", len(plans), len(by_model), "models")
+            progress("compiling", len(plans), len(groups), "networks")
     return plans
 
 
@@ -204,19 +211,18 @@ def main() -> None:
     topology = open_topology(FLAGS.topology, FLAGS.slices)
     kind = topology[0].device_kind
     devices = Devices(topology, CHIPS.get(kind), FLAGS.slices)
-    by_model: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_model.setdefault(cell.model, []).append(cell)
-    plans = compile_plans(by_model, devices)
+    groups = group_by_program(cells)
+    plans = compile_plans(groups, devices)
     rows = [to_row(plan, devices) for plan in plans]
     console = _cli.console
     console.print(
         f"{FLAGS.slices} x {FLAGS.topology}: {len(topology)} {kind} devices, {devices.chips} chips"
     )
     # Wide enough for all columns, whatever the terminal's width.
-    console.print(build_table(rows), width=max(console.width, 42 + 12 * len(rows)))
-    for plan in plans:
-        for sentence in list_warnings(by_model[plan.model], plan, devices):
+    width = 42 + sum(max(12, 2 + len(row["model"])) for row in rows)
+    console.print(build_table(rows), width=max(console.width, width))
+    for plan, group in zip(plans, groups, strict=True):
+        for sentence in list_warnings(group, plan, devices):
             console.print(f"{plan.model}: {sentence}")
     print_total(plans, devices)
     if out:

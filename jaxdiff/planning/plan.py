@@ -107,12 +107,14 @@ def largest_batch(cell: Cell, devices: Devices, program: Program) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one model of a study takes.
+    """What the models of a study take that share their programs.
 
     Parameters
     ----------
-    model, parameters, cells
-        Its name, its number of parameters, and of cells.
+    model
+        The name of the first, and how many others there are.
+    parameters, cells
+        The parameters of each, and the cells of all.
     state
         Bytes on a device that stay from step to step.
     train, sample
@@ -148,12 +150,12 @@ class Plan:
 def plan_model(
     cells: Sequence[Cell], devices: Devices, search: bool = False, at_once: int = 1
 ) -> Plan:
-    """Plan the cells of one model.
+    """Plan the cells of models that share their programs (`group_by_program`).
 
     Parameters
     ----------
     cells
-        Cells of one model.
+        Cells of one model, or of several that differ in length or rate of training alone.
     devices
         The devices.
     search
@@ -181,7 +183,7 @@ def plan_model(
     times = _step_times(devices, train, sample)
     fits = train.fits and sample.fits
     return Plan(
-        model=cell.model,
+        model=_name_models(cells),
         parameters=count_parameters(cell.network),
         cells=len(cells),
         state=count_state_bytes(cell, devices),
@@ -189,9 +191,7 @@ def plan_model(
         sample=sample,
         times=times,
         hours=(
-            count_hours(cells, train.batch, sample.batch, times, at_once)
-            if times and fits
-            else None
+            sum_hours(cells, train.batch, sample.batch, times, at_once) if times and fits else None
         ),
         refused=refused,
         changes=changes,
@@ -257,6 +257,46 @@ def run_in_process(function: Callable[..., T], *arguments: Any) -> T | None:
 
 def _silence_stderr() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def group_by_program(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells whose steps are the same programs, apart from the length and the rate of training.
+
+    A scaling study has a model for each length; each network is compiled once.
+    """
+    groups: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        train = dataclasses.replace(cell.train, steps=0, learning_rate=0.0)
+        key = (cell.network, train, cell.diffusion, cell.sample, cell.image_shape)
+        groups.setdefault(key, []).append(cell)
+    return list(groups.values())
+
+
+def _group_by_model(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    by_model: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_model.setdefault(cell.model, []).append(cell)
+    return by_model
+
+
+def _name_models(cells: Sequence[Cell]) -> str:
+    first, *others = _group_by_model(cells)
+    return f"{first} and {len(others)} more" if others else first
+
+
+def sum_hours(
+    cells: Sequence[Cell],
+    train_batch: int,
+    sample_batch: int,
+    times: tuple[StepTime, StepTime],
+    at_once: int = 1,
+) -> tuple[float, float]:
+    """`count_hours` of all models; cells that train at once are of one model."""
+    hours = [
+        count_hours(group, train_batch, sample_batch, times, at_once)
+        for group in _group_by_model(cells).values()
+    ]
+    return sum(training for training, _ in hours), sum(sampling for _, sampling in hours)
 
 
 def count_hours(

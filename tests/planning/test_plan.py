@@ -13,7 +13,13 @@ from jax.sharding import PartitionSpec
 
 from jaxdiff.planning import chips, compiled, plan
 from jaxdiff.planning.chips import Chip
-from jaxdiff.planning.compiled import Devices, Program, change_training, compile_train_step
+from jaxdiff.planning.compiled import (
+    Devices,
+    Program,
+    StepTime,
+    change_training,
+    compile_train_step,
+)
 from jaxdiff.study import grid
 from tests.experiments import tiny_study
 from tests.experiments.commands import SMALL, start_command, wait_for_output
@@ -269,6 +275,25 @@ def test_a_compiler_that_ends_its_process_ends_no_other(function, arguments, fou
 def test_what_is_raised_in_the_other_process_is_raised_here():
     with pytest.raises(ValueError, match="invalid literal"):
         plan.run_in_process(int, "seven")
+
+
+def test_lengths_and_rates_of_training_share_a_plan():
+    config = importlib.import_module("configs.scaling_demo").get_config()
+    config.axes.learning_rate = (1e-3, 2e-3)
+    groups = plan.group_by_program(grid.expand(config))
+    # Five widths, each with four lengths and two rates.
+    assert [len(group) for group in groups] == [8] * 5
+    assert len({group[0].network for group in groups}) == 5
+    assert plan._name_models(groups[0]) == f"{groups[0][0].model} and 7 more"
+    assert plan._name_models(groups[0][:1]) == groups[0][0].model
+
+    times = (StepTime(1.0, 0.0, 0.0), StepTime(0.0, 0.0, 0.0))
+    hours, _ = plan.sum_hours(groups[0], 32, 64, times)
+    # Of each rate the longest run from its beginning, and of the shorter ones the cooldowns.
+    steps = {cell.train.steps: cell.train.cooldown_steps for cell in groups[0]}
+    longest = max(steps)
+    shorter = sum(cooldown for length, cooldown in steps.items() if length < longest)
+    assert hours == pytest.approx(2 * (longest + shorter) / 3600)
 
 
 def test_cells_at_once_do_not_communicate_and_take_the_time_of_one(cell):
