@@ -219,7 +219,7 @@ def main() -> None:
         f"{FLAGS.slices} x {FLAGS.topology}: {len(topology)} {kind} devices, {devices.chips} chips"
     )
     # Wide enough for all columns, whatever the terminal's width.
-    width = 42 + sum(max(12, 2 + len(row["model"])) for row in rows)
+    width = 48 + sum(max(12, 3 + len(row["model"])) for row in rows)
     console.print(build_table(rows), width=max(console.width, width))
     for plan, group in zip(plans, groups, strict=True):
         for sentence in list_warnings(group, plan, devices):
