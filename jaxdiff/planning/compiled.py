@@ -253,12 +253,14 @@ def compile_train_step(cell: Cell, devices: Devices) -> Program:
     # XLA counts a loop once, and the parts of a batch are one loop; the optimizer, counted with
     # them, is little beside them.
     parts = 1 if devices.platform == "cpu" else cell.train.accumulate
-    # A TPU's attention kernel does not say the arithmetic of its backward pass: the model's is the
-    # least that there is.
-    flops = cell_steps.train_step_flops(settings) / devices.sharing if program.flops else 0.0
+    flops = program.flops * parts
+    if devices.platform == "tpu" and program.flops:
+        # The attention kernel does not say the arithmetic of its backward pass: the model's is the
+        # least that there is.
+        flops = max(flops, cell_steps.train_step_flops(settings) / devices.sharing)
     return dataclasses.replace(
         program,
-        flops=max(program.flops * parts, flops),
+        flops=flops,
         bytes_accessed=program.bytes_accessed * parts,
     )
 

@@ -191,7 +191,9 @@ def plan_model(
         sample=sample,
         times=times,
         hours=(
-            sum_hours(cells, train.batch, sample.batch, times, at_once) if times and fits else None
+            count_hours(cells, train.batch, sample.batch, times, at_once)
+            if times and fits
+            else None
         ),
         refused=refused,
         changes=changes,
@@ -284,21 +286,6 @@ def _name_models(cells: Sequence[Cell]) -> str:
     return f"{first} and {len(others)} more" if others else first
 
 
-def sum_hours(
-    cells: Sequence[Cell],
-    train_batch: int,
-    sample_batch: int,
-    times: tuple[StepTime, StepTime],
-    at_once: int = 1,
-) -> tuple[float, float]:
-    """`count_hours` of all models; cells that train at once are of one model."""
-    hours = [
-        count_hours(group, train_batch, sample_batch, times, at_once)
-        for group in _group_by_model(cells).values()
-    ]
-    return sum(training for training, _ in hours), sum(sampling for _, sampling in hours)
-
-
 def count_hours(
     cells: Sequence[Cell],
     train_batch: int,
@@ -309,8 +296,9 @@ def count_hours(
     """Hours of training and of sampling; another batch than the study's sees as many images."""
     train_steps = 0.0
     sampling_steps = 0
-    # Cells at once take the time of one of them.
-    for cell in cells[::at_once]:
+    # Cells at once are of one model, and take the time of one of them.
+    timed = [cell for group in _group_by_model(cells).values() for cell in group[::at_once]]
+    for cell in timed:
         own_steps = cell.train.steps - cell.first_step
         train_steps += own_steps * cell.train.batch / train_batch
         batches = math.ceil(cell.sample.num / sample_batch)

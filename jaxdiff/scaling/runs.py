@@ -32,6 +32,7 @@ def longest_runs(cells: Sequence[CellResult]) -> list[Run]:
     Runs that differ in length alone share their first steps: the longest one stands for all.
     """
     longest: dict[tuple, CellResult] = {}
+    # Ascending, so that the longest run is the one that stays.
     for cell in sorted(cells, key=lambda cell: cell.info.images_seen):
         info = cell.info
         longest[info.depth, info.flops, info.n, info.seed] = cell

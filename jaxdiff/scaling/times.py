@@ -45,6 +45,7 @@ def reach_fraction(cell: CellResult, least: float) -> dict[int, bool]:
         for estimate in cell.estimates("checkpoints", "memorized")
         if estimate.value is not None
     }
+    # The last checkpoint's samples are looked at by `memorization`, not by `checkpoints`.
     last = cell.find("memorization", "memorized", images="samples")
     if last is not None and last.value is not None:
         fractions[cell.config["train"]["steps"]] = float(last)

@@ -288,7 +288,7 @@ def test_lengths_and_rates_of_training_share_a_plan():
     assert plan._name_models(groups[0][:1]) == groups[0][0].model
 
     times = (StepTime(1.0, 0.0, 0.0), StepTime(0.0, 0.0, 0.0))
-    hours, _ = plan.sum_hours(groups[0], 32, 64, times)
+    hours, _ = plan.count_hours(groups[0], 32, 64, times)
     # Of each rate the longest run from its beginning, and of the shorter ones the cooldowns.
     steps = {cell.train.steps: cell.train.cooldown_steps for cell in groups[0]}
     longest = max(steps)
