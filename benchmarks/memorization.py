@@ -15,7 +15,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.turns import peak
 from jaxdiff.measures.distributions import kid, prdc
 from jaxdiff.measures.memorization import (
-    copy_spurious_novel,
+    copy_spurious_generalized,
     memorization_metrics,
     nearer_to_training,
 )
@@ -46,7 +46,7 @@ def main(_) -> None:
     report("memorized", memorization_metrics, {"samples": samples, "held_out": held_out}, train)
     report("nearer", nearer_to_training, samples, train[0::2], train[1::2])
     references = train[: len(second_samples)]  # as many of both
-    report("copies", copy_spurious_novel, samples, second_samples, references, held_out)
+    report("copies", copy_spurious_generalized, samples, second_samples, references, held_out)
     held_out_features = held_out.astype(np.float32)
     features = samples.astype(np.float32)
     report("prdc", prdc, held_out_features, features)

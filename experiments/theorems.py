@@ -38,7 +38,7 @@ flags.DEFINE_integer("n", 200, "Images in each memory.", lower_bound=10)
 flags.DEFINE_integer("size", 16, "Pixels on a side.", lower_bound=4, upper_bound=MAX_SIZE)
 flags.DEFINE_integer("samples", 1000, "Samples behind each share.", lower_bound=10)
 flags.DEFINE_integer("grids", 2000, "Simulated grids behind each share of Figure 3.", lower_bound=2)
-flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "Random seed.", lower_bound=0)
 FLAGS = flags.FLAGS
 
 TABLES = ("laboratory", "grids", "laws", "smoothed", "law", "votes", "minima")

@@ -1,4 +1,4 @@
-"""The forward process, what the network predicts, and the training loss.
+"""The forward process, and what the network predicts.
 
 References
 ----------

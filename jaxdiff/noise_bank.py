@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Int, Key, UInt32
 
-# The letters "nois".
-BANK_STREAM = 0x6E6F6973  # sets the keys of a seed's noise bank apart from those of its training
+BANK_STREAM = 0x6E6F6973  # an arbitrary number: keys of the bank are not those of training
 COMMON_SEED = 2**31 - 1  # names the noise bank that the models of all seeds share
 
 KeyData = UInt32[ArrayLike, " word"]

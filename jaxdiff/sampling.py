@@ -13,7 +13,7 @@ from jaxdiff.denoiser import get_params
 from jaxdiff.noise_bank import bank_data
 from jaxdiff.precision import COMPUTE_DTYPES, sampling
 from jaxdiff.progress import Progress, no_progress
-from jaxdiff.samplers import SamplerSpec
+from jaxdiff.samplers import SAMPLERS, SamplerSpec
 from jaxdiff.sampling_programs import (
     compile_begin,
     compile_begin_from,
@@ -25,8 +25,14 @@ from jaxdiff.sampling_programs import (
     steps_per_call,
     walk,
 )
+from jaxdiff.source_code import code_digest
 
 Images = Float[ArrayLike, "n height width channel"]
+
+
+def sampling_code_digest(spec: SamplerSpec) -> str:
+    """SHA-256 of the code that samples: what it drew is drawn again once the code is another."""
+    return code_digest(SAMPLERS[spec.method], Sampler)
 
 
 class Sampler:

@@ -10,7 +10,7 @@ from jaxdiff.setting_fields import setting
 SHARE_FORMS = ("forced_choice", "loss_corrected", "gated")
 # Secondary claims about the primary pair of models that are not about the final share alone.
 NAMED_CLAIMS = ("equal_loss", "training_time", "lpips")
-MAX_SIZE = 8192  # pixels; larger images are a slip of the pen, and take all memory
+MAX_SIZE = 8192  # pixels; a larger number is a typing error, and would take all memory
 
 
 @dataclasses.dataclass(frozen=True)

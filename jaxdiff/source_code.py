@@ -10,8 +10,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-# A function's code is its module and those that it imports from these packages. Other modules
-# (the networks, the samplers) are bound by what they make, not by their text.
+# A function's code is its module and those that it imports from these packages. A network's code
+# is left out: trained weights are kept, whatever becomes of it.
 CODE_PACKAGES = (
     "jaxdiff.datasets.mixtures",
     "jaxdiff.estimates",
@@ -22,6 +22,7 @@ CODE_PACKAGES = (
     "jaxdiff.probe",
     "jaxdiff.rng",
     "jaxdiff.sampling_method",
+    "jaxdiff.sampling_programs",
 )
 # Every measure imports these: an edit of how measures are declared would make all again.
 NOT_CODE = ("jaxdiff.measures.registry", "jaxdiff.measures.artifacts")

@@ -107,8 +107,9 @@ def choose_layout(
     params: Mapping[str, Any], platform: str, shard_params: bool
 ) -> ParamsLayout | None:
     """The layout of a state on such devices; None where parameters stay arrays by name."""
-    # On arrays by name, the gradient's norm, the optimizer and the average of "6" are a thousand
-    # kernels. A CPU starts no kernels, and the shards of a vector are not those of its parameters.
+    # For model "6", the gradient's norm, the optimizer and the EMA launch a thousand kernels where
+    # each parameter is an array of its own. A CPU launches none, and the shards of a vector are not
+    # those of its parameters.
     if shard_params or platform == "cpu":
         return None
     # A vector has one type.

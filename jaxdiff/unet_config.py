@@ -12,7 +12,7 @@ FIELD_CHOICES = {
     "class_embed_type": (None, "timestep", "identity"),
 }
 MAX_CHANNELS = 65_536
-# Larger numbers than the upper bounds are a slip of the pen, and take all memory.
+# Larger numbers than the upper bounds are typing errors, and would take all memory.
 FIELD_BOUNDS: dict[str, tuple[float, float]] = {
     "layers_per_block": (1, 64),
     "norm_num_groups": (1, MAX_CHANNELS),

@@ -118,7 +118,7 @@ class Claim:
 
 def _explain_spread(mean: BlockedMean) -> str:
     """Why a mean has no interval; empty where it has one."""
-    if mean.freedom < 1:
+    if mean.dof < 1:
         return "there are too few seeds for an interval; plan at least 4"
     return "" if mean.standard_error > 0 else "the seeds do not differ, so that nothing is tested"
 

@@ -33,7 +33,7 @@ class BlockedMean:
         The mean of the means.
     standard_error
         From the residuals within roles; nan without degrees of freedom.
-    freedom
+    dof
         Degrees of freedom: the number of seeds less the number of roles.
     n
         Number of seeds.
@@ -41,7 +41,7 @@ class BlockedMean:
 
     value: float
     standard_error: float
-    freedom: int
+    dof: int
     n: int
 
     @classmethod
@@ -59,28 +59,28 @@ class BlockedMean:
             return cls(math.nan, math.nan, 0, 0)
         table = np.array(values, float)
         blocks = [table[np.array(roles) == role] for role in sorted(set(roles))]
-        freedom = len(values) - len(blocks)
+        dof = len(values) - len(blocks)
         center = float(np.mean([block.mean() for block in blocks]))
-        if freedom < 1:
-            return cls(center, math.nan, freedom, len(values))
+        if dof < 1:
+            return cls(center, math.nan, dof, len(values))
         residuals = sum(float(np.square(block - block.mean()).sum()) for block in blocks)
         # Each role's mean has the variance s^2 / n_r, and they are weighted equally. With S / 2
         # seeds in each of two roles this is method.md's sum r^2 / (S (S - 2)).
         weight = sum(1 / len(block) for block in blocks) / len(blocks) ** 2
-        return cls(center, math.sqrt(residuals / freedom * weight), freedom, len(values))
+        return cls(center, math.sqrt(residuals / dof * weight), dof, len(values))
 
     @property
     def p_value(self) -> float | None:
         """Two-sided, of the t test that the mean is 0; None where there is no error to test by."""
         if not self.standard_error > 0:
             return None
-        return float(2 * scipy.stats.t.sf(abs(self.value) / self.standard_error, self.freedom))
+        return float(2 * scipy.stats.t.sf(abs(self.value) / self.standard_error, self.dof))
 
     def estimate(self, level: float = 0.95) -> Estimate:
         """The mean with its t interval; without one where there are no degrees of freedom."""
-        if self.freedom < 1:
+        if self.dof < 1:
             return Estimate(self.value if self.n else None, n=self.n)
-        half = float(scipy.stats.t.ppf(0.5 + level / 2, self.freedom)) * self.standard_error
+        half = float(scipy.stats.t.ppf(0.5 + level / 2, self.dof)) * self.standard_error
         method = f"t {100 * level:g} % over seeds, roles blocked"
         ends = (self.value - half, self.value + half)
         return Estimate(self.value, *ends, self.n, method, self.standard_error)
@@ -194,7 +194,7 @@ class Contrast:
         ratio
             1 where the distance is 0, inf where no ratio shifts a logit so far.
         """
-        # Not of a gate of 0 either, whose samples may hide anything.
+        # At a gate of 0 the shift is infinite even at a ratio of 1.
         if not 0 <= self.widening(1.0) < distance:
             return 1.0
         # R l tends to (1 - gate) / share as R grows: below 1 that leaves the shift a finite limit.

@@ -30,7 +30,7 @@ from jaxdiff.measures.effective_k import Memories, NoiseLevel, compute_effective
 from jaxdiff.measures.registry import MEASURES
 from jaxdiff.models import Model
 from jaxdiff.progress import Progress, no_progress
-from jaxdiff.sampling import Sampler
+from jaxdiff.sampling import Sampler, sampling_code_digest
 from jaxdiff.setting_fields import to_json
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Redo, run_stage
@@ -180,7 +180,8 @@ class BypassedCell(CellContext):
             "settings": {key: settings[key] for key in keys},
             "measures": to_json(self.settings),
             "inception": files.sha256(inception) if inception else "",
-            "code": code_digest(BypassedCell, *measures, match_splits, Sampler),
+            "code": code_digest(BypassedCell, *measures, match_splits),
+            "sampling": sampling_code_digest(self.sampler_spec),
         }
 
     def measure(self) -> dict[str, list[Estimate]]:

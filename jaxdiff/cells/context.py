@@ -38,7 +38,7 @@ from jaxdiff.measures.matched import MatchedSplits
 from jaxdiff.measures.shares import confusion_matrix
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.samplers import SamplerSpec
-from jaxdiff.sampling import Sampler
+from jaxdiff.sampling import Sampler, sampling_code_digest
 from jaxdiff.setting_fields import to_json
 from jaxdiff.settings import MeasureSettings
 from jaxdiff.source_code import code_digest
@@ -299,7 +299,11 @@ class CellContext(ResultFolder):
         if name == "denoised_confusion":
             return self.outputs["denoise"]
         if name in ("sampler", "leveled_sampler", "random_sampler", "checkpoints"):
-            return {"trained": self.trained_from(), "sample": to_json(self.cell.sample)}
+            return {
+                "trained": self.trained_from(),
+                "sample": to_json(self.cell.sample),
+                "code": sampling_code_digest(self.sampler_spec),
+            }
         if name == "matched":
             return {"data": self.data_digest(), "code": code_digest(match_splits)}
         if name in DATA_ARTIFACTS:

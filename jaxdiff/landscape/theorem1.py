@@ -49,7 +49,7 @@ class Level:
     first: float  # its first term, J^T H J
     second: float  # its second term, sum dE/dx_i Hess (phi^-1)_i
     bound: float  # Eq. 23's right side
-    # |grad E| where the inverse brings the case's point, taken for z: the same z at every level.
+    # |grad E| at inverse(z), where z is the case's point at every level.
     gradient: float
 
 

@@ -121,7 +121,7 @@ class Artifacts(Protocol):
 
     @property
     def progress(self) -> Progress:
-        """Told of long work."""
+        """Is called with how far long work has come."""
 
     @property
     def seed(self) -> int:

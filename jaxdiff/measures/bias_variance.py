@@ -196,11 +196,11 @@ def two_way_mean(statistic: Statistic, y: Values) -> Estimate:
     # Both variances count the interaction of images and models, which errs to the wide side; the
     # few degrees of freedom of three models err to the narrow one.
     total = over_images + over_models
-    # Satterthwaite; without variance over models the freedom is that over images.
-    freedom = n - 1.0
+    # Satterthwaite; without variance over models the dof is that over images.
+    dof = n - 1.0
     if over_models:
-        freedom = total**2 / (over_images**2 / (n - 1) + over_models**2 / (models - 1))
-    half = float(scipy.stats.t.ppf(0.975, freedom)) * math.sqrt(total)
+        dof = total**2 / (over_images**2 / (n - 1) + over_models**2 / (models - 1))
+    half = float(scipy.stats.t.ppf(0.975, dof)) * math.sqrt(total)
     value = float(values.mean())
     return Estimate(value, value - half, value + half, n, method, labels={"models": models})
 

@@ -67,7 +67,8 @@ def memorization_metrics(sets: Mapping[str, Vectors], train: Vectors) -> list[Es
     """
     if len(train) < 3:
         raise ValueError(
-            f"{len(train)} training images have no nearest two each; at least 3 are needed"
+            f"at least 3 training images are needed, got {len(train)}: each needs two neighbors "
+            "among the others; give more"
         )
     # A copied image that is there twice would be near to itself alone: d1 / d2 would be 1.
     tolerance = MAX_REPEAT_DISTANCE * _spread(train)
@@ -274,7 +275,7 @@ def nearer_by_chance(
     return estimate.named("nearer_by_chance")
 
 
-def copy_spurious_novel(
+def copy_spurious_generalized(
     samples: Vectors, second_samples: Vectors, references: Vectors, unseen: Vectors
 ) -> list[Estimate]:
     """Shares of samples that are copies, spurious, or generalized; they sum to 1.
@@ -381,7 +382,7 @@ def _kinds_of_samples(
     references = flatten(artifacts.train.images[subset])
     scale = 255.0 * samples.shape[1] ** 0.5  # to the RMS difference a pixel of [0, 1]
     estimates = []
-    for estimate in copy_spurious_novel(
+    for estimate in copy_spurious_generalized(
         samples, flatten(common_samples[:count]), references, unseen
     ):
         threshold = estimate.labels.get("threshold")

@@ -140,9 +140,9 @@ def _bootstrap_estimate(
     """The first logarithm, with the t interval of the SD of the others."""
     # With few queries quantiles of resamples cover .90 where this covers .95: a resample of q
     # queries varies by (q - 1) / q too little.
-    freedom = max(num_queries - 1, 1)
-    standard_error = logarithms[1:].std(ddof=1) * math.sqrt(num_queries / freedom)
-    half = float(scipy.stats.t.ppf(0.975, freedom) * standard_error)
+    dof = max(num_queries - 1, 1)
+    standard_error = logarithms[1:].std(ddof=1) * math.sqrt(num_queries / dof)
+    half = float(scipy.stats.t.ppf(0.975, dof) * standard_error)
     value = float(logarithms[0])
     method = "bootstrap over queries, t 95 % of the log"
     return Estimate(value, value - half, value + half, num_queries, method, name=name)

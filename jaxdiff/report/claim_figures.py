@@ -123,7 +123,7 @@ def _add_roles_legend(plot: Figure, roles: Sequence[int]) -> None:
 )
 def seed_lines(study: StudyResults) -> Figure | None:
     """A panel for each claim about two models that has an interval."""
-    drawn = [claim for claim in _claims_about_models(study) if claim.mean.freedom > 0]
+    drawn = [claim for claim in _claims_about_models(study) if claim.mean.dof > 0]
     if not drawn:
         return None
     plot = Figure(figsize=(1.2 + 2.6 * len(drawn), 3.6), layout="constrained")

@@ -12,7 +12,7 @@ from jaxdiff.analysis.queries import format_proportions
 from jaxdiff.estimates import Estimate
 from jaxdiff.results import CellResult, read_study
 from jaxdiff.scaling.amplification import Course, find_courses
-from jaxdiff.scaling.memorization_time import MemorizationTime
+from jaxdiff.scaling.memorization_time import EventTime
 from jaxdiff.scaling.points import LossPoint, count_distinct
 from jaxdiff.scaling.times import GENERATION, MEMORIZATION, find_times
 
@@ -80,8 +80,8 @@ class ScalingCells:
     points: tuple[LossPoint, ...]
     held_out: int
     majorities: tuple[int, ...] = ()
-    times: Mapping[str, tuple[MemorizationTime, ...]] = dataclasses.field(default_factory=dict)
-    generation: tuple[MemorizationTime, ...] = ()
+    times: Mapping[str, tuple[EventTime, ...]] = dataclasses.field(default_factory=dict)
+    generation: tuple[EventTime, ...] = ()
     courses: tuple[Course, ...] = ()
     rates: tuple[RateChoice, ...] = ()
     other_rates: tuple[str, ...] = ()

@@ -10,8 +10,8 @@ from jaxdiff.scaling.amplification import AtLoss, fit_amplification
 from jaxdiff.scaling.cells import ScalingCells
 from jaxdiff.scaling.isoflop import MIN_SIZES, IsoflopFit, choose_budgets, fit_isoflop
 from jaxdiff.scaling.memorization_time import (
+    EventTime,
     MemorizationFit,
-    MemorizationTime,
     fit_memorization_time,
 )
 from jaxdiff.scaling.parametric import LeftOut, ParametricFit, fit_parametric, predict_left_out
@@ -125,9 +125,7 @@ def fit_study(cells: ScalingCells) -> ScalingFits:
     )
 
 
-def _fit_times(
-    times: Sequence[MemorizationTime], rule: Rule, event: str
-) -> MemorizationFit | Refused:
+def _fit_times(times: Sequence[EventTime], rule: Rule, event: str) -> MemorizationFit | Refused:
     return fit_memorization_time(times, event) if times else Refused(rule.missing)
 
 
@@ -205,7 +203,7 @@ def _time_numbers(fit: MemorizationFit | Refused, labels: Mapping[str, Any]) -> 
         yield FitNumber("offset", Estimate(offset), {**labels, "depth": depth})
     if fit.depth_effect is not None and all(isinstance(depth, int) for depth in fit.offsets):
         yield FitNumber("depth_effect", fit.depth_effect, labels)
-    yield FitNumber("noise", Estimate(fit.noise), labels)
+    yield FitNumber("noise", Estimate(fit.sigma), labels)
 
 
 def _window_numbers(windows: Mapping[str, Sequence[Window]]) -> Iterator[FitNumber]:

@@ -276,7 +276,7 @@ class _Draws:
     """Drawn minima, a row a draw and a column a budget."""
 
     minima: np.ndarray
-    freedom: float
+    dof: float
 
     def estimate(self, name: str, center: float, values: np.ndarray) -> Answer:
         """The percentile interval of drawn values, stretched as t is against normal."""
@@ -284,8 +284,8 @@ class _Draws:
         if lost > LARGEST_LOSS:
             return Refused(f"{lost:.0%} of the bootstrap's parabolas have no minimum")
         low, high = np.nanquantile(values, (0.025, 0.975))
-        ends = stretch_ends(center, float(low), float(high), t_over_normal(self.freedom))
-        method = f"parametric bootstrap 95 % over points, {self.freedom:.3g} degrees of freedom"
+        ends = stretch_ends(center, float(low), float(high), t_over_normal(self.dof))
+        method = f"parametric bootstrap 95 % over points, {self.dof:.3g} degrees of freedom"
         return Estimate(center, *ends, self.minima.shape[1], method, name=name)
 
 
@@ -310,14 +310,14 @@ def _draw_minima(
     # Those of M'M, whose sum and sum of squares are the two traces.
     eigenvalues = scipy.linalg.svdvals(residual_map) ** 2
     noise = float(np.linalg.norm(residual_map @ log_loss)) / math.sqrt(eigenvalues.sum())
-    freedom = float(eigenvalues.sum() ** 2 / np.square(eigenvalues).sum())
+    dof = float(eigenvalues.sum() ** 2 / np.square(eigenvalues).sum())
     rng = np.random.default_rng(seed)
     errors = noise * rng.standard_normal((bootstraps, len(log_loss)))
     minima = [
         curve.find_minimum(center[None] + errors @ curve.weights.T)
         for curve, center in zip(curves, fitted, strict=True)
     ]
-    return _Draws(np.column_stack(minima), freedom)
+    return _Draws(np.column_stack(minima), dof)
 
 
 def _fit_exponent(computes: Sequence[float], minima: Sequence[float], draws: _Draws) -> Answer:

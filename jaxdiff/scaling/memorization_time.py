@@ -29,12 +29,12 @@ MIN_REACHED = 2  # numbers of images at which some run memorizes
 SMALLEST_NOISE = 0.01  # sigma; below it the likelihood of intervals no longer changes
 LARGEST_NOISE = 100.0
 LARGEST_DISTANCE = 1e3  # of an interval's end from the estimate
-DIFFERENCE = 1e-5  # between parameters, for second derivatives
+FINITE_DIFFERENCE_STEP = 1e-5  # of parameters, for second derivatives
 LOG_ROOT_TWO_PI = math.log(2 * math.pi) / 2
 
 
 @dataclasses.dataclass(frozen=True)
-class MemorizationTime:
+class EventTime:
     """When one run began to memorize, or to generalize.
 
     Parameters
@@ -42,10 +42,10 @@ class MemorizationTime:
     images
         N: training images.
     after
-        The last checkpoint at which it did not, in steps or images; 0 where the first one does.
+        Images it had seen at the last checkpoint at which it did not; 0 where the first one does.
     before
-        The first checkpoint at which it did; inf where it never did, and equal to `after` where
-        the time is known exactly.
+        Images it had seen at the first checkpoint at which it did; inf where it never did,
+        and equal to `after` where the time is known exactly.
     depth
         The model's depth, as a number or a label.
     seed
@@ -71,8 +71,9 @@ class MemorizationFit:
         c_d by depth, shallowest first.
     depth_effect
         c of the deepest less that of the shallowest depth; None of one depth.
-    noise
-        sigma; `SMALLEST_NOISE` where the checkpoints are too far apart to show any.
+    sigma
+        Standard deviation of log tau; `SMALLEST_NOISE` where the checkpoints are too far
+        apart to show any.
     log_likelihood
         At its maximum.
     """
@@ -80,7 +81,7 @@ class MemorizationFit:
     kappa: Answer
     offsets: Mapping[Depth, float]
     depth_effect: Answer | None
-    noise: float
+    sigma: float
     log_likelihood: float
 
 
@@ -111,8 +112,8 @@ class _Times:
         is_exact = self.low == self.high
         # A time that is known exactly has a density and no mass. With inf for its end the mass has
         # a finite logarithm, which is not used.
-        mass = log_normal_mass(low, np.where(is_exact, math.inf, high))
-        density = log_normal_density(low) + math.log(precision)
+        mass = standard_normal_log_probability(low, np.where(is_exact, math.inf, high))
+        density = standard_normal_logpdf(low) + math.log(precision)
         value = np.where(is_exact, density, mass).sum()
         # Derivatives by the standardized ends: of a log density -z, of a log mass the density at
         # the end over the mass.
@@ -139,8 +140,8 @@ class _Times:
         typical = np.where(np.isfinite(self.high), self.high, self.low)
         typical = np.where(np.isfinite(self.low), (self.low + typical) / 2, typical)
         coefficients = basis.T @ typical / scale
-        noise = float(np.std(typical - rotated.design @ coefficients))
-        start = np.append(coefficients, 1.0) / np.clip(noise, SMALLEST_NOISE, LARGEST_NOISE)
+        sigma = float(np.std(typical - rotated.design @ coefficients))
+        start = np.append(coefficients, 1.0) / np.clip(sigma, SMALLEST_NOISE, LARGEST_NOISE)
         bounds = [(None, None)] * len(coefficients) + [(1 / LARGEST_NOISE, 1 / SMALLEST_NOISE)]
         result = scipy.optimize.minimize(
             objective,
@@ -154,14 +155,14 @@ class _Times:
         coefficients = scipy.linalg.solve_triangular(triangle, scale * result.x[:-1] / result.x[-1])
         return -float(result.fun), coefficients, 1 / float(result.x[-1])
 
-    def count_known(self, coefficients: np.ndarray, noise: float) -> float:
+    def count_known(self, coefficients: np.ndarray, sigma: float) -> float:
         """The number of exactly known times that would show sigma as well as these do.
 
         Of n known times the logarithm of sigma has the variance 1 / (2 n), which here is that of
         the observed information.
         """
-        parameters = np.append(coefficients, 1.0) / noise
-        steps = np.diag(DIFFERENCE * np.maximum(np.abs(parameters), 1.0))
+        parameters = np.append(coefficients, 1.0) / sigma
+        steps = np.diag(FINITE_DIFFERENCE_STEP * np.maximum(np.abs(parameters), 1.0))
         gradients = [
             (self.log_likelihood(parameters + step)[1] - self.log_likelihood(parameters - step)[1])
             / (2 * step.sum())
@@ -169,16 +170,16 @@ class _Times:
         ]
         covariance = np.linalg.pinv(-np.array(gradients))
         # From the variance of 1 / sigma to that of its logarithm.
-        variance = float(covariance[-1, -1]) * noise**2
+        variance = float(covariance[-1, -1]) * sigma**2
         return 1 / (2 * variance) if variance > 0 else 0.0
 
 
-def log_normal_density(z: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def standard_normal_logpdf(z: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """log of the standard normal density."""
     return -(z**2) / 2 - LOG_ROOT_TWO_PI
 
 
-def log_normal_mass(
+def standard_normal_log_probability(
     low: Float[np.ndarray, " n"], high: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, " n"]:
     """log of the standard normal probability between two numbers, without cancellation."""
@@ -191,7 +192,7 @@ def log_normal_mass(
 
 
 def fit_memorization_time(
-    times: Sequence[MemorizationTime], event: str = "memorize"
+    times: Sequence[EventTime], event: str = "memorize"
 ) -> MemorizationFit | Refused:
     """Fit the growth of the time until memorization with the number of images.
 
@@ -221,17 +222,17 @@ def fit_memorization_time(
     if reason:
         return Refused(reason)
     data, center = _build_data(times, depths)
-    largest, coefficients, noise = data.maximize()
+    largest, coefficients, sigma = data.maximize()
     # Of times between checkpoints one degree less: 95.8 % of 1,200 simulated studies are covered,
     # of 95.0 % without.
     lost = columns + any(time.after < time.before for time in reached)
     # At least one degree of freedom stays.
-    known = max(min(data.count_known(coefficients, noise), len(reached)), lost + 1)
-    freedom = known - lost
-    # Exact for normal times that are all known: n log(1 + t^2 / freedom) is then the likelihood
+    known = max(min(data.count_known(coefficients, sigma), len(reached)), lost + 1)
+    dof = known - lost
+    # Exact for normal times that are all known: n log(1 + t^2 / dof) is then the likelihood
     # ratio of the t test.
-    quantile = float(scipy.stats.t.ppf(0.975, freedom))
-    drop = known * math.log1p(quantile**2 / freedom) / 2
+    quantile = float(scipy.stats.t.ppf(0.975, dof))
+    drop = known * math.log1p(quantile**2 / dof) / 2
 
     def estimate(name: str, column: int) -> Answer:
         def excess(coefficient: float) -> float:
@@ -242,7 +243,7 @@ def fit_memorization_time(
         high = _find_end(excess, value, 1)
         if low is None or high is None:
             return Refused(f"the times leave {name} without a bound")
-        method = f"profile likelihood 95 % over runs, {freedom:.3g} degrees of freedom"
+        method = f"profile likelihood 95 % over runs, {dof:.3g} degrees of freedom"
         return Estimate(value, low, high, len(times), method, name=name)
 
     # The design has log N less its mean; c_d is at log N = 0.
@@ -252,12 +253,12 @@ def fit_memorization_time(
         kappa=estimate("kappa", columns - 1),
         offsets=dict(zip(depths, map(float, offsets), strict=True)),
         depth_effect=estimate("depth_effect", columns - 2) if len(depths) > 1 else None,
-        noise=noise,
+        sigma=sigma,
         log_likelihood=largest,
     )
 
 
-def _build_data(times: Sequence[MemorizationTime], depths: Sequence[Depth]) -> tuple[_Times, float]:
+def _build_data(times: Sequence[EventTime], depths: Sequence[Depth]) -> tuple[_Times, float]:
     """Logarithms of the times, columns for 1, deeper depths and log N, and the mean of log N."""
     log_images = np.log([time.images for time in times])
     center = float(log_images.mean())
@@ -268,7 +269,7 @@ def _build_data(times: Sequence[MemorizationTime], depths: Sequence[Depth]) -> t
     return _Times(low, np.log([time.before for time in times]), design), center
 
 
-def _check_times(times: Sequence[MemorizationTime]) -> None:
+def _check_times(times: Sequence[EventTime]) -> None:
     if not times:
         raise ValueError("a fit of memorization times needs times, got none: give finished runs")
     for time in times:
@@ -282,8 +283,8 @@ def _check_times(times: Sequence[MemorizationTime]) -> None:
 
 
 def _why_not(
-    times: Sequence[MemorizationTime],
-    reached: Sequence[MemorizationTime],
+    times: Sequence[EventTime],
+    reached: Sequence[EventTime],
     columns: int,
     event: str,
 ) -> str:
@@ -314,7 +315,7 @@ def _find_end(excess: Callable[[float], float], value: float, sign: int) -> floa
 
 def _density_over(z: np.ndarray, log_mass: np.ndarray) -> np.ndarray:
     """The normal density at z over a mass; 0 at infinity."""
-    return np.exp(log_normal_density(z) - log_mass)
+    return np.exp(standard_normal_logpdf(z) - log_mass)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -56,12 +56,12 @@ def draw_over_points(
         fit_huber(law, prediction + noise * rng.standard_normal(n), theta)[0]
         for _ in range(bootstraps)
     ]
-    freedom = n - law.parameters
+    dof = n - law.parameters
     return Draws(
         np.array([law.to_quantities(fit) for fit in fits]),
-        t_over_normal(freedom),
+        t_over_normal(dof),
         n,
-        f"parametric bootstrap 95 % over points, {freedom} degrees of freedom",
+        f"parametric bootstrap 95 % over points, {dof} degrees of freedom",
     )
 
 
@@ -85,14 +85,14 @@ def draw_over_seeds(
                 weights[runs[drawn]] += 1
         fits.append(fit_huber(law, log_loss, theta, weights)[0])
     n = sum(len(runs) for runs in models)
-    freedom = n - len(models)
+    dof = n - len(models)
     # Of unequal numbers of seeds the smallest stretches most, and is taken for all.
     seeds = min(len(runs) for runs in models)
     return Draws(
         np.array([law.to_quantities(fit) for fit in fits]),
-        t_over_normal(freedom) * math.sqrt(seeds / (seeds - 1)),
+        t_over_normal(dof) * math.sqrt(seeds / (seeds - 1)),
         n,
-        f"bootstrap 95 % over seeds, {freedom} degrees of freedom",
+        f"bootstrap 95 % over seeds, {dof} degrees of freedom",
     )
 
 
@@ -101,6 +101,6 @@ def stretch_ends(center: float, low: float, high: float, stretch: float) -> tupl
     return center - stretch * max(center - low, 0.0), center + stretch * max(high - center, 0.0)
 
 
-def t_over_normal(freedom: float | int) -> float:
+def t_over_normal(dof: float | int) -> float:
     """How much wider Student's 95 % interval is than the normal one."""
-    return float(scipy.stats.t.ppf(0.975, freedom) / scipy.stats.norm.ppf(0.975))
+    return float(scipy.stats.t.ppf(0.975, dof) / scipy.stats.norm.ppf(0.975))

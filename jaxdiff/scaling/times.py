@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from jaxdiff.results import CellResult
-from jaxdiff.scaling.memorization_time import MemorizationTime
+from jaxdiff.scaling.memorization_time import EventTime
 from jaxdiff.scaling.points import Depth
 from jaxdiff.scaling.runs import longest_runs
 
@@ -107,7 +107,7 @@ GENERATION = Rule(
 )
 
 
-def find_times(cells: Sequence[CellResult], rule: Rule) -> list[MemorizationTime]:
+def find_times(cells: Sequence[CellResult], rule: Rule) -> list[EventTime]:
     """The images that each run had seen when a rule first held at a checkpoint.
 
     Runs of which nothing that the rule reads was measured are left out.
@@ -125,7 +125,7 @@ def find_times(cells: Sequence[CellResult], rule: Rule) -> list[MemorizationTime
                 break
             after = run.images_at(step)
         info = run.cell.info
-        times.append(MemorizationTime(float(info.n), after, before, run.depth, info.seed))
+        times.append(EventTime(float(info.n), after, before, run.depth, info.seed))
     return times
 
 
@@ -159,7 +159,7 @@ class Window(NamedTuple):
 
 
 def find_windows(
-    memorization: Sequence[MemorizationTime], generation: Sequence[MemorizationTime]
+    memorization: Sequence[EventTime], generation: Sequence[EventTime]
 ) -> list[Window]:
     """The ratio of both times, of each run that has both."""
     generated = {_run_key(time): time for time in generation}
@@ -172,11 +172,11 @@ def find_windows(
     return windows
 
 
-def _run_key(time: MemorizationTime) -> tuple[float, Depth, int]:
+def _run_key(time: EventTime) -> tuple[float, Depth, int]:
     return time.images, time.depth, time.seed
 
 
-def _divide(time: MemorizationTime, other: MemorizationTime) -> tuple[float, float]:
+def _divide(time: EventTime, other: EventTime) -> tuple[float, float]:
     """The smallest and the largest ratio of two times within their intervals."""
     high = time.before / other.after if other.after else math.inf
     return time.after / other.before, high

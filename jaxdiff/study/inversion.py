@@ -22,7 +22,7 @@ from jaxdiff.measures import bias_variance, flips
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.results import CellResult
 from jaxdiff.samplers import SamplerSpec
-from jaxdiff.sampling import Sampler
+from jaxdiff.sampling import Sampler, sampling_code_digest
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Redo, run_stage
 
@@ -115,7 +115,8 @@ def run_inversions(
         }
         inputs["images"] = files.sha256(shared / IMAGES)
         inputs["classifiers"] = files.checksums(shared, CLASSIFIER_FILES)
-        inputs["code"] = code_digest(write_group, Sampler)  # with what it imports
+        inputs["code"] = code_digest(write_group)  # with what it imports
+        inputs["sampling"] = sampling_code_digest(SamplerSpec("ddim"))
         output = f"inverted/{group.name}.json"
         make = functools.partial(write_group, group, workdir, shared / output, progress)
         run_stage(shared, f"inverted-{group.name}", inputs, (output,), make, redo=redo)

@@ -1,4 +1,4 @@
-"""What the settings of a study have to fulfil together, each a sentence where they do not."""
+"""Checks of settings across sections; each raises a ValueError that says what to change."""
 
 import re
 from collections.abc import Callable, Sequence

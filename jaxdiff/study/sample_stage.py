@@ -16,25 +16,16 @@ from jaxdiff.cells.context import CellContext
 from jaxdiff.datasets.images import to_uint8
 from jaxdiff.noise_bank import COMMON_SEED
 from jaxdiff.progress import Progress
-from jaxdiff.samplers import SAMPLERS
-from jaxdiff.sampling import Sampler
-from jaxdiff.setting_fields import to_json
-from jaxdiff.source_code import code_digest
 from jaxdiff.stage import Redo, Stage
 
 
 def _sample_stage(context: CellContext, redo: Redo) -> Stage:
-    cell = context.cell
-    inputs = {
-        "trained": context.trained_from(),
-        "sample": to_json(cell.sample),
-        "code": code_digest(SAMPLERS[cell.sample.method], Sampler),
-    }
-    outputs = ("samples.npz", "common.npz") if cell.sample.common else ("samples.npz",)
+    has_common = context.cell.sample.common > 0
+    outputs = ("samples.npz", "common.npz") if has_common else ("samples.npz",)
     return Stage(
         context.folder,
         "sample",
-        inputs,
+        context.digest("sampler"),
         outputs,
         is_measured=False,
         part="sampling",

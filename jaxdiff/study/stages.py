@@ -16,7 +16,6 @@ from jaxdiff.measures.registry import MEASURES
 from jaxdiff.progress import Progress
 from jaxdiff.provenance import describe_environment
 from jaxdiff.records import read_seconds
-from jaxdiff.sampling import Sampler
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Redo, Stage, claim_folder, run_stage
 from jaxdiff.study import inversion, tracking
@@ -218,7 +217,7 @@ def _run_denoise(context: CellContext, redo: Redo) -> None:
         "sampler": context.digest("sampler"),
         "classifiers": context.digest("predict"),
         "level": DENOISED_FROM,
-        "code": code_digest(classifier.classify, Sampler),
+        "code": code_digest(classifier.classify),
     }
     context.outputs["denoise"] = run_stage(
         context.folder, "denoise", inputs, ("denoised.json",), context.write_denoised, redo=redo

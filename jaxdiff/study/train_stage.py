@@ -9,21 +9,26 @@ from etils import epath
 from jaxdiff import checkpoints, files, parallel, results
 from jaxdiff.cells.context import CellContext, describe_cell
 from jaxdiff.progress import Progress
-from jaxdiff.records import check_records
+from jaxdiff.records import check_records, remove_record
 from jaxdiff.stage import Redo, Stage
 from jaxdiff.study import tracking
 from jaxdiff.study.metrics_writer import DivergedError
 from jaxdiff.study.stems import start_from_stem
 from jaxdiff.study.train import Training, train, train_at_once
 
+BOUND_TO = ("config", "data")  # the records of what a cell's folder is for
+
 
 def _train_stage(context: CellContext, redo: Redo) -> Stage:
     """Bound to the settings and the data: an edit of the code alone trains nothing again."""
     folder = context.folder
     if redo.matches("train") and parallel.is_leader() and (folder / "checkpoints").exists():
-        (folder / "checkpoints").rmtree()  # or training would go on from the last one
-        # What was measured of the old weights is no result of a training that may diverge.
+        # Nothing of the old weights is a result of the new ones: all later stages are made again.
         (folder / "result.json").unlink(missing_ok=True)
+        for record in list((folder / "stages").iterdir()):
+            if record.stem not in BOUND_TO:
+                remove_record(folder, record.stem)
+        (folder / "checkpoints").rmtree()  # or training would go on from the last one
     elif not redo.matches("train") and (folder / "metrics.jsonl").exists():
         # A finished training is not run again, and what it logged cannot be had otherwise.
         check_records(folder, ["train"])

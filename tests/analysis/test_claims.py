@@ -81,7 +81,7 @@ def test_a_blocked_mean_of_two_roles():
     error = math.sqrt(residuals[0] / 4 * np.linalg.inv(design.T @ design)[0, 0])
     assert mean.value == pytest.approx(coefficients[0])
     assert mean.standard_error == pytest.approx(error)
-    assert mean.freedom == 4
+    assert mean.dof == 4
     assert mean.p_value == pytest.approx(2 * stats.t.sf(abs(mean.value) / error, 4))
     estimate = mean.estimate()
     assert estimate.high - estimate.value == pytest.approx(stats.t.ppf(0.975, 4) * error)

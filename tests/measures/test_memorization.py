@@ -44,7 +44,7 @@ def metrics(planted):
         second_samples = planted[f"{name} again"]
         results = [
             memorization.nearer_to_training(samples, train, unseen),
-            *memorization.copy_spurious_novel(samples, second_samples, train, unseen),
+            *memorization.copy_spurious_generalized(samples, second_samples, train, unseen),
             *distributions.prdc(train, samples),
             distributions.fid(train, samples),
             distributions.kid(train, samples),
@@ -96,7 +96,7 @@ def test_distributions_do_not_see_copies_as_faults(metrics, name, sign):
 
 def test_the_same_new_images_again_and_again_are_spurious(planted):
     repeats = planted["other"][np.arange(NUM_IMAGES) % 5]
-    estimates = memorization.copy_spurious_novel(
+    estimates = memorization.copy_spurious_generalized(
         repeats, repeats + np.float32(1e-3), planted["train"], planted["unseen"]
     )
     shares = {estimate.name: estimate.value for estimate in estimates}
@@ -194,5 +194,5 @@ def test_training_images_that_are_all_one_get_a_sentence():
 
 def test_too_few_training_images_get_a_sentence():
     samples = np.zeros((4, 2), np.float32)
-    with pytest.raises(ValueError, match="2 training images have no nearest two each"):
+    with pytest.raises(ValueError, match="at least 3 training images are needed, got 2"):
         memorization.memorization_metrics({"samples": samples}, samples[:2])

@@ -11,7 +11,7 @@ import pytest
 from jaxdiff.estimates import Estimate
 from jaxdiff.scaling.cells import ScalingCells
 from jaxdiff.scaling.fits import fit_study
-from jaxdiff.scaling.memorization_time import MemorizationTime
+from jaxdiff.scaling.memorization_time import EventTime
 from jaxdiff.scaling.points import Refused
 from tests.report.small_results import STUDY
 from tests.scaling.simulated_points import ALPHA, BETA, simulate_points
@@ -80,9 +80,9 @@ def test_a_window_has_ends_and_no_value(fits):
 
 def test_ends_of_a_window_that_are_not_known():
     times = [
-        MemorizationTime(480.0, 4.0, math.inf, 2, 0),
-        MemorizationTime(480.0, 0.0, 2.0, 2, 1),
-        MemorizationTime(480.0, 4.0, math.inf, 2, 2),
+        EventTime(480.0, 4.0, math.inf, 2, 0),
+        EventTime(480.0, 0.0, 2.0, 2, 1),
+        EventTime(480.0, 4.0, math.inf, 2, 2),
     ]
     ends = [(1.0, 2.0), (1.0, 2.0), (4.0, math.inf)]
     generation = [

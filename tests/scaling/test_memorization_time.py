@@ -5,10 +5,10 @@ import pytest
 from scipy import integrate, optimize, stats
 
 from jaxdiff.scaling.memorization_time import (
-    MemorizationTime,
+    EventTime,
     _Times,
     fit_memorization_time,
-    log_normal_mass,
+    standard_normal_log_probability,
 )
 from jaxdiff.scaling.points import Refused
 
@@ -32,7 +32,7 @@ def simulate_times(seed=0, seeds=4, depths=(0,), end=math.inf, spacing=1.2, nois
                 else:
                     place = math.floor(log_tau / math.log(spacing))
                     interval = (spacing**place, min(spacing ** (place + 1), end))
-                times.append(MemorizationTime(images, *interval, depth, run))
+                times.append(EventTime(images, *interval, depth, run))
     return times
 
 
@@ -47,12 +47,14 @@ def median_end(share):
 )
 def test_log_mass_is_the_integral_of_the_density(low, high):
     mass = integrate.quad(stats.norm.pdf, low, high, epsabs=0, epsrel=1e-11)[0]
-    result = log_normal_mass(np.array([low]), np.array([high]))[0]
+    result = standard_normal_log_probability(np.array([low]), np.array([high]))[0]
     assert result == pytest.approx(math.log(mass), abs=1e-9)
 
 
 def test_log_mass_in_the_tails():
-    result = log_normal_mass(np.array([20.0, -np.inf, 30.0]), np.array([np.inf, -20.0, 31.0]))
+    result = standard_normal_log_probability(
+        np.array([20.0, -np.inf, 30.0]), np.array([np.inf, -20.0, 31.0])
+    )
     np.testing.assert_allclose(result[:2], stats.norm.logsf(20.0))
     np.testing.assert_allclose(result[2], stats.norm.logsf(30.0), rtol=1e-9)
 
@@ -103,19 +105,19 @@ def test_depth_effect_with_censored_times():
     fit = fit_memorization_time(times)
     assert fit.kappa.low < KAPPA < fit.kappa.high
     assert fit.depth_effect.low < 2 * DEPTH_EFFECT < fit.depth_effect.high
-    assert fit.noise == pytest.approx(NOISE, rel=0.3)
+    assert fit.sigma == pytest.approx(NOISE, rel=0.3)
     assert "profile likelihood 95 %" in fit.kappa.method
 
 
 def test_a_first_checkpoint_may_be_too_late():
     times = simulate_times()
-    early = [MemorizationTime(t.images, 0.0, t.before) if t.images == 100 else t for t in times]
+    early = [EventTime(t.images, 0.0, t.before) if t.images == 100 else t for t in times]
     fit = fit_memorization_time(early)
     assert fit.kappa.low < KAPPA < fit.kappa.high
 
 
 def test_a_depth_that_never_memorizes_has_no_effect():
-    times = simulate_times() + [MemorizationTime(n, 1e9, math.inf, depth=1) for n in IMAGES]
+    times = simulate_times() + [EventTime(n, 1e9, math.inf, depth=1) for n in IMAGES]
     fit = fit_memorization_time(times)
     assert "without a bound" in fit.depth_effect.refused
     assert fit.kappa.low < KAPPA < fit.kappa.high
@@ -126,23 +128,23 @@ def test_refusals():
     two = fit_memorization_time([t for t in times if t.images < 300])
     assert isinstance(two, Refused)
     assert "2 numbers of images, and kappa needs 3" in two.refused
-    one = [t if t.images == 100 else MemorizationTime(t.images, 5.0, math.inf) for t in times]
+    one = [t if t.images == 100 else EventTime(t.images, 5.0, math.inf) for t in times]
     assert "runs memorize at 1 numbers of images" in fit_memorization_time(one).refused
-    few = [times[0], times[4], MemorizationTime(800.0, 5.0, math.inf)]
+    few = [times[0], times[4], EventTime(800.0, 5.0, math.inf)]
     assert "2 runs memorize, and 2 coefficients" in fit_memorization_time(few).refused
 
 
 @pytest.mark.parametrize("ends", [(2.0, 1.0), (-1.0, 1.0), (0.0, 0.0), (math.inf, math.inf)])
 def test_a_time_must_be_an_interval(ends):
     with pytest.raises(ValueError, match="a time needs 0 <= after <= before"):
-        fit_memorization_time([MemorizationTime(100.0, *ends)])
+        fit_memorization_time([EventTime(100.0, *ends)])
 
 
 def test_bad_input():
     with pytest.raises(ValueError, match="needs times, got none"):
         fit_memorization_time([])
     with pytest.raises(ValueError, match="images must be finite and above 0, got 0"):
-        fit_memorization_time([MemorizationTime(0.0, 1.0, 2.0)])
+        fit_memorization_time([EventTime(0.0, 1.0, 2.0)])
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from jaxdiff.estimates import Estimate
 from jaxdiff.results import CheckpointLosses
 from jaxdiff.scaling.cells import read_scaling_cells
-from jaxdiff.scaling.memorization_time import MemorizationTime, fit_memorization_time
+from jaxdiff.scaling.memorization_time import EventTime, fit_memorization_time
 from jaxdiff.scaling.points import LossPoint
 from jaxdiff.scaling.times import (
     GENERATION,
@@ -137,15 +137,15 @@ INF = math.inf
 )
 def test_a_ratio_is_an_interval_or_one_sided(memorized, generated, low, high):
     (window,) = find_windows(
-        [MemorizationTime(480.0, *memorized, 2, 1)],
-        [MemorizationTime(480.0, *generated, 2, 1)],
+        [EventTime(480.0, *memorized, 2, 1)],
+        [EventTime(480.0, *generated, 2, 1)],
     )
     assert (window.low, window.high) == (low, high)
     assert window.is_bounded == ((low, high) != (0, INF))
 
 
 def test_a_window_needs_both_times_of_a_run():
-    time = MemorizationTime(480.0, 1.0, 2.0, 2, 1)
+    time = EventTime(480.0, 1.0, 2.0, 2, 1)
     assert not find_windows([time], [dataclasses.replace(time, seed=0)])
     assert not find_windows([time], [dataclasses.replace(time, depth=4)])
 

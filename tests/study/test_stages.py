@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from etils import epath
 
-from jaxdiff import files
+from jaxdiff import files, source_code
 from jaxdiff.cells import context as cell_context
 from jaxdiff.cells.context import CellContext
 from jaxdiff.cells.data import DataPaths, open_cell_dataset
 from jaxdiff.progress import no_progress
-from jaxdiff.stage import NO_REDO
-from jaxdiff.study import grid, sample_stage
+from jaxdiff.records import write_record
+from jaxdiff.stage import NO_REDO, Redo
+from jaxdiff.study import grid, sample_stage, train_stage
 from jaxdiff.study.config import default_config
 from jaxdiff.study.stages import open_cell
 
@@ -55,3 +56,34 @@ def test_samples_of_another_dtype_are_drawn_again(tmp_path, monkeypatch):
         context = CellContext(cell, epath.Path(tmp_path), DataPaths("", ""))
         sample_stage.run_sample(context, NO_REDO)
     assert drawn == ["float32", "bfloat16", "float32"]
+
+
+@pytest.mark.parametrize("edited", ["samplers", "sampling", "sampling_method", "sampling_programs"])
+@pytest.mark.parametrize("name", ["sampler", "checkpoints", "leveled_sampler", "random_sampler"])
+def test_an_edit_of_sampling_code_changes_what_depends_on_a_sampler(
+    tmp_path, monkeypatch, name, edited
+):
+    cell = grid.expand(default_config())[0]
+    context = CellContext(cell, epath.Path(tmp_path), DataPaths("", ""))
+    monkeypatch.setattr(context, "trained_from", dict)
+    before = context.digest(name)
+    read = source_code._read_source
+    module = f"jaxdiff.{edited}"
+    monkeypatch.setattr(
+        source_code, "_read_source", lambda name: b"edited" if name == module else read(name)
+    )
+    assert context.digest(name) != before
+
+
+def test_nothing_of_the_old_weights_is_kept_when_a_cell_is_trained_again(tmp_path):
+    cell = grid.expand(default_config())[0]
+    context = CellContext(cell, epath.Path(tmp_path), DataPaths("", ""))
+    context.trained_on = dict
+    (context.folder / "checkpoints").mkdir(parents=True)
+    names = ("config", "data", "train", "sample", "classify", "memorization", "result", "run")
+    for name in names:
+        files.write(context.folder / f"{name}.txt", name)
+        write_record(context.folder, name, [f"{name}.txt"])
+    for redo, kept in ((NO_REDO, names), (Redo(("all",)), names), (Redo(("train",)), names[:2])):
+        train_stage._train_stage(context, redo)
+        assert {path.stem for path in (context.folder / "stages").iterdir()} == set(kept)
