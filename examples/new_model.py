@@ -75,12 +75,12 @@ def zero_linear(in_features: int, out_features: int, rngs: nnx.Rngs) -> nnx.Line
 
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-    """Layer norm, scaled and shifted by functions of the noise step (adaLN)."""
+    """Layer norm, scaled and shifted by functions of the timestep (adaLN)."""
     return jax.nn.standardize(x, axis=-1, epsilon=1e-6) * (1.0 + scale) + shift
 
 
 class DiTBlock(nnx.Module):
-    """Attention and a feed-forward, modulated by the noise step; it starts as the identity."""
+    """Attention and a feed-forward, modulated by the timestep; it starts as the identity."""
 
     def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
         self.heads = heads

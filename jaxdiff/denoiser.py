@@ -1,6 +1,6 @@
 """Networks that can be studied: their parameters and their registry.
 
-A denoiser is any nnx.Module that maps noisy images and noise steps to images: the protocols of
+A denoiser is any nnx.Module that maps noisy images and timesteps to images: the protocols of
 `jaxdiff.protocols`, which are names of this module too. A family of denoisers is a frozen config
 dataclass and the module class that it configures. `register_model` adds a family to MODELS, and
 building, counting, saving and loading follow from that.

@@ -197,7 +197,7 @@ def _shared_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_unconditional(config: UNetConfig, path: epath.Path) -> None:
-    """Check that a U-Net takes an image and a noise step, and returns one such image.
+    """Check that a U-Net takes an image and a timestep, and returns one such image.
 
     Raises
     ------

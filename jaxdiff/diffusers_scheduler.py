@@ -234,7 +234,7 @@ def _report_sampler(class_name: str, path: epath.Path) -> None:
 
 
 def _check_steps(fields: Mapping[str, Any], path: epath.PathLike) -> None:
-    """Check what fields say together of the noise steps."""
+    """Check what fields say together of the timesteps."""
     T = fields["num_train_timesteps"]
     betas = fields["trained_betas"]
     if betas is not None and len(betas) != T:

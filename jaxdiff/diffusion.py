@@ -91,7 +91,7 @@ class Schedule:
         Parameters
         ----------
         t
-            Noise steps.
+            Timesteps.
         ndim
             Number of axes of the results, [batch, 1, ...].
         """
@@ -165,7 +165,7 @@ def to_x0_and_eps(
     xt
         Noisy images s x0 + sigma eps.
     t
-        Their noise steps.
+        Their timesteps.
     """
     s, sigma = schedule.signal_and_noise(t, xt.ndim)
     # Each line solves xt = s x0 + sigma eps together with the prediction's definition.

@@ -32,7 +32,7 @@ class Denoiser(Protocol):
         xt
             Noisy images, float [batch, height, width, channel].
         t
-            Noise steps, int [batch], from 0 to T - 1.
+            Timesteps, int [batch], from 0 to T - 1.
         labels
             Class labels, int [batch]; None where the network has no classes.
         keys

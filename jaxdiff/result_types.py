@@ -210,7 +210,7 @@ class CheckpointLosses:
     steps
         Optimizer steps of the checkpoints.
     t
-        Noise steps.
+        Timesteps.
     """
 
     train: Float[np.ndarray, "checkpoint level n"]

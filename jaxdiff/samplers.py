@@ -119,7 +119,7 @@ class DDPM(SamplingMethod):
         x0, _ = to_x0_and_eps(schedule, self.prediction, predict(xt, t), xt, t)
         if self.clip:
             x0 = clip_x0(x0, self.clip)
-        # Where noise steps are skipped, alpha and beta are those between the two levels visited.
+        # Where timesteps are skipped, alpha and beta are those between the two levels visited.
         alpha = step.alpha_bar / step.alpha_bar_prev
         beta = 1.0 - alpha
         ratio = (1.0 - step.alpha_bar_prev) / (1.0 - step.alpha_bar)
@@ -217,7 +217,7 @@ def ddim(
     schedule
         Noise levels of the model.
     x_T
-        Noise float [batch, ...]; with `start`, images noised to that noise step.
+        Noise float [batch, ...]; with `start`, images noised to that timestep.
     keys
         One typed key a sample.
     prediction
@@ -225,7 +225,7 @@ def ddim(
     steps
         Number of steps of the whole chain, 1 to T.
     start
-        Enter the chain at this noise step, which must be one of its own.
+        Enter the chain at this timestep, which must be one of its own.
     **options
         Fields of `DDIM`: eta, clip, rederive, spacing, offset, to_one, stride.
 

@@ -143,14 +143,14 @@ class Sampler:
         return self._run("decode", begin, seed, np.arange(len(noise)), noise)
 
     def denoise(self, x0: Images, t: int, seed: int) -> Float[np.ndarray, "n h w c"]:
-        """Noise images to a noise step and denoise them from there.
+        """Noise images to a timestep and denoise them from there.
 
         Parameters
         ----------
         x0
             Images float [n, height, width, channel].
         t
-            Noise step. The chain is entered at its highest step that is not above t, or at its
+            Timestep. The chain is entered at its highest step that is not above t, or at its
             lowest one.
         seed
             Its noise bank gives the noise.
@@ -163,7 +163,7 @@ class Sampler:
         )
 
         def begin(bank: np.ndarray, index: Array, x0: Array) -> tuple[PyTree, Array]:
-            # An argument, so that one program serves every noise step.
+            # An argument, so that one program serves every timestep.
             return begin_at(bank, index, x0, np.int32(start))
 
         with sampling():
@@ -181,7 +181,7 @@ class Sampler:
         seed
             Names the noise bank.
         levels
-            Noise steps; of each one the chain's highest step that is not above it is taken, or its
+            Timesteps; of each one the chain's highest step that is not above it is taken, or its
             lowest one.
 
         Returns
@@ -306,7 +306,7 @@ class Sampler:
 
 
 def last_not_above(t: Int[np.ndarray, " step"], level: int) -> int:
-    """The first of the falling noise steps t that is not above a level, or the lowest one."""
+    """The first of the falling timesteps t that is not above a level, or the lowest one."""
     return int(t[t <= max(level, t[-1])][0])
 
 

@@ -24,10 +24,10 @@ INITIAL_NOISE_STREAM = 2**31 - 1  # above every t, which numbers the noise of a 
 
 
 class Step(NamedTuple):
-    """One step of a chain, or all of them: from noise step t to the lower t_prev.
+    """One step of a chain, or all of them: from timestep t to the lower t_prev.
 
     alpha_bar and alpha_bar_prev are the schedule's at both ends. t_prev is negative where the step
-    ends below the schedule: at the clean image, or at noise step 0 (see `SamplingMethod.to_one`).
+    ends below the schedule: at the clean image, or at timestep 0 (see `SamplingMethod.to_one`).
     """
 
     t: Int[Array | np.ndarray, "..."]
@@ -50,9 +50,9 @@ class SamplingMethod:
     prediction
         What the network's output stands for.
     spacing, offset
-        How the noise steps are spaced, see `timesteps`.
+        How the timesteps are spaced, see `timesteps`.
     to_one
-        Whether the last step ends at the clean image (alpha_bar = 1), or at noise step 0.
+        Whether the last step ends at the clean image (alpha_bar = 1), or at timestep 0.
     stride
         Whether a step goes to t - T // steps, whatever the next one is, as in diffusers' DDIM. This
         differs where the number of steps does not divide T.
@@ -79,7 +79,7 @@ class SamplingMethod:
         steps
             Number of steps of the whole chain, 1 to T.
         start
-            Enter the chain at this noise step, which must be one of its own.
+            Enter the chain at this timestep, which must be one of its own.
 
         Returns
         -------
@@ -119,14 +119,14 @@ class SamplingMethod:
     def timesteps(
         self, schedule: Schedule, steps: int, start: int | None = None
     ) -> Int[np.ndarray, " step"]:
-        """Noise steps of the chain, from `start` downwards."""
+        """Timesteps of the chain, from `start` downwards."""
         t = timesteps(schedule, steps, self.spacing, self.offset)
         return t if start is None else t[t <= start]
 
     def build_steps(
         self, schedule: Schedule, t: Int[np.ndarray, " step"], t_prev: Int[np.ndarray, " step"]
     ) -> Step:
-        """The steps between these noise steps."""
+        """The steps between these timesteps."""
         # On the host: a chain is cut into calls there, and inside jit it is a constant.
         alpha_bar = np.asarray(schedule.alpha_bar)
         last = 1.0 if self.to_one else float(alpha_bar[0])
@@ -239,13 +239,13 @@ def run_sampler(
     schedule
         Noise levels of the model.
     x_T
-        Noise float [batch, ...]; with `start`, images noised to that noise step.
+        Noise float [batch, ...]; with `start`, images noised to that timestep.
     keys
         One typed key a sample.
     steps
         Number of steps of the whole chain, 1 to T.
     start
-        Enter the chain at this noise step, which must be one of its own.
+        Enter the chain at this timestep, which must be one of its own.
 
     Returns
     -------
@@ -263,7 +263,7 @@ def run_sampler(
 def timesteps(
     schedule: Schedule, steps: int, spacing: Spacing = "trailing", offset: int = 0
 ) -> Int[np.ndarray, " step"]:
-    """Noise steps from high to low, as diffusers spaces them.
+    """Timesteps from high to low, as diffusers spaces them.
 
     Parameters
     ----------
@@ -275,12 +275,12 @@ def timesteps(
         trailing: equally spaced from T - 1. leading: the multiples of T // steps, plus `offset`.
         linspace: from T - 1 to 0.
     offset
-        Added to the noise steps of the leading spacing.
+        Added to the timesteps of the leading spacing.
 
     Raises
     ------
     ValueError
-        Unless 1 <= steps <= T and the first noise step is below T.
+        Unless 1 <= steps <= T and the first timestep is below T.
 
     References
     ----------

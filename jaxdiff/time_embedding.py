@@ -1,4 +1,4 @@
-"""Embeddings of the noise step, with the mathematics and the names of diffusers' UNet2DModel."""
+"""Embeddings of the timestep, with the mathematics and the names of diffusers' UNet2DModel."""
 
 import math
 
@@ -15,12 +15,12 @@ FOURIER_SCALE = 16.0  # standard deviation of the frequencies of Song et al. 202
 def timestep_features(
     t: Num[Array, " batch"], channels: int, cos_first: bool = True, shift: float = 0.0
 ) -> Float[Array, "batch channel"]:
-    """Sinusoidal features of the noise step.
+    """Sinusoidal features of the timestep.
 
     Parameters
     ----------
     t
-        Noise steps [batch].
+        Timesteps [batch].
     channels
         Number of features; an odd number ends with a zero.
     cos_first
@@ -28,7 +28,7 @@ def timestep_features(
     shift
         The frequencies fall from 1 to 1 / 10000 over ``channels // 2 - shift`` entries.
     """
-    # The positional encoding of Vaswani et al. 2017, as Ho et al. 2020 use it for the noise step.
+    # The positional encoding of Vaswani et al. 2017, as Ho et al. 2020 use it for the timestep.
     half = channels // 2
     exponents = -math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift)
     frequencies = jnp.exp(exponents)
@@ -54,7 +54,7 @@ class FourierFeatures(nnx.Module):
 
 
 class TimeEmbedding(nnx.Module):
-    """Two linear layers on the features of the noise step."""
+    """Two linear layers on the features of the timestep."""
 
     def __init__(self, in_channels: int, out_channels: int, rngs: nnx.Rngs):
         self.linear_1 = Linear(in_channels, out_channels, rngs)

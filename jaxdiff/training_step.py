@@ -82,7 +82,7 @@ def _unravel(layout: ParamsLayout, vector: Array) -> Params:
 
 
 class Batch(NamedTuple):
-    """One step's data: clean images, their noise and noise steps, a dropout key each."""
+    """One step's data: clean images, their noise and timesteps, a dropout key each."""
 
     x0: Float[Array, "batch height width channel"]
     eps: Float[Array, "batch height width channel"]
@@ -179,7 +179,7 @@ def draw_batch(
     schedule: diffusion.Schedule,
     flip: bool,
 ) -> Batch:
-    """Images in [-1, 1], each with its own uniform noise step and Gaussian noise.
+    """Images in [-1, 1], each with its own uniform timestep and Gaussian noise.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ class Hidden:
     level
         The level of z, 0 to n + 1.
     t
-        The noise steps [batch].
+        The timesteps [batch].
     keys
         Dropout's keys [batch]; None outside training.
     context
@@ -66,7 +66,7 @@ class Hidden:
 
 @register_model("unet", UNetConfig)
 class UNet(nnx.Module):
-    """eps, v or x0 as a function of the noisy image and the noise step.
+    """eps, v or x0 as a function of the noisy image and the timestep.
 
     ``remat = True`` keeps only the input of each block for the backward pass, which computes the
     rest again.
@@ -148,7 +148,7 @@ class UNet(nnx.Module):
         xt
             Noisy images, float [batch, height, width, in_channels].
         t
-            Noise steps, int [batch], from 0 to T - 1.
+            Timesteps, int [batch], from 0 to T - 1.
         labels
             Class labels [batch], where the U-Net has classes.
         keys
@@ -278,7 +278,7 @@ class UNet(nnx.Module):
     def _embed(
         self, t: Num[Array, " batch"], labels: Labels, dtype: jnp.dtype
     ) -> Float[Array, "batch time_channel"]:
-        """The embedding of the noise step, with that of the labels added."""
+        """The embedding of the timestep, with that of the labels added."""
         emb = self.time_embedding(self._time_features(t).astype(dtype))
         has_classes = self.config.has_classes
         if labels is None and has_classes:
@@ -297,7 +297,7 @@ class UNet(nnx.Module):
 
 
 def _build_time_projection(config: UNetConfig, rngs: nnx.Rngs) -> nnx.Module | None:
-    """The features of the noise step that have weights; sinusoidal ones have none."""
+    """The features of the timestep that have weights; sinusoidal ones have none."""
     channels = config.block_out_channels[0]
     if config.time_embedding_type == "fourier":
         return FourierFeatures(channels, rngs)

@@ -65,7 +65,7 @@ def _select(
     """A mask of `ndim` axes that has a fraction of the elements of its last axes, `shape`."""
     size = math.prod(shape)
     # Ranks below the count are passed on, which nests the selections of all p under one key.
-    # Without a key the selection is the same one at all noise steps.
+    # Without a key the selection is the same one at all timesteps.
     ranks = jax.random.permutation(jax.random.key(0) if key is None else key, size)
     ranks = ranks.reshape((1,) * (ndim - len(shape)) + shape)
     return ranks < jnp.round(fraction * size)
@@ -90,7 +90,7 @@ class BypassedUNet(nnx.Module):
     fraction
         The bypassed fraction, 0 to 1.
     steps
-        Number of noise steps T of the schedule.
+        Number of timesteps T of the schedule.
     form
         What a fraction is (see `bypass`).
     window
@@ -150,7 +150,7 @@ class BypassedUNet(nnx.Module):
         return self.unet.num_classes
 
     def fraction_at(self, t: Num[Array, " batch"]) -> Float[Array, " batch"]:
-        """The fraction that is bypassed at each noise step."""
+        """The fraction that is bypassed at each timestep."""
         start, end = self.window
         # Position in the chain, from 0 at t = T - 1 to 1 at t = 0.
         position = 1.0 - t.astype(jnp.float32) / (self.steps - 1)

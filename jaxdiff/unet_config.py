@@ -75,7 +75,7 @@ class UNetConfig:
     center_input_sample
         Whether the input x becomes 2 x - 1.
     time_embedding_type, time_embedding_dim, flip_sin_to_cos, freq_shift, num_train_timesteps
-        Features of the noise step and channels of its embedding (None: four times level 1's).
+        Features of the timestep and channels of its embedding (None: four times level 1's).
     class_embed_type, num_class_embeds
         How labels are embedded, and their number; both None: the U-Net has no classes.
     sample_size
@@ -135,7 +135,7 @@ class UNetConfig:
         if self.time_embedding_type == "learned" and not self.num_train_timesteps:
             raise ValueError(
                 "num_train_timesteps must be set where time_embedding_type is learned, "
-                f"got {self.num_train_timesteps}; set the number of noise steps"
+                f"got {self.num_train_timesteps}; set the number of timesteps"
             )
 
     def _check_bounds(self) -> None:

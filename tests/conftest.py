@@ -60,7 +60,7 @@ TINY_CONFIG = UNetConfig(
 
 
 def noisy_batch(size: int = 8, channels: int = 1) -> tuple[jax.Array, jax.Array]:
-    """Two noisy images and their noise steps."""
+    """Two noisy images and their timesteps."""
     xt = jax.random.normal(jax.random.key(1), (2, size, size, channels))
     return xt, jnp.array([3, 900])
 

@@ -328,7 +328,7 @@ def test_ema_starts_fast():
 
 
 class PixelMLP(nnx.Module):
-    """A denoiser that is no U-Net: two dense layers over all pixels and the noise step."""
+    """A denoiser that is no U-Net: two dense layers over all pixels and the timestep."""
 
     def __init__(self, size, rngs):
         self.input_shape = (size, size, 1)

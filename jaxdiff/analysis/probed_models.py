@@ -82,7 +82,7 @@ class ProbedModel:
 
 
 class Site(NamedTuple):
-    """A level of a network ("trained" or "random" weights) at one noise step."""
+    """A level of a network ("trained" or "random" weights) at one timestep."""
 
     model: ProbedModel
     weights: str

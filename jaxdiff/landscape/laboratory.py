@@ -22,7 +22,7 @@ Labels = Int[np.ndarray, " n"]  # 0 for the majority, 1 for the minority
 
 LAW_SHARES = np.arange(0.55, 0.96, 0.05)
 LAW_FEATURES = (1.0, 1.5, 2.0, 3.0)  # S of Eq. 15
-VOTE_STEPS = (200, 400, 600)  # noise steps t of the queries of Eq. 1
+VOTE_STEPS = (200, 400, 600)  # timesteps t of the queries of Eq. 1
 MAX_PURE = 0.1  # weight of the other class above which a sample is a mixture
 
 
@@ -175,7 +175,7 @@ def retrieve_smoothed(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VoteShare(RetrievedShare):
-    """The minority's share by Eq. 1, for noised points at noise step t and k neighbors."""
+    """The minority's share by Eq. 1, for noised points at timestep t and k neighbors."""
 
     t: int
     k: int

@@ -120,7 +120,7 @@ def checkpoints(artifacts: Artifacts) -> list[Estimate]:
     """Losses and KID at every kept checkpoint; before the last one also what samples show.
 
     losses.npz: the losses ``train`` and ``unseen`` float32 [checkpoint, noise level, image], the
-    optimizer ``steps`` of the checkpoints and the noise steps ``t``. The images and their noise are
+    optimizer ``steps`` of the checkpoints and the timesteps ``t``. The images and their noise are
     the same for all models of the same training data, which are thus compared in pairs.
     """
     steps = require(artifacts.checkpoints)

@@ -33,7 +33,7 @@ from jaxdiff.measures.soft_knn_fit import (
 )
 
 MIN_R2 = 0.5  # below it k_eff is undefined
-NOISE_LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)  # of all noise steps, at which rho is fitted
+NOISE_LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)  # of all timesteps, at which rho is fitted
 MAX_CONTROL_IMAGES = 1024  # of either kind, which are fitted 21 times each
 CONTROL_SEED = 0  # of the choice of its images
 

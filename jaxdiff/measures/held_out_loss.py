@@ -13,14 +13,14 @@ from jaxdiff.measures.artifacts import Artifacts, require
 from jaxdiff.measures.fixed_noise import FIXED_NOISE_SEED, PredictEps
 from jaxdiff.measures.registry import measure
 
-STRATA = 16  # equal parts of the schedule; each image has a noise step in each
+STRATA = 16  # equal parts of the schedule; each image has a timestep in each
 BANDS = 4  # of strata, whose losses are also given apart
 
 
 def draw_steps(
     schedule: Schedule, count: int, seed: int = FIXED_NOISE_SEED
 ) -> Int[np.ndarray, "stratum n"]:
-    """A noise step of every image in each stratum, which depends on the image's index alone."""
+    """A timestep of every image in each stratum, which depends on the image's index alone."""
     edges = np.linspace(0, schedule.steps, STRATA + 1)
     # A row an image: the first images have the same steps, however many there are.
     places = np.random.default_rng(seed).random((count, STRATA))
@@ -47,7 +47,7 @@ def stratified_losses(
     x0
         Clean images in [-1, 1].
     t
-        Noise steps, as `draw_steps` gives them.
+        Timesteps, as `draw_steps` gives them.
     seed
         Names the noise.
     """
@@ -96,7 +96,7 @@ def summarize_losses(
     "held_out_loss",
     title="Held-out loss over the schedule",
     caption=(
-        "The eps loss of unseen images at noise steps of the whole schedule, and in four bands of "
+        "The eps loss of unseen images at timesteps of the whole schedule, and in four bands of "
         "it by their middle t; smaller is better. Images, steps and noise are the same for all "
         "models of the same mix. x0_loss is the error of the clean image, most of it at high noise."
     ),
@@ -110,7 +110,7 @@ def summarize_losses(
 def held_out_loss(artifacts: Artifacts) -> list[Estimate]:
     """The eps loss of unseen images at a step of every stratum.
 
-    held_out_loss.npz: ``losses`` float32 and the noise steps ``t``, [stratum, image].
+    held_out_loss.npz: ``losses`` float32 and the timesteps ``t``, [stratum, image].
     """
     sampler = require(artifacts.sampler)
     schedule = sampler.model.schedule

@@ -23,7 +23,7 @@ MIN_DEFINED = 0.5  # of the noise levels; where rho is defined at fewer, the sha
 def interpolate_rho(
     rho_at_t: Sequence[tuple[int, float]], num_noise_steps: int
 ) -> Float[np.ndarray, " T"]:
-    """rho at every noise step from pairs (t, rho) in the order of t.
+    """rho at every timestep from pairs (t, rho) in the order of t.
 
     Its logarithm is interpolated between them, and constant beyond the first and the last.
     """

@@ -19,7 +19,7 @@ from jaxdiff.measures.registry import measure
 from jaxdiff.measures.soft_knn import MAX_GAUSSIAN_IMAGES, GaussianDenoiser, NoiseLevel
 from jaxdiff.noise_bank import noise_bank
 
-SLOPE_LEVELS = (0.1, 0.3)  # of all noise steps, at which the slope of the mean of eps is taken
+SLOPE_LEVELS = (0.1, 0.3)  # of all timesteps, at which the slope of the mean of eps is taken
 MIN_SLOPE_PAIRS = 3  # of true and predicted means, one for each image and channel
 NUM_RANDOM_SAMPLES = 64  # of the network with random weights
 
@@ -69,7 +69,7 @@ def mean_eps_slope(
     eps: Float[Array, "n h w c"],
     t: int,
 ) -> Estimate:
-    """Slope of the predicted on the true image mean of eps at one noise step.
+    """Slope of the predicted on the true image mean of eps at one timestep.
 
     An instance norm before the last convolution hides the image mean from a network. If that
     predicts eps, its samples are then well formed on a background of arbitrary brightness. What
@@ -87,7 +87,7 @@ def mean_eps_slope(
     eps
         The noise to add.
     t
-        Noise step.
+        Timestep.
 
     Returns
     -------

@@ -1,6 +1,6 @@
 """The soft k-NN denoisers of a memory of images, and other denoisers to compare them with.
 
-At noise step t, x_t = s x + sigma eps and q = x_t / s. The soft k-NN denoiser weighs memory image i
+At timestep t, x_t = s x + sigma eps and q = x_t / s. The soft k-NN denoiser weighs memory image i
 by exp(-|q - x_i|^2 / tau), tau = rho 2 sigma^2 / s^2 (Eq. 2 of the paper): rho = 1 is the exact
 denoiser of the memory, and a larger rho attends to more of it. Images are float
 [n, height, width, channel] in [-1, 1].

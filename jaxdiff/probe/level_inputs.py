@@ -13,7 +13,7 @@ from jaxdiff.probe.state import ProbeState
 
 @dataclasses.dataclass(frozen=True)
 class LevelInputs:
-    """A network at one noise step and level, the images, and the settings of the readings.
+    """A network at one timestep and level, the images, and the settings of the readings.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class LevelInputs:
 
     @property
     def key(self) -> Key[Array, ""]:
-        """The random key of this level, the same for every reading and noise step."""
+        """The random key of this level, the same for every reading and timestep."""
         return jax.random.fold_in(jax.random.key(self.options.seed), self.level)
 
     @property

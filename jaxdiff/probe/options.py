@@ -1,4 +1,4 @@
-"""The settings of the probe, and the noise steps, levels and ranks that follow from them."""
+"""The settings of the probe, and the timesteps, levels and ranks that follow from them."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ class ProbeOptions:
     levels
         Levels of the U-Net, from 0 (pixels) to n + 1 (output of the mid-block); all where empty.
     noise
-        Noise levels as shares of the number of noise steps, from 0 to 1.
+        Noise levels as shares of the number of timesteps, from 0 to 1.
     readings
         Names of the readings, of `READINGS`.
     ranks
@@ -59,7 +59,7 @@ class ProbeOptions:
 
 
 class GridPoint(NamedTuple):
-    """A network and where it is probed: weights ("trained" or "random"), noise step and level."""
+    """A network and where it is probed: weights ("trained" or "random"), timestep and level."""
 
     weights: Weights
     t: int
@@ -85,7 +85,7 @@ def noise_steps(schedule: Schedule, options: ProbeOptions) -> list[int]:
     for share in options.noise:
         if not 0 <= share <= 1:
             raise ValueError(
-                f"noise levels must be shares of all noise steps, from 0 to 1, got {share:g}"
+                f"noise levels must be shares of all timesteps, from 0 to 1, got {share:g}"
             )
     # Shares, so that the same flags serve schedules of any length.
     return [round(share * (schedule.steps - 1)) for share in options.noise]

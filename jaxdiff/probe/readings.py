@@ -1,4 +1,4 @@
-"""All readings of a network at one noise step and level.
+"""All readings of a network at one timestep and level.
 
 The readings of the energy are taken at points x_t = s x0 + sigma eps that are the same for all
 models, which are compared in pairs. Those of the memory are of queries and memories that share
@@ -43,7 +43,7 @@ def probe_level(
     options: ProbeOptions,
     on_reading: Callable[[str], None] = ignore_reading,
 ) -> list[Reading]:
-    """Measure one level of a network at one noise step.
+    """Measure one level of a network at one timestep.
 
     Parameters
     ----------

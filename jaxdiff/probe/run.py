@@ -97,7 +97,7 @@ class ProbeJob:
     @functools.cached_property
     def inputs(self) -> dict[str, Any]:
         """What a part depends on beside its grid point."""
-        # A part is the same whatever other levels and noise steps are probed.
+        # A part is the same whatever other levels and timesteps are probed.
         options = dataclasses.replace(self.options, levels=(), noise=(), random=True)
         return {
             "weights": models.weights_digest(self.model.path),

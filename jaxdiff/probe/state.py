@@ -1,4 +1,4 @@
-"""A network at one noise step: its level functions, the noised images and their activations."""
+"""A network at one timestep: its level functions, the noised images and their activations."""
 
 import dataclasses
 import functools
@@ -43,7 +43,7 @@ class Activations(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ProbeState:
-    """A network at one noise step, as all readings take it.
+    """A network at one timestep, as all readings take it.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class ProbeState:
     params, alpha_bar, t
         What every level function takes beside the image; t is an int32 scalar.
     xt, eps
-        The probed images at this noise step, and their noise.
+        The probed images at this timestep, and their noise.
     activations
         Of every level.
     tau
@@ -93,7 +93,7 @@ def build_state(
     params
         The weights that are probed, of `load_params`.
     t
-        Noise step.
+        Timestep.
     data
         The images.
     options

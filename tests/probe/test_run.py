@@ -73,7 +73,7 @@ def test_levels_and_noise_levels_that_do_not_exist():
     message = "level 7 does not exist; this U-Net has 0, 1, 2, 3: 0 is the pixels, 2 the bottleneck"
     with pytest.raises(ValueError, match=message):
         select_levels(SMALL, dataclasses.replace(OPTIONS, levels=(1, 7)))
-    message = "noise levels must be shares of all noise steps, from 0 to 1, got 1.5"
+    message = "noise levels must be shares of all timesteps, from 0 to 1, got 1.5"
     with pytest.raises(ValueError, match=message):
         noise_steps(SCHEDULE, dataclasses.replace(OPTIONS, noise=(1.5,)))
     with pytest.raises(ValueError, match=message):
