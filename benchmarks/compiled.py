@@ -51,7 +51,7 @@ NUM_GROUPS = 10
 
 
 def build_cells() -> list[Cell]:
-    """A cell a model, of color images."""
+    """One cell per model, of color images."""
     for name in FLAGS.models:
         if name not in TABLE_A:
             raise ValueError(

@@ -6,7 +6,7 @@ Hardware: a GPU or TPU with 16 GB (computed; never run on one). On a CPU every d
 weights (3.4 GB), and --config.batch=1 uses a single device.
 Time: 5 prompts x 4 seeds x 17 points (4 fractions in 3 forms, 5 guidance scales) are 340 images of
 50 steps at 1.7 TFLOP each: 29 PFLOP, five minutes at 100 TFLOP/s and twenty at 25 TFLOP/s. A CPU
-needs about a quarter of an hour an image.
+needs about a quarter of an hour per image.
 Expect: images of different prompts that become more alike as the bypassed fraction grows. Whether
 the effect is larger than that of less guidance is what the control measures.
 """

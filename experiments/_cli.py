@@ -67,7 +67,9 @@ def _check_flagfiles() -> None:
         flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False)
     except (flags.Error, ValueError) as error:
         reason = " ".join(str(error).removeprefix("ERROR:: ").split())
-        fail(f"--flagfile must name a text file with a flag a line ({reason}); correct its path")
+        fail(
+            f"--flagfile must name a text file with one flag per line ({reason}); correct its path"
+        )
 
 
 def _is_command() -> bool:

@@ -100,7 +100,7 @@ def write_figures(
 
 
 def print_summary(rows: list[dict[str, str]]) -> None:
-    """A line a quantity, a column a model and form."""
+    """One line per quantity, one column per model and form."""
     if not rows:
         return
     table = Table(box=None)

@@ -32,7 +32,7 @@ GRID_COLUMNS = 8
 flags.DEFINE_string(
     "name",
     None,
-    f"{registry.DATASET_NAMES_HELP}; a folder has a subfolder a class, or metadata.csv or .jsonl.",
+    f"{registry.DATASET_NAMES_HELP}; a folder has one subfolder per class, or metadata.csv/.jsonl.",
 )
 flags.DEFINE_string(
     "data_dir",

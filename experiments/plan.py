@@ -50,7 +50,7 @@ flags.DEFINE_integer(
 flags.DEFINE_float("price", None, "Of one chip for an hour, in any currency.", lower_bound=0.0)
 flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, as '6-*'.")
 flags.DEFINE_bool("largest", False, "Look for the largest batch that fits, which takes longer.")
-flags.DEFINE_string("out", None, "Also write the table as a CSV file, a row a model.")
+flags.DEFINE_string("out", None, "Also write the table as a CSV file, one row per model.")
 FLAGS = flags.FLAGS
 
 
@@ -138,7 +138,7 @@ def to_row(plan: Plan, devices: Devices) -> dict[str, Any]:
 
 
 def build_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A column a model; lines that no model has are left out."""
+    """One column per model; lines that no model has are left out."""
     models = [Column(str(row["model"]), justify="right", no_wrap=True) for row in rows]
     table = Table(Column("model", no_wrap=True), *models, box=None)
     for line in LINES:

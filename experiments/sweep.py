@@ -229,7 +229,7 @@ class Sweep:
 
 
 def print_results(cells: Sequence[results.CellResult]) -> None:
-    """A line a cell: its gate and the three forms of the minority's share."""
+    """One line per cell: its gate and the three forms of the minority's share."""
     for cell in cells:
         gate = cell.find("quality", "gate")
         assert gate is not None

@@ -80,7 +80,7 @@ def write_figures(theorems: Mapping[str, Any], workdir: epath.Path) -> None:
 
 
 def cases_table(levels: Sequence[Mapping[str, Any]]) -> Table:
-    """Theorem 1, a line a case: premise, conclusion, and the norms from level to level."""
+    """Theorem 1, one line per case: premise, conclusion, and the norms from level to level."""
     table = Table("case", "premise", "conclusion", "|Hess E| by level", "what it shows", box=None)
     cases: dict[str, list[Mapping[str, Any]]] = {}
     for level in levels:

@@ -61,7 +61,7 @@ def sharding(mesh: Mesh) -> NamedSharding:
 
 
 def stack(trees: Sequence[PyTree], mesh: Mesh) -> PyTree:
-    """The cells' arrays on their devices: a tree a cell, each array the same in every process."""
+    """The cells' arrays on their devices; one tree per cell, each array equal in every process."""
 
     def place(*arrays: Any) -> jax.Array:
         stacked = np.stack([np.asarray(array) for array in arrays])

@@ -1,4 +1,4 @@
-"""Samples of several models with one network at once, a device a model."""
+"""Samples of several models with one network at once, one device per model."""
 
 from collections.abc import Sequence
 

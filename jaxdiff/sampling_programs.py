@@ -150,7 +150,7 @@ def compile_begin(
 ) -> jax.stages.Wrapped:
     """(data of a bank, indices) -> the first carry and the keys of these entries of the bank.
 
-    Over the axis `cell` all of them are stacked, a bank a cell.
+    Over the axis `cell` all of them are stacked, one bank per cell.
     """
 
     def begin(bank: Array, index: Array) -> tuple[PyTree, Array]:

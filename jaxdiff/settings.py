@@ -19,7 +19,7 @@ class DataSettings:
 
     source: str = setting(
         "digits",
-        "digits (MNIST), colored_digits, celeba, folder:PATH (a subfolder a class) or tfds:NAME",
+        "digits (MNIST), colored_digits, celeba, tfds:NAME, folder:PATH (one subfolder per class)",
     )
     dir: str = setting(
         "", "folder of the published data: MNIST's files, or CelebA's images and lists"
@@ -234,8 +234,8 @@ class ParallelSettings:
 
     cells: int = setting(
         0,
-        "cells of one model that train and are sampled at once, a device a cell; 1 trains each on "
-        "all devices; 0 takes as many as there are devices, where the study has them",
+        "cells of one model that train and are sampled at once, one device per cell; 1 trains each "
+        "on all devices; 0 takes as many as there are devices, where the study has them",
         min=0,
     )
 

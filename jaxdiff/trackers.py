@@ -67,7 +67,7 @@ class Tracker:
         raise NotImplementedError
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point a curve, or replace it where the step is not new."""
+        """Add one point per curve, or replace it where the step is not new."""
         raise NotImplementedError
 
     def log_image(self, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:

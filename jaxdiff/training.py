@@ -101,7 +101,7 @@ def fit(
         Of the run's noise, as `place_key` returns them.
 
         Of cells at once, all are stacked along a leading axis (`cell_axis`), and every metric is a
-        list, a number a cell.
+        list, one number per cell.
     """
     pending: list[tuple[int, dict[str, Array]]] = []
 

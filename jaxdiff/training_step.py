@@ -346,7 +346,7 @@ def jit_train_steps(
 
 
 def jit_cell_steps(train_step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
-    """The jitted form of `repeat_steps` for cells at once, a device a cell (`cell_axis`).
+    """The jitted form of `repeat_steps` for cells at once, one device per cell (`cell_axis`).
 
     Parameters
     ----------

@@ -101,7 +101,7 @@ def peer_environment() -> dict[str, str]:
     """The environment of PyTorch's workers."""
     environment = dict(ENVIRONMENT)
     environment.setdefault("CUDA_VISIBLE_DEVICES", "0")
-    # Each worker would start a compiler a core.
+    # Each worker would start one compiler per core.
     environment.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")
     return environment
 

@@ -59,7 +59,7 @@ def _lines(name: str, value: Any, indent: str = "") -> Iterator[str]:
 
 
 def _rate_table(title: str, entry: Any) -> Iterator[str]:
-    """A row a worker, a column for everything that one of them has."""
+    """One row per worker, one column for everything that one of them has."""
     rows = {name: row for name, row in entry.items() if isinstance(row, Mapping)}
     columns = [key for key in COLUMNS if any(key in row for row in rows.values())]
     if not columns:

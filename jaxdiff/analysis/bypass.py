@@ -364,7 +364,7 @@ def table(cells: Sequence[CellPoints]) -> list[dict[str, Any]]:
 
 
 def summarize(cells: Sequence[CellPoints]) -> Iterator[dict[str, str]]:
-    """A row a group and form for the terminal: what the largest fraction does, and verdicts."""
+    """One row per group and form for the terminal: what the largest fraction does, and verdicts."""
     verdicts = judge(cells)
     for group, members in group_cells(cells).items():
         for form in dict.fromkeys(point.form for point in members[0].points if point.form):

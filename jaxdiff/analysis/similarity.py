@@ -122,7 +122,7 @@ def table(models: Sequence[DrawnModel]) -> list[dict[str, Any]]:
 
 
 def summarize(models: Sequence[DrawnModel]) -> list[dict[str, str]]:
-    """A row a pipeline and form for the terminal: LPIPS before and after, and the control."""
+    """One row per pipeline and form for the terminal: LPIPS before and after, and the control."""
     rows = []
     for model in models:
         for form in model.forms:

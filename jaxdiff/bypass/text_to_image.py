@@ -175,7 +175,7 @@ def point_settings(settings: BypassSettings) -> dict[str, Any]:
 
 
 def image_names(settings: BypassSettings) -> list[str]:
-    """A file a prompt and seed, prompts first."""
+    """One file per prompt and seed, prompts first."""
     names = []
     for i, prompt in enumerate(settings.prompts):
         slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "nothing"

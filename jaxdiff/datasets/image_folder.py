@@ -1,7 +1,7 @@
 """A folder of images as a dataset, in the convention of Hugging Face's ImageFolder.
 
-A subfolder a class (`cats/1.png`, `dogs/2.jpg`), in train/ and test/ or not; or a metadata.csv or
-metadata.jsonl with the columns file_name and label, whose other columns of yes and no are
+One subfolder per class (`cats/1.png`, `dogs/2.jpg`), in train/ and test/ or not; or a metadata.csv
+or metadata.jsonl with the columns file_name and label, whose other columns of yes and no are
 attributes; or images alone, which are one class.
 """
 

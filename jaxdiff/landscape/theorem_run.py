@@ -119,7 +119,7 @@ def run(
 
 
 def run_theorem1() -> Json:
-    """Theorem 1's cases, a row a level."""
+    """Theorem 1's cases, one row per level."""
     return {"laboratory": [dataclasses.asdict(row) for row in laboratory.theorem1_levels()]}
 
 

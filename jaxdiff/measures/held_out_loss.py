@@ -22,7 +22,7 @@ def draw_steps(
 ) -> Int[np.ndarray, "stratum n"]:
     """A timestep of every image in each stratum, which depends on the image's index alone."""
     edges = np.linspace(0, schedule.steps, STRATA + 1)
-    # A row an image: the first images have the same steps, however many there are.
+    # One row per image: the first images have the same steps, however many there are.
     places = np.random.default_rng(seed).random((count, STRATA))
     return np.floor(edges[:-1] + places * np.diff(edges)).astype(int).T
 

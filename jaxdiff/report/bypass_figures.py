@@ -32,7 +32,7 @@ Curve = Sequence[tuple[float, Estimate]]
 
 
 def draw_measures(cells: Sequence[CellPoints]) -> Figure | None:
-    """Each quantity against the fraction: a color a form, a marker a group of cells."""
+    """Each quantity against the fraction: one color per form, one marker per group of cells."""
     keys = [key for key in QUANTITIES if any(cell.defined(key, PLAIN) for cell in cells)]
     if not keys:
         return None
@@ -92,7 +92,7 @@ class Block(NamedTuple):
 
 
 def draw_samples(cell: CellPoints, workdir: epath.Path) -> Figure | None:
-    """A cell's samples: a block a form, in it a row a noise and a column a fraction."""
+    """A cell's samples: one block per form, in it one row per noise and one column per fraction."""
     fractions: dict[str, list[float]] = {}
     for point in cell.points:
         if point.form:
@@ -152,7 +152,7 @@ def list_image_sheets(
 ) -> Iterator[tuple[str, Callable[[], Figure | None]]]:
     """Name and drawing of a figure for each form, and of one for the control.
 
-    A row is a prompt and a column a fraction, or a guidance scale; of the first seed.
+    Each row is a prompt, each column a fraction or a guidance scale; of the first seed.
     """
     drawn = [point for point, _ in model.points]
     for form in dict.fromkeys(point.form for point in drawn if point.form):

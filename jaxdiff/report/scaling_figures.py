@@ -40,7 +40,7 @@ ARROW = 1.25  # from a censored time to the end of its arrow, as a ratio
 SHIFT = 1.03  # from one depth's times to the next one's, as a ratio
 STAGGER = 0.06  # from one loss to the next at the same depth, of the distance between depths
 
-WIDE, NARROW = 1.5, 0.8  # decades; a wide axis has a label a decade, a narrow one a few numbers
+WIDE, NARROW = 1.5, 0.8  # decades; a wide axis has one label per decade, a narrow one a few numbers
 
 format_flops = EngFormatter(unit="FLOP", places=2)
 

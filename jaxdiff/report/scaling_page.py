@@ -17,7 +17,7 @@ from jaxdiff.report.registry import TableRows
 from jaxdiff.scaling.fits import FitNumber, ScalingFits
 from jaxdiff.scaling.parametric import ParametricFit
 
-BEST_SIZE = "best_flops"  # a row a budget, in a table of their own
+BEST_SIZE = "best_flops"  # one row per budget, in a table of their own
 FITS_LABELS = ("depth", "compute", "left_out", "rule")
 WINDOW_LABELS = ("rule", "depth", "images", "seed")
 AMPLIFICATION_LABELS = ("loss", "depth", "class")
@@ -90,8 +90,9 @@ FIGURES = (
     ScalingFigure(
         "memorization_times",
         "Time until memorization",
-        "Images seen until a rule holds at a checkpoint, a panel a rule: 1 or 10 % of its samples "
-        "are memorized, or unseen images lose more than training images by three standard errors. "
+        "Images seen until a rule holds at a checkpoint, one panel per rule: 1 or 10 % of its "
+        "samples are memorized, or unseen images lose more than training images by three standard "
+        "errors. "
         "A bar goes from the last checkpoint without to the first with. An open mark with an arrow "
         "is a run that ended before; an arrow down, one that memorized at its first checkpoint. "
         "Dashed: slope 1, the time that grows as the training set does.",

@@ -122,9 +122,9 @@ def amplification_law(study: StudyResults) -> TableRows:
 @section(
     "lpips_at_equal_kid",
     title="Diversity at equal fidelity",
-    caption="The change of LPIPS from one model to another on the change of KID, a seed a point, "
-    "LPIPS at the training data's mix and KID against unseen images. The intercept is the change "
-    "of LPIPS where neither model is closer to the data. Intervals are over seeds.",
+    caption="The change of LPIPS from one model to another on the change of KID, one seed per "
+    "point, LPIPS at the training data's mix and KID against unseen images. The intercept is the "
+    "change of LPIPS where neither model is closer to the data. Intervals are over seeds.",
     topic="diversity",
     method="lpips",
 )

@@ -13,7 +13,7 @@ Numbers = Mapping[str, int | float]
 
 
 def figure_3(grids: Mapping[str, np.ndarray], proportions: Sequence[float]) -> Figure:
-    """A row a proportion, a column a level; the majority's percentage above each."""
+    """One row per proportion, one column per level; the majority's percentage above each."""
     # Names are ROW-LEVEL, as `jaxdiff.landscape.theorem_run` writes them.
     columns = 1 + max(int(name.split("-")[1]) for name in grids)
     palette = np.array([_to_rgb(COLORS[1]), _to_rgb(COLORS[0])], np.uint8)
@@ -124,7 +124,7 @@ def share_against_k(rows: Sequence[Numbers]) -> Figure:
 
 
 def end_points(samples: Mapping[str, np.ndarray], share: float, majority: int) -> Figure:
-    """Images of the smoothed sampler, a row a temperature, a column the same noise."""
+    """Images of the smoothed sampler, one row per temperature; a column has the same noise."""
     prefix = f"{share:g}-{majority}-"
     by_rho = {
         float(name.removeprefix(prefix)): images

@@ -273,7 +273,7 @@ def _interpolate(points: Sequence[LossPoint], budgets: Sequence[float]) -> list[
 
 @dataclasses.dataclass(frozen=True)
 class _Draws:
-    """Drawn minima, a row a draw and a column a budget."""
+    """Drawn minima, one row per draw and one column per budget."""
 
     minima: np.ndarray
     dof: float

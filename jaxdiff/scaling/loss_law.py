@@ -96,7 +96,7 @@ class LossLaw:
         return log_first + np.log1p(gain) - self.center[1], slope
 
     def evaluate(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """log L at each point, and its derivatives, a row a point and a column a parameter."""
+        """log L at each point, and its derivatives: one row per point, one column per parameter."""
         depths = self.is_depth.shape[1]
         log_b, log_alpha, log_beta = theta[depths + 1 : depths + 4]
         # A search may step far beyond what is plausible, where nothing must overflow.

@@ -201,7 +201,7 @@ class LineFile:
         files.write(path, "".join(self.lines))
 
     def append(self, records: Sequence[Metrics]) -> None:
-        """Add a line a record."""
+        """Add one line per record."""
         lines = [json.dumps(record) + "\n" for record in records]
         if not self.in_bucket:
             with self.path.open("a") as file:

@@ -40,7 +40,7 @@ def run_sample(context: CellContext, redo: Redo) -> None:
 
 
 def run_sample_at_once(contexts: Sequence[CellContext], progress: Progress, redo: Redo) -> None:
-    """Sample the cells that are not sampled, a device a cell."""
+    """Sample the cells that are not sampled, one device per cell."""
     stages = {context.cell.name: _sample_stage(context, redo) for context in contexts}
     waiting = [context for context in contexts if not stages[context.cell.name].is_done()]
     if waiting:
@@ -66,7 +66,7 @@ def write_samples(context: CellContext) -> None:
 
 
 def write_samples_at_once(contexts: Sequence[CellContext], progress: Progress) -> None:
-    """The same of cells of one program, a device a cell."""
+    """The same of cells of one program, one device per cell."""
     settings = contexts[0].cell.sample
     sampler = CellSampler(
         [models.load(context.folder) for context in contexts],

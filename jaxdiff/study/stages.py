@@ -69,7 +69,7 @@ def run_at_once(
     redo: Redo = NO_REDO,
     profile: bool = False,
 ) -> dict[str, DivergedError]:
-    """Train and sample cells at once, a device a cell, then measure one after the other.
+    """Train and sample cells at once, one device per cell, then measure one after the other.
 
     Parameters
     ----------

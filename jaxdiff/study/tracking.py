@@ -49,7 +49,7 @@ def track_result(context: CellContext, redo: Redo) -> None:
 
 
 def result_rows(path: epath.Path) -> list[Row]:
-    """A row an estimate of a result.json."""
+    """One row per estimate of a result.json."""
     return [
         {
             "measure": section,

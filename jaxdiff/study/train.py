@@ -171,7 +171,7 @@ def train_at_once(
     progress: Progress = no_progress,
     profile: epath.Path | None = None,
 ) -> None:
-    """Train cells that share a program at once, a device a cell.
+    """Train cells that share a program at once, one device per cell.
 
     Each is trained to its end from its latest valid checkpoint, as `train` would on one device.
     Those that are behind catch up first.

@@ -172,7 +172,7 @@ def test_a_flagfile_that_cannot_be_read(command, content, tmp_path):
     if content:
         path.write_bytes(content)
     sentence = fail_command(command, f"--flagfile={path}")
-    assert "--flagfile must name a text file with a flag a line" in sentence
+    assert "--flagfile must name a text file with one flag per line" in sentence
 
 
 FAULT = """
