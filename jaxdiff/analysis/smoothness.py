@@ -31,7 +31,6 @@ from jaxdiff.results import CellResult
 WEIGHTS = ("trained", "random")
 RAW = "raw"
 TIMES_VARIANCE = "x total variance"
-SCALES = (RAW, TIMES_VARIANCE)
 OVER_POINTS = "points, given these networks"  # what intervals are over
 
 Kind = Literal["level with level", "bottleneck with bottleneck", "level 0 with level 0"]
