@@ -67,10 +67,13 @@ def print_plan(cells: Sequence[Cell], plan: Plan) -> None:
         box=None,
     )
     costs: dict[str, Cost] = {}
+    seconds = 0.0
     for cell in cells:
+        at_once = _count_at_once(cell, cells)
         if cell.model not in costs:
-            costs[cell.model] = estimate_cost(cell)
+            costs[cell.model] = estimate_cost(cell, on_one_device=at_once > 1)
         cost = costs[cell.model]
+        seconds += cost.seconds / at_once
         table.add_row(
             cell.name,
             f"{cost.parameters:,}",
@@ -80,11 +83,10 @@ def print_plan(cells: Sequence[Cell], plan: Plan) -> None:
             f"{cost.disk_bytes / 1e6:,.0f} MB",
         )
     _cli.console.print(table)
-    hours = sum(costs[cell.model].seconds for cell in cells) / 3600
     gigabytes = sum(costs[cell.model].disk_bytes for cell in cells) / 1e9
     devices = f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
     _cli.console.print(
-        f"{len(cells)} cells: about {hours:,.2f} hours on {devices}, {gigabytes:,.2f} GB"
+        f"{len(cells)} cells: about {seconds / 3600:,.2f} hours on {devices}, {gigabytes:,.2f} GB"
     )
     shallow, deep = plan.primary
     if shallow != deep:
@@ -96,6 +98,17 @@ def print_plan(cells: Sequence[Cell], plan: Plan) -> None:
             f"primary claim: model {deep} against model {shallow} over {len(plan.seeds)} "
             f"seed{plural}{early}; what is added to the study later is in no claim.{note}"
         )
+
+
+def _count_at_once(cell: Cell, cells: Sequence[Cell]) -> int:
+    """How many of the cells train at once with this one."""
+    return grid.count_at_once(
+        cell,
+        cells,
+        jax.device_count(),
+        FLAGS.config.parallel.cells,
+        grid.count_array_tasks(os.environ),
+    )
 
 
 class Outcome(NamedTuple):
@@ -169,13 +182,7 @@ class Sweep:
         tuple
             The cells that were run, and the owners of those that other processes hold, by name.
         """
-        at_once = grid.count_at_once(
-            left[0],
-            self.cells,
-            jax.device_count(),
-            FLAGS.config.parallel.cells,
-            grid.count_array_tasks(os.environ),
-        )
+        at_once = _count_at_once(left[0], self.cells)
         group: list[Cell] = []
         owners: dict[str, str] = {}
         with contextlib.ExitStack() as locks:

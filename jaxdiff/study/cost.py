@@ -36,8 +36,15 @@ class Cost:
     disk_bytes: int
 
 
-def estimate_cost(cell: Cell) -> Cost:
+def estimate_cost(cell: Cell, on_one_device: bool = False) -> Cost:
     """Compile and time the cell's forward pass; the rest follows from its number of passes.
+
+    Parameters
+    ----------
+    cell
+        The cell.
+    on_one_device
+        Whether it runs on one device, as cells do that run at once; by default on all of them.
 
     Raises
     ------
@@ -47,7 +54,7 @@ def estimate_cost(cell: Cell) -> Cost:
     num_params = count_parameters(cell.network)
     _check_memory(cell.model, num_params)
     params = get_params(build_network(cell.network, nnx.Rngs(0)))
-    seconds_per_image = _time_forward(cell, params)
+    seconds_per_image = _time_forward(cell, params, on_one_device)
     height, width, channels = cell.image_shape
     train = cell.train
     sample = cell.sample
@@ -83,10 +90,11 @@ def _find_memory() -> int:
     return sum(limits) or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _time_forward(cell: Cell, params: dict[str, jax.Array]) -> float:
+def _time_forward(cell: Cell, params: dict[str, jax.Array], on_one_device: bool) -> float:
     """Seconds an image of the forward pass at the training batch."""
     batch = cell.train.batch
-    mesh = parallel.data_mesh(batch)
+    one_device = parallel.make_mesh(jax.local_devices()[:1])
+    mesh = one_device if on_one_device else parallel.data_mesh(batch)
     function = as_function(abstract_network(cell.network))
     specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA)
     forward = jax.jit(parallel.shard_map(function, mesh, specs))

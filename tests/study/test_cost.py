@@ -12,8 +12,9 @@ def build_cell():
     return cell
 
 
-def test_the_parameters_and_the_images_are_counted():
-    estimate = cost.estimate_cost(build_cell())
+@pytest.mark.parametrize("on_one_device", [False, True])
+def test_the_parameters_and_the_images_are_counted(on_one_device):
+    estimate = cost.estimate_cost(build_cell(), on_one_device)
     assert estimate.images == 40 * 32
     assert estimate.parameters < 20_000
     assert estimate.seconds > cost.OVERHEAD_SECONDS
