@@ -4,6 +4,7 @@ Images are float [N, H, W, C] in [-1, 1] or uint8 everywhere; what is returned i
 """
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -300,6 +301,10 @@ def _rows(images: Images) -> UInt8[np.ndarray, "n d"]:
 
 
 def _show(task: str, done: int, total: int, note: str) -> None:
-    """Progress as a line of text that is rewritten."""
-    end = "\n" if done >= total else ""
-    print(f"\r{task}: {done}/{total} {note}".ljust(60), end=end, flush=True)
+    """Progress as a line that is rewritten on a screen; in a file, the last state alone."""
+    is_done = done >= total
+    line = f"{task}: {done}/{total} {note}"
+    if sys.stdout.isatty() or "ipykernel" in sys.modules:
+        print("\r" + line.ljust(60), end="\n" if is_done else "", flush=True)
+    elif is_done:
+        print(line.rstrip(), flush=True)
