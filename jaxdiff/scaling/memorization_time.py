@@ -292,9 +292,12 @@ def _why_not(
     sizes = count_distinct([time.images for time in times])
     reached_sizes = count_distinct([time.images for time in reached])
     if sizes < MIN_LEVELS:
-        return f"there are {sizes} numbers of images, and kappa needs {MIN_LEVELS}"
+        return f"kappa needs {MIN_LEVELS} different numbers of training images, got {sizes}"
     if reached_sizes < MIN_REACHED:
-        return f"runs {event} at {reached_sizes} numbers of images, and kappa needs {MIN_REACHED}"
+        return (
+            f"kappa needs {MIN_REACHED} different numbers of training images at which runs "
+            f"{event}, got {reached_sizes}"
+        )
     if len(reached) <= columns:
         return f"{len(reached)} runs {event}, and {columns} coefficients need more"
     return ""

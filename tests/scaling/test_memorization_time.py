@@ -127,7 +127,7 @@ def test_refusals():
     times = simulate_times()
     two = fit_memorization_time([t for t in times if t.images < 300])
     assert isinstance(two, Refused)
-    assert "2 numbers of images, and kappa needs 3" in two.refused
+    assert "kappa needs 3 different numbers of training images, got 2" in two.refused
     one = [t if t.images == 100 else EventTime(t.images, 5.0, math.inf) for t in times]
     assert "runs memorize at 1 numbers of images" in fit_memorization_time(one).refused
     few = [times[0], times[4], EventTime(800.0, 5.0, math.inf)]
