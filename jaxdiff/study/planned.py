@@ -63,6 +63,7 @@ def primary_pair(models: Mapping[str, Any], axes: AxesSettings, cells: Sequence[
 
     A model that is given by a name alone is such a row; controls, which change a row, are no part
     of the contrast over depth. With axes it is that of their largest values, the first axis first.
+    Where both are of one depth there is no such contrast, and the pair is one model twice.
     """
     rows = {name: entry for name, entry in models.items() if isinstance(entry, str)}
     variants = expand_models(rows, axes)
@@ -75,4 +76,5 @@ def primary_pair(models: Mapping[str, Any], axes: AxesSettings, cells: Sequence[
         for model, network in networks.items()
     }
     ordered = sorted(ranks, key=ranks.__getitem__)
-    return [ordered[0], ordered[-1]]
+    depths = [ranks[model][0] for model in ordered]
+    return [ordered[0], ordered[-1] if depths[0] < depths[-1] else ordered[0]]

@@ -207,3 +207,12 @@ def test_what_claims_are_made_of_stays_in_a_begun_study(claim, key, value):
 
 def test_a_look_after_half_of_the_seeds():
     assert len(grid.expand(make_config(look=4, seeds=tuple(range(8))))) == 16
+
+
+def test_models_of_one_depth_have_no_primary_pair_by_default(tmp_path):
+    config = make_config(models={"2": "2", "2-large": "2-large"})
+    planned = plan_study(config, epath.Path(tmp_path) / "study.json")["planned"]
+    assert planned["primary"] == ["2", "2"]
+    config.primary = ("2", "2-large")
+    planned = plan_study(config, epath.Path(tmp_path) / "other.json")["planned"]
+    assert planned["primary"] == ["2", "2-large"], "whoever names them means them"
