@@ -67,13 +67,14 @@ def print_plan(cells: Sequence[Cell], plan: Plan) -> None:
         box=None,
     )
     costs: dict[str, Cost] = {}
+    at_once: dict[str, int] = {}
     seconds = 0.0
     for cell in cells:
-        at_once = _count_at_once(cell, cells)
         if cell.model not in costs:
-            costs[cell.model] = estimate_cost(cell, on_one_device=at_once > 1)
+            at_once[cell.model] = _count_at_once(cell, cells)
+            costs[cell.model] = estimate_cost(cell, on_one_device=at_once[cell.model] > 1)
         cost = costs[cell.model]
-        seconds += cost.seconds / at_once
+        seconds += cost.seconds / at_once[cell.model]
         table.add_row(
             cell.name,
             f"{cost.parameters:,}",

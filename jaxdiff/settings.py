@@ -289,7 +289,9 @@ class StudySettings:
         {}, "name -> the seeds of a model that is trained on fewer of them, such as a control"
     )
     primary: tuple[str, ...] = setting(
-        (), "the shallow and the deep model of the primary claim; by default the bare rows' ends"
+        (),
+        "the shallow and the deep model of the primary claim; by default the bare rows' ends "
+        "where these differ in depth",
     )
     secondary: tuple[Any, ...] = setting(
         (),

@@ -93,8 +93,7 @@ def _find_memory() -> int:
 def _time_forward(cell: Cell, params: dict[str, jax.Array], on_one_device: bool) -> float:
     """Seconds an image of the forward pass at the training batch."""
     batch = cell.train.batch
-    one_device = parallel.make_mesh(jax.local_devices()[:1])
-    mesh = one_device if on_one_device else parallel.data_mesh(batch)
+    mesh = parallel.data_mesh(1 if on_one_device else batch)
     function = as_function(abstract_network(cell.network))
     specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA)
     forward = jax.jit(parallel.shard_map(function, mesh, specs))

@@ -129,7 +129,9 @@ def test_refusals():
     assert isinstance(two, Refused)
     assert "kappa needs 3 different numbers of training images, got 2" in two.refused
     one = [t if t.images == 100 else EventTime(t.images, 5.0, math.inf) for t in times]
-    assert "at which runs memorize, got 1" in fit_memorization_time(one).refused
+    assert "2 different numbers of training images at which runs memorize, got 1" in (
+        fit_memorization_time(one).refused
+    )
     few = [times[0], times[4], EventTime(800.0, 5.0, math.inf)]
     assert "2 runs memorize, and 2 coefficients" in fit_memorization_time(few).refused
 
