@@ -105,7 +105,8 @@ class DDPM(SamplingMethod):
     clip
         The predicted x0 is clipped to [-clip, clip]; False or 0 does not clip, True is 1.
     variance
-        fixed_small: that of the posterior given x0. fixed_large: that of the forward step.
+        fixed_small: that of the posterior given x0. fixed_large: that of the forward step, down
+        to timestep 0, as diffusers has it: a chain that ends above it leaves the images noisy.
     """
 
     clip: Clip = True
@@ -129,7 +130,8 @@ class DDPM(SamplingMethod):
             + jnp.sqrt(alpha) * ratio * xt
         )
         std = jnp.sqrt(beta * ratio if self.variance == "fixed_small" else beta)
-        # The last step draws no noise. fixed_small is 0 there by itself; fixed_large is not.
+        # As in diffusers, timestep 0 alone is without noise. A chain of fewer steps than T may end
+        # above it (trailing), where fixed_small is 0 by itself and fixed_large is not.
         return mean + jnp.where(step.t > 0, std, 0.0) * step_noise(keys, step.t, xt)
 
 
@@ -138,9 +140,10 @@ class DDPM(SamplingMethod):
 class Heun(SamplingMethod):
     """Heun's method: DDIM without noise, corrected to second order.
 
-    In x / sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar) / sqrt(alpha_bar) the probability-flow
-    ODE is dx/dsigma = eps. A step is an Euler step of this ODE (which is DDIM's), taken again with
-    the mean of the eps at both of its ends: two calls of the network a step.
+    In x / sqrt(alpha_bar) and r = sqrt(1 - alpha_bar) / sqrt(alpha_bar), the noise-to-signal ratio
+    (sigma of Karras et al.), the probability-flow ODE is dx/dr = eps. A step is an Euler step of
+    this ODE (which is DDIM's), taken again with the mean of the eps at both of its ends: two calls
+    of the network a step.
 
     Parameters
     ----------
@@ -158,11 +161,11 @@ class Heun(SamplingMethod):
 
     def chain(self, schedule: Schedule, steps: int, start: int | None = None) -> Step:
         chain = super().chain(schedule, steps, start)
-        # A schedule rescaled to zero terminal SNR begins at sigma = infinity.
+        # A schedule rescaled to zero terminal SNR begins with noise alone.
         if chain.alpha_bar[0] == 0.0:
             raise ValueError(
-                "Heun's method needs alpha_bar > 0 at its first step, where sigma must be finite, "
-                f"got 0 at t = {chain.t[0]}; choose ddim, or the spacing leading"
+                "Heun's method needs alpha_bar > 0 at its first step, got 0 at "
+                f"t = {chain.t[0]}; choose ddim, or the spacing leading"
             )
         return chain
 
@@ -172,7 +175,7 @@ class Heun(SamplingMethod):
         xt = carry
         eps = self._predict_eps(predict, schedule, xt, step.t)
         x_euler = move_along_eps(xt, eps, step)
-        # Nothing is left to predict at sigma = 0: the last step is Euler's, as in Algorithm 1.
+        # Nothing is left to predict without noise: the last step is Euler's, as in Algorithm 1.
         # Its second call of the network is made and thrown away, so that all steps are one program.
         eps_end = self._predict_eps(predict, schedule, x_euler, jnp.maximum(step.t_prev, 0))
         eps_mean = jnp.where(step.t_prev < 0, eps, (eps + eps_end) / 2.0)

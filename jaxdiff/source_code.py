@@ -14,6 +14,7 @@ from typing import Any
 # is left out: trained weights are kept, whatever becomes of it.
 CODE_PACKAGES = (
     "jaxdiff.datasets.mixtures",
+    "jaxdiff.diffusion",
     "jaxdiff.estimates",
     "jaxdiff.features",
     "jaxdiff.landscape",

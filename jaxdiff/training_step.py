@@ -192,9 +192,10 @@ def draw_batch(
     flip
         Mirror half of the images at random.
     """
-    # Dropout's keys and the flips are folded in, so that neither changes t and eps.
+    # Dropout's keys and the flips are folded in, so that neither changes t and eps. Splitting in
+    # two may give the keys that folding in 0 and 1 gives, so that these two numbers are left out.
     key_t, key_eps = jax.random.split(key)
-    keys = jax.random.split(jax.random.fold_in(key, 1), len(images))
+    keys = jax.random.split(jax.random.fold_in(key, 3), len(images))
     t = jax.random.randint(key_t, keys.shape, 0, schedule.steps)
     x0 = to_float(images)
     if flip:

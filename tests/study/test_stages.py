@@ -58,7 +58,9 @@ def test_samples_of_another_dtype_are_drawn_again(tmp_path, monkeypatch):
     assert drawn == ["float32", "bfloat16", "float32"]
 
 
-@pytest.mark.parametrize("edited", ["samplers", "sampling", "sampling_method", "sampling_programs"])
+@pytest.mark.parametrize(
+    "edited", ["diffusion", "samplers", "sampling", "sampling_method", "sampling_programs"]
+)
 @pytest.mark.parametrize("name", ["sampler", "checkpoints", "leveled_sampler", "random_sampler"])
 def test_an_edit_of_sampling_code_changes_what_depends_on_a_sampler(
     tmp_path, monkeypatch, name, edited
