@@ -1,22 +1,23 @@
 #!/usr/bin/env bash
-# A study on a SLURM cluster; each task of the array begins at another cell, and takes the next that no other works on:
+# Runs a study on a SLURM cluster. Each task of the array starts at a different cell, then takes the next cell that no other task
+# works on:
 #
 #   sbatch launch/slurm.sh configs/paper_mnist.py
 #   sbatch --array=1-8 --nodes=2 launch/slurm.sh configs/mine.py --config.train.batch=512
 #
-# From the repository's root, on a file system that all nodes share. A cell is data-parallel over all GPUs of its task, several
-# nodes included. A task that was preempted is queued again and goes on; the same command again makes what is missing.
-# What follows the config is experiments.sweep's. tail -f jaxdiff-*.log shows the progress.
+# Run it from the repository's root, on a file system that all nodes share. A cell is data-parallel over all GPUs of its task, also
+# over several nodes. A preempted task is queued again and resumes. The same command again computes what is missing. Arguments
+# after the config are passed to experiments.sweep. tail -f jaxdiff-*.log shows the progress.
 #
-# Change these here, or on sbatch's command line:
+# Change these settings here, or on the command line of sbatch:
 #SBATCH --job-name=jaxdiff
 #SBATCH --array=1-4               # tasks that share the study's cells
-#SBATCH --nodes=1                 # of a task
+#SBATCH --nodes=1                 # per task
 #SBATCH --ntasks-per-node=1       # one process has all GPUs of its node
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=32
 #SBATCH --time=24:00:00
-#SBATCH --signal=TERM@180         # before the time is up training saves, and the task ends
+#SBATCH --signal=TERM@180         # before the time limit, training saves and the task ends
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=jaxdiff-%A_%a.log
