@@ -56,9 +56,9 @@ def neighbor_estimates(
     "neighbors",
     title="Nearest training images",
     caption=(
-        "Distance (pixels: RMS difference on the scale [0, 1]) or cosine similarity to the k-th "
-        "nearest training image (kth), and the mean over the first k (mean). Compare samples with "
-        "held-out images, on which no model was trained: samples that are nearer at k = 1 are "
+        "Distance (in pixels the RMS difference, on the scale [0, 1]) or cosine similarity to the "
+        "k-th nearest training image (kth), and the mean over the first k (mean). Compare samples "
+        "with held-out images, on which no model was trained: samples that are nearer at k = 1 are "
         "copies. At larger k they need not be, since smooth images are near to many."
     ),
     needs=("samples", "train"),

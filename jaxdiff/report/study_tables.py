@@ -149,11 +149,12 @@ def lpips_at_equal_kid(study: StudyResults) -> TableRows:
 @section(
     "smoothness",
     title="Is the energy of a deeper model smoother?",
-    caption="Each model against the shallowest model of the same data and seed, at the same noised "
-    "images. A log ratio below 0 means smoother; if its interval contains 0, no difference was "
-    "seen. n counts images; the intervals are over them, given these networks, and say nothing "
-    "about other seeds. What networks with random weights show too was not learned. The norms are "
-    "of M's symmetric part; the table Curvature has M's asymmetry.",
+    caption="Norms of the curvature of each model against those of the shallowest model of the "
+    "same data and seed, at the same noised images. A log ratio below 0 means smoother; if its "
+    "interval contains 0, no difference was seen. n counts images; the intervals are over them, "
+    "given these networks, and say nothing about other seeds. What networks with random weights "
+    "show too was not learned. The norms are of M's symmetric part; the table Curvature has M's "
+    "asymmetry.",
     topic="mechanism",
 )
 def smoothness_between_models(study: StudyResults) -> TableRows:
