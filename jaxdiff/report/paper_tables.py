@@ -71,7 +71,7 @@ def _table_2_rows(cells: Sequence[CellResult], mix: Mix) -> TableRows:
     title="Distance to the k-th nearest training image (the paper's Table 3)",
     caption="The distance (pixels) or similarity (features) of samples and held-out images to "
     "their k-th nearest training image, as means over images. No model was trained on the held-out "
-    "images: at k = 1, a model whose samples are nearer than these copies. At larger k this does "
+    "images: at k = 1, a model copies if its samples are nearer than these. At larger k this does "
     "not hold, since smooth images are near to many training images without being a copy of any. "
     "The interval is over images, or over seeds if there are several.",
     topic="memorization",
