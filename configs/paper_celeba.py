@@ -2,11 +2,10 @@
 
 The minority is Male with 41.68 %, and the rare group is blond men with 0.86 %.
 
-Hardware: an accelerator, days for each of the four seeds; or several accelerators that share the
-study by --shard. CelebA is needed in a form that experiments/dataset.py describes:
---config.data.dir=FOLDER. The study takes 150,000 of its 162,770 training images at the paper's
-proportions; the classifier of Male is trained on the validation images, and its errors are counted
-on test images.
+Hardware: an accelerator, for days for each of the four seeds, or several that share the study by
+--shard. CelebA is needed in a form that docs/data.md describes: --config.data.dir=FOLDER. The study
+takes 150,000 of its 162,770 training images at the paper's proportions. The classifier of Male is
+trained on the validation images, and its errors are counted on test images.
 Expect: the paper reports that the share of Male falls from 40.33 % at depth 2 to 28.85 % at
 depth 6.
 """

@@ -1,9 +1,9 @@
 """Figure 4 of the paper in full: depths 2 to 6 of Table A on 6s and 9s at four proportions.
 
-Hardware: one accelerator, hours. Full MNIST is needed, as its four idx files or mnist.pkl.gz:
+Hardware: one accelerator. Time: hours. Full MNIST is needed, as its four idx files or mnist.pkl.gz:
 --config.data.dir=FOLDER. Of 5,000 training images at 90-10, 4,500 show the same digit; with the
 5,000 embedded digits alone the run stops with an error that says how many images are available.
-The primary claim compares "6" with "2" over six seeds, three with either digit as the majority.
+The primary claim compares "6" with "2" over six seeds, three with each digit as the majority.
 Expect: the paper reports that the minority's share falls below its proportion as depth grows.
 """
 

@@ -3,8 +3,8 @@
 Hardware: 2 CPU cores. Time: 25 minutes on an Intel Xeon, a third of it compilation. Then
 python -m experiments.scaling --workdir runs/scaling_demo, in seconds.
 Expect: losses that fall with size and length, a law and parabolas through them, and numbers that
-are refused. It shows the machinery and no conclusions: 480 images are seen up to 27 times, losses
-are of 100 unseen images, there is one seed, and one learning rate for all sizes.
+are refused. It only shows how such a study works, and allows no conclusions: 480 images are seen up
+to 27 times, losses are of 100 unseen images, and all sizes have one seed and one learning rate.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,12 @@
 """Five widths of "2" and four lengths of training on CelebA at 32 px: a law in ten minutes.
 
 Hardware: one H100. Time: 5 minutes of training at 5e13 FLOP a second (1.4e16 FLOP) and as long for
-compilation, of which a second run finds most; computed and not measured. CelebA is needed in a form
-that experiments/dataset.py describes, --config.data.dir=FOLDER, and prepared once, in minutes.
+compilation, most of which a second run finds in its cache; computed and not measured. CelebA is
+needed in a form that docs/data.md describes, --config.data.dir=FOLDER, and is prepared once, in
+minutes.
 Expect: exponents with wide intervals, over 20 points of one seed and one learning rate; the best
-size at three or four budgets within a factor of 2. No image is seen more than three times, so that
-the law has no r.
+size at three or four budgets within a factor of 2. The longest run sees its images 3.4 times, so
+the law has its parameter r of repeated images.
 """
 
 from ml_collections import ConfigDict

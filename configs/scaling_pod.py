@@ -1,15 +1,15 @@
-"""What size, length and depth do to the loss on CelebA at 32 px, with three seeds.
+"""How size, length and depth change the loss on CelebA at 32 px, with three seeds.
 
 Hardware: a slice of v5e-16 (launch/tpu_vm.sh), whose chips share each batch. Time: about a day:
 2.6e19 FLOP are 11 hours at a fifth of the peak, narrow models wait for memory, and each of the 324
 cells is compiled; computed and not measured, so ask experiments.plan first. CelebA is needed in a
-form that experiments/dataset.py describes: --config.data.dir=FOLDER. Two more studies go with it:
+form that docs/data.md describes: --config.data.dir=FOLDER. Two more studies go with it:
 
-configs/scaling_pod.py:rates has the shortest length at half and twice the learning rate. Fitted
-together (--workdir runs/scaling_pod --workdir runs/scaling_pod_rates) the best one of each size is
-taken there; where it is not the study's, the study is to be made again with it.
-configs/scaling_pod.py:memorization has few training images and looks at samples along training.
-Its models learn images by heart, which no law of the loss describes: fit it alone, for the times.
+configs/scaling_pod.py:rates has the shortest length at half and twice the learning rate. If both
+are fitted together (--workdir runs/scaling_pod --workdir runs/scaling_pod_rates), the fit takes the
+best rate of each size there. If it is not the study's rate, run the study again with it.
+configs/scaling_pod.py:memorization has few training images, and measures samples along training.
+Its models memorize images, which no law of the loss describes: fit it alone, for the times.
 
 Expect: nothing is known of the outcome. Depths are compared at equal FLOP and not at equal
 parameters, of which "6" has 27 times as many as "2".

@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x with its mid-block bypassed, on the paper's prompts.
 
-The paper shows it in Figures 2B, 6 and C. Trained cells use the fractions, forms and window alone.
+The paper shows it in Figures 2B, 6 and C. Trained cells use only the settings whose help does not
+name Stable Diffusion.
 
 Hardware: a GPU or TPU with 16 GB (computed; never run on one). On a CPU every device holds the
 weights (3.4 GB), and --config.batch=1 uses a single device.

@@ -1,9 +1,9 @@
 """Does depth 6 draw fewer of the minority than depth 2? The study of docs/study_plan.md.
 
-Hardware: 2 CPU cores, about six hours; killed and begun again by the same command, it goes on.
+Hardware: 2 CPU cores. Time: about six hours; if it is killed, the same command resumes it.
 Full MNIST is needed, as its four idx files or mnist.pkl.gz: --config.data.dir=FOLDER.
-configs/study.py:pilot-NAME is the pilot of one of VARIANTS, about an hour, of which the quality
-gate alone is read; it has chosen how the networks of the study are parametrized.
+configs/study.py:pilot-NAME is the pilot of one of VARIANTS, about an hour. Only its quality gate is
+read; it has chosen how the networks of the study are parametrized.
 Expect: docs/study_plan.md has the power of the claims; nothing is known of their outcome.
 """
 

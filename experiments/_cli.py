@@ -87,13 +87,13 @@ def define_config(help: str, settings_class: type | None = None) -> None:
 
 def define_workdir(example: str) -> None:
     """The flag --workdir, which has to be given."""
-    flags.DEFINE_string("workdir", None, f"Folder of everything that is written, as {example}.")
+    flags.DEFINE_string("workdir", None, f"Output folder, such as {example}.")
 
 
 def define_data() -> None:
     """The flags that say where data are."""
     flags.DEFINE_string("data_dir", None, "Folder of the published data.")
-    flags.DEFINE_string("cache", None, "Folder of prepared datasets; default under the workdir.")
+    flags.DEFINE_string("cache", None, "Folder of prepared datasets; by default under the workdir.")
 
 
 def define_redo() -> None:
@@ -118,8 +118,8 @@ def define_distributed() -> None:
     flags.DEFINE_bool(
         "distributed",
         False,
-        "One of several processes that run the same command on one cell at a time; JAX finds the "
-        "others by SLURM, Kubernetes, Cloud TPU or Open MPI, or by the three flags that follow.",
+        "One of several processes that run the same command together; JAX finds the others by "
+        "SLURM, Kubernetes, Cloud TPU or Open MPI, or by the three flags that follow.",
     )
     flags.DEFINE_string("coordinator", "", "HOST:PORT of the process with --process_id=0.")
     flags.DEFINE_integer("processes", 0, "Number of processes.", lower_bound=0)

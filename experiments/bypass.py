@@ -1,4 +1,4 @@
-"""The mid-block bypassed by 0 to 100 %: more variance, or more realistic images?
+"""Bypass 0 to 100 % of the mid-block: more variance, or more realistic images?
 
   python -m experiments.bypass --model runs/quickstart/cells/4-80_20-n300-s0 --workdir runs/bypass
   python -m experiments.bypass --model stable-diffusion-v1-5 --prompts "a woman,a girl" \\
@@ -6,11 +6,11 @@
   python -m experiments.bypass --model stable-diffusion-v1-5 --config configs/sd_bypass.py \\
     --config.guidance=5 --workdir runs/sd
 
-Trained cells (several seeds of one model give intervals over them): quality gate, KID, nearest
-training image, memorized fraction, effective k, minority share and LPIPS against the fraction.
-Folders of Stable Diffusion 1.x: how alike images of different prompts, and of different seeds,
-become, with guidance from strong to none as the control. Writes bypass.json, tables/*.csv and
-figures/*.svg; the same command again resumes, and --redo NAME makes a point again.
+For trained cells it measures quality gate, KID, nearest training image, memorized fraction,
+effective k, minority share and LPIPS at each fraction; several seeds of one model give intervals.
+For Stable Diffusion 1.x it measures how alike images of different prompts, and of different seeds,
+become; the control is guidance from strong to none. Writes bypass.json, tables/*.csv and
+figures/*.svg. The same command again resumes; --redo NAME makes a point again.
 """
 
 import functools
@@ -52,7 +52,7 @@ flags.DEFINE_multi_string(
     "repeated.",
 )
 flags.DEFINE_list(
-    "prompts", [], "What Stable Diffusion draws, with commas between; in place of the config's."
+    "prompts", [], "Prompts of Stable Diffusion, with commas between; in place of the config's."
 )
 _cli.define_workdir("runs/bypass")
 _cli.define_data()

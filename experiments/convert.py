@@ -7,7 +7,7 @@
 
 The form of --model decides. A diffusers folder gets a model card, README.md, with the settings and
 the measures of the cell; --push uploads it all to the Hugging Face hub, with the token of
-`hf auth login` or HF_TOKEN. diffusers opens the first result with DDPMPipeline.from_pretrained, or
+`hf auth login` or HF_TOKEN. diffusers opens this folder with DDPMPipeline.from_pretrained, or
 UNet2DModel.from_pretrained(..., subfolder="unet"). A cell that samples by DDIM derives eps again
 from the clipped image: DDIMPipeline does so when it is called with use_clipped_model_output=True.
 """
@@ -28,9 +28,9 @@ from jaxdiff.report import model_card
 
 flags.DEFINE_string("model", None, _cli.MODEL_HELP)
 flags.DEFINE_integer("step", None, "Checkpoint of a cell; by default its last one.", lower_bound=0)
-flags.DEFINE_string("out", None, "A new folder.")
+flags.DEFINE_string("out", None, "Folder to write, which must not exist.")
 flags.DEFINE_string(
-    "push", None, "OWNER/NAME of the hub's repository that the diffusers folder is uploaded to."
+    "push", None, "Repository of the hub, OWNER/NAME, that the diffusers folder is uploaded to."
 )
 flags.DEFINE_string("license", "unknown", "License of the model card, by its id at the hub.")
 _cli.define_plugins()

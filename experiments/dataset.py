@@ -1,10 +1,10 @@
-"""Prepare a dataset, count it, and draw some of it.
+"""Prepare a dataset, count its images, and draw some of them.
 
   python -m experiments.dataset --name colored_digits --show --out grid.png
   python -m experiments.dataset --name celeba --data_dir ~/CelebA --attribute Male --show
   python -m experiments.dataset --name folder:my_images --show
 
-A study prepares what it needs by itself; with --config.data.cache=CACHE it takes what was prepared
+A study prepares the data that it needs; with --config.data.cache=CACHE it uses what was prepared
 here.
 """
 
@@ -42,18 +42,20 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("cache", "runs/data", "Folder that the prepared dataset is written to.")
 flags.DEFINE_string(
-    "attribute", "", "The attribute whose no and yes are the classes, as Male of celeba."
+    "attribute", "", "The attribute whose no and yes are the classes, such as Male of celeba."
 )
 flags.DEFINE_string(
-    "group", "", "The attribute that splits each class into two groups, as Blond_Hair of celeba."
+    "group",
+    "",
+    "The attribute that splits each class into two groups, such as Blond_Hair of celeba.",
 )
 flags.DEFINE_integer(
     "size", None, "Pixels on a side; by default 32 for digits and 64 for most others.", 1, MAX_SIZE
 )
-flags.DEFINE_integer("channels", 0, "1 gray, 3 RGB; 0 takes the dataset's own.")
+flags.DEFINE_integer("channels", 0, "1 for gray, 3 for RGB; 0 takes the dataset's default.")
 flags.DEFINE_bool("show", False, "Print counts and proportions, and draw a random grid.")
-flags.DEFINE_string("out", "grid.png", "The picture of --show.")
-flags.DEFINE_integer("seed", 0, "Which images the picture shows.")
+flags.DEFINE_string("out", "grid.png", "PNG file that --show draws.")
+flags.DEFINE_integer("seed", 0, "Seed that chooses the images of --show.")
 FLAGS = flags.FLAGS
 
 

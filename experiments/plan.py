@@ -1,13 +1,13 @@
-"""What a study takes on hardware that one does not have: memory, time, money, largest batch.
+"""Estimate what a study needs on hardware that is not here: memory, time, cost, largest batch.
 
   python -m experiments.plan --config configs/paper_mnist.py --topology v5e:4x4 --price 1.2
   python -m experiments.plan --config configs/paper_mnist.py --topology h100:8
   python -m experiments.plan --config configs/quickstart.py --topology local
 
-Each model's train step and sampling step are compiled for slices of TPUs by libtpu (pip install
-'jaxdiff[plan]'), for machines with GPUs by JAX's CUDA plug-in (pip install 'jaxdiff[compiled]'),
-neither of which needs to be here, or for the devices here. No data are needed. Times are those of
-a roofline, the least that the chip allows; docs/scaling.md says what is counted and how.
+Each model's train step and sampling step are compiled: for a TPU slice by libtpu (pip install
+'jaxdiff[plan]'), for a GPU machine by JAX's CUDA plug-in (pip install 'jaxdiff[compiled]'), or for
+the devices here. Neither that hardware nor data are needed. Times are those of a roofline, the
+least that the chip allows; docs/scaling.md says what is counted and how.
 """
 
 import os
@@ -41,14 +41,16 @@ _cli.define_config("The study, a file of configs/; --config.KEY=VALUE changes on
 flags.DEFINE_string(
     "topology",
     "local",
-    "A slice of TPUs: v4:2x2x2, v5e:4x4, v5p:2x2x1, v6e:8x8, tpu7x:2x2x1; a machine with GPUs: "
-    "h100:8, h200:8; local.",
+    "A TPU slice: v4:2x2x2, v5e:4x4, v5p:2x2x1, v6e:8x8, tpu7x:2x2x1; a GPU machine: h100:8, "
+    "h200:8; or local, the devices here.",
 )
 flags.DEFINE_integer(
-    "slices", 1, "Number of these slices or machines, joined by the network.", lower_bound=1
+    "slices", 1, "Number of such slices or machines, joined by a network.", lower_bound=1
 )
-flags.DEFINE_float("price", None, "Of one chip for an hour, in any currency.", lower_bound=0.0)
-flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, as '6-*'.")
+flags.DEFINE_float(
+    "price", None, "Price of one chip for an hour, in any currency.", lower_bound=0.0
+)
+flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, such as '6-*'.")
 flags.DEFINE_bool("largest", False, "Look for the largest batch that fits, which takes longer.")
 flags.DEFINE_string("out", None, "Also write the table as a CSV file, one row per model.")
 FLAGS = flags.FLAGS

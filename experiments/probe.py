@@ -1,4 +1,4 @@
-"""The Hessian-smoothness probe: the curvature of trained models' energy, and Theorem 1's verdicts.
+"""The Hessian-smoothness probe: curvature of trained models' energy, and tests of Theorem 1.
 
   python -m experiments.probe --model runs/quickstart/cells/2-80_20-n300-s0 \\
     --model runs/quickstart/cells/4-80_20-n300-s0 --workdir runs/probe
@@ -6,10 +6,10 @@
     --noise 0.3 --workdir runs/probe
   python -m experiments.probe --model a_cell --readings hessian,maps --workdir runs/short
 
-All models are probed at the same noised images, and beside them the same networks with random
-weights; docs/probe.md says what each reading is. The images are those of the first cell's data:
-held-out ones are probed, the training images are the memory. A U-Net with classes is probed with
-class 0. Writes probe.json, tables/*.csv and figures/*.svg; the same command again resumes.
+All models are probed at the same noised images, and so are the same networks with random weights;
+docs/probe.md says what each reading is. By default the images are those of the first cell's data:
+unseen images are probed, and the training images are the memory. A U-Net with classes is probed
+with class 0. Writes probe.json, tables/*.csv and figures/*.svg. The same command again resumes.
 """
 
 import dataclasses
@@ -66,16 +66,20 @@ flags.DEFINE_string(
     f"The images: a folder, an .npz, or one of {DATASET_NAMES_HELP}; by default the cell's data.",
 )
 flags.DEFINE_list(
-    "classes", [], "The two classes of a dataset by name that are probed, as 6,9; by default all."
+    "classes",
+    [],
+    "For a dataset by name: the two classes that are probed, such as 6,9; by default all.",
 )
 flags.DEFINE_integer("num", 16, "Number of images that are probed.", lower_bound=1)
 flags.DEFINE_integer(
     "memory", MEMORY, "Largest number of images in the memory; fewer take less RAM.", lower_bound=2
 )
 flags.DEFINE_list(
-    "levels", [], "0 (pixels) to n (bottleneck) and n + 1 (mid-block's output); by default all."
+    "levels",
+    [],
+    "0 (pixels) to n (bottleneck), n + 1 (mid-block's output); by default all.",
 )
-flags.DEFINE_list("noise", [f"{x:g}" for x in DEFAULTS.noise], "Noise levels, as shares of T.")
+flags.DEFINE_list("noise", [f"{x:g}" for x in DEFAULTS.noise], "Noise levels, as fractions of T.")
 flags.DEFINE_list(
     "readings", list(DEFAULTS.readings), f"What is measured, of {', '.join(READINGS)}."
 )
@@ -84,8 +88,12 @@ flags.DEFINE_list(
     [str(rank) for rank in DEFAULTS.ranks],
     "Ranks of the pull-back; those that some level is too small for are left out.",
 )
-flags.DEFINE_integer("steps", DEFAULTS.steps, "Products of Lanczos' method.", lower_bound=2)
-flags.DEFINE_integer("probes", DEFAULTS.probes, "Vectors of Hutchinson's estimator.", lower_bound=2)
+flags.DEFINE_integer(
+    "steps", DEFAULTS.steps, "Matrix-vector products of the Lanczos method.", lower_bound=2
+)
+flags.DEFINE_integer(
+    "probes", DEFAULTS.probes, "Random vectors of Hutchinson's estimator.", lower_bound=2
+)
 flags.DEFINE_integer(
     "dense",
     DEFAULTS.dense,
@@ -95,13 +103,13 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "decoder_steps",
     DEFAULTS.decoder_steps,
-    "Products of Lanczos' method with each Hessian of the decoder.",
+    "Lanczos products with each Hessian of the decoder.",
     lower_bound=2,
 )
 flags.DEFINE_float(
     "c",
     DEFAULTS.c,
-    "The memory's scaled tau, in median squared distances to the nearest neighbor.",
+    "The memory's scaled tau, in units of the median squared nearest-neighbor distance.",
     lower_bound=0.0,
 )
 flags.DEFINE_bool("random", True, "Probe the same network with random weights too.")

@@ -1,4 +1,4 @@
-"""Draw a study's report again, from its results alone: no model, no JAX.
+"""Draw a study's report again from its results; this needs no model and no JAX.
 
 python -m experiments.report --workdir runs/quickstart
 python -m experiments.report --workdir runs/mine        # of experiments.evaluate
@@ -11,7 +11,7 @@ from etils import epath
 from experiments import _cli
 from jaxdiff import report
 
-flags.DEFINE_string("workdir", None, "Folder of a study or an evaluation, as runs/quickstart.")
+flags.DEFINE_string("workdir", None, "Folder of a study or an evaluation, such as runs/quickstart.")
 FLAGS = flags.FLAGS
 
 

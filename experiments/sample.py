@@ -6,7 +6,7 @@
 
 The seed names a noise bank: sample i of a seed is the same image for any --num. The sampler is the
 cell's own, or the one that a diffusers folder's scheduler_config.json describes (DDPM: all steps).
---invert finds the noise from which DDIM samples the images, and samples them again from it: the
+--invert finds the noise from which DDIM draws given images, and samples from this noise again: the
 output holds the images that come back (arr_0) and the noise (x_T), and the difference is printed.
 """
 
@@ -33,30 +33,28 @@ from jaxdiff.sampling import Sampler
 
 flags.DEFINE_string("model", None, _cli.MODEL_HELP)
 flags.DEFINE_integer("step", None, "Checkpoint of a cell; by default its last one.", lower_bound=0)
-flags.DEFINE_integer("num", 64, "How many samples.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "The noise bank.", lower_bound=0)
+flags.DEFINE_integer("num", 64, "Number of samples.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Seed of the noise bank.", lower_bound=0)
 flags.DEFINE_string(
     "out",
     "samples.npz",
-    "Where the samples go, as NAME.npz; the grid goes to NAME.png.",
+    "File of the samples, NAME.npz; the grid goes to NAME.png.",
 )
 flags.DEFINE_integer(
     "batch", 0, "Samples computed at once; 0 takes the model's own number.", lower_bound=0
 )
 flags.DEFINE_string(
-    "method", None, f"Another sampler than the model's own: {', '.join(sorted(SAMPLERS))}."
+    "method", None, f"A sampler other than the model's own: {', '.join(sorted(SAMPLERS))}."
 )
 flags.DEFINE_enum(
     "dtype",
     None,
     COMPUTE_DTYPES,
-    "Type of the network's activations and products; by default the cell's own, else float32. "
+    "Data type of the network's activations and products; by default the cell's own, else float32. "
     "--invert takes float32.",
 )
 flags.DEFINE_integer("steps", 0, "Sampling steps; 0 takes the model's own number.", lower_bound=0)
-flags.DEFINE_string(
-    "invert", None, "A folder of images or an .npz: invert these in place of sampling."
-)
+flags.DEFINE_string("invert", None, "A folder of images or an .npz to invert, instead of sampling.")
 flags.DEFINE_integer(
     "iterations",
     5,
@@ -64,7 +62,10 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 flags.DEFINE_integer(
-    "label", None, "The class, of a U-Net with classes; by default each in turn.", lower_bound=0
+    "label",
+    None,
+    "The class to draw, if the U-Net has classes; by default each in turn.",
+    lower_bound=0,
 )
 _cli.define_plugins()
 _cli.define_distributed()

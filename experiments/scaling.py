@@ -1,14 +1,14 @@
-"""Fit scaling laws to the held-out losses of finished studies: no model, no JAX.
+"""Fit scaling laws to the held-out losses of finished studies; this needs no model and no JAX.
 
   python -m experiments.scaling --workdir runs/scaling_demo
   python -m experiments.scaling --workdir gs://bucket/runs/scaling_pod --out runs/law
   python -m experiments.scaling --workdir runs/widths --workdir runs/lengths --out runs/law
 
-The studies are made with config.measures.held_out and several widths and lengths of training
-(config.axes); configs/scaling_demo.py is a small one. Writes scaling.json, tables/*.csv,
-figures/*.svg and scaling.html: the law of the loss in size and images, its prediction of the
-largest size and the longest runs, the best size at given compute, the time until memorization, and
-amplification at equal loss. What the points do not determine is refused, with the reason.
+The studies need config.measures.held_out and several widths and lengths of training (config.axes);
+configs/scaling_demo.py is a small example. Writes scaling.json, tables/*.csv, figures/*.svg and
+scaling.html: the law of the loss in size and images, its prediction of the largest size and the
+longest runs, the best size at given compute, the time until memorization, and amplification at
+equal loss. What the points do not determine is refused, with the reason.
 """
 
 from absl import flags
@@ -21,9 +21,9 @@ from jaxdiff.scaling.cells import read_scaling_cells
 from jaxdiff.scaling.fits import ScalingFits, fit_study
 
 flags.DEFINE_multi_string(
-    "workdir", None, "Folder of a finished study, as runs/scaling_demo; may be repeated."
+    "workdir", None, "Folder of a finished study, such as runs/scaling_demo; may be repeated."
 )
-flags.DEFINE_string("out", None, "Folder of what is written; by default scaling in the first.")
+flags.DEFINE_string("out", None, "Output folder; by default scaling/ in the first --workdir.")
 FLAGS = flags.FLAGS
 
 

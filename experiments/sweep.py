@@ -6,8 +6,8 @@
   python -m experiments.sweep --config configs/paper_mnist.py --dry_run
 
 The same command again resumes; --redo NAME makes a stage or a measure again. Several processes or
-machines may run it at once on one workdir: each takes a cell that no other one works on, and the
-cell of one that died; the tasks of a SLURM array begin at different cells. --shard 1/4, 2/4, ...
+machines may run it at once on one workdir: each takes a cell that no other one works on, or the
+cell of one that died. The tasks of a SLURM array begin at different cells. --shard 1/4, 2/4, ...
 divides the cells beforehand, for machines that share no disk.
 """
 
@@ -45,11 +45,15 @@ from jaxdiff.study.preflight import check_study
 from jaxdiff.study.rules import tracker_names
 
 _cli.define_config("The study, a file of configs/; --config.KEY=VALUE changes one setting.")
-flags.DEFINE_string("workdir", None, "Folder of everything that is written; default runs/NAME.")
-flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, as '2-*-s0'.")
+flags.DEFINE_string("workdir", None, "Output folder; by default runs/NAME.")
+flags.DEFINE_string("cells", "*", "Only the cells whose name matches this glob, such as '2-*-s0'.")
 flags.DEFINE_string("shard", "1/1", "i/n: only every n-th cell, from the i-th on.")
-flags.DEFINE_bool("dry_run", False, "Print cells, sizes, time and disk; refuse what a run would.")
-flags.DEFINE_bool("profile", False, "Record a few train steps of the first cell.")
+flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Print cells, sizes, time and disk, and make the checks of a run.",
+)
+flags.DEFINE_bool("profile", False, "Profile a few train steps of the first cell.")
 _cli.define_redo()
 _cli.define_distributed()
 FLAGS = flags.FLAGS

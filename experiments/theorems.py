@@ -5,9 +5,9 @@
   python -m experiments.theorems --workdir runs/mine --source folder:my_images --classes 0,1
 
 Takes minutes on a laptop. Writes theorems.json, tables/*.csv and figures/*.svg: the laboratory of
-Theorem 1 (premise and conclusion of cases in closed form), Figure 3 in the paper's form with its
-closed form beside it, the minority's share against how smooth the retrieval is, and how the
-minima of the free energy merge. The same command again resumes.
+Theorem 1 (premise and conclusion in cases with a closed form), the paper's Figure 3 beside its
+closed form, the minority's share against the smoothness of the retrieval, and how the minima of
+the free energy merge. The same command again resumes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,8 +36,8 @@ flags.DEFINE_string("source", "digits", f"The images that are retrieved: {DATASE
 flags.DEFINE_list("classes", ["6", "9"], "The two classes.")
 flags.DEFINE_integer("n", 200, "Images in each memory.", lower_bound=10)
 flags.DEFINE_integer("size", 16, "Pixels on a side.", lower_bound=4, upper_bound=MAX_SIZE)
-flags.DEFINE_integer("samples", 1000, "Samples behind each share.", lower_bound=10)
-flags.DEFINE_integer("grids", 2000, "Simulated grids behind each share of Figure 3.", lower_bound=2)
+flags.DEFINE_integer("samples", 1000, "Samples for each share.", lower_bound=10)
+flags.DEFINE_integer("grids", 2000, "Simulated grids for each share of Figure 3.", lower_bound=2)
 flags.DEFINE_integer("seed", 0, "Random seed.", lower_bound=0)
 FLAGS = flags.FLAGS
 

@@ -33,8 +33,8 @@ class DataSettings:
     )
     classes: tuple[int, ...] = setting(
         (6, 9),
-        "the two classes by their numbers, from 0 in the dataset's order (a folder's subfolders by "
-        "name), the first the majority at even seeds",
+        "the two classes by number, from 0 in the dataset's order (a folder's subfolders by name); "
+        "the first is the majority at even seeds",
         min=0,
     )
     proportions: tuple[Any, ...] = setting(
@@ -46,12 +46,16 @@ class DataSettings:
     others: tuple[int, ...] = setting((), "further classes of the training data", min=0)
     others_share: float = setting(
         0.0,
-        "what they have of the training images, the same each; the two classes share the rest",
+        "share of the training images that the further classes have together, in equal parts; the "
+        "two classes share the rest",
         min=0,
         max=1,
     )
     n: tuple[int, ...] = setting(
-        (300,), "training images of a model, equal at every proportion", min=1, nonempty=True
+        (300,),
+        "training images of a model, the same number at every proportion",
+        min=1,
+        nonempty=True,
     )
     size: int = setting(16, "height and width of the images in pixels", min=1, max=MAX_SIZE)
     channels: int = setting(
@@ -83,17 +87,17 @@ class TrainSettings:
     init: str = setting(
         "",
         "start from the weights of a cell, a diffusers folder or a repository id of the hub; a "
-        "model's row may be 'init'",
+        "model with the row 'init' takes its U-Net from there",
     )
     steps: int = setting(1000, "optimizer steps", min=1)
-    batch: int = setting(32, "images a step, over all devices", min=1)
+    batch: int = setting(32, "images per step, over all devices", min=1)
     accumulate: int = setting(
         1, "parts of a batch that are processed in turn to save memory", min=1
     )
     flip: bool = setting(False, "mirror half of the images at random (not for digits)")
     dtype: str = setting(
         "float32",
-        "type of activations and products; weights and sums stay float32",
+        "data type of activations and products; weights and sums stay float32",
         choices=COMPUTE_DTYPES,
     )
     remat: bool = setting(False, "recompute activations in the backward pass to save memory")
@@ -106,23 +110,30 @@ class TrainSettings:
     learning_rate: float = setting(2e-3, "peak learning rate", min=0)
     schedule: str = setting(
         "cosine",
-        "decay of the learning rate after the warm-up; wsd keeps it until the cooldown, so that "
-        "runs of several lengths share their first steps",
+        "decay of the learning rate after the warm-up; wsd keeps the rate until the cooldown, so "
+        "that runs of several lengths share their first steps",
         choices=lambda: tuple(optimizers.SCHEDULES),
     )
-    warmup: float = setting(0.05, "fraction of the steps with a rising rate", min=0, max=1)
-    warmup_steps: int = setting(0, "steps with a rising rate, in place of the fraction", min=0)
+    warmup: float = setting(0.05, "fraction of the steps with a rising learning rate", min=0, max=1)
+    warmup_steps: int = setting(
+        0, "steps with a rising learning rate, in place of the fraction", min=0
+    )
     cooldown: float = setting(
-        0.2, "fraction of the steps in which the rate of wsd falls to 0", above=0, max=1
+        0.2, "fraction of the steps in which the learning rate of wsd falls to 0", above=0, max=1
     )
     weight_decay: float = setting(0.01, "decoupled weight decay", min=0)
     clip: float = setting(1.0, "largest global norm of the gradient", min=0)
     ema: float = setting(
-        0.999, "decay of the moving average of the weights, which is sampled", min=0, max=1
+        0.999,
+        "decay of the moving average of the weights; samples are drawn with the average",
+        min=0,
+        max=1,
     )
     checkpoint_every: int = setting(500, "steps between checkpoints", min=1)
-    keep_last: int = setting(2, "number of newest checkpoints that are kept", min=1)
-    keep_every: int = setting(0, "also keep checkpoints at multiples of these steps", min=0)
+    keep_last: int = setting(2, "number of the newest checkpoints to keep", min=1)
+    keep_every: int = setting(
+        0, "also keep checkpoints at multiples of this number of steps", min=0
+    )
     keep_log_spaced: bool = setting(
         False, "also keep those at 1, 2, 4, 8, ... times checkpoint_every"
     )
@@ -164,8 +175,8 @@ class SampleSettings:
     batch: int = setting(64, "samples computed at once", min=1)
     dtype: str = setting(
         "float32",
-        "type of the network's activations and products; the sampler's sums stay float32, and so "
-        "does what is measured of the network",
+        "data type of the network's activations and products; the sampler's sums and all measures "
+        "of the network stay float32",
         choices=COMPUTE_DTYPES,
     )
 
@@ -202,7 +213,7 @@ class MeasureSettings:
     checkpoints: int = setting(64, "samples at each earlier checkpoint; 0 draws none", min=0)
     held_out: int = setting(
         0,
-        "unseen images of the loss over the whole schedule, which experiments.scaling fits; 0 "
+        "unseen images for the loss over the whole schedule, which experiments.scaling fits; 0 "
         "leaves it out",
         min=0,
     )
@@ -234,8 +245,8 @@ class ParallelSettings:
 
     cells: int = setting(
         0,
-        "cells of one model that train and are sampled at once, one device per cell; 1 trains each "
-        "on all devices; 0 takes as many as there are devices, where the study has them",
+        "cells of one model that are trained and sampled at once, one device per cell; 1 trains "
+        "each cell on all devices; 0 takes as many as there are devices, if the study has so many",
         min=0,
     )
 
@@ -268,13 +279,13 @@ class StudySettings:
     )
     track: tuple[str, ...] = setting(
         (),
-        "where curves, samples and results are shown too: tensorboard, wandb, trackio, or a "
+        "where curves, samples and results are also sent: tensorboard, wandb, trackio, or a "
         "plugin's; metrics.jsonl is always written",
     )
     seeds: tuple[int, ...] = setting(
         (0,),
-        "one trained model a seed, and the plan of the claims once a study has begun; even seeds "
-        "give the majority to the first class",
+        "one trained model per seed; when a study begins they become the plan of its claims; even "
+        "seeds give the majority to the first class",
         min=0,
         nonempty=True,
     )
@@ -286,20 +297,23 @@ class StudySettings:
         nonempty=True,
     )
     model_seeds: dict[str, Any] = setting(
-        {}, "name -> the seeds of a model that is trained on fewer of them, such as a control"
+        {}, "name -> the seeds of a model that is trained on only some of them, such as a control"
     )
     primary: tuple[str, ...] = setting(
         (),
-        "the shallow and the deep model of the primary claim; by default the bare rows' ends "
-        "where these differ in depth",
+        "the shallow and the deep model of the primary claim; by default the shallowest and the "
+        "deepest unchanged row of TABLE_A, if they differ in depth",
     )
     secondary: tuple[Any, ...] = setting(
         (),
-        "secondary claims: pairs of models that are compared as the primary ones are, as "
-        "(('2', '2-large'),), and names among equal_loss, training_time and lpips",
+        "secondary claims: pairs of models that are compared like the primary ones, such as (('2', "
+        "'2-large'),), and names among equal_loss, training_time and lpips",
     )
     look: int = setting(
-        0, "half of the seeds: the primary claim is also judged after these; 0 takes no look", min=0
+        0,
+        "half of the number of seeds, after which the primary claim is also judged; 0 takes no "
+        "look",
+        min=0,
     )
     axes: AxesSettings = dataclasses.field(default_factory=AxesSettings)
     data: DataSettings = dataclasses.field(default_factory=DataSettings)

@@ -126,7 +126,7 @@ class PlannedClaims:
         return self._claim_above_zero(
             "training moves the minority's share further than depth does",
             "size of the logit share's change over the last three quarters of training, mean of "
-            f"models {shallow} and {deep}, less the size of its change from {shallow} to {deep}",
+            f"models {shallow} and {deep}, minus the size of its change from {shallow} to {deep}",
             models,
             dataclasses.replace(values, of_seeds=differences.tolist()),
             arms,
@@ -261,7 +261,7 @@ class PlannedClaims:
         return Claim(
             f"model {model} draws fewer of the minority than it was shown",
             _format_data(data),
-            "logit, generated less trained, every ambiguous sample counted for the minority",
+            "logit, generated minus trained, every ambiguous sample counted for the minority",
             upper,
             rule,
             len(seeds),

@@ -28,7 +28,10 @@ class BypassSettings:
         nonempty=True,
     )
     window: tuple[float, float] = setting(
-        (0.0, 1.0), "part of the denoising, from 0 (noise) to 1 (image)", min=0, max=1
+        (0.0, 1.0),
+        "part of the denoising in which the block is bypassed, from 0 (noise) to 1 (image)",
+        min=0,
+        max=1,
     )
     ramp: float = setting(
         0.0, "part of the denoising over which the fraction rises and falls again", min=0
@@ -37,22 +40,27 @@ class BypassSettings:
     queries: int = setting(
         64, "cells: samples at which the effective k is fitted; 0 leaves it out", min=0
     )
-    noise: float = setting(0.3, "cells: noise level of that fit, as a share of all", min=0, max=1)
+    noise: float = setting(
+        0.3, "cells: noise level of that fit, as a fraction of all timesteps", min=0, max=1
+    )
     prompts: tuple[str, ...] = setting(
         ("a woman", "a girl", "an actress", "an actor", "a queen"),
-        "Stable Diffusion: prompts that are drawn side by side",
+        "Stable Diffusion: prompts whose images are compared",
         nonempty=True,
     )
     negative: str = setting("", "Stable Diffusion: negative prompt")
     seeds: tuple[int, ...] = setting(
-        (0, 1, 2, 3), "Stable Diffusion: each gives one noise to all prompts", min=0, nonempty=True
+        (0, 1, 2, 3),
+        "Stable Diffusion: each seed gives the same noise to all prompts",
+        min=0,
+        nonempty=True,
     )
     guidance: float = setting(
         7.5, "Stable Diffusion: scale of classifier-free guidance; 1 is none", min=0
     )
     guidances: tuple[float, ...] = setting(
         (5.0, 3.0, 2.0, 1.0),
-        "Stable Diffusion: other scales without bypassing, as the control",
+        "Stable Diffusion: other scales, with nothing bypassed, as the control",
         min=0,
     )
     steps: int = setting(50, "Stable Diffusion: steps of the folder's own sampler", min=1)

@@ -60,9 +60,10 @@ def amplification_scales(share: Estimate, trained: float) -> list[Estimate]:
     "amplification",
     title="Amplification on three scales",
     caption=(
-        "Values above 0 (absolute) or above 1 (odds_ratio, and the exponent S of Theorem 2) mean "
-        "that the majority grew. Which model amplifies most can depend on the scale. They are of "
-        "the form of the share that config.measures.share names."
+        "The minority's generated share against its trained share, on three scales. The majority "
+        "grew if a value is above 0 (absolute) or above 1 (odds_ratio, and exponent, which is the "
+        "S of Theorem 2). Which model amplifies most can depend on the scale. The share is in the "
+        "form that config.measures.share names."
     ),
     needs=("share", "roles"),
     topic="shares",

@@ -106,10 +106,11 @@ def loss_gap(
     "checkpoints",
     title="Along training",
     caption=(
-        "Look for the checkpoint at which eps_gap, the loss of unseen images less that of "
-        "training images at the same noise levels, rises above 0: that is memorization. Memorized, "
-        "gate and shares of early checkpoints are of a few samples each, and so is kid, against "
-        "the unseen images, at all of them."
+        "Losses and KID at every kept checkpoint; for all but the last also memorized samples, "
+        "gate and shares. Look for the checkpoint at which eps_gap, the loss of unseen images "
+        "minus that of training images at the same noise levels, rises above 0: that is "
+        "memorization. The samples of early checkpoints are few, and kid compares equally few with "
+        "the unseen images at every checkpoint."
     ),
     needs=("checkpoints", "sampler", "samples", "matched", "train", "roles", "predict", "seed"),
     settings=("checkpoints", "share", "spaces", "inception"),

@@ -23,10 +23,11 @@ OPTIONS = ProbeOptions(
     "curvature",
     title="Curvature",
     caption=(
-        "The Hessian H of the energy and M = I - H / 2 at the pixels, at a few noised images: "
-        "the median and the 10 and 90 % quantiles, beside the same network with random weights. "
-        "A network's M need not be symmetric, as an energy's would be: the rows asymmetry give "
-        "|M - M^T| / |M + M^T|, 0 for a gradient, and all other rows are of the symmetric part."
+        "The Hessian H of the energy and M = I - H / 2 at the pixels, for a few noised images. "
+        "Each value is the median over images, with the 10 and 90 % quantiles; compare it with "
+        "that of the same network with random weights. For an energy M would be symmetric, but the "
+        "M of a network need not be: the rows asymmetry give |M - M^T| / |M + M^T|, which is 0 for "
+        "a gradient, and all other rows are of the symmetric part."
     ),
     needs=("leveled_sampler", "train", "roles", "unseen"),
     settings=("probe",),

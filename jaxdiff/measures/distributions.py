@@ -245,9 +245,10 @@ def feature_spaces(spaces: Sequence[str]) -> list[str]:
     "fidelity",
     title="Samples as a distribution",
     caption=(
-        "PRDC, FID and KID against as many training and unseen images. Read them beside "
+        "Precision, recall, density, coverage, FID and KID against training images and as many "
+        "unseen images. Smaller is better for FID and KID, larger for the others. Read them beside "
         "memorization, since copies of the training images do best by most of them. FID is "
-        "comparable at equal n alone; KID is unbiased."
+        "comparable only at equal n; KID is unbiased."
     ),
     needs=("samples", "train"),
     optional=("matched",),

@@ -181,13 +181,15 @@ def explain_undefined(fit: SoftKnnFit, gaussian_r2: float, difference: Estimate 
     "effective_k",
     title="Effective k",
     caption=(
-        "k_eff is the number of training images that the soft k-NN denoiser most like the model "
-        "attends to. Its interval and that of rho carry the uncertainty of the fit. Both are "
-        "defined only where that denoiser has R^2 >= 0.5, explains the model better than a "
-        "Gaussian, and r2_difference, the R^2 of as many training images as unseen ones less "
-        "that of the unseen ones, has an interval above 0: otherwise nothing is recalled, and the "
-        "label why gives the reason. The interval is from the SD over 20 random halves of both "
-        "sets (delete-half jackknife); halves is the mean R^2 of these."
+        "k_eff is the number of training images that the soft k-NN denoiser most similar to the "
+        "model attends to. Its interval and that of rho include the uncertainty of the fit. Both "
+        "are defined only if this denoiser has R^2 >= 0.5 and a rho inside the grid, explains the "
+        "model better than a Gaussian does, and explains it better with training images than with "
+        "as many unseen ones: the interval of r2_difference, the difference of these two R^2, must "
+        "be above 0. Otherwise the label why gives the reason; if the Gaussian or unseen images do "
+        "as well, the model recalls nothing. The interval of r2_difference uses the SD over 20 "
+        "random halves of both sets (delete-half jackknife); halves is the mean R^2 of these "
+        "halves."
     ),
     needs=("sampler", "train", "matched", "unseen"),
     settings=("queries",),

@@ -96,9 +96,10 @@ def summarize_losses(
     "held_out_loss",
     title="Held-out loss over the schedule",
     caption=(
-        "The eps loss of unseen images at timesteps of the whole schedule, and in four bands of "
-        "it by their middle t; smaller is better. Images, steps and noise are the same for all "
-        "models of the same mix. x0_loss is the error of the clean image, most of it at high noise."
+        "The eps loss of unseen images over the whole schedule, and in four bands of it, named by "
+        "their middle t. Smaller is better. Images, timesteps and noise are the same for all "
+        "models of the same mix. The rows x0_loss give the error of the predicted clean image, "
+        "most of it at high noise."
     ),
     needs=("sampler", "unseen"),
     settings=("held_out",),

@@ -36,9 +36,9 @@ def loss_ratio(majority: Proportion, minority: Proportion) -> Estimate:
     "loss_by_class",
     title="Loss by class",
     caption=(
-        "The fraction of each class that the classifier takes for neither, among held-out images "
-        "that the model noised and denoised, and their ratio R, minority over majority. A gated "
-        "share reads too low where R is above 1."
+        "The fraction of each class that the classifier calls neither class, among held-out images "
+        "that the model noised and denoised. R is the minority's fraction over the majority's; if "
+        "it is above 1, a gated share is too low."
     ),
     needs=("roles", "denoised_confusion"),
     topic="quality",

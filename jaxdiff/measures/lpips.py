@@ -287,10 +287,10 @@ def diversity(pairs: Pairwise, mix: Mapping[int, float], space: str) -> list[Est
     "lpips",
     title="LPIPS diversity",
     caption=(
-        "Mean LPIPS over all pairs of a model's samples, with jackknife intervals over samples; "
-        "compare it with the training data. Above them is not better: noise left in samples "
-        "raises LPIPS, and so does a change of the classes' shares (see within_, between and "
-        "at_training_mix)."
+        "Mean LPIPS over all pairs of a model's samples, with jackknife intervals over samples. "
+        "Compare it with that of the training data (dashed). Larger is not better: noise left in "
+        "samples raises LPIPS, and a change of the class shares changes it too (see within_, "
+        "between and at_training_mix)."
     ),
     needs=("samples", "train"),
     optional=("predictions", "roles"),

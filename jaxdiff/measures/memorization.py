@@ -340,13 +340,15 @@ def flatten(images: Images) -> UInt8[np.ndarray, "_n d"]:
     "memorization",
     title="Memorization",
     caption=(
-        "Compare memorized (d1 / d2 < 1/3 among the training images), distance_ratio and "
-        "authenticity with the same of unseen images: the last two fall with copying. "
-        "nearer_to_training compares with as many unseen as training images and is 0.5 without "
-        "copying; its interval is over images of either kind and over samples, and "
-        "nearer_by_chance, between two halves of the unseen images, shows what chance does. Copy, "
-        "spurious and generalized samples are near to a training image, to another sample, or to "
-        "neither, among as many of both."
+        "Measures of copying in pixels, for samples and for unseen images. Samples that are copies "
+        "raise memorized (the fraction with d1 / d2 < 1/3, where d1 and d2 are the distances to "
+        "the two nearest training images) and lower distance_ratio (the median of d1 / d2) and "
+        "authenticity; compare all three with those of unseen images. The fraction "
+        "nearer_to_training, of samples nearer to training images than to as many unseen ones, is "
+        "0.5 without copying; its interval is over samples and over the images of both sets. Its "
+        "null, nearer_by_chance, compares two halves of the unseen images. Copy, spurious and "
+        "generalized are the fractions of samples that are near to a training image, near only to "
+        "another sample, or near to neither, with as many training images as other samples."
     ),
     needs=("samples", "train"),
     optional=("common_samples", "matched"),

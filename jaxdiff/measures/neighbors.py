@@ -56,10 +56,10 @@ def neighbor_estimates(
     "neighbors",
     title="Nearest training images",
     caption=(
-        "Distance (pixels: RMS of [0, 1]) or cosine similarity to the k-th nearest training image "
-        "(kth), and its mean over the first k. Compare samples with held-out images, which were "
-        "never trained on: samples that are nearer at k = 1 copy. At larger k they need not, since "
-        "smooth images are near to many."
+        "Distance (in pixels the RMS difference, on the scale [0, 1]) or cosine similarity to the "
+        "k-th nearest training image (kth), and the mean over the first k (mean). Compare samples "
+        "with held-out images, on which no model was trained: samples that are nearer at k = 1 are "
+        "copies. At larger k they need not be, since smooth images are near to many."
     ),
     needs=("samples", "train"),
     optional=("held_out",),

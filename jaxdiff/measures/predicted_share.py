@@ -52,14 +52,14 @@ def _describe_coverage(defined: Sequence[Estimate], levels: int) -> dict[str, st
 @measure(
     "predicted_share",
     table="predicted",
-    title="Share that the fitted rho predicts (no test where few noise levels have one)",
+    title="Share predicted by the fitted rho (no test if few noise levels have one)",
     caption=(
-        "The minority's share among samples of the soft k-NN denoiser that each model is most "
-        "like, from its own training images. If depth amplifies by smoothing the retrieval, it is "
-        "near the share of the model's own samples. The table says at how many of the noise levels "
-        "rho is defined; it is interpolated between them and held constant beyond the first and "
-        "the last. Where it is defined at only a few, this is no test: the share is that of a "
-        "denoiser which is like the model at those alone."
+        "The minority's share among samples of the soft k-NN denoiser that is most similar to each "
+        "model, over its own training images. If depth amplifies by smoothing the retrieval, it is "
+        "near the share of the model's own samples. The table says at how many noise levels rho is "
+        "defined; rho is interpolated between them, and held constant before the first and after "
+        "the last. If it is defined at only a few, this is no test: the denoiser is then similar "
+        "to the model at those levels alone."
     ),
     needs=("effective_k", "samples", "sampler", "train", "roles"),
     topic="mechanism",

@@ -153,14 +153,14 @@ def _slopes(artifacts: Artifacts) -> list[Estimate]:
     "quality",
     title="Quality",
     caption=(
-        "gate is the fraction of samples that the classifier labels as a class of the training "
-        "data; nothing is claimed of a model whose mean over seeds is below 80 %. "
-        "gate_random_weights is that of 64 samples of the same network with random weights, and "
-        "should be near 0. "
-        "mean_eps_slope is the slope of the predicted on the true image mean of eps: a network "
-        "with a smaller one than a linear denoiser at the same t makes less of that mean than a "
-        "linear map does. It is given at the last step for networks that predict eps alone, since "
-        "all others have slope 1 there, whatever they have learned."
+        "The quality gate, and the slope of the predicted on the true image mean of eps. The gate "
+        "is the fraction of samples that the classifier labels as a class of the training data; no "
+        "claim is made about a model whose mean over seeds is below 80 %. For 64 samples of the "
+        "same network with random weights, gate_random_weights should be near 0. If a network's "
+        "mean_eps_slope is smaller than that of a linear denoiser at the same t, the network uses "
+        "this mean less than a linear map does. At the last step the slope is given only for "
+        "networks that predict eps, since all others have slope 1 there, whatever they have "
+        "learned."
     ),
     needs=("samples", "predictions", "roles", "train"),
     optional=("sampler", "random_sampler", "predict", "held_out_of_classes"),

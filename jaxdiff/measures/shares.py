@@ -304,11 +304,13 @@ def _share_of_counts(
     table="shares",
     title="Minority share",
     caption=(
-        "Compare the three forms with each other: forced_choice counts every sample, by the "
-        "likelier of the two classes; loss_corrected corrects the readable ones for what the model "
-        "loses of each class among held-out images that it denoised; gated counts readable ones "
-        "alone. The row share repeats the form that config.measures.share names, which the whole "
-        "report uses. Intervals hold for one model alone and say nothing about another seed."
+        "The minority's share of each model's samples; dashed: its share of the training data. "
+        "Compare the three forms with each other: forced_choice counts every sample, for the "
+        "likelier of the two classes; loss_corrected corrects the readable samples for what the "
+        "model loses of each class, measured on held-out images that it denoised; gated counts the "
+        "readable samples alone. The row share repeats the form that config.measures.share names, "
+        "which the whole report uses. Intervals are of one model and say nothing about another "
+        "seed."
     ),
     needs=("predictions", "roles", "confusion"),
     optional=("denoised_confusion",),

@@ -26,11 +26,12 @@ LARGEST_RATIO = 5.0  # of losses, in the figure
 @figure(
     "contrasts",
     title="Change of the minority's logit share with depth",
-    caption="A row for each claim about two models: its seeds (a color for each class that has the "
-    "majority), the mean and its interval, and in gray the interval widened for unreadable "
-    "samples. Left of 0 the deeper model draws fewer of the minority. Dashed: half the effect and "
-    "the effect that the paper reports on CelebA; dotted: what its Theorem 2 predicts for these "
-    "shares, if depth moves the exponent as its Table 2 has it.",
+    caption="The change of the minority's logit share, deep minus shallow, for each claim about "
+    "two models. Left of 0 the deeper model draws fewer of the minority. Each row shows the seeds "
+    "(a color for each class that has the majority), the mean and its interval, and in gray the "
+    "interval widened for unreadable samples. Dashed: half the effect and the effect that the "
+    "paper reports on CelebA; dotted: what its Theorem 2 predicts for these shares, if depth moves "
+    "the exponent as in its Table 2.",
     topic="conclusions",
     needs=("share",),
     method="contrast",
@@ -50,7 +51,7 @@ def contrasts(study: StudyResults) -> Figure | None:
     ax.set_yticks([-row for row in range(len(drawn))], [_name(claim) for claim in drawn])
     ax.set_ylim(0.6 - len(drawn), 0.6)
     ax.grid(visible=False)
-    ax.set_xlabel("change of the logit share of the minority, deep less shallow")
+    ax.set_xlabel("change of the minority's logit share, deep - shallow")
     _add_roles_legend(plot, roles)
     return plot
 
@@ -89,7 +90,7 @@ def _draw_claim(ax: Axes, y: float, claim: Claim, roles: Sequence[int]) -> None:
 def _name(claim: Claim) -> str:
     contrast = claim.contrast
     assert contrast is not None
-    name = f"{contrast.deep.model} less {contrast.shallow.model}"
+    name = f"{contrast.deep.model} minus {contrast.shallow.model}"
     mix = f"\n{format_mix(contrast.mixes[0])}" if len(contrast.mixes) == 1 else "\nall data"
     condition = f"\n{contrast.condition}" if contrast.condition else mix
     return f"{name}{condition}\n{claim.verdict}"
@@ -114,9 +115,10 @@ def _add_roles_legend(plot: Figure, roles: Sequence[int]) -> None:
 @figure(
     "seed_lines",
     title="The minority's logit share, seed by seed",
-    caption="A line for each seed from the shallow to the deep model, a color for each class that "
-    "has the majority; black, the mean of the roles' means. Lines that fall together are an effect "
-    "of depth; lines that cross are seeds. Dashed: the trained share.",
+    caption="The minority's logit share of the shallow and of the deep model, a line for each seed "
+    "and a color for each class that has the majority. Lines that fall together show an effect of "
+    "depth; lines that cross show differences between seeds. Black: the mean of the roles' means. "
+    "Dashed: the trained share.",
     topic="conclusions",
     needs=("share",),
     method="contrast",
@@ -160,10 +162,10 @@ def _draw_seeds(ax: Axes, contrast: Contrast, roles: Sequence[int]) -> None:
 @figure(
     "sensitivity",
     title="How far unreadable samples could move the primary claim",
-    caption="The interval's ends (solid) against R: how many times as often the minority would "
-    "have to be lost as the majority. Right of R* (marked) the interval reaches 0, and the sign of "
-    "the change is not safe from this objection. The rule decides at R = 1.5 (dotted). Dashed: "
-    "half the effect and the effect that the paper reports on CelebA.",
+    caption="Both ends of the primary claim's interval (solid), widened as if the minority were "
+    "lost R times as often as the majority. Right of R* (marked) the interval reaches 0, and the "
+    "sign of the change is not safe from this objection. The rule decides at R = 1.5 (dotted). "
+    "Dashed: half the effect and the effect that the paper reports on CelebA.",
     topic="conclusions",
     needs=("share", "quality"),
     method="sensitivity",

@@ -17,13 +17,13 @@ from jaxdiff.results import StudyResults
 @section(
     "verdicts",
     title="Claims",
-    caption="One primary claim was planned, and the rules of its verdict were fixed before the "
-    "runs. Its interval decides only after both ends are widened by what unreadable samples could "
-    "hide if the minority were lost 1.5 times as often as the majority (R = 1.5). R* is the ratio "
-    "at which the interval touches 0; the measured R is that of denoised held-out images. "
-    "Secondary claims are corrected for their number (Holm), intervals and verdicts alike; only "
-    "the agreement with the trained share has a level of its own. All other tables and figures "
-    "are exploratory.",
+    caption="The claims with their verdicts: one primary claim, which was planned and whose rules "
+    "were fixed before the runs, and the secondary claims. The interval of the primary claim "
+    "decides only after both ends are widened by what unreadable samples could hide if the "
+    "minority were lost 1.5 times as often as the majority (R = 1.5). R* is the ratio at which the "
+    "interval would touch 0; the measured R is that of denoised held-out images. Secondary claims "
+    "are corrected for their number (Holm), both intervals and verdicts; only the agreement with "
+    "the trained share has its own level. All other tables and figures are exploratory.",
     topic="conclusions",
 )
 def verdicts(study: StudyResults) -> TableRows:
@@ -92,9 +92,9 @@ def _format_ratio(ratio: float) -> str:
 @section(
     "over_seeds",
     title="Minority share over seeds",
-    caption="The share in the form that the study names, the mean over seeds on the logit scale. "
-    "The interval says how much another seed would differ; seeds with either class as the majority "
-    "are weighted equally.",
+    caption="Each model's mean share over its seeds, averaged on the logit scale, in the form of "
+    "the share that the study names. The interval says where another set of seeds would put the "
+    "mean; both roles (which class is the majority) have equal weight.",
     topic="shares",
 )
 def over_seeds(study: StudyResults) -> TableRows:
@@ -113,9 +113,9 @@ def over_seeds(study: StudyResults) -> TableRows:
 @section(
     "losses",
     title="Loss by class over seeds",
-    caption="The fraction of each class that is read as neither, among held-out images that the "
-    "models noised and denoised. A gated share reads too low where the minority is lost more "
-    "often; a comparison of models suffers where they lose it differently.",
+    caption="The fraction of each class that the classifier calls neither class, among held-out "
+    "images that the models noised and denoised. If the minority is lost more often, a gated share "
+    "is too low; if two models lose it differently, their comparison is distorted.",
     topic="shares",
     method="loss-by-class",
 )

@@ -123,11 +123,11 @@ def _reference_value(
 @figure(
     "samples",
     title="The same noise in every model",
-    caption="A row for each model, a column for each noise, which all models share. A frame "
-    "marks a sample whose class differs from that of the shallowest model of the seed: orange "
-    "where it is the majority, blue the minority, dotted pink neither. Look for columns that "
-    "change as depth grows, and for frames of either color; the table of flips counts them over "
-    "all samples of a seed.",
+    caption="Samples of all models from the same noises: a row for each model, a column for each "
+    "noise. Look for columns that change as depth grows, and for frames of either color; the table "
+    "of flips counts them over all samples of a seed. A frame marks a sample whose class differs "
+    "from that of the shallowest model of the seed: orange if it is the majority, blue if the "
+    "minority, dotted pink if neither.",
     topic="samples",
     needs=("common",),
     is_grid=True,
@@ -150,7 +150,7 @@ def common_samples(study: StudyResults) -> Figure | None:
 @figure(
     "sets",
     title="Samples",
-    caption="A row for each model or set, with its first images. Look for what the rows have in "
+    caption="The first images of each model or set, one row each. Look for what the rows have in "
     "common, and for images that are wrong.",
     topic="samples",
     needs=("samples",),
@@ -174,9 +174,9 @@ def first_samples(study: StudyResults) -> Figure | None:
 @figure(
     "nearest",
     title="Samples and their nearest training images",
-    caption="Under each sample, the training image that is nearest in pixels. A pair that shows "
-    "the same image is memorization. Being near is not: held-out images have near neighbors as "
-    "well.",
+    caption="Samples of each model, and under each sample the training image that is nearest in "
+    "pixels. A pair that shows the same image is memorization. A pair that is only similar is not: "
+    "held-out images have near neighbors too.",
     topic="memorization",
     needs=("nearest",),
     is_grid=True,
@@ -202,11 +202,12 @@ def nearest_training_images(study: StudyResults) -> Figure:
 @figure(
     "curvature",
     title="Curvature of the energy against depth",
-    caption="Models of the first seed at the same few noised images; bars hold 80 % of the "
-    "images, open marks are the same networks with random weights. M = I - H / 2 says how much "
-    "of a step the denoiser keeps in each direction. If deeper models had a smoother energy, as "
-    "the paper argues from Theorem 1, the values would fall from left to right. The line under "
-    "the panels says how much of M is of no Hessian.",
+    caption="M = I - H / 2 for each model of the first seed, at the same few noised images. If "
+    "deeper models had a smoother energy, as the paper argues from Theorem 1, the values would "
+    "fall from left to right. M says how much of a change of the image the denoiser keeps in each "
+    "direction. Marks are medians, bars hold 80 % of the images, and open marks are the same "
+    "networks with random weights. The line under the panels gives the asymmetry of M, which is 0 "
+    "for the M of an energy.",
     topic="mechanism",
     needs=("probe",),
 )
@@ -218,9 +219,9 @@ def curvature(study: StudyResults) -> Figure:
 @figure(
     "loss",
     title="Training loss",
-    caption="Mean squared error of the network's output, a moving average over a thirtieth of "
-    "the run. It compares models that predict the same thing, and does not show how errors add "
-    "up in sampling.",
+    caption="Mean squared error of the network's output against the training step, as a moving "
+    "average over a thirtieth of the run. It only compares models that predict the same quantity, "
+    "and does not show how errors add up in sampling.",
     topic="training",
     needs=("metrics",),
     method="training",

@@ -55,11 +55,11 @@ class Curve(NamedTuple):
     memory: str
 
 
-TRAINING_MEMORY = Curve("soft k-NN of the training images", "-", "soft_knn", "train")
+TRAINING_MEMORY = Curve("soft k-NN, all training images", "-", "soft_knn", "train")
 R2_CURVES = (
     TRAINING_MEMORY,
-    Curve("of as many of them as unseen", "-.", "soft_knn", "matched train"),
-    Curve("of unseen images", ":", "soft_knn", "unseen"),
+    Curve("soft k-NN, as many training as unseen", "-.", "soft_knn", "matched train"),
+    Curve("soft k-NN, unseen images", ":", "soft_knn", "unseen"),
     Curve("Gaussian", "--", "gaussian", ""),
 )
 
@@ -67,13 +67,14 @@ R2_CURVES = (
 @figure(
     "central",
     title="Memorization against amplification",
-    caption="The paper's Figure 2C with numbers. It says that models move from the upper left "
-    "(high variance: copies of training images) to the lower right (high bias: the majority "
-    "grows) as they get deeper. Left: how much less a model loses on training images than on "
-    "unseen ones, which can be above 0 where no sample is a copy; of images without a model, the "
-    "fraction nearer to training than to unseen images, less one half. Right: memorized samples; "
-    "dotted, the fraction of unseen images that would count as such. A large mark is a model, with "
-    "its 95 % interval, small ones its earlier checkpoints, a color a model.",
+    caption="The paper's Figure 2C with numbers: copying against amplification, a color for each "
+    "model. The paper says that models move from the upper left (high variance: copies of training "
+    "images) to the lower right (high bias: the majority grows) as they get deeper. A large mark "
+    "is a model with its 95 % interval, small marks are its earlier checkpoints. Left: the loss of "
+    "unseen images minus that of training images, which can be above 0 although no sample is a "
+    "copy; for images without a model, the fraction nearer to training than to unseen images, "
+    "minus one half. Right: memorized samples; dotted, the fraction of unseen images that would "
+    "count as memorized.",
     topic="memorization",
     needs=("memorization", "amplification"),
     method="figure-2c",
@@ -106,11 +107,12 @@ def central(study: StudyResults) -> Figure | None:
 @figure(
     "effective_k",
     title="How many training images a denoising step attends to",
-    caption="Left: the effective k of the soft k-NN denoiser that is most like the model, on "
-    "noised images that the model never saw, with its 95 % interval; it is missing where "
-    "undefined, and the table says why. Right: how well that denoiser predicts the model, beside "
-    "those of equally many training and unseen images, and a Gaussian. Where unseen images or the "
-    "Gaussian do as well, the model recalls no training images at that noise level.",
+    caption="The soft k-NN denoiser that is most similar to the model, at each noise level. Left: "
+    "its effective k, on noised images that the model never saw, with its 95 % interval; where it "
+    "is undefined it is missing, and the table says why. Right: how well this denoiser predicts "
+    "the model, beside the same with equally many training and unseen images, and beside a "
+    "Gaussian. Where unseen images or the Gaussian do as well, the model recalls no training "
+    "images at that noise level.",
     topic="mechanism",
     needs=("effective_k",),
 )

@@ -15,8 +15,9 @@ from jaxdiff.results import CellInfo, CellResult, Result, StudyResults
 @section(
     "table2",
     title="Shares and diversity by model (the paper's Table 2)",
-    caption="Means over seeds, a column for each model. The last rows are as the paper prints "
-    "them for another dataset and another classifier: compare the direction, not the numbers.",
+    caption="Shares and LPIPS as means over seeds, a column for each model. The last rows are the "
+    "paper's printed values, which are of another dataset and another classifier: compare the "
+    "direction, not the numbers.",
     topic="shares",
     method="table-2",
 )
@@ -68,11 +69,11 @@ def _table_2_rows(cells: Sequence[CellResult], mix: Mix) -> TableRows:
 @section(
     "table3",
     title="Distance to the k-th nearest training image (the paper's Table 3)",
-    caption="Means over samples. Held-out images, on which no model was trained, are the row to "
-    "compare with at k = 1: a model whose samples are nearer to their nearest training image than "
-    "these copies. That holds at k = 1 alone: smooth images are near to many training images, and "
-    "so to the fifth and tenth, without being a copy of any. The interval is over images, or over "
-    "seeds where there are several.",
+    caption="The distance (pixels) or similarity (features) of samples and held-out images to "
+    "their k-th nearest training image, as means over images. No model was trained on the held-out "
+    "images: at k = 1, a model copies if its samples are nearer than these. At larger k this does "
+    "not hold, since smooth images are near to many training images without being a copy of any. "
+    "The interval is over images, or over seeds if there are several.",
     topic="memorization",
     method="neighbors",
 )
@@ -84,8 +85,8 @@ def table_3(study: StudyResults) -> TableRows:
 @section(
     "table3_mean",
     title="Mean distance to the k nearest training images",
-    caption="As the table above, averaged over the first k neighbors, which is the other reading "
-    "of the paper's column heads.",
+    caption="The same as the table above, but averaged over the first k neighbors: the other way "
+    "to read the paper's column heads.",
     topic="memorization",
     method="neighbors",
 )
@@ -97,8 +98,8 @@ def table_3_mean(study: StudyResults) -> TableRows:
 @section(
     "table3_paper",
     title="The paper's Table 3 as printed",
-    caption="CelebA. The Euclidean distances at k = 5 and k = 10 do not rise from depth to depth "
-    "throughout.",
+    caption="The values that the paper prints for CelebA. The Euclidean distances at k = 5 and k = "
+    "10 do not rise with every step of depth.",
     topic="memorization",
     method="neighbors",
 )

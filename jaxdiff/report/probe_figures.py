@@ -65,8 +65,8 @@ PIXEL_PANELS = (
     Panel("smallest eigenvalue of H", {"reading": "hessian", "name": "smallest"}, log=False),
 )
 MAP_PANELS = (
-    Panel("|J| of pixels to level", {"reading": "maps", "name": "from_pixels"}),
-    Panel("|J| of the step to it", {"reading": "maps", "name": "step"}),
+    Panel("|J|, pixels to level", {"reading": "maps", "name": "from_pixels"}),
+    Panel("|J|, previous level to level", {"reading": "maps", "name": "step"}),
 )
 DECODER_PANEL = Panel("|H| of the decoder", {"reading": "decoder", "name": "total"})
 MEMORY = {"reading": "memory", "name": "spectral_norm"}

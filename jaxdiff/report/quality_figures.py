@@ -20,9 +20,9 @@ SERIES_OFFSET = 0.13  # between classes and roles, as a fraction of the distance
 @figure(
     "gate",
     title="Quality gate",
-    caption="What the classifier takes the samples for: one of the two classes (the gate), "
-    "another class of the dataset, or nothing. Nothing is claimed of a model whose "
-    "mean over seeds is left of the dotted line at 80 %.",
+    caption="The fraction of samples that the classifier calls a trained class (the gate), another "
+    "class of the dataset, or none. No claim is made about a model whose mean gate over seeds is "
+    "left of the dotted line at 80 %.",
     topic="quality",
     needs=("quality",),
 )
@@ -33,7 +33,7 @@ def quality_gate(study: StudyResults) -> Figure:
     left = np.zeros(len(results))
     names = [result.name for result in results]
     for estimate, label, color in (
-        ("gate", "one of the two classes", COLORS[0]),
+        ("gate", "a trained class", COLORS[0]),
         ("other_class", "another class", COLORS[4]),
         ("no_class", "none", COLORS[3]),
     ):
@@ -52,10 +52,11 @@ def quality_gate(study: StudyResults) -> Figure:
 @figure(
     "loss_by_class",
     title="What is lost of each class",
-    caption="The fraction of held-out images that a model noises and denoises to neither class: a "
-    "color a digit or class, filled where it is the majority and open where it is the minority. "
-    "Small marks are seeds, the large one their mean with its range. An open mark above the filled "
-    "one of its color: the minority is lost more often, and gated shares of it read too low.",
+    caption="The fraction of held-out images that the classifier calls neither class after a model "
+    "has noised and denoised them. If an open mark is above the filled one of its color, the "
+    "minority is lost more often, and gated shares of it are too low. Each class has a color, "
+    "filled where it is the majority and open where it is the minority. Small marks are seeds, the "
+    "large one is their mean, with their range.",
     topic="quality",
     needs=("loss_by_class",),
     method="loss-by-class",

@@ -154,7 +154,7 @@ def isoflop_parabolas(fits: ScalingFits) -> Figure | None:
         for i, budget in enumerate(budgets):
             _draw_budget(ax, budget, _shade(i, len(budgets)), marker_of(i))
         ax.set_title(f"{fits.cells.study}, depth {depth}", fontsize=9)
-        ax.set_xlabel("FLOP a forward pass of an image, F")
+        ax.set_xlabel("FLOP per forward pass of one image, F")
         ax.legend(
             frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2
         )
@@ -185,7 +185,7 @@ def best_size_against_compute(fits: ScalingFits) -> Figure | None:
     ax.set_title(fits.cells.study, fontsize=9)
     _use_log_axes(ax)
     ax.set_xlabel("FLOP of training, C = 3 F D")
-    ax.set_ylabel("best FLOP an image, F_opt")
+    ax.set_ylabel("best FLOP per image, F_opt")
     ax.legend(frameon=False, fontsize=8)
     return plot
 
@@ -226,13 +226,13 @@ def residuals(fits: ScalingFits) -> Figure | None:
         xs = ([p.flops for p in members], [p.images for p in members])
         for ax, x in zip(axes, xs, strict=True):
             ax.plot(x, errors[rows], marker, color=color, markersize=5, label=f"depth {depth}")
-    names = ("FLOP a forward pass of an image, F", "images seen in training, D")
+    names = ("FLOP per forward pass of one image, F", "images seen in training, D")
     for ax, name in zip(axes, names, strict=True):
         ax.axhline(0, color=INK, linewidth=0.8)
         ax.set_xlabel(name)
     _use_log_axes(*axes, y=False)
     axes[0].set_title(fits.cells.study, fontsize=9)
-    axes[0].set_ylabel("log L less the law's")
+    axes[0].set_ylabel("residual of log L")
     axes[-1].legend(frameon=False, fontsize=8)
     return plot
 
@@ -265,7 +265,7 @@ def memorization_times(fits: ScalingFits) -> Figure | None:
         rule: [Span(time.images, time.after, time.before, time.depth) for time in times]
         for rule, times in fits.cells.times.items()
     }
-    return _draw_span_panels(fits, panels, "images seen until memorized", fits.memorization)
+    return _draw_span_panels(fits, panels, "images seen until memorization", fits.memorization)
 
 
 def generation_windows(fits: ScalingFits) -> Figure | None:
@@ -277,7 +277,7 @@ def generation_windows(fits: ScalingFits) -> Figure | None:
         rule: [Span(w.images, w.low, w.high, w.depth) for w in windows if w.is_bounded]
         for rule, windows in fits.windows.items()
     }
-    return _draw_span_panels(fits, panels, "time until memorized over time until good", {})
+    return _draw_span_panels(fits, panels, "tau_mem / tau_gen", {})
 
 
 def _draw_span_panels(

@@ -53,10 +53,10 @@ FIGURES = (
     ScalingFigure(
         "loss_against_images",
         "Loss against images seen",
-        "A color for each size, a panel for each depth, of the largest training set; lines are the "
-        "law's. Crosses are what the law predicts of the largest size, and of the longest runs, "
-        "without having seen them: their distance from the points is what an extrapolation is "
-        "worth.",
+        "Held-out loss against the images seen in training, for the largest training set: a color "
+        "for each size, a panel for each depth. Lines are the fitted law. Crosses are predictions "
+        "for the largest size, and for the longest runs, by a law fitted without them: their "
+        "distance from the points shows what an extrapolation is worth.",
         "scaling-law",
         scaling_figures.loss_against_images,
         has_panels=True,
@@ -64,8 +64,9 @@ FIGURES = (
     ScalingFigure(
         "residuals",
         "Residuals of the law",
-        "Log losses less the law's. Look for a course: a law that bends otherwise than the points "
-        "is wrong where it is asked about other sizes or lengths.",
+        "Log losses minus those of the law, against size and against images seen. Look for a "
+        "trend: if the law bends differently from the points, it is wrong for other sizes or "
+        "lengths.",
         "scaling-law",
         scaling_figures.residuals,
         has_panels=True,
@@ -73,9 +74,9 @@ FIGURES = (
     ScalingFigure(
         "isoflop_parabolas",
         "Loss against size at equal compute",
-        "A color for each amount of compute C = 3 F D; between two lengths of a run its loss is "
-        "interpolated. A star is a minimum within the sizes; without one, and with fewer than "
-        "five sizes, a parabola says nothing of the best size.",
+        "Held-out loss against size, a color for each amount of compute C = 3 F D. A star is a "
+        "minimum within the sizes; without one, or with fewer than five sizes, a parabola says "
+        "nothing about the best size. Between two lengths of a run its loss is interpolated.",
         "best-size",
         scaling_figures.isoflop_parabolas,
         has_panels=True,
@@ -83,19 +84,21 @@ FIGURES = (
     ScalingFigure(
         "best_size_against_compute",
         "Best size against compute",
-        "The minima of the parabolas with their intervals, and the line of their exponent.",
+        "The minima of the parabolas with their intervals, against compute, and the line whose "
+        "slope is their exponent.",
         "best-size",
         scaling_figures.best_size_against_compute,
     ),
     ScalingFigure(
         "memorization_times",
         "Time until memorization",
-        "Images seen until a rule holds at a checkpoint, one panel per rule: 1 or 10 % of its "
-        "samples are memorized, or unseen images lose more than training images by three standard "
-        "errors. "
-        "A bar goes from the last checkpoint without to the first with. An open mark with an arrow "
-        "is a run that ended before; an arrow down, one that memorized at its first checkpoint. "
-        "Dashed: slope 1, the time that grows as the training set does.",
+        "Images seen until a rule of memorization holds at a checkpoint, against the number of "
+        "training images, a panel for each rule. The rules: 1 or 10 % of the samples are "
+        "memorized, or the loss of unseen images is above that of training images by three "
+        "standard errors. A bar goes from the last checkpoint before the rule holds to the first "
+        "at which it holds. An open mark with an arrow is a run that ended before; an arrow down, "
+        "one that memorized at its first checkpoint. Dashed: slope 1, a time that grows in "
+        "proportion to the training set.",
         "memorization-time",
         scaling_figures.memorization_times,
         has_panels=True,
@@ -103,11 +106,11 @@ FIGURES = (
     ScalingFigure(
         "generation_windows",
         "Window between generation and memorization",
-        "The time until memorization over the time until a model draws as well as it ever does, a "
-        "panel for each rule of memorization. Between 1 and the mark is the window in which "
-        "training may stop; below 1 a model memorizes first. A bar is all that the checkpoints "
-        "leave open; an arrow up, a ratio that is at least so large, one down, at most. Dashed: "
-        "slope 1, a window that grows as the training set does.",
+        "The time until memorization (tau_mem) over the time until a model draws as well as it "
+        "ever does (tau_gen), a panel for each rule of memorization. Training may stop in the "
+        "window between 1 and the mark; below 1 a model memorizes first. A bar covers what the "
+        "checkpoints leave open; an arrow up means at least this ratio, an arrow down at most. "
+        "Dashed: slope 1, a window that grows in proportion to the training set.",
         "window",
         scaling_figures.generation_windows,
         has_panels=True,
@@ -115,10 +118,11 @@ FIGURES = (
     ScalingFigure(
         "amplification_at_equal_loss",
         "Amplification at equal loss",
-        "S of logit(generated) = b + S logit(trained), from runs in which either class has the "
-        "majority, where their loss of unseen images first falls to L. A color for each L, which "
-        "all runs pass. Lines that rise show that deeper models amplify more than shallow ones "
-        "that have come as far. Intervals are over seeds; dashed: no amplification.",
+        "The exponent S of logit(generated) = b + S logit(trained) against depth, a color for each "
+        "loss L. Lines that rise show that deeper models amplify more than shallow models with the "
+        "same loss. Runs are read where their loss of unseen images first falls to L, which all "
+        "runs pass; S comes from runs with one class as the majority and runs with the other. "
+        "Intervals are over seeds; dashed: no amplification.",
         "amplification-at-equal-loss",
         scaling_figures.amplification_at_equal_loss,
     ),
@@ -190,39 +194,42 @@ def _build_tables(fits: ScalingFits) -> Iterator[tuple[str, str, str, TableRows]
     yield (
         "fits",
         "Numbers of the fits",
-        "Intervals are 95 %. A number that the points do not determine has the reason instead.",
+        "The numbers of each fit, with 95 % intervals. A number that the points do not determine "
+        "has the reason instead.",
         [row for row in numbers if row["number"] != BEST_SIZE],
     )
     yield (
         "best_sizes",
         "Best sizes",
-        "The minimum of each parabola, in FLOP an image, or why it has none.",
+        "The minimum of each parabola, in FLOP per image, or the reason why it has none.",
         [row for row in numbers if row["number"] == BEST_SIZE],
     )
     by_fit = fits.numbers()
     yield (
         "windows",
         "Windows between generation and memorization",
-        "Between which ends each run's ratio of both times lies; blank where one is not known.",
+        "The two ends between which the ratio of both times lies, for each run; blank if an end is "
+        "not known.",
         [_number_row(n, WINDOW_LABELS) for n in by_fit["window"]],
     )
     yield (
         "amplification",
         "Amplification at equal loss",
-        "S (exponent) and b (offset, of the class named) at each loss, and the samples' mean gate.",
+        "S (exponent), b (offset, of the class named) and the mean gate of the samples, at each "
+        "loss.",
         [_number_row(n, AMPLIFICATION_LABELS) for n in by_fit["amplification"]],
     )
     yield (
         "points",
         "Points",
-        "What was fitted: a model, its held-out loss, and the law's.",
+        "The points that were fitted: each model's held-out loss, and that of the law.",
         points_table(fits),
     )
     yield (
         "learning_rates",
         "Learning rates",
-        "The rate of least loss of each size and length; at an end of those tried it may not be "
-        "the best.",
+        "The learning rate of least loss for each size and length; at an end of those tried it may "
+        "not be the best.",
         rates_table(fits),
     )
 

@@ -16,12 +16,12 @@ NOISE_BANKS = {"seed": "the seed's own", "common": "of all seeds"}
 @section(
     "flips",
     title="Class flips on the same noise",
-    caption="How often the class changes from one model to the next when both start from the "
-    "same noise. Compare the counts b and c: they differ where the share changes (McNemar's "
-    "test). The last two columns select on one model's class, which by itself looks like an "
-    "effect in either direction; pairs that differ in the seed alone show what chance does. "
-    "Models of one seed are compared on all samples of that seed's noise bank, seeds on the few "
-    "noises that all of them share.",
+    caption="How often the class of a sample changes between two models that start from the same "
+    "noise. Compare the counts b and c: they differ if the share changes (McNemar's test). The "
+    "last two columns select noises by the class that one model draws, and this selection alone "
+    "looks like an effect in either direction; pairs that differ only in the seed show what chance "
+    "does. Models of one seed are compared on all samples of that seed's noise bank, models of "
+    "different seeds on the few noises that all seeds share.",
     topic="samples",
 )
 def flips(study: StudyResults) -> TableRows:
@@ -46,10 +46,10 @@ def flips(study: StudyResults) -> TableRows:
 @section(
     "similarity",
     title="Similarity of models on the same noise",
-    caption="Two models compared image by image on the same noise, and on different noises as "
+    caption="How alike the images of two models are on the same noise, with different noises as "
     "the baseline. A smaller LPIPS or a larger correlation means more alike; intervals are 95 % "
-    "over noises. Models of one seed are compared on that seed's noise bank, seeds on the one "
-    "that all of them share.",
+    "over noises. Models of one seed are compared on that seed's noise bank, models of different "
+    "seeds on the bank that all seeds share.",
     topic="samples",
 )
 def similarity(study: StudyResults) -> TableRows:
@@ -72,11 +72,11 @@ def similarity(study: StudyResults) -> TableRows:
 @section(
     "bias_variance",
     title="Bias and variance over models",
-    caption="Equations 4 and 5 of the paper over models that differ in their seed alone. In the "
-    'form "noise" all models start from the same noise; in the form "inverted" from noise that '
-    "one more model made of held-out images. An image that some model draws to neither class (the "
-    "column neither counts them) stays in for the models that draw it to either; n counts the "
-    "images with enough such models.",
+    caption="Equations 4 and 5 of the paper, over models that differ only in their seed. In the "
+    'form "noise" all models start from the same noise; in the form "inverted" from noise that one '
+    "more model made of held-out images. If some models draw neither class for an image, it still "
+    "counts for the others; the column neither counts these images, and n counts the images for "
+    "which enough models draw one of the classes.",
     topic="shares",
     method="bias-and-variance",
 )
@@ -98,9 +98,10 @@ def bias_variance(study: StudyResults) -> TableRows:
 @section(
     "amplification_law",
     title="The law of Theorem 2 from both roles",
-    caption="logit(generated) = b + S logit(trained) of one class, through the cells of a model in "
-    "which it is the majority and those in which it is the minority. S above 1: the majority "
-    "grows. b: what belongs to the class itself, in either role. Intervals are over cells.",
+    caption="The line logit(generated) = b + S logit(trained) of one class, fitted to the cells of "
+    "a model in which the class is the majority and those in which it is the minority. If S is "
+    "above 1, the majority grows; b is what belongs to the class itself, in either role. Intervals "
+    "are over cells.",
     topic="shares",
     method="amplification",
 )
@@ -122,9 +123,10 @@ def amplification_law(study: StudyResults) -> TableRows:
 @section(
     "lpips_at_equal_kid",
     title="Diversity at equal fidelity",
-    caption="The change of LPIPS from one model to another on the change of KID, one seed per "
-    "point, LPIPS at the training data's mix and KID against unseen images. The intercept is the "
-    "change of LPIPS where neither model is closer to the data. Intervals are over seeds.",
+    caption="The change of LPIPS from one model to another, fitted by a line in the change of KID, "
+    "with one point per seed. The intercept (LPIPS at equal KID) is the change of LPIPS where "
+    "neither model is closer to the data. LPIPS is that at the training data's mix, and KID is "
+    "against unseen images. Intervals are over seeds.",
     topic="diversity",
     method="lpips",
 )
@@ -147,11 +149,12 @@ def lpips_at_equal_kid(study: StudyResults) -> TableRows:
 @section(
     "smoothness",
     title="Is the energy of a deeper model smoother?",
-    caption="Each model against the shallowest one of the same data and seed, at the same noised "
-    "images; a log ratio below 0 means smoother. n counts images and the intervals are over them, "
-    "given these networks: of other seeds they say nothing. Where the interval contains 0 no "
-    "difference was seen. What networks with random weights show as well was not learned. The "
-    "norms are of M's symmetric part; the table of the curvature has M's asymmetry.",
+    caption="Norms of the curvature of each model against those of the shallowest model of the "
+    "same data and seed, at the same noised images. A log ratio below 0 means smoother; if its "
+    "interval contains 0, no difference was seen. n counts images; the intervals are over them, "
+    "given these networks, and say nothing about other seeds. What networks with random weights "
+    "show too was not learned. The norms are of M's symmetric part; the table Curvature has M's "
+    "asymmetry.",
     topic="mechanism",
 )
 def smoothness_between_models(study: StudyResults) -> TableRows:
@@ -217,9 +220,9 @@ def training(study: StudyResults) -> TableRows:
     "held_out_loss",
     title="Held-out loss in pairs",
     caption="The eps loss at the last checkpoint on images that no model was trained on, each "
-    "model against the shallowest of the same data and seed. Images and noise are the same, so "
-    "that the difference is known far better than either loss; its interval is over images, "
-    "given these two networks. Below 0 the second model loses less.",
+    "model against the shallowest of the same data and seed. If the difference is below 0, the "
+    "second model has the smaller loss. Images and noise are the same, so the difference is known "
+    "far more precisely than either loss; its interval is over images, given these two networks.",
     topic="training",
 )
 def held_out_loss(study: StudyResults) -> TableRows:

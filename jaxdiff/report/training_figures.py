@@ -20,9 +20,11 @@ MIN_CHECKPOINTS = 3  # two points are no course
 @figure(
     "share_along_training",
     title="The minority's share against held-out loss",
-    caption="A line for each cell, from its first checkpoint with samples (right) to its end "
-    "(left, large mark), a color a model. Where one model's line lies below another's at equal "
-    "loss, they differ by more than how far they have come. Dashed: the trained share.",
+    caption="The minority's logit share against the loss of unseen images along training, a line "
+    "for each cell and a color for each model. Where one model's line lies below another's at "
+    "equal loss, they differ by more than their training progress. A line goes from the first "
+    "checkpoint with samples (right) to the end of training (left, large mark). Rings: the models "
+    "of the primary claim at equal loss. Dashed: the trained share.",
     topic="training",
     needs=("checkpoints", "share"),
     method="secondary-claims",

@@ -207,7 +207,7 @@ def test_the_page_says_how_exact_the_measures_are(tmp_path):
     assert "Measured at" not in draw(workdir), "older results do not say"
     path = workdir / "sets/ours/result.json"
     files.write_json(path, files.read_json(path) | {"matmul_precision": "highest"})
-    assert "Measured at float32 (HIGHEST), but for theirs," in draw(workdir)
+    assert "Measured at float32 (HIGHEST), except for theirs," in draw(workdir)
     path = workdir / "sets/theirs/result.json"
     files.write_json(path, files.read_json(path) | {"matmul_precision": "highest"})
     assert "Measured at float32 (HIGHEST):" in draw(workdir)
