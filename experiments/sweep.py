@@ -257,7 +257,8 @@ def print_claims(study: results.StudyResults) -> None:
     for claim in judge_study(study):
         if claim.rank == "primary":
             why = f" ({claim.why})" if claim.why else ""
-            _cli.console.print(f"{claim.claim}: {claim.verdict}{why}; {claim.estimate}")
+            value = f"{claim.quantity} {claim.estimate}"
+            _cli.console.print(f"{claim.claim}: {claim.verdict}{why}; {value}")
 
 
 def print_seconds(seconds: timing.Seconds) -> None:
