@@ -218,7 +218,8 @@ class SetContext(ResultFolder):
         if name == "samples":
             return files.array_digest(self.samples)
         if name in ("predictions", "confusion", "predict"):
-            return [self.outputs["classifiers"], files.array_digest(self.samples)]
+            samples = files.array_digest(self.samples)
+            return [self.outputs["classifiers"], samples, code_digest(Classifiers)]
         if name in self.outputs:
             return self.outputs[name]
         roles = None if self.roles is None else dataclasses.asdict(self.roles)

@@ -13,6 +13,7 @@ from typing import Any
 # A function's code is its module and those that it imports from these packages. A network's code
 # is left out: trained weights are kept, whatever becomes of it.
 CODE_PACKAGES = (
+    "jaxdiff.datasets.images",
     "jaxdiff.datasets.mixtures",
     "jaxdiff.diffusion",
     "jaxdiff.estimates",
@@ -21,9 +22,12 @@ CODE_PACKAGES = (
     "jaxdiff.measures",
     "jaxdiff.noise_bank",
     "jaxdiff.probe",
+    "jaxdiff.reading",
     "jaxdiff.rng",
+    "jaxdiff.samplers",
     "jaxdiff.sampling_method",
     "jaxdiff.sampling_programs",
+    "jaxdiff.unet_bypass",
 )
 # Every measure imports these: an edit of how measures are declared would make all again.
 NOT_CODE = ("jaxdiff.measures.registry", "jaxdiff.measures.artifacts")

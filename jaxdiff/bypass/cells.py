@@ -19,6 +19,7 @@ from jaxdiff import files, models, results
 from jaxdiff.bypass.config import BypassSettings, check_forms
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.classifiers import FILES as CLASSIFIER_FILES
+from jaxdiff.cells.classifiers import Classifiers
 from jaxdiff.cells.context import CellContext
 from jaxdiff.cells.data import DataPaths, match_splits
 from jaxdiff.cells.measuring import available
@@ -180,7 +181,7 @@ class BypassedCell(CellContext):
             "settings": {key: settings[key] for key in keys},
             "measures": to_json(self.settings),
             "inception": files.sha256(inception) if inception else "",
-            "code": code_digest(BypassedCell, *measures, match_splits),
+            "code": code_digest(BypassedCell, *measures, match_splits, Classifiers),
             "sampling": sampling_code_digest(self.sampler_spec),
         }
 

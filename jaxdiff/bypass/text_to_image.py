@@ -28,6 +28,7 @@ from jaxdiff.measures.lpips import LPIPS
 from jaxdiff.precision import sampling
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.setting_fields import to_json
+from jaxdiff.source_code import code_digest
 from jaxdiff.stable_diffusion import folder as folders
 from jaxdiff.stable_diffusion.pipeline import Pipeline, TextToImagePipeline, check_size, image_size
 from jaxdiff.stage import NO_REDO, Redo, run_stage
@@ -116,7 +117,11 @@ def run(
     content: dict[str, dict[str, Any]] = {}
     for name, path in paths.items():
         progress("checksums", len(content), len(paths), name)
-        inputs = {"model": pipeline_digest(path), "settings": point_settings(settings)}
+        inputs = {
+            "model": pipeline_digest(path),
+            "settings": point_settings(settings),
+            "code": code_digest(Drawing, TextToImagePipeline),
+        }
         drawing = Drawing(path, settings, workdir)
         rows: list[dict[str, Any]] = []
         for point in points:

@@ -15,7 +15,7 @@ from jaxdiff.datasets.dataset import Split
 from jaxdiff.denoiser import Params
 from jaxdiff.features import classifier
 from jaxdiff.measures.artifacts import Predictions
-from jaxdiff.measures.shares import confusion_matrix
+from jaxdiff.measures.confusion import confusion_matrix
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.setting_fields import to_json
 from jaxdiff.settings import ClassifierSettings
@@ -153,6 +153,6 @@ def run_classifiers(
         "dataset": dataset_id,
         "classes": sorted(classes),
         "settings": to_json(settings),
-        "code": code_digest(classifier.train),
+        "code": code_digest(train_classifiers),
     }
     return run_stage(folder, "classifiers", inputs, FILES, make, part="classifiers", redo=redo)

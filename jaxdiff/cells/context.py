@@ -34,8 +34,8 @@ from jaxdiff.denoiser import (
     random_network,
 )
 from jaxdiff.measures.artifacts import Images, Predictions, Roles
+from jaxdiff.measures.confusion import confusion_matrix
 from jaxdiff.measures.matched import MatchedSplits
-from jaxdiff.measures.shares import confusion_matrix
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling import Sampler, sampling_code_digest
@@ -294,8 +294,10 @@ class CellContext(ResultFolder):
             return self.outputs["sample"]
         if name == "predictions":
             return self.outputs["classify"]
-        if name in ("confusion", "predict"):
+        if name == "confusion":
             return self.outputs["classifiers"]
+        if name == "predict":
+            return {"trained": self.outputs["classifiers"], "code": code_digest(Classifiers)}
         if name == "denoised_confusion":
             return self.outputs["denoise"]
         if name in ("sampler", "leveled_sampler", "random_sampler", "checkpoints"):

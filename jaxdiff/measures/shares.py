@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.special import expit
 
 from jaxdiff.estimates import NORMAL_QUANTILE, Estimate, Proportion, rogan_gladen, wilson
 from jaxdiff.measures.artifacts import Artifacts, Predictions, Roles, require
+from jaxdiff.measures.confusion import Confusion, Labels
 from jaxdiff.measures.registry import AgainstDepth, measure
 
 # A label with less probability than this is ambiguous in the bounds; the verdicts use the second.
@@ -24,16 +25,6 @@ POSTERIOR_DRAWS = 1000
 SUM_WEIGHT = 1e4
 # Added to counts in the interval of logarithms, so that a count of 0 has a finite one.
 CONTINUITY = 0.5
-
-Labels = Int[np.ndarray, " n"]
-Confusion = Int[np.ndarray, "t c"]
-
-
-def confusion_matrix(true: Labels, predicted: Labels, num_labels: int) -> Confusion:
-    """Counts [true label, predicted label]."""
-    matrix = np.zeros((num_labels, num_labels), int)
-    np.add.at(matrix, (true, predicted), 1)
-    return matrix
 
 
 def count_roles(labels: Labels, roles: Roles) -> tuple[int, int]:

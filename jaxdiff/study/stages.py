@@ -11,7 +11,7 @@ from jaxdiff.cells.classifiers import run_classifiers
 from jaxdiff.cells.context import DENOISED_FROM, CellContext, describe_cell
 from jaxdiff.cells.data import DataPaths
 from jaxdiff.cells.measuring import run_measures
-from jaxdiff.features import classifier
+from jaxdiff.flops import forward_flops
 from jaxdiff.measures.registry import MEASURES
 from jaxdiff.progress import Progress
 from jaxdiff.provenance import describe_environment
@@ -128,7 +128,7 @@ def run_cell(
     inputs = {
         "measures": measured,
         "settings": context.cell.to_json(),
-        "code": code_digest(describe_cell),
+        "code": code_digest(describe_cell, forward_flops),
     }
 
     def make() -> None:
@@ -192,7 +192,12 @@ def _run_inverted_images(context: CellContext, redo: Redo) -> None:
     shared = context.classifiers.folder
     classes = sorted(context.roles.classes)
     count = context.cell.measures.inverted
-    inputs = {"dataset": context.dataset.contents, "classes": classes, "images": count}
+    inputs = {
+        "dataset": context.dataset.contents,
+        "classes": classes,
+        "images": count,
+        "code": code_digest(inversion.write_images),
+    }
 
     def make() -> None:
         held_out = context.splits["held_out"]
@@ -205,7 +210,6 @@ def _run_classify(context: CellContext, redo: Redo) -> None:
     inputs = {
         "samples": context.digest("samples"),
         "classifiers": context.digest("predict"),
-        "code": code_digest(classifier.classify),
     }
     context.outputs["classify"] = run_stage(
         context.folder, "classify", inputs, ("classes.npz",), context.write_classes, redo=redo
@@ -217,7 +221,6 @@ def _run_denoise(context: CellContext, redo: Redo) -> None:
         "sampler": context.digest("sampler"),
         "classifiers": context.digest("predict"),
         "level": DENOISED_FROM,
-        "code": code_digest(classifier.classify),
     }
     context.outputs["denoise"] = run_stage(
         context.folder, "denoise", inputs, ("denoised.json",), context.write_denoised, redo=redo

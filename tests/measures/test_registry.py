@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from jaxdiff import source_code
+from jaxdiff.bypass import text_to_image
 from jaxdiff.bypass.cells import BypassedCell
+from jaxdiff.cells.classifiers import Classifiers, train_classifiers
 from jaxdiff.cells.data import match_splits
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures import registry
@@ -159,7 +161,14 @@ MEASURED = "jaxdiff.measures."
         (registry.load_measures()["memorization"].compute, {"jaxdiff.datasets.mixtures"}),
         (registry.load_measures()["checkpoints"].compute, {MEASURED + "matched"}),
         (inversion.write_group, {MEASURED + "flips", MEASURED + "bias_variance"}),
-        (BypassedCell, {"jaxdiff.bypass.cells", MEASURED + "effective_k"}),
+        (inversion.write_images, {"jaxdiff.study.inversion"}),
+        (BypassedCell, {"jaxdiff.bypass.cells", MEASURED + "effective_k", "jaxdiff.unet_bypass"}),
+        (text_to_image.Drawing, {"jaxdiff.bypass.text_to_image", MEASURED + "lpips"}),
+        (Classifiers, {"jaxdiff.cells.classifiers", "jaxdiff.features.classifier"}),
+        (train_classifiers, {MEASURED + "confusion", "jaxdiff.datasets.images"}),
+        (registry.load_measures()["held_out_loss"].compute, {MEASURED + "fixed_noise"}),
+        (registry.load_measures()["curvature"].compute, {"jaxdiff.reading"}),
+        (registry.load_measures()["predicted_share"].compute, {"jaxdiff.samplers"}),
     ],
 )
 def test_an_edit_of_what_a_function_computes_with_changes_its_digest(
@@ -172,3 +181,14 @@ def test_an_edit_of_what_a_function_computes_with_changes_its_digest(
         sources[edited] = b"other code"
         digests.append(code_digest(function))
     assert len(set(digests)) == 1 + len(modules)
+
+
+def test_an_edit_of_shares_trains_no_classifier(monkeypatch):
+    before = code_digest(train_classifiers)
+    read = source_code._read_source
+    monkeypatch.setattr(
+        source_code,
+        "_read_source",
+        lambda name: b"other code" if name == MEASURED + "shares" else read(name),
+    )
+    assert code_digest(train_classifiers) == before

@@ -4,6 +4,7 @@ import pytest
 from jaxdiff.estimates import Proportion
 from jaxdiff.measures import shares
 from jaxdiff.measures.artifacts import Predictions, Roles
+from jaxdiff.measures.confusion import confusion_matrix
 
 NUM_LABELS = 11
 REJECT = 10
@@ -199,5 +200,5 @@ def test_no_correction_without_test_images_of_a_class():
 
 
 def test_a_confusion_matrix_counts_true_by_predicted():
-    matrix = shares.confusion_matrix(np.array([0, 0, 2]), np.array([0, 1, 1]), 3)
+    matrix = confusion_matrix(np.array([0, 0, 2]), np.array([0, 1, 1]), 3)
     np.testing.assert_array_equal(matrix, [[1, 1, 0], [0, 0, 0], [0, 1, 0]])
