@@ -115,12 +115,13 @@ def run(
     names = image_names(settings)
     total = len(paths) * len(points)
     content: dict[str, dict[str, Any]] = {}
+    code = code_digest(Drawing, TextToImagePipeline)
     for name, path in paths.items():
         progress("checksums", len(content), len(paths), name)
         inputs = {
             "model": pipeline_digest(path),
             "settings": point_settings(settings),
-            "code": code_digest(Drawing, TextToImagePipeline),
+            "code": code,
         }
         drawing = Drawing(path, settings, workdir)
         rows: list[dict[str, Any]] = []
