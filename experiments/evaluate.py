@@ -30,8 +30,9 @@ from jaxdiff.datasets.registry import (
     open_dataset,
 )
 from jaxdiff.evaluation import EvaluationSettings, Reference, evaluate
-from jaxdiff.measures.artifacts import Images, Roles
+from jaxdiff.measures.artifacts import Images
 from jaxdiff.measures.registry import MEASURES, load_measures
+from jaxdiff.measures.roles import Roles
 from jaxdiff.plugins import import_plugins
 from jaxdiff.settings import MAX_SIZE, MeasureSettings
 from jaxdiff.stage import Redo

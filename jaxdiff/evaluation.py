@@ -14,16 +14,18 @@ from jaxtyping import Int, UInt8
 
 from jaxdiff import files, results
 from jaxdiff.cells.classifiers import Classifiers, run_classifiers
-from jaxdiff.cells.data import UNSEEN_POOLS, join_splits, match_splits
 from jaxdiff.cells.measuring import ResultFolder, run_measures
+from jaxdiff.cells.selections import match_unseen
 from jaxdiff.datasets.dataset import Dataset, Split
 from jaxdiff.datasets.mixtures import draw_images
 from jaxdiff.datasets.registry import load_splits
 from jaxdiff.features.extractors import load_extractor
-from jaxdiff.measures.artifacts import Images, Predictions, Roles
+from jaxdiff.measures.artifacts import Images
 from jaxdiff.measures.lpips import LPIPS
 from jaxdiff.measures.matched import MatchedSplits
+from jaxdiff.measures.predictions import Predictions
 from jaxdiff.measures.registry import MEASURES
+from jaxdiff.measures.roles import Roles
 from jaxdiff.precision import measuring
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.provenance import describe_environment
@@ -87,13 +89,11 @@ class Reference:
     def matched(self) -> MatchedSplits | None:
         """As many images of the reference as of those that no model was trained on.
 
-        A dataset's are matched class by class, see `match_splits`; of other images, whose classes
+        A dataset's are matched class by class, see `match_unseen`; of other images, whose classes
         are not known, the larger set gives a random subset.
         """
         if self.splits is not None:
-            train = self.splits["train"]
-            unseen = join_splits([self.splits[name] for name in UNSEEN_POOLS])
-            return match_splits(train, unseen, train.labels, unseen.labels)
+            return match_unseen(self.splits)
         if self.held_out is None:
             return None
         sets = (self.images, self.held_out)
@@ -228,7 +228,7 @@ class SetContext(ResultFolder):
             return {
                 "reference": self.reference.digest,
                 "dataset": dict(dataset_id),
-                "code": code_digest(match_splits),
+                "code": code_digest(match_unseen),
             }
         return {"reference": self.reference.digest, "roles": roles}
 

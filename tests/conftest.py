@@ -6,10 +6,13 @@ compare it with definitions.
 """
 
 import atexit
+import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 
 ON_ACCELERATOR = os.environ.get("JAXDIFF_ACCELERATOR") == "1"
 if not ON_ACCELERATOR:
@@ -49,6 +52,7 @@ if ON_ACCELERATOR:
     # The tolerances are those of float32, which accelerators round to less by default.
     jax.config.update("jax_default_matmul_precision", "highest")
 
+from jaxdiff import source_code
 from jaxdiff.unet import UNet, UNetConfig
 
 MINIMAL_CONFIG = UNetConfig(
@@ -81,3 +85,22 @@ def tiny() -> UNet:
 def minimal_unet() -> UNet:
     """The smallest U-Net, where any network will do: it compiles in a third of the time."""
     return UNet(MINIMAL_CONFIG, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture
+def edit_code(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Pretends, to what digests code, that the module of this name has been edited."""
+    read = source_code._read_code
+    edited = set()
+
+    def edit(name: str) -> None:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.origin is not None
+        edited.add(Path(spec.origin))
+
+    def read_edited(path: Path) -> bytes:
+        return read(path) + b"edited" * (path in edited)
+
+    monkeypatch.setattr(source_code, "_read_code", read_edited)
+    return edit

@@ -12,9 +12,9 @@ from jaxdiff.datasets.dataset import Dataset, Split, make_pools
 from jaxdiff.datasets.prepare import Prepared
 from jaxdiff.estimates import Estimate
 from jaxdiff.evaluation import EvaluationSettings, Reference, SetContext, evaluate
-from jaxdiff.measures.artifacts import Roles
 from jaxdiff.measures.registry import MEASURES as REGISTERED
 from jaxdiff.measures.registry import Measure, load_measures
+from jaxdiff.measures.roles import Roles
 from jaxdiff.settings import ClassifierSettings, MeasureSettings
 from jaxdiff.stage import Redo
 from jaxdiff.study.pairwise import compare_sets

@@ -21,13 +21,15 @@ from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.classifiers import FILES as CLASSIFIER_FILES
 from jaxdiff.cells.classifiers import Classifiers
 from jaxdiff.cells.context import CellContext
-from jaxdiff.cells.data import DataPaths, match_splits
+from jaxdiff.cells.data import DataPaths
 from jaxdiff.cells.measuring import available
+from jaxdiff.cells.selections import match_unseen
 from jaxdiff.datasets.images import to_uint8
 from jaxdiff.denoiser import abstract_network, count_parameters
 from jaxdiff.estimates import Estimate
-from jaxdiff.measures.artifacts import Images, Predictions
+from jaxdiff.measures.artifacts import Images
 from jaxdiff.measures.effective_k import Memories, NoiseLevel, compute_effective_k
+from jaxdiff.measures.predictions import Predictions
 from jaxdiff.measures.registry import MEASURES
 from jaxdiff.models import Model
 from jaxdiff.progress import Progress, no_progress
@@ -181,7 +183,7 @@ class BypassedCell(CellContext):
             "settings": {key: settings[key] for key in keys},
             "measures": to_json(self.settings),
             "inception": files.sha256(inception) if inception else "",
-            "code": code_digest(BypassedCell, *measures, match_splits, Classifiers),
+            "code": code_digest(BypassedCell, *measures, match_unseen, Classifiers),
             "sampling": sampling_code_digest(self.sampler_spec),
         }
 
@@ -258,14 +260,7 @@ def open_cell(
     check_forms(unet, spec.schedule.steps, settings)
     cell = Cell.from_json(path.name, spec.settings)
     context = BypassedCell(cell, path, settings, data_paths, progress)
-    source = context.dataset.source.about
-    result = path / "result.json"
-    trained_on = files.read_json(result)["cell"]["data"] if result.exists() else source
-    if trained_on != source:
-        raise ValueError(
-            f"{path} was trained on {trained_on}, and the data here are {source}; give its own as "
-            "--data_dir"
-        )
+    context.check_trained_on(path)
     if not context.classifiers.exist():
         raise ValueError(
             f"{path} has no {context.classifiers.folder}, where its study's classifiers are; keep "

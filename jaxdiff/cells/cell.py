@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxdiff.datasets.mixtures import exact_counts, group_counts
 from jaxdiff.denoiser import config_from_json, config_to_json
-from jaxdiff.measures.artifacts import Roles
+from jaxdiff.measures.roles import Roles
 from jaxdiff.setting_fields import from_config, to_json
 from jaxdiff.settings import (
     ClassifierSettings,

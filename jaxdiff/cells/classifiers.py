@@ -14,8 +14,8 @@ from jaxdiff import files, results
 from jaxdiff.datasets.dataset import Split
 from jaxdiff.denoiser import Params
 from jaxdiff.features import classifier
-from jaxdiff.measures.artifacts import Predictions
 from jaxdiff.measures.confusion import confusion_matrix
+from jaxdiff.measures.predictions import Predictions
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.setting_fields import to_json
 from jaxdiff.settings import ClassifierSettings

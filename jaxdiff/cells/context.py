@@ -1,6 +1,7 @@
 """The artifacts of one cell: what its measures read, loaded or computed when it is asked for."""
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,42 +11,48 @@ from etils import epath
 from flax import nnx
 from jaxtyping import Int
 
-from jaxdiff import checkpoints, files, models, results
+from jaxdiff import checkpoints, files, models, results, timing
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.classifiers import Classifiers
 from jaxdiff.cells.data import (
-    UNSEEN_POOLS,
     DataPaths,
     cell_training_set,
-    join_splits,
-    load_cell_splits,
-    match_splits,
     open_cell_dataset,
 )
+from jaxdiff.cells.denoising import denoised_confusion
 from jaxdiff.cells.measuring import ResultFolder
+from jaxdiff.cells.selections import (
+    UNSEEN_POOLS,
+    match_unseen,
+    select_held_out,
+    select_held_out_of_classes,
+    select_unseen,
+)
 from jaxdiff.cells.train_step import network_flops
 from jaxdiff.datasets.dataset import Dataset, Split
-from jaxdiff.datasets.images import to_float, to_uint8
-from jaxdiff.datasets.mixtures import match_counts, mixture
+from jaxdiff.datasets.mixtures import match_counts
+from jaxdiff.datasets.registry import load_splits
 from jaxdiff.denoiser import (
     LeveledDenoiser,
     abstract_network,
     count_parameters,
     random_network,
 )
-from jaxdiff.measures.artifacts import Images, Predictions, Roles
-from jaxdiff.measures.confusion import confusion_matrix
+from jaxdiff.measures.artifacts import Images
 from jaxdiff.measures.matched import MatchedSplits
+from jaxdiff.measures.predictions import Predictions
+from jaxdiff.measures.roles import Roles
 from jaxdiff.progress import Progress, no_progress
 from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling import Sampler, sampling_code_digest
 from jaxdiff.setting_fields import to_json
 from jaxdiff.settings import MeasureSettings
 from jaxdiff.source_code import code_digest
-from jaxdiff.stage import Outputs
+from jaxdiff.stage import Outputs, difference
 
-DATA_ARTIFACTS = ("roles", "seed", "train", "held_out", "held_out_of_classes", "unseen")
-DENOISED_FROM = 0.3  # noise level, as a share of T, from which held-out images are denoised
+DATA_ARTIFACTS = ("roles", "seed", "train")
+# Chosen among the pools by `jaxdiff.cells.selections`.
+SELECTED_ARTIFACTS = ("held_out", "held_out_of_classes", "matched", "unseen")
 
 
 class CellContext(ResultFolder):
@@ -110,11 +117,39 @@ class CellContext(ResultFolder):
     @functools.cached_property
     def splits(self) -> Mapping[str, Split]:
         """The training images and the pools of the dataset."""
-        return load_cell_splits(self.cell, self.paths, self.workdir, self.progress)
+        cache = self.paths.cache_dir(self.workdir)
+        with timing.clock("preparing data"):
+            return load_splits(self.dataset, cache, self._training_set, self.progress)
 
     def check_prepared(self) -> None:
         """Check the bytes of the prepared dataset, which finished stages do not read."""
         self.dataset.check_prepared(self.paths.cache_dir(self.workdir))
+
+    def check_trained_on(self, folder: epath.Path) -> None:
+        """Check that the images at hand are those that the cell in this folder was trained on.
+
+        Raises
+        ------
+        ValueError
+            Where the dataset is another one, or other images of it would be chosen.
+        """
+        path = folder / "data.json"
+        if not path.exists():
+            return
+        recorded = files.read_json(path)
+        dataset = self.dataset
+        if recorded["dataset"] != dataset.contents:
+            first = difference(recorded["dataset"], dataset.contents, "dataset")
+            raise ValueError(
+                f"{folder} was trained on other data than {dataset.source.about} ({first}); give "
+                "its own as --data_dir"
+            )
+        # Older cells do not name their training images.
+        if recorded.get("training_set", self._training_digest) != self._training_digest:
+            raise ValueError(
+                f"{folder} was trained on other images of {dataset.source.about} than would be "
+                "chosen now; use the version of jaxdiff that trained it"
+            )
 
     @property
     def train(self) -> Split:
@@ -122,62 +157,47 @@ class CellContext(ResultFolder):
 
     @functools.cached_property
     def held_out(self) -> Images:
-        split = self.splits["held_out"]
-        return split.images[mixture(split.labels, self._counts_at_mix(split))]
+        return select_held_out(self.splits, self.roles).images
+
+    @property
+    def held_out_of_classes(self) -> Images:
+        return self._held_out_of_classes.images
 
     @functools.cached_property
-    def held_out_of_classes(self) -> Images:
-        split = self.splits["held_out"]
-        return split.images[self._is_of_classes(split)]
+    def _held_out_of_classes(self) -> Split:
+        return select_held_out_of_classes(self.splits, self.roles)
 
     @functools.cached_property
     def matched(self) -> MatchedSplits | None:
-        unseen = join_splits([self.splits[name] for name in UNSEEN_POOLS])
-        return match_splits(self.train, unseen, self._strata(self.train), self._strata(unseen))
+        return match_unseen(self.splits, self._groups)
 
     @functools.cached_property
     def _can_be_matched(self) -> bool:
-        """Whether there are matched images; by the lists of the dataset alone."""
+        """Whether there are matched images, without decoding one."""
         dataset = self.dataset
-        strata = dataset.groups if self.cell.is_grouped else dataset.labels
-        assert strata is not None
-        train = cell_training_set(self.cell, dataset)
+        strata = dataset.labels if self._groups is None else self._groups
         unseen = np.concatenate([dataset.pools[name] for name in UNSEEN_POOLS])
-        return any(match_counts(strata[train], strata[unseen]).values())
+        return any(match_counts(strata[self._training_set], strata[unseen]).values())
 
-    def _strata(self, split: Split) -> Int[np.ndarray, " n"]:
-        """What a cell's training images are chosen by: each image's class, or its group."""
+    @property
+    def _groups(self) -> Int[np.ndarray, " image"] | None:
+        """Group of each image of the dataset, where the training images are chosen by group."""
         if not self.cell.is_grouped:
-            return split.labels
-        groups = self.dataset.groups
-        assert groups is not None
-        return groups[split.indices]
+            return None
+        assert self.dataset.groups is not None
+        return self.dataset.groups
+
+    @functools.cached_property
+    def _training_set(self) -> Int[np.ndarray, " n"]:
+        """Indices of the training images; no image is decoded."""
+        return cell_training_set(self.cell, self.dataset)
+
+    @functools.cached_property
+    def _training_digest(self) -> str:
+        return files.array_digest(self._training_set)
 
     def unseen(self, count: int) -> Images:
-        split = self.splits["classifier_test"]
-        majority, *scarcer = self.roles.mix.items()
-        # At least one image of each scarcer class, and the majority fills up to `count`.
-        counts = {majority[0]: 0}
-        for label, share in scarcer:
-            available = int((split.labels == label).sum())
-            counts[label] = min(max(1, round(count * share)), available)
-        available = int((split.labels == majority[0]).sum())
-        counts[majority[0]] = min(count - sum(counts.values()), available)
-        return split.images[mixture(split.labels, counts)]
-
-    def _is_of_classes(self, split: Split) -> np.ndarray:
-        return np.isin(split.labels, self.roles.trained_classes)
-
-    def _counts_at_mix(self, split: Split) -> dict[int, int]:
-        """Images of each class in the largest set of the cell's mix that a split can give."""
-        mix = self.roles.mix
-        majority_size = int((split.labels == self.roles.majority).sum())
-        counts = {self.roles.majority: majority_size}
-        for label, share in mix.items():
-            if label != self.roles.majority:
-                target = max(round(majority_size * share / mix[self.roles.majority]), 1)
-                counts[label] = min(target, int((split.labels == label).sum()))
-        return counts
+        return select_unseen(self.splits, self.roles, count).images
 
     # ---- the trained model ----
 
@@ -270,12 +290,8 @@ class CellContext(ResultFolder):
 
     def write_denoised(self) -> None:
         """Write denoised.json: the confusion of held-out images that the cell has denoised."""
-        split = self.splits["held_out"]
-        true_labels = split.labels[self._is_of_classes(split)]
-        t = round(DENOISED_FROM * self.sampler.model.schedule.steps)
-        denoised = self.sampler.denoise(to_float(self.held_out_of_classes), t, self.cell.seed)
-        labels = self.classifiers.classify(to_uint8(denoised))
-        matrix = confusion_matrix(true_labels, labels, len(self.confusion))
+        images = self._held_out_of_classes
+        matrix = denoised_confusion(self.sampler, self.classifiers, images, self.cell.seed)
         files.write_json(self.folder / "denoised.json", {"matrix": matrix.tolist()})
 
     # ---- what the measures' fingerprints are made of ----
@@ -306,18 +322,23 @@ class CellContext(ResultFolder):
                 "sample": to_json(self.cell.sample),
                 "code": sampling_code_digest(self.sampler_spec),
             }
-        if name == "matched":
-            return {"data": self.data_digest(), "code": code_digest(match_splits)}
+        if name in SELECTED_ARTIFACTS:
+            code = code_digest(select_unseen)  # in one module with the others
+            return {"data": self.data_digest(), "code": code}
         if name in DATA_ARTIFACTS:
             return self.data_digest()
         return self.outputs[name]  # another measure
 
     def data_digest(self) -> dict[str, Any]:
-        """What the training images depend on."""
+        """The dataset, the training images and the roles of the classes."""
         config = self.cell.to_json()
         keys = ("data", "n", "proportions", "seed")
-        digest = {key: config[key] for key in keys}
-        return digest | {"dataset": self.dataset.contents}
+        return {
+            **{key: config[key] for key in keys},
+            "dataset": self.dataset.contents,
+            "training_set": self._training_digest,
+            "roles": dataclasses.asdict(self.roles),
+        }
 
     def trained_from(self) -> dict[str, Any]:
         """What the trained weights depend on: settings and data, not the text of the code."""
@@ -325,14 +346,16 @@ class CellContext(ResultFolder):
         inputs = {
             key: config[key] for key in config if key not in ("sample", "classifier", "measures")
         }
-        return inputs | self.trained_on()
+        return inputs | {"dataset": self.dataset.contents} | self._init_digest()
 
     def trained_on(self) -> dict[str, Any]:
         """What training reads from disk: the data, and the weights that it starts from."""
-        contents: dict[str, Any] = {"dataset": self.dataset.contents}
-        if self.cell.train.init:
-            contents["init"] = models.weights_digest(self.cell.train.init)
-        return contents
+        data = {"dataset": self.dataset.contents, "training_set": self._training_digest}
+        return data | self._init_digest()
+
+    def _init_digest(self) -> dict[str, Any]:
+        init = self.cell.train.init
+        return {"init": models.weights_digest(init)} if init else {}
 
 
 def describe_cell(context: CellContext) -> dict[str, Any]:

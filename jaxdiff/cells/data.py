@@ -8,16 +8,10 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int
 
-from jaxdiff import files, timing
+from jaxdiff import files
 from jaxdiff.cells.cell import Cell
 from jaxdiff.datasets import registry
-from jaxdiff.datasets.dataset import Dataset, Split
-from jaxdiff.datasets.mixtures import match_counts, mixture
-from jaxdiff.measures.matched import MatchedSplits
-from jaxdiff.progress import Progress
-
-# The pools that no model of a study is trained on; a classifier's images are new to a model too.
-UNSEEN_POOLS = ("held_out", "classifier_test", "classifier")
+from jaxdiff.datasets.dataset import Dataset
 
 
 class DataPaths(NamedTuple):
@@ -142,46 +136,3 @@ def cell_training_set(cell: Cell, dataset: Dataset) -> Int[np.ndarray, " n"]:
     return registry.training_set(
         dataset, counts, part=part, parts=parts, seed=shuffle, grouped=cell.is_grouped
     )
-
-
-def load_cell_splits(
-    cell: Cell, paths: DataPaths, workdir: epath.Path, progress: Progress
-) -> dict[str, Split]:
-    """The splits of a cell's dataset, which is prepared where it is not yet."""
-    dataset = open_cell_dataset(cell, paths.data_dir)
-    train = cell_training_set(cell, dataset)
-    with timing.clock("preparing data"):
-        return registry.load_splits(dataset, paths.cache_dir(workdir), train, progress)
-
-
-def join_splits(splits: Sequence[Split]) -> Split:
-    """Splits of one prepared dataset as one."""
-    indices = np.concatenate([split.indices for split in splits])
-    labels = np.concatenate([split.labels for split in splits])
-    return Split(splits[0].source, indices, labels)
-
-
-def match_splits(
-    train: Split,
-    unseen: Split,
-    train_strata: Int[np.ndarray, " n"],
-    unseen_strata: Int[np.ndarray, " m"],
-) -> MatchedSplits | None:
-    """As many images of either split in every stratum, by the rule of `match_counts`.
-
-    None where they have no image of the most frequent stratum in common.
-
-    Parameters
-    ----------
-    train, unseen
-        The two splits.
-    train_strata, unseen_strata
-        Class or group of each image.
-    """
-    counts = match_counts(train_strata, unseen_strata)
-    if not any(counts.values()):
-        return None
-    rows = mixture(train_strata, counts)
-    # The unseen split may be much larger than what is taken of it: only that is read.
-    unseen_images = unseen.select(mixture(unseen_strata, counts)).images
-    return MatchedSplits(train.images[rows], unseen_images, train_strata[rows])

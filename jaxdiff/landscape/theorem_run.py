@@ -93,9 +93,13 @@ def run(
 
     def run_part(name: str, arrays: tuple[str, ...], make: Callable[[], Json]) -> None:
         path = f"parts/{name}.json"
-        # One digest for all parts: that of laboratory.py and of what it imports.
-        code = code_digest(laboratory.theorem1_levels)
-        inputs = {"settings": settings, "data": dataset.contents, "code": code}
+        # One digest for all parts: that of this module and of what it imports.
+        inputs = {
+            "settings": settings,
+            "data": dataset.contents,
+            "memories": files.array_digest(*(memory.indices for memory in memories)),
+            "code": code_digest(run_theorem1),
+        }
         outputs = (path, *arrays)
         run_stage(
             workdir,

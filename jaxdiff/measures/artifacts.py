@@ -1,14 +1,15 @@
 """What a measure may read: the samples of one model and all that they are compared with."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures.matched import MatchedSplits
+from jaxdiff.measures.predictions import Predictions
+from jaxdiff.measures.roles import Roles
 from jaxdiff.progress import Progress
 
 if TYPE_CHECKING:
@@ -30,81 +31,6 @@ class LabeledImages(Protocol):
     @property
     def labels(self) -> Int[np.ndarray, " n"]:
         """Index of each image's class."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Roles:
-    """The two classes of a share, and the other classes of the training data.
-
-    Parameters
-    ----------
-    majority, minority
-        The two classes.
-    trained
-        The minority's share among the training images of the two, 0..1.
-    others
-        Further classes of the training data.
-    others_share
-        What they have of all training images together, the same each, 0..1.
-    """
-
-    majority: int
-    minority: int
-    trained: float
-    others: tuple[int, ...] = ()
-    others_share: float = 0.0
-
-    @property
-    def classes(self) -> tuple[int, int]:
-        """The two of the share, majority first."""
-        return self.majority, self.minority
-
-    @property
-    def trained_classes(self) -> tuple[int, ...]:
-        """All classes of the training data, the two of the share first."""
-        return *self.classes, *self.others
-
-    @property
-    def mix(self) -> dict[int, float]:
-        """Share of each class in the training data."""
-        rest = 1.0 - self.others_share
-        two = {self.majority: rest * (1.0 - self.trained), self.minority: rest * self.trained}
-        return two | {label: self.others_share / len(self.others) for label in self.others}
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """What two classifiers of different architecture see in n samples.
-
-    Parameters
-    ----------
-    labels, second_labels
-        Most probable label of each sample; the last label is the reject class.
-    probabilities
-        The first classifier's probability of every label.
-    """
-
-    labels: Int[np.ndarray, " n"]
-    probabilities: Float[np.ndarray, "n label"]
-    second_labels: Int[np.ndarray, " n"]
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Predictions":
-        """Of the arrays of classes.npz."""
-        return cls(arrays["label"], arrays["probability"], arrays["second"])
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of classes.npz."""
-        return {
-            "label": self.labels,
-            "probability": self.probabilities,
-            "second": self.second_labels,
-        }
-
-    @property
-    def reject_label(self) -> int:
-        """The label of images that are of no class."""
-        return self.probabilities.shape[1] - 1
 
 
 @runtime_checkable  # the test suite checks the types of arguments
@@ -161,7 +87,7 @@ class Artifacts(Protocol):
 
     @property
     def held_out_of_classes(self) -> Images | None:
-        """All held-out images of the two classes."""
+        """All held-out images of the classes of the training data."""
 
     @property
     def matched(self) -> MatchedSplits | None:

@@ -9,9 +9,8 @@ from jaxdiff import diffusion, rng
 from jaxdiff.datasets.images import to_float
 from jaxdiff.diffusion import Schedule
 from jaxdiff.estimates import Estimate
-from jaxdiff.measures import fixed_noise
 from jaxdiff.measures.artifacts import Artifacts, require
-from jaxdiff.measures.fixed_noise import PredictEps
+from jaxdiff.measures.fixed_noise import FIXED_NOISE_SEED, PredictEps
 from jaxdiff.measures.registry import measure
 
 STRATA = 16  # equal parts of the schedule; each image has a timestep in each
@@ -19,7 +18,7 @@ BANDS = 4  # of strata, whose losses are also given apart
 
 
 def draw_steps(
-    schedule: Schedule, count: int, seed: int = fixed_noise.FIXED_NOISE_SEED
+    schedule: Schedule, count: int, seed: int = FIXED_NOISE_SEED
 ) -> Int[np.ndarray, "stratum n"]:
     """A timestep of every image in each stratum, which depends on the image's index alone."""
     edges = np.linspace(0, schedule.steps, STRATA + 1)
@@ -33,7 +32,7 @@ def stratified_losses(
     schedule: Schedule,
     x0: Float[Array, "n h w c"],
     t: Int[np.ndarray, "stratum n"],
-    seed: int = fixed_noise.FIXED_NOISE_SEED,
+    seed: int = FIXED_NOISE_SEED,
 ) -> Float[np.ndarray, "stratum n"]:
     """Mean squared error of the predicted eps, for each stratum and image.
 

@@ -13,8 +13,9 @@ from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.datasets.mixtures import draw_images
 from jaxdiff.diffusion import Schedule
 from jaxdiff.estimates import Estimate
-from jaxdiff.measures.artifacts import Artifacts, Predictions, require
+from jaxdiff.measures.artifacts import Artifacts, require
 from jaxdiff.measures.fixed_noise import PredictEps
+from jaxdiff.measures.predictions import Predictions
 from jaxdiff.measures.registry import measure
 from jaxdiff.measures.soft_knn import MAX_GAUSSIAN_IMAGES, GaussianDenoiser, NoiseLevel
 from jaxdiff.noise_bank import noise_bank

@@ -14,9 +14,11 @@ from jaxtyping import Float
 from scipy.special import expit
 
 from jaxdiff.estimates import NORMAL_QUANTILE, Estimate, Proportion, rogan_gladen, wilson
-from jaxdiff.measures.artifacts import Artifacts, Predictions, Roles, require
+from jaxdiff.measures.artifacts import Artifacts, require
 from jaxdiff.measures.confusion import Confusion, Labels
+from jaxdiff.measures.predictions import Predictions
 from jaxdiff.measures.registry import AgainstDepth, measure
+from jaxdiff.measures.roles import Roles
 
 # A label with less probability than this is ambiguous in the bounds; the verdicts use the second.
 CONFIDENCES = (0.5, 0.75, 0.9)

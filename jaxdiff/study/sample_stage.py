@@ -16,6 +16,7 @@ from jaxdiff.cells.context import CellContext
 from jaxdiff.datasets.images import to_uint8
 from jaxdiff.noise_bank import COMMON_SEED
 from jaxdiff.progress import Progress
+from jaxdiff.source_code import code_digest
 from jaxdiff.stage import Redo, Stage
 
 
@@ -25,7 +26,7 @@ def _sample_stage(context: CellContext, redo: Redo) -> Stage:
     return Stage(
         context.folder,
         "sample",
-        context.digest("sampler"),
+        {"sampler": context.digest("sampler"), "code": code_digest(write_samples)},
         outputs,
         is_measured=False,
         part="sampling",

@@ -8,8 +8,9 @@ from etils import epath
 from jaxdiff import files, hub, parallel, timing
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.classifiers import run_classifiers
-from jaxdiff.cells.context import DENOISED_FROM, CellContext, describe_cell
+from jaxdiff.cells.context import CellContext, describe_cell
 from jaxdiff.cells.data import DataPaths
+from jaxdiff.cells.denoising import denoised_confusion
 from jaxdiff.cells.measuring import run_measures
 from jaxdiff.flops import forward_flops
 from jaxdiff.measures.registry import MEASURES
@@ -52,14 +53,26 @@ def open_cell(
     """
     context = CellContext(cell, workdir, paths, progress, track)
     claim_folder(context.folder / "config.json", cell.to_json(), fixed=_without_measures)
-    # Training goes on from a checkpoint, which must be of the same images and first weights.
-    claim_folder(context.folder / "data.json", context.trained_on(), kind="data")
+    _claim_data(context)
     parallel.on_leader("check data", context.check_prepared)
     with lock(workdir / "shared", waiting("the classifiers", progress)):
         _run_classifiers(context, redo)
         if cell.measures.inverted:
             _run_inverted_images(context, redo)
     return context
+
+
+def _claim_data(context: CellContext) -> None:
+    """Training goes on from a checkpoint, which must be of the same images and first weights."""
+    path = context.folder / "data.json"
+    trained_on = context.trained_on()
+    # A cell that was trained before its training images were recorded is taken as it is.
+    is_older = path.exists() and "training_set" not in path.read_text()
+
+    def fixed(content: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: content[key] for key in content if not (is_older and key == "training_set")}
+
+    claim_folder(path, trained_on, fixed, kind="data")
 
 
 def run_at_once(
@@ -220,7 +233,8 @@ def _run_denoise(context: CellContext, redo: Redo) -> None:
     inputs = {
         "sampler": context.digest("sampler"),
         "classifiers": context.digest("predict"),
-        "level": DENOISED_FROM,
+        "images": context.digest("held_out_of_classes"),
+        "code": code_digest(denoised_confusion),
     }
     context.outputs["denoise"] = run_stage(
         context.folder, "denoise", inputs, ("denoised.json",), context.write_denoised, redo=redo

@@ -9,8 +9,9 @@ from scipy.special import expit, logit
 from jaxdiff.analysis.claims import judge
 from jaxdiff.analysis.plan import Plan
 from jaxdiff.analysis.verdicts import judge_contrast
-from jaxdiff.measures.artifacts import Predictions, Roles
+from jaxdiff.measures.predictions import Predictions
 from jaxdiff.measures.quality import quality_gate
+from jaxdiff.measures.roles import Roles
 from jaxdiff.measures.shares import ambiguity_bounds, select_share, share_forms
 from tests.report.small_results import make_cell, make_info
 

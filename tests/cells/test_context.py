@@ -8,7 +8,10 @@ import pytest
 from etils import epath
 from flax import nnx
 
-from jaxdiff import source_code
+from experiments import probe
+from jaxdiff import files
+from jaxdiff.bypass import cells as bypass_cells
+from jaxdiff.bypass.config import BypassSettings
 from jaxdiff.cells import context as context_module
 from jaxdiff.cells.context import CellContext
 from jaxdiff.cells.data import DataPaths
@@ -18,6 +21,7 @@ from jaxdiff.datasets.prepare import prepare
 from jaxdiff.denoiser import build_network, get_params
 from jaxdiff.diffusion import Schedule
 from jaxdiff.models import Model
+from jaxdiff.progress import no_progress
 from jaxdiff.sampling import Sampler
 from jaxdiff.stage import NO_REDO
 from jaxdiff.study import grid, stages
@@ -153,31 +157,64 @@ def test_random_weights_share_the_compiled_programs(context):
             np.testing.assert_array_equal(sampler.params[name], array, err_msg=name)
 
 
-@pytest.mark.parametrize("edited", ["jaxdiff.datasets.mixtures", "jaxdiff.measures.matched"])
-def test_matched_images_are_bound_to_the_code_that_chooses_them(context, monkeypatch, edited):
-    context.dataset = types.SimpleNamespace(contents={})
-    names = ("matched", "train")
+@pytest.mark.parametrize(
+    "edited",
+    ["jaxdiff.cells.selections", "jaxdiff.datasets.mixtures", "jaxdiff.measures.matched"],
+)
+def test_selected_images_are_bound_to_the_code_that_selects_them(context, edit_code, edited):
+    names = ("held_out", "held_out_of_classes", "matched", "unseen", "train")
     first = [context.digest(name) for name in names]
-    monkeypatch.setattr(source_code, "_read_source", lambda name: name.encode() * (name != edited))
-    unedited = [context.digest(name) for name in names]
-    assert unedited[0] != first[0]
-    assert unedited[1] == first[1]
+    edit_code(edited)
+    *selected, train = [context.digest(name) for name in names]
+    assert train == first[-1]
+    assert not any(after == before for after, before in zip(selected, first, strict=False))
 
 
-@pytest.mark.parametrize("level", [0.2, 0.3])
-def test_denoised_images_are_bound_to_their_noise_level(context, monkeypatch, level):
-    inputs = {}
+def test_denoised_images_are_bound_to_the_code_that_denoises_them(context, edit_code, monkeypatch):
+    recorded = []
 
-    def record(folder, name, stage_inputs, *others, **options):
-        inputs.update(stage_inputs)
+    def record(folder, name, inputs, *others, **options):
+        recorded.append(inputs)
         return {}
 
     monkeypatch.setattr(stages, "run_stage", record)
-    monkeypatch.setattr(stages, "DENOISED_FROM", level)
-    context.dataset = types.SimpleNamespace(contents={})
     context.outputs["classifiers"] = {}
+    for edited in ("jaxdiff.cells.denoising", "jaxdiff.cells.selections"):
+        stages._run_denoise(context, NO_REDO)
+        edit_code(edited)
     stages._run_denoise(context, NO_REDO)
-    assert inputs["level"] == level
+    first, second, third = recorded
+    assert first["code"] != second["code"]
+    assert second["images"] != third["images"]
+
+
+@pytest.mark.parametrize("opened_by", ["probe", "bypass"])
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"dataset": {}}, r"was trained on other data than .* \(dataset.classes .*as --data_dir"),
+        ({"training_set": "other"}, "was trained on other images of .* than would be chosen now"),
+    ],
+)
+def test_a_trained_cell_is_not_measured_against_other_images(
+    context, monkeypatch, changed, sentence, opened_by
+):
+    folder = context.folder
+    files.write_json(folder / "data.json", context.trained_on() | changed)
+    files.write_json(folder / "config.json", context.cell.to_json())
+    monkeypatch.setattr(bypass_cells, "check_forms", lambda *arguments: None)
+    monkeypatch.setattr(probe, "_data_paths", lambda: DataPaths("", ""))
+    open_it = {
+        "probe": lambda: probe._load_cell_data([folder], context.workdir, no_progress),
+        "bypass": lambda: bypass_cells.open_cell(folder, BypassSettings(), DataPaths("", "")),
+    }
+    with pytest.raises(ValueError, match=sentence):
+        open_it[opened_by]()
+
+
+def test_an_older_cell_does_not_name_its_training_images(context):
+    files.write_json(context.folder / "data.json", {"dataset": context.dataset.contents})
+    context.check_trained_on(context.folder)
 
 
 @pytest.mark.parametrize("present", [(), (MINORITY,), (MAJORITY, MINORITY)])

@@ -9,9 +9,10 @@ import numpy as np
 from jaxdiff.datasets.images import to_float
 from jaxdiff.diffusion import Schedule
 from jaxdiff.landscape.memory import softmax_weights
-from jaxdiff.measures.artifacts import Predictions, Roles
 from jaxdiff.measures.matched import MatchedSplits
+from jaxdiff.measures.predictions import Predictions
 from jaxdiff.measures.registry import MEASURES
+from jaxdiff.measures.roles import Roles
 from jaxdiff.measures.soft_knn import NoiseLevel, squared_distances, weighted_mean
 
 CLASSES = (0, 1)

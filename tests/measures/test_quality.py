@@ -5,7 +5,7 @@ import pytest
 
 from jaxdiff import diffusion
 from jaxdiff.diffusion import Schedule
-from jaxdiff.measures.artifacts import Predictions
+from jaxdiff.measures.predictions import Predictions
 from jaxdiff.measures.quality import linear_eps, mean_eps_slope, quality_gate
 from jaxdiff.measures.soft_knn import GaussianDenoiser
 

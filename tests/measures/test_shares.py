@@ -3,8 +3,9 @@ import pytest
 
 from jaxdiff.estimates import Proportion
 from jaxdiff.measures import shares
-from jaxdiff.measures.artifacts import Predictions, Roles
 from jaxdiff.measures.confusion import confusion_matrix
+from jaxdiff.measures.predictions import Predictions
+from jaxdiff.measures.roles import Roles
 
 NUM_LABELS = 11
 REJECT = 10

@@ -7,8 +7,8 @@ import pytest
 
 from jaxdiff.diffusion import Schedule
 from jaxdiff.measures import curvature
-from jaxdiff.measures.artifacts import Roles
 from jaxdiff.measures.registry import MEASURES
+from jaxdiff.measures.roles import Roles
 from jaxdiff.models import Model
 from jaxdiff.reading import Reading
 from tests.measures.fake_artifacts import FakeArtifacts, FakeSplit

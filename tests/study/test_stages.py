@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from etils import epath
 
-from jaxdiff import files, source_code
+from jaxdiff import files
 from jaxdiff.cells import context as cell_context
 from jaxdiff.cells.context import CellContext
 from jaxdiff.cells.data import DataPaths, open_cell_dataset
 from jaxdiff.progress import no_progress
 from jaxdiff.records import write_record
 from jaxdiff.stage import NO_REDO, Redo
-from jaxdiff.study import grid, sample_stage, train_stage
+from jaxdiff.study import grid, sample_stage, stages, train_stage
 from jaxdiff.study.config import default_config
 from jaxdiff.study.stages import open_cell
 
@@ -40,6 +40,41 @@ def test_training_does_not_go_on_from_a_checkpoint_of_other_data(tmp_path, monke
     assert not (tmp_path / "shared").exists(), "no classifier is trained first"
 
 
+def test_training_does_not_go_on_from_a_checkpoint_of_other_images(tmp_path, monkeypatch):
+    """Of the same dataset, as an edit of how training sets are chosen would give them."""
+    config = default_config()
+    config.data.n = (50,)
+    config.measures.k = (1,)
+    cell = grid.expand(config)[0]
+    folder = epath.Path(tmp_path) / "cells" / cell.name
+    context = CellContext(cell, epath.Path(tmp_path), DataPaths("", ""))
+    files.write_json(folder / "data.json", context.trained_on())
+    measured = context.digest("train")
+    choose = cell_context.cell_training_set
+    monkeypatch.setattr(
+        cell_context, "cell_training_set", lambda cell, dataset: choose(cell, dataset) + 1
+    )
+    with pytest.raises(ValueError, match=r"was made with other data \(data.training_set"):
+        open_cell(cell, epath.Path(tmp_path), DataPaths("", str(tmp_path)), no_progress)
+    other = CellContext(cell, epath.Path(tmp_path), DataPaths("", ""))
+    assert other.digest("train") != measured
+
+
+def test_a_cell_that_does_not_name_its_training_images_is_trained_on(tmp_path, monkeypatch):
+    """It was trained before they were recorded; now they are."""
+    monkeypatch.setattr(stages, "_run_classifiers", lambda context, redo: None)
+    monkeypatch.setattr(CellContext, "check_prepared", lambda context: None)
+    cell = grid.expand(default_config())[0]
+    cell = dataclasses.replace(cell, measures=dataclasses.replace(cell.measures, inverted=0))
+    folder = epath.Path(tmp_path) / "cells" / cell.name
+    files.write_json(folder / "data.json", {"dataset": open_cell_dataset(cell).contents})
+    write_record(folder, "data", ["data.json"])
+    for _ in range(2):
+        context = open_cell(cell, epath.Path(tmp_path), DataPaths("", ""), no_progress)
+        assert files.read_json(folder / "data.json") == context.trained_on()
+        assert "training_set" in context.trained_on()
+
+
 def test_samples_of_another_dtype_are_drawn_again(tmp_path, monkeypatch):
     drawn = []
 
@@ -63,17 +98,13 @@ def test_samples_of_another_dtype_are_drawn_again(tmp_path, monkeypatch):
 )
 @pytest.mark.parametrize("name", ["sampler", "checkpoints", "leveled_sampler", "random_sampler"])
 def test_an_edit_of_sampling_code_changes_what_depends_on_a_sampler(
-    tmp_path, monkeypatch, name, edited
+    tmp_path, monkeypatch, edit_code, name, edited
 ):
     cell = grid.expand(default_config())[0]
     context = CellContext(cell, epath.Path(tmp_path), DataPaths("", ""))
     monkeypatch.setattr(context, "trained_from", dict)
     before = context.digest(name)
-    read = source_code._read_source
-    module = f"jaxdiff.{edited}"
-    monkeypatch.setattr(
-        source_code, "_read_source", lambda name: b"edited" if name == module else read(name)
-    )
+    edit_code(f"jaxdiff.{edited}")
     assert context.digest(name) != before
 
 
