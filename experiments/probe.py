@@ -189,7 +189,7 @@ def _load_cell_data(
         )
     cell = Cell.from_json(path.name, settings)
     context = CellContext(cell, workdir, _data_paths(), progress)
-    context.check_trained_on(path)
+    context.check_training_data(path)
     images = context.unseen(max(FLAGS.num, QUERIES))
     return ProbeData.from_unseen(
         images, context.train, cell.minority, FLAGS.num, max_memory=FLAGS.memory

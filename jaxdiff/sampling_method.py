@@ -308,7 +308,11 @@ def timesteps(
 
 
 def initial_noise(keys: Keys, shape: tuple[int, ...]) -> Float[Array, " batch *shape"]:
-    """x_T of each sample, from its own key; no step of a chain uses the same numbers."""
+    """Standard normal noise of each sample, from its own key; no step draws the same numbers.
+
+    It is x_T, and also what measures add to held-out images: for x_T of another distribution,
+    give those a function of their own.
+    """
 
     def draw(key: Key[Array, ""]) -> Array:
         return rng.normal(jax.random.fold_in(key, INITIAL_NOISE_STREAM), shape)

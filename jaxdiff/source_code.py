@@ -14,7 +14,7 @@ from typing import Any
 
 PACKAGE = "jaxdiff"
 ENDS_OF_STATEMENT = (tokenize.NEWLINE, tokenize.COMMENT)
-# What is left out of a result's code, with all that is imported only there: an edit makes nothing
+# Left out of the code of what imports them, with all that only they import: an edit makes nothing
 # again. Every other module that a function imports is part of its code.
 NOT_CODE = frozenset(
     f"{PACKAGE}.{name}"

@@ -230,7 +230,10 @@ def network_apply(network: nnx.Module, dtype: str = "float32", dropout: bool = T
 def build_loss(
     apply: Apply, schedule: diffusion.Schedule, prediction: diffusion.Prediction
 ) -> LossFn:
-    """The loss of a batch as a function of the parameters."""
+    """The mean squared error of the network's output, as a function of the parameters.
+
+    Devices and micro-batches average it: weights must not be normalized within a batch.
+    """
 
     def loss_fn(params: Params, batch: Batch) -> Array:
         xt = diffusion.add_noise(schedule, batch.x0, batch.eps, batch.t)

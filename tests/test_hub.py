@@ -160,7 +160,7 @@ def test_a_cell_names_the_commit_of_its_first_weights(stand_in, folder, tmp_path
     stages._write_run(context)
     run = json.loads((context.folder / "run.json").read_text())
     assert run["init"] == {"repository": NAME, "commit": commit}
-    assert context.trained_on()["init"] == models.weights_digest(folder)
+    assert context.training_data()["init"] == models.weights_digest(folder)
 
 
 def test_the_parts_of_stable_diffusion_are_fetched_with_their_weights(stand_in, tmp_path):

@@ -260,7 +260,7 @@ def open_cell(
     check_forms(unet, spec.schedule.steps, settings)
     cell = Cell.from_json(path.name, spec.settings)
     context = BypassedCell(cell, path, settings, data_paths, progress)
-    context.check_trained_on(path)
+    context.check_training_data(path)
     if not context.classifiers.exist():
         raise ValueError(
             f"{path} has no {context.classifiers.folder}, where its study's classifiers are; keep "

@@ -125,7 +125,7 @@ class CellContext(ResultFolder):
         """Check the bytes of the prepared dataset, which finished stages do not read."""
         self.dataset.check_prepared(self.paths.cache_dir(self.workdir))
 
-    def check_trained_on(self, folder: epath.Path) -> None:
+    def check_training_data(self, folder: epath.Path) -> None:
         """Check that the images at hand are those that the cell in this folder was trained on.
 
         Raises
@@ -142,7 +142,7 @@ class CellContext(ResultFolder):
             first = difference(recorded["dataset"], dataset.contents, "dataset")
             raise ValueError(
                 f"{folder} was trained on other data than {dataset.source.about} ({first}); give "
-                "its own as --data_dir"
+                "its own as --data_dir, or use the version of jaxdiff that trained it"
             )
         # Older cells do not name their training images.
         if recorded.get("training_set", self._training_digest) != self._training_digest:
@@ -318,7 +318,7 @@ class CellContext(ResultFolder):
             return self.outputs["denoise"]
         if name in ("sampler", "leveled_sampler", "random_sampler", "checkpoints"):
             return {
-                "trained": self.trained_from(),
+                "trained": self.training_inputs(),
                 "sample": to_json(self.cell.sample),
                 "code": sampling_code_digest(self.sampler_spec),
             }
@@ -340,7 +340,7 @@ class CellContext(ResultFolder):
             "roles": dataclasses.asdict(self.roles),
         }
 
-    def trained_from(self) -> dict[str, Any]:
+    def training_inputs(self) -> dict[str, Any]:
         """What the trained weights depend on: settings and data, not the text of the code."""
         config = self.cell.to_json()
         inputs = {
@@ -348,7 +348,7 @@ class CellContext(ResultFolder):
         }
         return inputs | {"dataset": self.dataset.contents} | self._init_digest()
 
-    def trained_on(self) -> dict[str, Any]:
+    def training_data(self) -> dict[str, Any]:
         """What training reads from disk: the data, and the weights that it starts from."""
         data = {"dataset": self.dataset.contents, "training_set": self._training_digest}
         return data | self._init_digest()

@@ -65,14 +65,14 @@ def open_cell(
 def _claim_data(context: CellContext) -> None:
     """Training goes on from a checkpoint, which must be of the same images and first weights."""
     path = context.folder / "data.json"
-    trained_on = context.trained_on()
+    training_data = context.training_data()
     # A cell that was trained before its training images were recorded is taken as it is.
     is_older = path.exists() and "training_set" not in path.read_text()
 
     def fixed(content: Mapping[str, Any]) -> dict[str, Any]:
         return {key: content[key] for key in content if not (is_older and key == "training_set")}
 
-    claim_folder(path, trained_on, fixed, kind="data")
+    claim_folder(path, training_data, fixed, kind="data")
 
 
 def run_at_once(

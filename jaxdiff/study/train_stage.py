@@ -33,7 +33,7 @@ def _train_stage(context: CellContext, redo: Redo) -> Stage:
         # A finished training is not run again, and what it logged cannot be had otherwise.
         check_records(folder, ["train"])
     outputs = (f"checkpoints/{context.cell.train.steps}", "metrics.jsonl")
-    inputs = context.trained_from()
+    inputs = context.training_inputs()
     return Stage(folder, "train", inputs, outputs, is_measured=False, part="training", redo=redo)
 
 

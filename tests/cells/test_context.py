@@ -200,7 +200,7 @@ def test_a_trained_cell_is_not_measured_against_other_images(
     context, monkeypatch, changed, sentence, opened_by
 ):
     folder = context.folder
-    files.write_json(folder / "data.json", context.trained_on() | changed)
+    files.write_json(folder / "data.json", context.training_data() | changed)
     files.write_json(folder / "config.json", context.cell.to_json())
     monkeypatch.setattr(bypass_cells, "check_forms", lambda *arguments: None)
     monkeypatch.setattr(probe, "_data_paths", lambda: DataPaths("", ""))
@@ -214,7 +214,7 @@ def test_a_trained_cell_is_not_measured_against_other_images(
 
 def test_an_older_cell_does_not_name_its_training_images(context):
     files.write_json(context.folder / "data.json", {"dataset": context.dataset.contents})
-    context.check_trained_on(context.folder)
+    context.check_training_data(context.folder)
 
 
 @pytest.mark.parametrize("present", [(), (MINORITY,), (MAJORITY, MINORITY)])

@@ -48,7 +48,7 @@ def test_training_does_not_go_on_from_a_checkpoint_of_other_images(tmp_path, mon
     cell = grid.expand(config)[0]
     folder = epath.Path(tmp_path) / "cells" / cell.name
     context = CellContext(cell, epath.Path(tmp_path), DataPaths("", ""))
-    files.write_json(folder / "data.json", context.trained_on())
+    files.write_json(folder / "data.json", context.training_data())
     measured = context.digest("train")
     choose = cell_context.cell_training_set
     monkeypatch.setattr(
@@ -71,8 +71,8 @@ def test_a_cell_that_does_not_name_its_training_images_is_trained_on(tmp_path, m
     write_record(folder, "data", ["data.json"])
     for _ in range(2):
         context = open_cell(cell, epath.Path(tmp_path), DataPaths("", ""), no_progress)
-        assert files.read_json(folder / "data.json") == context.trained_on()
-        assert "training_set" in context.trained_on()
+        assert files.read_json(folder / "data.json") == context.training_data()
+        assert "training_set" in context.training_data()
 
 
 def test_samples_of_another_dtype_are_drawn_again(tmp_path, monkeypatch):
@@ -102,7 +102,7 @@ def test_an_edit_of_sampling_code_changes_what_depends_on_a_sampler(
 ):
     cell = grid.expand(default_config())[0]
     context = CellContext(cell, epath.Path(tmp_path), DataPaths("", ""))
-    monkeypatch.setattr(context, "trained_from", dict)
+    monkeypatch.setattr(context, "training_inputs", dict)
     before = context.digest(name)
     edit_code(f"jaxdiff.{edited}")
     assert context.digest(name) != before
@@ -111,7 +111,7 @@ def test_an_edit_of_sampling_code_changes_what_depends_on_a_sampler(
 def test_nothing_of_the_old_weights_is_kept_when_a_cell_is_trained_again(tmp_path):
     cell = grid.expand(default_config())[0]
     context = CellContext(cell, epath.Path(tmp_path), DataPaths("", ""))
-    context.trained_on = dict
+    context.training_data = dict
     (context.folder / "checkpoints").mkdir(parents=True)
     names = ("config", "data", "train", "sample", "classify", "memorization", "result", "run")
     for name in names:
