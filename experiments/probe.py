@@ -29,8 +29,7 @@ from rich.table import Table
 from jaxdiff import models
 from jaxdiff.analysis import probe_summary, smoothness
 from jaxdiff.analysis.probed_models import ProbedModel, read_models
-from jaxdiff.cells.cell import Cell
-from jaxdiff.cells.context import CellContext
+from jaxdiff.cells.context import open_trained_cell
 from jaxdiff.cells.data import DataPaths
 from jaxdiff.datasets.image_io import read_images
 from jaxdiff.datasets.registry import (
@@ -187,12 +186,10 @@ def _load_cell_data(
             f"--reference must be set where no model is a cell, and {paths[0]} is none; give a "
             f"folder, an .npz, or one of {DATASET_NAMES_HELP}"
         )
-    cell = Cell.from_json(path.name, settings)
-    context = CellContext(cell, workdir, _data_paths(), progress)
-    context.check_training_data(path)
+    context = open_trained_cell(path, workdir, _data_paths(), progress)
     images = context.unseen(max(FLAGS.num, QUERIES))
     return ProbeData.from_unseen(
-        images, context.train, cell.minority, FLAGS.num, max_memory=FLAGS.memory
+        images, context.train, context.cell.minority, FLAGS.num, max_memory=FLAGS.memory
     )
 
 

@@ -358,6 +358,22 @@ class CellContext(ResultFolder):
         return {"init": models.weights_digest(init)} if init else {}
 
 
+def open_trained_cell(
+    folder: epath.Path, workdir: epath.Path, paths: DataPaths, progress: Progress = no_progress
+) -> CellContext:
+    """The data of a trained cell, wherever its folder is; they are prepared under `workdir`.
+
+    Raises
+    ------
+    ValueError
+        Where the images at hand are not those that the cell was trained on.
+    """
+    cell = Cell.from_json(folder.name, models.load_spec(folder).settings)
+    context = CellContext(cell, workdir, paths, progress)
+    context.check_training_data(folder)
+    return context
+
+
 def describe_cell(context: CellContext) -> dict[str, Any]:
     """What result.json says of the cell itself."""
     cell = context.cell

@@ -8,12 +8,11 @@ import pytest
 from etils import epath
 from flax import nnx
 
-from experiments import probe
 from jaxdiff import files
 from jaxdiff.bypass import cells as bypass_cells
 from jaxdiff.bypass.config import BypassSettings
 from jaxdiff.cells import context as context_module
-from jaxdiff.cells.context import CellContext
+from jaxdiff.cells.context import CellContext, open_trained_cell
 from jaxdiff.cells.data import DataPaths
 from jaxdiff.datasets.base import Annotations, Source
 from jaxdiff.datasets.dataset import Split
@@ -21,7 +20,6 @@ from jaxdiff.datasets.prepare import prepare
 from jaxdiff.denoiser import build_network, get_params
 from jaxdiff.diffusion import Schedule
 from jaxdiff.models import Model
-from jaxdiff.progress import no_progress
 from jaxdiff.sampling import Sampler
 from jaxdiff.stage import NO_REDO
 from jaxdiff.study import grid, stages
@@ -203,10 +201,10 @@ def test_a_trained_cell_is_not_measured_against_other_images(
     files.write_json(folder / "data.json", context.training_data() | changed)
     files.write_json(folder / "config.json", context.cell.to_json())
     monkeypatch.setattr(bypass_cells, "check_forms", lambda *arguments: None)
-    monkeypatch.setattr(probe, "_data_paths", lambda: DataPaths("", ""))
+    paths = DataPaths("", "")
     open_it = {
-        "probe": lambda: probe._load_cell_data([folder], context.workdir, no_progress),
-        "bypass": lambda: bypass_cells.open_cell(folder, BypassSettings(), DataPaths("", "")),
+        "probe": lambda: open_trained_cell(folder, context.workdir, paths),
+        "bypass": lambda: bypass_cells.open_cell(folder, BypassSettings(), paths),
     }
     with pytest.raises(ValueError, match=sentence):
         open_it[opened_by]()
