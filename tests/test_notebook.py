@@ -16,6 +16,8 @@ def test_a_row_that_table_a_lacks_is_named():
 @pytest.mark.parametrize("is_screen", [True, False])
 def test_progress_is_rewritten_on_a_screen_and_brief_in_a_file(is_screen, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: is_screen)
+    # Tests of notebooks in the same process have imported it.
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     for done in range(4):
         notebook._show("train", done, 3, "loss 0.1")
     out = capsys.readouterr().out
