@@ -161,6 +161,7 @@ def test_an_edit_of_one_measure_leaves_the_others_alone():
     assert "jaxdiff.measures.lpips" not in neighbors
     for modules in (lpips, neighbors):
         assert "jaxdiff.estimates" in modules, "the intervals' formulas"
+        assert not NOT_CODE & modules.keys()
 
 
 MEASURED = "jaxdiff.measures."
@@ -181,10 +182,16 @@ MEASURED = "jaxdiff.measures."
         (BypassedCell, {"jaxdiff.bypass.cells", MEASURED + "effective_k", "jaxdiff.unet_bypass"}),
         (
             text_to_image.Drawing,
-            {"jaxdiff.multistep", "jaxdiff.diffusers_scheduler"},
+            {
+                "jaxdiff.bypass.text_to_image",
+                "jaxdiff.diffusers_scheduler",
+                "jaxdiff.multistep",
+                MEASURED + "lpips",
+            },
         ),
         (Classifiers, {"jaxdiff.cells.classifiers", "jaxdiff.features.classifier"}),
-        (train_classifiers, {MEASURED + "confusion", "jaxdiff.layers", "jaxdiff.datasets.batches"}),
+        (train_classifiers, {MEASURED + "confusion", "jaxdiff.datasets.images"}),
+        (train_classifiers, {"jaxdiff.layers", "jaxdiff.datasets.batches"}),
         (registry.load_measures()["lpips"].compute, {"jaxdiff.ops.convolution", "jaxdiff.weights"}),
         (registry.load_measures()["held_out_loss"].compute, {MEASURED + "fixed_noise"}),
         (registry.load_measures()["curvature"].compute, {"jaxdiff.reading"}),
