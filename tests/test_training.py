@@ -32,6 +32,29 @@ def build_train_step(grad_fn, optimizer=OPTIMIZER):
     return training_step.TrainStep(grad_fn, optimizer, SCHEDULE, ema=0.999)
 
 
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_the_loss_is_the_mean_squared_error_of_the_closed_form(prediction):
+    images, noise = np.random.default_rng(1).normal(size=(2, BATCH, 4, 4, 1))
+    t = np.arange(BATCH) * 12
+    alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 100))[t].reshape(-1, 1, 1, 1)
+    signal, sigma = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
+    targets = {"eps": noise, "x0": images, "v": signal * noise - sigma * images}
+    output = 0.7 * (signal * images + sigma * noise) + t.reshape(-1, 1, 1, 1) / 100
+    batch = training_step.Batch(
+        jnp.asarray(images, jnp.float32),
+        jnp.asarray(noise, jnp.float32),
+        jnp.asarray(t),
+        jax.random.split(jax.random.key(0), BATCH),
+    )
+
+    def network(params, xt, t, keys):
+        return params["scale"] * xt + t.reshape(-1, 1, 1, 1) / 100
+
+    loss_fn = training_step.build_loss(network, SCHEDULE, prediction)
+    loss = loss_fn({"scale": jnp.float32(0.7)}, batch)
+    np.testing.assert_allclose(loss, np.square(output - targets[prediction]).mean(), rtol=1e-5)
+
+
 @functools.cache
 def compile_steps(devices, k):
     """K train steps as a run has them: compiled once, ahead of time."""
