@@ -48,15 +48,17 @@ from jaxdiff.stage import Redo
 
 DEFAULTS = ProbeOptions()
 CAPTION = """\
-premise: |J| of the map from the pixels to a level, at all levels and points; the theorem asks for \
-less than 1. falls: share of the decided points at which the norm falls from level to level. \
-theorem: what Theorem 1's claim comes to at the points where its premise holds; the counts are in \
-tables/in_short.csv. ratio: the deeper model's norm over the other's, a geometric mean with its \
-95 % interval over the probed images, given these networks; where it contains 1 no difference was \
-seen, and of models of another seed it says nothing. What random weights show too is not learned. \
-|H| is 2 wherever a model removes a direction entirely, so M = I - H / 2 is compared; the largest \
-|H| bounds L from below, so whose L is larger is not decidable. asymmetry of M: |M - M^T| \
-over |M + M^T|, 0 where M is of an energy; norms of M and H are of the symmetric part."""
+premise: the norm |J| of the map from the pixels to a level, over all levels and points; Theorem \
+1 assumes less than 1. falls: how many of the points have a norm that decreases from level to \
+level, in percent of those where the errors decide it. theorem: whether Theorem 1's claim holds \
+at the points where its premise does (counts: tables/in_short.csv). ratio: the norm of the deeper \
+model over that of the other, a geometric mean over the probed images with its 95 % interval. If \
+the interval contains 1, no difference was seen. It holds for these two networks and not for \
+models of other seeds. What random weights show too was not learned. |H| is 2 wherever a model \
+removes a direction entirely, so M = I - H / 2 is compared. The largest |H| is a lower bound of \
+the smoothness constant L, so it cannot say whose L is larger. asymmetry of M: |M - M^T| over |M \
++ M^T|, which is 0 if M is the Hessian of an energy; norms of M and H are those of the symmetric \
+part."""
 
 flags.DEFINE_multi_string("model", None, f"{_cli.MODEL_HELP} May be repeated.")
 flags.DEFINE_string(

@@ -95,9 +95,9 @@ def map_over_cells(
     Parameters
     ----------
     function
-        Of one cell's arguments.
+        A function of one cell's arguments.
     mesh
-        Of `cell_mesh`.
+        The mesh that `cell_mesh` returns.
     in_specs
         For all arguments or for each: `CELLS` where they are stacked, or `parallel.REPLICATED`
         where the cells share one.
@@ -105,7 +105,7 @@ def map_over_cells(
     Returns
     -------
     function
-        Of stacked arguments; all that it returns is stacked.
+        The function of stacked arguments; all that it returns is stacked.
     """
 
     def of_one(*arguments: PyTree) -> PyTree:

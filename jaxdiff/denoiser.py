@@ -79,9 +79,10 @@ class NetworkFunction:
     graphdef
         The module without its parameters.
     paths
-        Of the parameters.
+        Paths of the parameters.
     attributes
-        Those of `jaxdiff.programs.find_attributes`; with None it equals itself alone.
+        Attributes as `jaxdiff.programs.find_attributes` returns them; with None the object equals
+        itself alone.
     """
 
     graphdef: nnx.GraphDef

@@ -82,7 +82,7 @@ def save_pipeline(unet: UNet, scheduler: Mapping[str, Any], folder: epath.PathLi
 def find_unet_folder(folder: epath.PathLike) -> epath.Path:
     """The folder of the U-Net's config.json.
 
-    Of a checkpoint of diffusers' training scripts it is that of the averaged weights, unet_ema,
+    For a checkpoint of diffusers' training scripts it is that of the averaged weights, unet_ema,
     which are those of the pipeline that the training ends with.
 
     Raises

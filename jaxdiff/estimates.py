@@ -207,7 +207,7 @@ def wilson(successes: float | int, trials: float | int, level: float = 0.95) -> 
     denominator = 1.0 + z * z / trials
     center = (p + z * z / (2 * trials)) / denominator
     half = z / denominator * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
-    # The formula gives these too, but for rounding, which could leave 0..1.
+    # The formula gives these too, up to rounding, which could leave 0..1.
     low = 0.0 if successes == 0 else center - half
     high = 1.0 if successes == trials else center + half
     return low, high

@@ -225,7 +225,7 @@ class ResnetBlock(nnx.Module):
     time_channels
         Channels of the time embedding; None where there is no time.
     groups, eps
-        Of both group norms.
+        Groups and epsilon of both group norms.
     act_fn
         Name of the activation, a key of ACTIVATIONS.
     dropout
@@ -308,7 +308,7 @@ class Attention(nnx.Module):
     head_dim
         Channels of a head; None is a single head.
     groups, eps
-        Of the group norm; groups None: there is no norm.
+        Groups and epsilon of the group norm; with groups None there is no norm.
     output_scale
         What the sum is divided by.
     """

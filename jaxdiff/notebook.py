@@ -119,9 +119,9 @@ def build_unet(
     width
         Factor on channels and groups.
     size, channels
-        Of the images.
+        Side (pixels) and channels of the images.
     seed
-        Of the weights.
+        Seed of the weights.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def fit(
     learning_rate
         Peak of the cosine schedule.
     seed
-        Of batches and noise.
+        Seed of batches and noise.
     progress
         By default a line of text that is rewritten.
 
@@ -256,7 +256,7 @@ def curvature(
     t
         Noise level, 0..T-1.
     seed
-        Of the noise and of the probes.
+        Seed of the noise and of the random vectors.
     probes
         Vectors of Hutchinson's estimator, where the matrix is too large to be computed.
 

@@ -35,7 +35,7 @@ def _constant(peak: float | int, steps: int, cooldown_steps: int) -> optax.Sched
 
 
 def _wsd(peak: float | int, steps: int, cooldown_steps: int) -> optax.Schedule:
-    """Warm-up, stable, decay: constant, then 1 less the root of the cooldown's passed part."""
+    """Warm-up, stable, decay: constant, then 1 minus the root of the cooldown's passed part."""
     # Hägele et al. 2024, Section 3.2
 
     def cooldown(step: ArrayLike) -> jax.Array:

@@ -225,7 +225,7 @@ class CheckpointLosses:
 
     @property
     def paired_gaps(self) -> Float[np.ndarray, "checkpoint n"]:
-        """The loss of each unseen less that of a training image, means over noise levels.
+        """The loss of each unseen image minus that of a training image, means over noise levels.
 
         The i-th images of both sets are of one class and have the same noise. There must be as
         many of both, as the measure `checkpoints` has them.

@@ -281,16 +281,16 @@ def ddim_invert(
     Parameters
     ----------
     predict, schedule, prediction, steps, start
-        As for `ddim`.
+        As in `ddim`.
     x0
         Images float [batch, ...].
     keys
         Not used.
     iterations
-        Of the fixed point, at each step. One is the usual inversion (Song et al. 2021, Sec. 4.3;
-        Mokady et al. 2023), more are nearer to the exact inverse (Pan et al. 2023).
+        Iterations of the fixed point at each step. One is the usual inversion (Song et al. 2021,
+        Sec. 4.3; Mokady et al. 2023), more are nearer to the exact inverse (Pan et al. 2023).
     **chain_options
-        spacing, offset, to_one, stride, as for `ddim`.
+        spacing, offset, to_one, stride, as in `ddim`.
 
     Returns
     -------

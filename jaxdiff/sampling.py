@@ -76,7 +76,7 @@ class Sampler:
     params
         The network's parameters on the devices.
     sharding
-        Of a batch's arrays.
+        Sharding of a batch's arrays.
 
     Raises
     ------

@@ -174,7 +174,7 @@ class SamplerSpec:
     steps
         Sampling steps, 1 to the schedule's T.
     options
-        Fields of the method's class, but for the prediction, which is the model's.
+        Fields of the method's class except the prediction, which is the model's.
 
     Raises
     ------

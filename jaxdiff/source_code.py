@@ -14,9 +14,9 @@ from typing import Any
 
 PACKAGE = "jaxdiff"
 ENDS_OF_STATEMENT = (tokenize.NEWLINE, tokenize.COMMENT)
-# Left out of the code of what imports them, with all that only they import: an edit makes nothing
-# again. Every other module that a function imports is part of its code.
-NOT_CODE = frozenset(
+# These modules, and what only they import, do not count as code behind a result: an edit of one
+# makes nothing again. Every other module that a function imports counts.
+EXCLUDED_MODULES = frozenset(
     f"{PACKAGE}.{name}"
     for name in (
         # The networks of trained cells, and how they are read. A cell is not trained again because
@@ -58,7 +58,7 @@ NOT_CODE = frozenset(
 def code_digest(*functions: Callable[..., Any]) -> str:
     """SHA-256 of the code behind functions: their modules and what these import.
 
-    Left out are comments, docstrings, the modules of NOT_CODE and installed packages.
+    Left out are comments, docstrings, the modules of EXCLUDED_MODULES and installed packages.
     """
     paths: dict[str, Path] = {}
     for function in functions:
@@ -94,7 +94,7 @@ def _find_module(name: str, root: str, folder: Path) -> Path | None:
     """The file of a module that is part of the code of the root, which lies in this folder."""
     package = name.partition(".")[0]
     if package == PACKAGE:
-        if name == PACKAGE or name in NOT_CODE:
+        if name == PACKAGE or name in EXCLUDED_MODULES:
             return None
         folder = Path(__file__).parents[1]
     elif "site-packages" in folder.parts and package != root.partition(".")[0]:

@@ -73,7 +73,7 @@ class Stage:
         Whether the outputs are measurements, whose float32 products are exact: all but what
         training and sampling make.
     part
-        What the stage's time is counted as, but for compilation (see `jaxdiff.timing`).
+        What the stage's time is counted as, except compilation (see `jaxdiff.timing`).
     redo
         The stages that are made again.
     """

@@ -98,9 +98,9 @@ def fit(
     calls
         Batches of K steps each, from a step on.
     key_data
-        Of the run's noise, as `place_key` returns them.
+        Key of the run's noise, as `place_key` returns them.
 
-        Of cells at once, all are stacked along a leading axis (`cell_axis`), and every metric is a
+        For cells at once, all are stacked along a leading axis (`cell_axis`), and every metric is a
         list, one number per cell.
     """
     pending: list[tuple[int, dict[str, Array]]] = []

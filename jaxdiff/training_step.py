@@ -26,6 +26,11 @@ from jaxdiff.params_layout import ParamsLayout
 Apply = Callable[[Params, Array, Array, Array | None], Array]  # params, xt, t, dropout's keys
 LossFn = Callable[[Params, "Batch"], Array]
 
+# Numbers that are folded into a step's key. Not 0 or 1: splitting the key in two, as for t and eps,
+# may give the keys that folding in 0 and 1 gives.
+FLIP_STREAM = 2
+DROPOUT_STREAM = 3
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +117,7 @@ def choose_layout(
     # those of its parameters.
     if shard_params or platform == "cpu":
         return None
-    # A vector has one type.
+    # Parameters of several types do not fit into one vector.
     is_uniform = len({value.dtype for value in params.values()}) == 1
     return ParamsLayout.of(params) if is_uniform else None
 
@@ -192,14 +197,14 @@ def draw_batch(
     flip
         Mirror half of the images at random.
     """
-    # Dropout's keys and the flips are folded in, so that neither changes t and eps. Splitting in
-    # two may give the keys that folding in 0 and 1 gives, so that these two numbers are left out.
+    # Dropout's keys and the flips are folded in, so that neither changes t and eps.
     key_t, key_eps = jax.random.split(key)
-    keys = jax.random.split(jax.random.fold_in(key, 3), len(images))
+    keys = jax.random.split(jax.random.fold_in(key, DROPOUT_STREAM), len(images))
     t = jax.random.randint(key_t, keys.shape, 0, schedule.steps)
     x0 = to_float(images)
     if flip:
-        mirrored = jax.random.bernoulli(jax.random.fold_in(key, 2), shape=(*keys.shape, 1, 1, 1))
+        flip_key = jax.random.fold_in(key, FLIP_STREAM)
+        mirrored = jax.random.bernoulli(flip_key, shape=(*keys.shape, 1, 1, 1))
         x0 = jnp.where(mirrored, x0[:, :, ::-1], x0)
     return Batch(x0, rng.normal(key_eps, x0.shape), t, keys)
 
@@ -273,9 +278,9 @@ class TrainStep:
     def __call__(
         self, state: TrainState, images: Array, key: Key[Array, ""]
     ) -> tuple[TrainState, dict[str, Array]]:
-        # A function of the run's key and the step alone, so that a resumed run draws the same
-        # noise.
-        # Drawn for the whole batch, before it is split: the same on any number of devices.
+        # The noise depends on the run's key and the step alone, so that a resumed run draws the
+        # same. It is drawn for the whole batch, before that is split: any number of devices gets
+        # the same.
         batch = draw_batch(images, jax.random.fold_in(key, state.step), self.schedule, self.flip)
         grad_fn = self.grad_fn
         if state.layout is not None:
@@ -357,7 +362,7 @@ def jit_cell_steps(train_step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
     train_step
         One step of a cell, which averages its gradient over no devices.
     mesh
-        Of `cell_axis.cell_mesh`.
+        The mesh that `cell_axis.cell_mesh` returns.
     """
     return jax.jit(cell_axis.map_over_cells(repeat_steps(train_step), mesh), donate_argnums=0)
 

@@ -16,7 +16,7 @@ from jaxdiff.cells.selections import match_unseen
 from jaxdiff.landscape.theorem_run import run_theorem1
 from jaxdiff.measures import registry
 from jaxdiff.sampling import Sampler
-from jaxdiff.source_code import NOT_CODE, code_digest, find_modules, strip_comments
+from jaxdiff.source_code import EXCLUDED_MODULES, code_digest, find_modules, strip_comments
 from jaxdiff.study import inversion
 from jaxdiff.study.sample_stage import write_samples
 
@@ -161,7 +161,7 @@ def test_an_edit_of_one_measure_leaves_the_others_alone():
     assert "jaxdiff.measures.lpips" not in neighbors
     for modules in (lpips, neighbors):
         assert "jaxdiff.estimates" in modules, "the intervals' formulas"
-        assert not NOT_CODE & modules.keys()
+        assert not EXCLUDED_MODULES & modules.keys()
 
 
 MEASURED = "jaxdiff.measures."
@@ -211,6 +211,6 @@ def test_an_edit_of_shares_trains_no_classifier():
     assert MEASURED + "shares" not in find_modules(train_classifiers.__module__)
 
 
-@pytest.mark.parametrize("name", sorted(NOT_CODE))
+@pytest.mark.parametrize("name", sorted(EXCLUDED_MODULES))
 def test_modules_that_are_left_out_exist(name):
     assert importlib.util.find_spec(name) is not None

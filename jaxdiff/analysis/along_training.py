@@ -22,7 +22,7 @@ class Checkpoint(NamedTuple):
     log_loss
         Logarithm of the mean eps loss of unseen images.
     reading
-        Of its samples.
+        Reading of its samples.
     """
 
     step: int
@@ -67,7 +67,7 @@ class AtEqualLoss(NamedTuple):
     log_loss
         Logarithm of that loss.
     readings
-        Of the shallow and the deep model.
+        Readings of the shallow and the deep model.
     """
 
     log_loss: float

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from jaxdiff.analysis.contrasts import BlockedMean, Contrast
-from jaxdiff.analysis.verdicts import ALPHA, LOSS_RATIO, MIN_GATE, Verdict
+from jaxdiff.analysis.verdicts import ALPHA, LOST_RATIO, MIN_GATE, Verdict
 from jaxdiff.estimates import Estimate
 
 Rule = Callable[[float], Verdict]  # from the level alpha to what the interval at 1 - alpha says
@@ -41,7 +41,7 @@ class Claim:
     alpha
         The level by which the claim was judged; None while it is not.
     p_value
-        Of the primary claim as it is, of a secondary one after Holm; None without a test.
+        Unadjusted for the primary claim, after Holm for a secondary one; None without a test.
     to_unit
         From the mean's unit to that of the estimate, increasing; None where they are the same.
     """
@@ -79,8 +79,8 @@ class Claim:
 
     @property
     def widening(self) -> float | None:
-        """How far either end moves at R = `LOSS_RATIO`; None where no models are compared."""
-        return None if self.contrast is None else self.contrast.widening(LOSS_RATIO)
+        """How far either end moves at R = `LOST_RATIO`; None where no models are compared."""
+        return None if self.contrast is None else self.contrast.widening(LOST_RATIO)
 
     @property
     def critical_ratio(self) -> float | None:

@@ -48,8 +48,8 @@ def judge(
     if shallow != deep:
         at_look = _judge_look(study.claim_change(shallow, deep, early)) if early else None
         if at_look is not None:
-            # The look ends the primary claim alone: the others wait for all seeds, since data that
-            # were looked at decide when they are taken.
+            # The interim look may end the primary claim only. The other claims wait for all seeds:
+            # to stop them at a time that depends on the data would bias them.
             return [at_look, *_judge_family(study.secondary_claims(plan.seeds))]
         alpha = FINAL_ALPHA if plan.look else ALPHA
         claim = study.claim_change(shallow, deep, plan.seeds)

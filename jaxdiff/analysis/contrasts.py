@@ -1,7 +1,7 @@
 """Two models compared seed by seed, and how far unreadable samples may move it. No JAX.
 
-The unit is the seed. Seeds alternate which class has the majority, their role; what belongs to a
-class and not to its role cancels in the mean of the two roles' means.
+The unit is the seed. Seeds alternate which of the two classes has the majority. A seed's role is
+the class that has it. What a class does in either role cancels in the mean of the two roles' means.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jaxdiff.results import CellResult
 # Shares as config.data.proportions has them, and the number of images.
 DataKey: TypeAlias = tuple[tuple[float, ...], int]
 
-LARGEST_RATIO = 1e6  # beyond it a ratio of losses counts as infinite
+LARGEST_RATIO = 1e6  # beyond it a ratio of lost fractions counts as infinite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class BlockedMean:
     standard_error
         From the residuals within roles; nan without degrees of freedom.
     dof
-        Degrees of freedom: the number of seeds less the number of roles.
+        Degrees of freedom: the number of seeds minus the number of roles.
     n
         Number of seeds.
     """
@@ -53,7 +53,7 @@ class BlockedMean:
         values
             A value for each seed.
         roles
-            What has the majority in the seed's training data.
+            The class that has the majority in the seed's training data.
         """
         if not values:
             return cls(math.nan, math.nan, 0, 0)
@@ -86,7 +86,7 @@ class BlockedMean:
         return Estimate(self.value, *ends, self.n, method, self.standard_error)
 
 
-def shift_by_loss(gate: float, share: float, ratio: float) -> float:
+def shift_by_lost_images(gate: float, share: float, ratio: float) -> float:
     """How far a logit share moves where the minority is lost `ratio` times as often.
 
     Parameters
@@ -96,22 +96,23 @@ def shift_by_loss(gate: float, share: float, ratio: float) -> float:
     share
         The minority's share, between 0 and 1.
     ratio
-        R: loss of the minority over that of the majority, both as fractions of their class.
+        R: the lost fraction of the minority over that of the majority.
 
     Returns
     -------
     shift
-        log[(1 - R l) / (1 - l)] with l = (1 - gate) / (R share + 1 - share), the majority's loss:
+        log[(1 - R l) / (1 - l)] with l = (1 - gate) / (R share + 1 - share), the majority's:
         0 at R = 1, below 0 above it; -inf where the minority would be lost altogether.
     """
-    # 1 - gate = l (1 - share) + R l share: what is lost of both classes is all that is lost.
-    majority_loss = (1 - gate) / (ratio * share + 1 - share)
-    minority_loss = ratio * majority_loss
-    if minority_loss >= 1:
+    # 1 - gate = l (1 - share) + R l share: the samples that cannot be read are those that are
+    # lost of either class.
+    lost_of_majority = (1 - gate) / (ratio * share + 1 - share)
+    lost_of_minority = ratio * lost_of_majority
+    if lost_of_minority >= 1:
         return -math.inf
-    if majority_loss >= 1:
+    if lost_of_majority >= 1:
         return math.inf
-    return math.log((1 - minority_loss) / (1 - majority_loss))
+    return math.log((1 - lost_of_minority) / (1 - lost_of_majority))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Arm:
     def shift(self, ratio: float) -> float:
         """Mean shift of the logit share where the losses have this ratio."""
         pairs = zip(self.gates, self.shares, strict=True)
-        return float(np.mean([shift_by_loss(gate, share, ratio) for gate, share in pairs]))
+        return float(np.mean([shift_by_lost_images(gate, share, ratio) for gate, share in pairs]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +164,7 @@ class Contrast:
 
     @property
     def changes(self) -> dict[int, float]:
-        """By seed: logit share of the deep model less that of the shallow one."""
+        """By seed: logit share of the deep model minus that of the shallow one."""
         return {seed: deep - shallow for seed, (shallow, deep) in self.logits.items()}
 
     @property

@@ -23,7 +23,7 @@ class LossComparison:
     shallow_loss, deep_loss
         Means over images, whose intervals hold the images' own differences.
     difference
-        Deep less shallow: the mean over images of the differences, with its paired t interval.
+        Deep minus shallow: the mean over images of the differences, with its paired t interval.
     """
 
     shallow: CellResult

@@ -20,7 +20,7 @@ class OverSeeds:
     values
         The value of each seed.
     estimate
-        Of the mean; without an interval where the seeds leave no degrees of freedom.
+        Estimate of the mean; without an interval where the seeds leave no degrees of freedom.
     """
 
     model: str

@@ -29,7 +29,7 @@ from jaxdiff.analysis.plan import Plan
 from jaxdiff.analysis.queries import format_mix
 from jaxdiff.analysis.verdicts import (
     BOUNDS_CONFIDENCE,
-    LOSS_RATIO,
+    LOST_RATIO,
     MIN_ALIGNMENT_SEEDS,
     MIN_TEST_IMAGES,
     Verdict,
@@ -186,7 +186,7 @@ class PlannedClaims:
     ) -> Claim:
         """A claim that is supported above 0; one about shares is widened as contrasts are."""
         mean = BlockedMean.of(values.of_seeds, values.roles)
-        shifts = [abs(arm.shift(LOSS_RATIO)) for arm in arms] if is_share else []
+        shifts = [abs(arm.shift(LOST_RATIO)) for arm in arms] if is_share else []
         widening = max(shifts, default=0.0)
 
         def rule(alpha: float) -> Verdict:
@@ -226,7 +226,7 @@ class PlannedClaims:
             interval = mean.estimate(1 - alpha)
             assert interval.low is not None
             assert interval.high is not None
-            return judge_contrast(interval.low, interval.high, contrast.widening(LOSS_RATIO))
+            return judge_contrast(interval.low, interval.high, contrast.widening(LOST_RATIO))
 
         return Claim(
             f"model {deep} draws fewer of the minority than model {shallow}",
@@ -329,7 +329,7 @@ def _roles(cells: Sequence[CellResult]) -> list[int]:
 
 
 def _mean_of_bounds(finished: FinishedSeeds, sign: int) -> BlockedMean:
-    """The mean over seeds of one extreme (1 the upper, -1 the lower), less the trained logit."""
+    """The mean over seeds of one extreme (1 the upper, -1 the lower), minus the trained logit."""
     values = []
     for rows in finished.cells.values():
         by_mix = [_bound_less_trained(cell, sign) for (cell,) in rows]
@@ -342,7 +342,7 @@ def _find_bounds(cell: CellResult) -> Estimate | None:
 
 
 def _bound_less_trained(cell: CellResult, sign: int) -> float:
-    """The logit of an extreme share (1 the upper, -1 the lower), less the trained logit."""
+    """The logit of an extreme share (1 the upper, -1 the lower), minus the trained logit."""
     bounds = _find_bounds(cell)
     assert bounds is not None
     assert bounds.n is not None

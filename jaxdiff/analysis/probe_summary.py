@@ -232,7 +232,7 @@ class SummaryLine:
     comparison
         What is compared, or where one quantity is looked at.
     model, quantity, scale
-        Of which model, which norm, on which scale.
+        Which model, which norm, on which scale.
     statistic
         What the two numbers are.
     trained, random

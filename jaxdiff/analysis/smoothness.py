@@ -45,7 +45,7 @@ class DecreaseTest:
     refuted
         Whether some point does not decrease: the theorem is universal.
     share
-        Of the decided points, those that decrease; None where no point is decided.
+        Share of the decided points that decrease; None where no point is decided.
     undecided
         Points at which the errors leave it open.
     log_ratio

@@ -20,7 +20,7 @@ ALPHA = 0.05
 LOOK_ALPHA = 0.0052
 FINAL_ALPHA = 0.048
 # Losing the minority this many times as often as the majority must not change a verdict.
-LOSS_RATIO = 1.5
+LOST_RATIO = 1.5
 MIN_GATE = 0.8  # below it an arm's samples cannot be read
 # With fewer a class the classifier's own errors leave a share undecided. Full MNIST has as many of
 # every digit, by `jaxdiff.datasets.base.POOL_SHARES`.
@@ -31,7 +31,7 @@ BOUNDS_CONFIDENCE = 0.75  # of the bounds by which a model is compared with its 
 
 
 def judge_contrast(low: float, high: float, widening: float) -> Verdict:
-    """Judge the change of the logit share, deep less shallow, by its widened interval.
+    """Judge the change of the logit share, deep minus shallow, by its widened interval.
 
     Parameters
     ----------

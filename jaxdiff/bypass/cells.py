@@ -73,7 +73,7 @@ class BypassedCell(CellContext):
     Parameters
     ----------
     cell, folder, paths, progress
-        Of the trained cell; its study's classifiers stand beside it.
+        Those of the trained cell; its study's classifiers stand beside it.
     settings
         What is bypassed and how it is measured.
     """

@@ -256,7 +256,7 @@ def measure_similarity(
     images
         uint8 [prompt, seed, height, width, channel].
     network
-        Of LPIPS: vgg or alex.
+        Network of LPIPS: vgg or alex.
     space
         Feature space of the cosine similarities.
     inception

@@ -50,7 +50,7 @@ class Cell:
     n
         Number of training images.
     seed
-        Of initialization, batches, training images and samples.
+        Seed of initialization, batches, training images and samples.
     majority, minority
         The two classes.
     data
@@ -186,7 +186,7 @@ class Cell:
 
 
 def _without(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings but for newer ones that have their defaults."""
+    """The settings except newer ones that have their defaults."""
     return {
         key: value
         for key, value in settings.items()

@@ -153,7 +153,7 @@ def stack_batches(
     cells, splits
         The cells and their training images.
     mesh
-        Of `cell_axis.cell_mesh`; each device gets its cell's batches alone.
+        The mesh that `cell_axis.cell_mesh` returns; each device gets its cell's batches alone.
     end
         The last step.
     """

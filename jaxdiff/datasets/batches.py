@@ -57,7 +57,7 @@ def resident(
     mesh
         Devices over which each batch is split.
     seed
-        Of the epochs' shuffles.
+        Seed of the epochs' shuffles.
     steps
         Training steps, a multiple of `k`.
     batch

@@ -163,9 +163,9 @@ def train(
     batch
         Images of a step; a quarter as many of no class are added.
     learning_rate
-        Of AdamW, at the start.
+        AdamW's learning rate at the start.
     seed
-        Of the parameters, batches and augmentation.
+        Seed of the parameters, batches and augmentation.
     num_classes
         Classes of the dataset.
     architecture

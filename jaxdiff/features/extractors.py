@@ -36,7 +36,7 @@ class FeatureExtractor:
     name
         One of EXTRACTORS; what tables call the feature space.
     params
-        Of the network.
+        Parameters of the network.
     features
         From the parameters and uint8 RGB images [batch, height, width, 3] to the features.
     batch

@@ -109,7 +109,7 @@ def _decompose(bidiagonal: _Bidiagonal, count: int) -> tuple[np.ndarray, ...]:
     # Bounds hold what is left over, and rounding.
     rounding = BOUND_ROUNDING * float(np.finfo(dtype).eps) * values[0]
     rest = float(np.nan_to_num(bidiagonal.rest))
-    # J v = s u is exact, and J^T u = s v but for the rest times the last entry of u in its basis.
+    # J v = s u is exact. J^T u = s v is off by the rest times the last entry of u in its basis.
     bounds = np.abs(left[-1] * rest) + rounding
     left = left.T[:count]
     right = right[:count]

@@ -41,7 +41,7 @@ MATRIX_ROWS_PER_BATCH = 32
 
 @dataclasses.dataclass(frozen=True)
 class Energy:
-    """The Hessian of an energy ``(x, *parameters) -> number``."""
+    """An energy ``(x, *parameters) -> number``, with the products of its Hessian H."""
 
     energy: Function
 
@@ -59,7 +59,10 @@ class Energy:
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """The Jacobian J of a field ``(x, *parameters) -> [shape of x]``, an energy's gradient."""
+    """A field ``(x, *parameters) -> [shape of x]``, with the products of its Jacobian J.
+
+    It stands for the gradient of an energy, and J for the Hessian.
+    """
 
     field: Function
 
@@ -109,11 +112,11 @@ def curvature(
     Parameters
     ----------
     hessian
-        An energy's Hessian, or the Jacobian of a field in its place.
+        The energy whose Hessian is measured, or the field whose Jacobian stands for it.
     points
         Where it is measured.
     key
-        Of Lanczos' first vector and of the probes.
+        PRNG key for Lanczos' first vector and the random vectors.
     parameters
         What ``hessian`` takes beside the point, the same for all points.
     options
@@ -152,8 +155,7 @@ def map_points(
     The program is compiled once for the same function, static arguments and shapes.
     """
     # Decompositions of the result belong on the host: LAPACK's calls inside a program of several
-    # CPU devices have been seen to wait for each other for ever (jaxlib 0.10.1), and NumPy has
-    # float64.
+    # CPU devices have been seen to deadlock (jaxlib 0.10.1), and NumPy has float64.
     n = len(points[0])
     keys = jax.random.split(key, n)
     arrays = tuple(jnp.asarray(array) for array in points)
@@ -277,7 +279,7 @@ def spectral_norm(
     x
         The point, of any shape.
     key
-        Of Lanczos' first vector.
+        PRNG key for Lanczos' first vector.
     parameters
         What the energy takes beside the point.
     options
@@ -286,8 +288,8 @@ def spectral_norm(
     Returns
     -------
     estimate
-        Exact up to 1,024 dimensions. Above, an eigenvalue lies within ``bound`` of the value,
-        which is no larger than the true norm but for that.
+        Exact up to 1,024 dimensions. Above, an eigenvalue lies within ``bound`` of the value, and
+        the true norm is at least the value minus ``bound``.
     """
     settings = Options(**options)
     value, error = _measure_one("spectral_norm", energy, x, key, parameters, settings)

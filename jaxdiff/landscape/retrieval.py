@@ -56,7 +56,7 @@ def sample_smoothed(
     rho
         One number, or one for each t, as fitted to a trained model; 1 is the exact denoiser.
     key
-        Of the noise that sampling starts from.
+        PRNG key for the noise that sampling starts from.
     classes
         Number of classes.
     count

@@ -78,7 +78,7 @@ def odds(p: float | int, q: float | int, features: float | int) -> float:
     Returns
     -------
     odds
-        Of the majority.
+        Odds of the majority.
 
     Raises
     ------

@@ -88,7 +88,7 @@ def bias_variance_from_noise(classes: Classes, trained: float) -> list[Estimate]
     Returns
     -------
     estimates
-        ``share_bias``: the minority's share among what the models draw, less the trained one.
+        ``share_bias``: the minority's share among what the models draw, minus the trained one.
         ``variance``: half the disagreement of two models on the same noise, 0..1/2: 0 where the
         noise alone decides the class, share (1 - share) where it says nothing of it. Intervals as
         `two_way_mean`. An estimate that fewer than two noises allow is left out.

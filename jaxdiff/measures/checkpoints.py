@@ -24,8 +24,8 @@ from jaxdiff.measures.registry import measure
 from jaxdiff.measures.shares import select_share, share_forms
 
 NUM_NOISE_LEVELS = 8  # at which losses are compared
-MAX_IMAGES = 512  # of either set: more would make losses dearer than training short runs
-MIN_KID_IMAGES = 3  # of either set, or its jackknife leaves no pair
+MAX_IMAGES = 512  # of either set: with more, losses would take longer than training a short run
+MIN_KID_IMAGES = 3  # of either set: with two, the jackknife leaves one, which has no pair
 
 
 class Losses(NamedTuple):
@@ -45,8 +45,8 @@ def eps_losses(
 ) -> Float[np.ndarray, "level n"]:
     """Mean squared error of the predicted eps, for each noise level and image.
 
-    The noise is the same at every call. What a model loses less on its training images than on
-    others, it has memorized of them (Carlini et al. 2023; along training, Bonnaire et al. 2025).
+    The noise is the same at every call. A lower loss on training images than on unseen ones
+    shows memorization (Carlini et al. 2023; along training, Bonnaire et al. 2025).
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def loss_gap(
     Returns
     -------
     estimates
-        ``eps_loss`` of either set with t intervals; ``eps_gap``, unseen less train, with
+        ``eps_loss`` of either set with t intervals; ``eps_gap``, unseen minus train, with
         Welch's: above 0 is memorization, larger is more. Too few images leave no interval.
     """
     train_means = train.mean(axis=0)

@@ -108,8 +108,8 @@ def compute_effective_k(
         number of training images; larger is smoother. Both are undefined where
         `explain_undefined` says so (label ``why``). ``r2`` of the soft k-NN denoiser, of the
         baselines and of the control's two memories. ``r2_difference``: that of as many training
-        images less that of unseen ones; where its interval does not exclude 0 from below, there
-        is no ground to speak of recall.
+        images minus that of unseen ones; where the lower end of its interval is not above 0, the
+        training images do not explain the model better than unseen ones.
     """
     target = x0_hat.reshape(len(x0_hat), -1)
     fit = fit_soft_knn(SoftKnn.at(xt, memories.train, noise), target)

@@ -47,7 +47,7 @@ def nearest(
     Parameters
     ----------
     queries, references
-        [N, ...] of any number type (uint8 images are not copied as floats), of one shape but for N.
+        [N, ...] of any number type (uint8 images are not copied as floats), of one shape except N.
     k
         1 to the number of references.
     metric

@@ -5,7 +5,7 @@ import math
 from jaxdiff.estimates import NORMAL_QUANTILE, Estimate, Proportion
 from jaxdiff.measures.artifacts import Artifacts, require
 from jaxdiff.measures.registry import measure
-from jaxdiff.measures.shares import CONTINUITY, count_losses
+from jaxdiff.measures.shares import CONTINUITY, count_lost
 
 
 def loss_ratio(majority: Proportion, minority: Proportion) -> Estimate:
@@ -20,11 +20,11 @@ def loss_ratio(majority: Proportion, minority: Proportion) -> Estimate:
     """
     logarithm = 0.0
     variance = 0.0
-    for sign, loss in ((1, minority), (-1, majority)):
-        lost = loss.successes + CONTINUITY
-        total = loss.trials + CONTINUITY
-        logarithm += sign * math.log(lost / total)
-        variance += 1 / lost - 1 / total
+    for sign, lost in ((1, minority), (-1, majority)):
+        count = lost.successes + CONTINUITY
+        total = lost.trials + CONTINUITY
+        logarithm += sign * math.log(count / total)
+        variance += 1 / count - 1 / total
     half = NORMAL_QUANTILE * math.sqrt(variance)
     n = majority.trials + minority.trials
     method = "normal 95 % of the log"
@@ -44,14 +44,14 @@ def loss_ratio(majority: Proportion, minority: Proportion) -> Estimate:
     topic="quality",
 )
 def loss_by_class(artifacts: Artifacts) -> list[Estimate]:
-    """The loss of either class, and their ratio."""
+    """The lost fraction of either class, and their ratio."""
     roles = require(artifacts.roles)
-    losses = count_losses(require(artifacts.denoised_confusion), roles)
-    if min(loss.trials for loss in losses) == 0:
+    counts = count_lost(require(artifacts.denoised_confusion), roles)
+    if min(lost.trials for lost in counts) == 0:
         return []
-    named = zip(("majority", "minority"), roles.classes, losses, strict=True)
+    named = zip(("majority", "minority"), roles.classes, counts, strict=True)
     estimates = [
-        Estimate.proportion(loss.successes, loss.trials, "lost", role=role, label=label)
-        for role, label, loss in named
+        Estimate.proportion(lost.successes, lost.trials, "lost", role=role, label=label)
+        for role, label, lost in named
     ]
-    return [*estimates, loss_ratio(*losses)]
+    return [*estimates, loss_ratio(*counts)]

@@ -29,7 +29,7 @@ Images = Array | np.ndarray
 
 
 class EmbeddingSums(NamedTuple):
-    """Sums of the embeddings of each row, and |phi|^2 of each image, all less a common center."""
+    """Sums of the embeddings of each row, and |phi|^2 of each image, all minus a common center."""
 
     embeddings: Float[np.ndarray, "row d"]
     squares: Float[np.ndarray, " n"]

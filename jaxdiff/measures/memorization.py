@@ -99,7 +99,7 @@ def memorization_metrics(sets: Mapping[str, Vectors], train: Vectors) -> list[Es
 
 def _spread(images: Vectors) -> float:
     """Root mean square distance of images from their mean."""
-    # A thousand say it well enough, and all as floats would fill the memory.
+    # A thousand images estimate it well enough; all of them as floats might not fit in RAM.
     rows = images[:: 1 + len(images) // 1000].astype(np.float64)
     return float(np.sqrt(rows.var(axis=0).sum()))
 
@@ -224,20 +224,22 @@ def _merge_single_strata(strata: Int[np.ndarray, " r"]) -> Int[np.ndarray, " r"]
 def _effective_trials(value: float, count: int, influences: Float[np.ndarray, " n"]) -> float:
     """The number of independent samples whose fraction is as uncertain, at most `count`.
 
-    It is smaller by the ratio of a normal to a t quantile (Korn & Graubard 1998), with
-    Satterthwaite's degrees of freedom: hubs make a variance of few large terms.
+    p (1 - p) / V (z / t)^2, with the variance V of the fraction p, the normal quantile z, and the
+    t quantile at Satterthwaite's degrees of freedom (Korn & Graubard 1998). A few hubs make up most
+    of V, so that V is itself uncertain; t allows for that.
     """
     squares = influences**2
     variance = float(squares.sum())
-    spread = value * (1 - value)
-    if spread * variance <= 0:  # all samples are on one side, or the references equally near
+    binomial_variance = value * (1 - value)  # of one independent sample
+    # All samples are on one side, or all references are equally near.
+    if binomial_variance * variance <= 0:
         return float(count)
     variance_of_squares = float(np.square(squares).sum()) - variance**2 / len(squares)
     quantile = NORMAL_QUANTILE
     if variance_of_squares > 0:
         # 2 V^2 over the variance of V, which is a sum of as many squares as there are references.
         quantile = float(scipy.stats.t.ppf(0.975, 2 * variance**2 / variance_of_squares))
-    return min(count, spread / variance) * (NORMAL_QUANTILE / quantile) ** 2
+    return min(count, binomial_variance / variance) * (NORMAL_QUANTILE / quantile) ** 2
 
 
 def nearer_by_chance(
@@ -245,7 +247,7 @@ def nearer_by_chance(
 ) -> Estimate:
     """The same fraction between two random halves of the unseen images.
 
-    It is 0.5 but for chance, and shows what `nearer_to_training` may be without copying; chance is
+    It is 0.5 up to chance, and shows what `nearer_to_training` may be without copying; chance is
     larger here, since halves have half as many references.
 
     Parameters

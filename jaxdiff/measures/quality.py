@@ -33,7 +33,7 @@ def quality_gate(predictions: Predictions, classes: Sequence[int]) -> list[Estim
     predictions
         Labels of n samples by two classifiers.
     classes
-        Those of the training data.
+        Classes of the training data.
 
     Returns
     -------

@@ -1,8 +1,9 @@
 """The share of the minority class among samples, estimated with imperfect classifiers.
 
-A share stands in three forms. What the classifier cannot read is not missing at random: the form
-that leaves it out (``gated``) is read beside one that counts every sample (``forced_choice``) and
-one that corrects for what is lost of each class (``loss_corrected``).
+A share has three forms. ``gated`` leaves out samples that the classifier assigns to neither class.
+They are not missing at random, so two forms stand beside it: ``forced_choice`` counts every sample,
+and ``loss_corrected`` corrects for the images of each class that are lost. A lost image is one that
+is assigned to neither class; it has nothing to do with the training loss.
 """
 
 import math
@@ -78,14 +79,14 @@ def forced_choice(predictions: Predictions, roles: Roles) -> Labels:
     return classes[predictions.probabilities[:, classes].argmax(axis=1)]
 
 
-def count_losses(denoised: Confusion, roles: Roles) -> list[Proportion]:
+def count_lost(denoised: Confusion, roles: Roles) -> list[Proportion]:
     """Images of the majority and of the minority that are labeled as neither, of all of each."""
-    losses = []
+    lost = []
     for label in roles.classes:
         total = int(denoised[label].sum())
         readable = int(denoised[label, list(roles.classes)].sum())
-        losses.append(Proportion(total - readable, total))
-    return losses
+        lost.append(Proportion(total - readable, total))
+    return lost
 
 
 def loss_corrected_share(
@@ -108,17 +109,17 @@ def loss_corrected_share(
     Returns
     -------
     estimate
-        The interval is the delta method's on the logit: it carries the uncertainty of both losses.
+        The interval is the delta method's on the logit: it carries the uncertainty of both l.
         None where no image of a class is readable.
     """
-    majority_loss, minority_loss = count_losses(denoised, roles)
-    if min(loss.trials - loss.successes for loss in (majority_loss, minority_loss)) == 0:
+    lost_of_majority, lost_of_minority = count_lost(denoised, roles)
+    if min(lost.trials - lost.successes for lost in (lost_of_majority, lost_of_minority)) == 0:
         return None
 
     def log_odds(add: float) -> float:
         minority = observed.successes + add
         majority = observed.trials - observed.successes + add
-        correction = _log_readable(majority_loss, add) - _log_readable(minority_loss, add)
+        correction = _log_readable(lost_of_majority, add) - _log_readable(lost_of_minority, add)
         return math.log(minority / majority) + correction
 
     counts = [observed.successes, observed.trials - observed.successes]
@@ -127,9 +128,9 @@ def loss_corrected_share(
     value = float(expit(log_odds(0.0))) if min(counts) else float(counts[0] > 0)
     # 1 / a + 1 / b for the log of a / b, 1 / readable - 1 / all for that of a readable fraction.
     variance = sum(1 / (count + CONTINUITY) for count in counts)
-    for loss in (majority_loss, minority_loss):
-        readable = loss.trials - loss.successes
-        variance += 1 / (readable + CONTINUITY) - 1 / (loss.trials + CONTINUITY)
+    for lost in (lost_of_majority, lost_of_minority):
+        readable = lost.trials - lost.successes
+        variance += 1 / (readable + CONTINUITY) - 1 / (lost.trials + CONTINUITY)
     half = NORMAL_QUANTILE * math.sqrt(variance)
     # The center is that of counts with CONTINUITY, whose interval may leave out the value.
     low = min(float(expit(center - half)), value)

@@ -94,7 +94,7 @@ class SoftKnn(NamedTuple):
 
     @classmethod
     def at(cls, xt: Queries, memory: Memory, noise: NoiseLevel) -> "SoftKnn":
-        """Those of a memory at noised images of one noise level."""
+        """The soft k-NN denoisers of a memory at noised images of one noise level."""
         squares = squared_distances(xt / noise.s, memory)
         return cls(squares, memory.reshape(len(memory), -1), noise.tau)
 
@@ -144,7 +144,7 @@ class GaussianDenoiser(NamedTuple):
     mean
         Mean of the memory.
     variances
-        Of the memory along each axis.
+        Variances of the memory along each axis.
     axes
         Its principal axes, orthonormal rows.
     """

@@ -53,7 +53,7 @@ class MemoryComparison:
     train, unseen
         R^2 of the best soft k-NN denoiser of either set.
     difference
-        The first less the second; above 0 where the training images explain the model better.
+        The first minus the second; above 0 where the training images explain the model better.
     train_halves, unseen_halves
         Mean R^2 of random halves of either set.
     """

@@ -86,7 +86,7 @@ def answer_checks(compute_capability: str) -> Iterator[None]:
     Parameters
     ----------
     compute_capability
-        Of the GPU that is compiled for, as "9.0".
+        Compute capability of the GPU that is compiled for, as "9.0".
     """
     capability = _to_version(compute_capability)
     answers: dict[str, Any] = {

@@ -64,7 +64,7 @@ class Kernel(NamedTuple):
     Parameters
     ----------
     name
-        As in the compiled text.
+        The instruction's name in the compiled text.
     read, written
         Bytes of one run.
     runs

@@ -120,9 +120,9 @@ class Plan:
     train, sample
         The compiled steps, with the settings that `changes` gives.
     times
-        Of a train step and of a sampling step; None where the chip is not known.
+        Times of a train step and of a sampling step; None where the chip is not known.
     hours
-        Of all its cells' training and sampling, at these times.
+        Chip-hours of all its cells' training and sampling, at these times.
     refused
         The train step with the study's own settings, where it does not fit.
     changes

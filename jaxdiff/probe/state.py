@@ -30,10 +30,11 @@ class Activations(NamedTuple):
     Parameters
     ----------
     independent
-        Of images with noise of their own, for the total variance of a level: the memory's images,
-        or the probed ones where there is no memory.
+        Activations of images with noise of their own, for the total variance of a level: the
+        memory's images, or the probed ones where there is no memory.
     queries, memory
-        Of the queries and of the memory, all with the same noise; None where there is no memory.
+        Activations of the queries and of the memory, all with the same noise; None where there is
+        no memory.
     """
 
     independent: Levels
@@ -54,7 +55,7 @@ class ProbeState:
     xt, eps
         The probed images at this timestep, and their noise.
     activations
-        Of every level.
+        Activations at every level.
     tau
         2 sigma^2, the temperature of the energy.
     s

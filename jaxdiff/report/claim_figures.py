@@ -13,7 +13,7 @@ from jaxdiff.analysis.claim import Claim
 from jaxdiff.analysis.claims import judge_study
 from jaxdiff.analysis.contrasts import Contrast
 from jaxdiff.analysis.queries import format_mix
-from jaxdiff.analysis.verdicts import HALF_THE_EFFECT, LOSS_RATIO
+from jaxdiff.analysis.verdicts import HALF_THE_EFFECT, LOST_RATIO
 from jaxdiff.report import paper
 from jaxdiff.report.registry import figure
 from jaxdiff.report.style import INK, color_of, marker_of, name_points, new_axes, style_axes
@@ -189,7 +189,7 @@ def sensitivity(study: StudyResults) -> Figure | None:
     for effect in (HALF_THE_EFFECT, paper.EFFECT):
         ax.axhline(effect, color=INK, linestyle="--", linewidth=0.8)
     ax.axhline(0, color=INK, linewidth=0.8)
-    ax.axvline(LOSS_RATIO, color=INK, linestyle=":", linewidth=1)
+    ax.axvline(LOST_RATIO, color=INK, linestyle=":", linewidth=1)
     critical = primary.critical_ratio
     if critical is not None and 1 < critical <= LARGEST_RATIO:
         ax.plot(critical, 0, marker_of(0), color=color_of(1))

@@ -213,7 +213,7 @@ def _ends(answer: Answer) -> tuple[float, float, float]:
 
 
 def residuals(fits: ScalingFits) -> Figure | None:
-    """log L less the law's against size and against images seen; None without a law."""
+    """log L minus the law's against size and against images seen; None without a law."""
     law = fits.law
     if not isinstance(law, ParametricFit):
         return None

@@ -62,7 +62,7 @@ class ScalingFits:
     isoflop
         By depth: the best sizes, of models of the largest number of training images.
     memorization, generation
-        Of the times until a run memorizes, by rule, and until it generalizes.
+        Fits of the times until a run memorizes, by rule, and until it generalizes.
     windows
         The ratio of both times of each run, by rule.
     amplification

@@ -31,7 +31,7 @@ MIN_SIZES = 5  # of a parabola, which three determine
 MIN_BUDGETS = 3
 BUDGETS = 4
 CANDIDATES = 200  # for a budget
-LARGEST_LOSS = 0.05  # share of bootstrap draws that may lack a minimum
+MAX_WITHOUT_MINIMUM = 0.05  # share of bootstrap draws that may lack a minimum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Budget:
     flops, losses
         What the parabola was fitted to.
     parabola
-        Coefficients of 1, x, x^2 in log L, with x = log F less the mean of `flops`' logarithms.
+        Coefficients of 1, x, x^2 in log L, with x = log F minus the mean of `flops`' logarithms.
     """
 
     compute: float
@@ -99,7 +99,7 @@ class _Curve:
 
     @property
     def design(self) -> np.ndarray:
-        """Columns of the parabola: 1, x, x^2 with x = log F less its mean."""
+        """Columns of the parabola: 1, x, x^2 with x = log F minus its mean."""
         return np.vander(self.log_flops - self.center, 3, increasing=True)
 
     def fit(self, log_losses: np.ndarray) -> np.ndarray:
@@ -201,7 +201,7 @@ def choose_budgets(points: Sequence[LossPoint], count: int = BUDGETS) -> list[fl
     Parameters
     ----------
     points
-        Of models of one depth.
+        Points of models of one depth.
     count
         The number of budgets.
 
@@ -280,9 +280,9 @@ class _Draws:
 
     def estimate(self, name: str, center: float, values: np.ndarray) -> Answer:
         """The percentile interval of drawn values, stretched as t is against normal."""
-        lost = float(np.isnan(values).mean())
-        if lost > LARGEST_LOSS:
-            return Refused(f"{lost:.0%} of the bootstrap's parabolas have no minimum")
+        without_minimum = float(np.isnan(values).mean())
+        if without_minimum > MAX_WITHOUT_MINIMUM:
+            return Refused(f"{without_minimum:.0%} of the bootstrap's parabolas have no minimum")
         low, high = np.nanquantile(values, (0.025, 0.975))
         ends = stretch_ends(center, float(low), float(high), t_over_normal(self.dof))
         method = f"parametric bootstrap 95 % over points, {self.dof:.3g} degrees of freedom"

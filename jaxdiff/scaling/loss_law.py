@@ -40,7 +40,7 @@ class LossLaw:
     Parameters
     ----------
     log_flops
-        log F less its mean.
+        log F minus its mean.
     images, unique_images
         D and U.
     is_depth
@@ -84,7 +84,7 @@ class LossLaw:
         return 4 + self.is_depth.shape[1] + self.repeats
 
     def log_images(self, repeat_scale: float) -> tuple[np.ndarray, np.ndarray]:
-        """log D_eff less the mean of log D, and its derivative by log r."""
+        """log D_eff minus the mean of log D, and its derivative by log r."""
         if not self.repeats:
             return np.log(self.images) - self.center[1], np.zeros_like(self.images)
         # D_eff = U (1 + gain) beyond the first epoch; within it gain is 0 and D_eff is D.
@@ -185,8 +185,8 @@ def fit_huber(
         weights = np.ones_like(log_loss)
     weights = weights / weights.sum()
     _, jacobian = law.evaluate(start)
-    # In units of the Gauss-Newton curvature's axes the problem is nearly round. The floor keeps the
-    # units finite along axes that the points do not determine.
+    # In units of the Gauss-Newton curvature's axes the problem is well conditioned. The floor keeps
+    # the units finite along axes that the points do not determine.
     curvature, axes = np.linalg.eigh(jacobian.T @ (weights[:, None] * jacobian))
     axes = axes / np.sqrt(curvature.clip(min=0) + 1e-9 * curvature[-1])
 

@@ -56,7 +56,7 @@ class ParametricFit:
         beta / (alpha + beta), the exponent of the best size in compute. At C = 3 F D the loss is
         least where alpha A F^-alpha = beta B D^-beta, hence F^(alpha + beta) ~ C^beta.
     depth_effect
-        log A of the deepest less that of the shallowest depth; None of one depth.
+        log A of the deepest depth minus that of the shallowest; None where there is one depth.
     noise
         The standard deviation of log residuals.
     law, theta
@@ -99,7 +99,7 @@ class ParametricFit:
 
     @property
     def residuals(self) -> np.ndarray:
-        """log of each point's loss less log of the fitted one."""
+        """log of each point's loss minus log of the fitted one."""
         return _log_losses(self.points) - self.law.evaluate(self.theta)[0]
 
 

@@ -53,7 +53,7 @@ def reach_fraction(cell: CellResult, least: float) -> dict[int, bool]:
 
 
 def exceed_gap(cell: CellResult) -> dict[int, bool]:
-    """Whether unseen images lose more than training images, in pairs, by optimizer step."""
+    """By optimizer step, whether unseen images have a larger loss than paired training images."""
     losses = cell.losses
     if losses is None or losses.train.shape != losses.unseen.shape:
         return {}

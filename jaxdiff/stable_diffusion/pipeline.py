@@ -50,7 +50,7 @@ class Pipeline:
     params
         The networks' parameters, by the part's name.
     schedule, prediction
-        Of the U-Net.
+        Noise schedule and kind of prediction of the U-Net.
     sampler
         The sampler that the folder's scheduler asks for.
     embeddings
@@ -76,7 +76,7 @@ class Pipeline:
         folder
             Its weights are .safetensors or .bin files, in full or half precision.
         dtype
-            Of matrices and kernels, `compute_dtype()` by default.
+            Type of matrices and kernels, `compute_dtype()` by default.
 
         Raises
         ------
@@ -286,7 +286,7 @@ class TextToImagePipeline:
         guidance
             Scale of classifier-free guidance.
         fraction
-            Of the mid-block that is bypassed, 0 to 1.
+            Fraction of the mid-block that is bypassed, 0 to 1.
         negative
             What the images shall not show.
 

@@ -216,7 +216,7 @@ def _check_init(study: StudySettings, model: str, unet: UNetConfig, init: models
         )
     alpha_bar = models.build_schedule(to_json(diffusion)).alpha_bar
     init_alpha_bar = init.schedule.alpha_bar
-    # A diffusers folder may hold betas alone, from which alpha_bar is made again but for rounding.
+    # A diffusers folder may hold betas alone, from which alpha_bar is made again up to rounding.
     same_length = alpha_bar.shape == init_alpha_bar.shape
     if not same_length or abs(alpha_bar - init_alpha_bar).max() > 1e-4:
         raise ValueError(

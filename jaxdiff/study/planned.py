@@ -29,7 +29,7 @@ def planned_settings(
     cells
         All cells of the study.
     path
-        Of study.json, which may exist.
+        Path of study.json, which may exist.
 
     Raises
     ------

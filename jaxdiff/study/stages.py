@@ -98,7 +98,7 @@ def run_at_once(
     Returns
     -------
     errors
-        Of the cells whose training diverged, by name.
+        Errors of the cells whose training diverged, by name.
     """
     errors = run_train_at_once(contexts, progress, redo, profile)
     trained = [context for context in contexts if context.cell.name not in errors]

@@ -47,7 +47,7 @@ class Training:
     Attributes
     ----------
     writer
-        Of metrics.jsonl, from `open_writer` on.
+        Writer of metrics.jsonl, from `open_writer` on.
     error
         Why the training was given up; None where it was not.
     """

@@ -95,15 +95,15 @@ def test_roles_of_unequal_number_are_weighted_equally():
     assert contrasts.BlockedMean.of([0.1, 0.2], [6, 9]).estimate().low is None
 
 
-def test_a_shift_by_loss_is_that_of_counts():
+def test_a_shift_by_lost_images_is_that_of_counts():
     """Of 800 and 200 samples, 90 % can be read and the minority is lost 1.5 times as often."""
     lost = 0.1 / (1.5 * 0.2 + 0.8)
     readable = np.array([800 * (1 - lost), 200 * (1 - 1.5 * lost)])
     assert readable.sum() == pytest.approx(900)
     shift = math.log(readable[1] / readable[0]) - logit(0.2)
-    assert contrasts.shift_by_loss(0.9, 0.2, 1.5) == pytest.approx(shift)
-    assert contrasts.shift_by_loss(0.9, 0.2, 1.0) == 0.0
-    assert contrasts.shift_by_loss(0.3, 0.2, 10.0) == -math.inf, "none is left"
+    assert contrasts.shift_by_lost_images(0.9, 0.2, 1.5) == pytest.approx(shift)
+    assert contrasts.shift_by_lost_images(0.9, 0.2, 1.0) == 0.0
+    assert contrasts.shift_by_lost_images(0.3, 0.2, 10.0) == -math.inf, "none is left"
 
 
 def test_the_critical_ratio_shifts_the_interval_to_0():
@@ -145,7 +145,7 @@ def test_what_cannot_be_read_can_undo_a_verdict():
     assert unclear.estimate == clear.estimate
     assert clear.verdict == "smaller than half the paper's"
     assert unclear.verdict == "no effect of half the paper's size"
-    assert unclear.critical_ratio < verdicts.LOSS_RATIO
+    assert unclear.critical_ratio < verdicts.LOST_RATIO
 
 
 def test_a_low_gate_is_not_readable():
