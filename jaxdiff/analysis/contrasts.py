@@ -129,7 +129,7 @@ class Arm:
         return float(np.mean(self.gates))
 
     def shift(self, ratio: float) -> float:
-        """Mean shift of the logit share where the losses have this ratio."""
+        """Mean shift of the logit share where the lost fractions have this ratio."""
         pairs = zip(self.gates, self.shares, strict=True)
         return float(np.mean([shift_by_lost_images(gate, share, ratio) for gate, share in pairs]))
 
