@@ -83,6 +83,7 @@ def test_figures_of_those_that_answer_are_kept(tmp_path):
     assert rows["second"] == {"missing": "failed: RuntimeError: this worker was told to fail"}
 
 
+@pytest.mark.slow
 def test_what_does_not_compile_in_time_is_named(tmp_path):
     slow = make_side(compiles=600)
     plans = [make_plan("part", first=make_side(), second=slow), make_plan("never", first=slow)]
@@ -132,6 +133,7 @@ def test_imported_libraries_are_named_with_their_blas():
         assert "BLAS of" in text
 
 
+@pytest.mark.slow
 def test_the_command_and_its_table(tmp_path):
     out = tmp_path / "figures.json"
     command = [sys.executable, "-m", "benchmarks.accelerator", "--tiny", "--parts=neighbors"]

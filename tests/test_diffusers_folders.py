@@ -29,6 +29,7 @@ def averaged():
     return random_network(TINY_CONFIG, 1)
 
 
+@pytest.mark.slow
 def test_the_averaged_weights_of_a_training_checkpoint_are_read(tiny, averaged, tmp_path):
     """As accelerate's hooks write checkpoint-N, beside the pipeline's scheduler."""
     checkpoint = tmp_path / "checkpoint-20"
@@ -52,6 +53,7 @@ def test_averaged_weights_alone_are_a_folder(averaged, tmp_path):
     assert_same_params(models.load(tmp_path).unet, averaged)
 
 
+@pytest.mark.slow
 def test_a_variant_is_read_where_there_is_no_full_one(tiny, averaged, tmp_path):
     diffusers_io.save_unet(tiny, tmp_path)
     full = tmp_path / "diffusion_pytorch_model.safetensors"
@@ -67,6 +69,7 @@ def test_a_variant_is_read_where_there_is_no_full_one(tiny, averaged, tmp_path):
         np.testing.assert_allclose(value, get_params(tiny)[name], atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(diffusers_scheduler.OTHER_SCHEDULERS))
 def test_other_schedulers_give_their_noise_levels(name, tiny, tmp_path, caplog):
     diffusers_io.save_unet(tiny, tmp_path / "unet")

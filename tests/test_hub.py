@@ -86,6 +86,7 @@ def test_the_second_time_needs_no_network(stand_in, folder, monkeypatch):
     assert len(stand_in.requests) == asked
 
 
+@pytest.mark.slow
 def test_the_cached_copy_is_used_where_the_hub_cannot_be_reached(stand_in, folder, monkeypatch):
     stand_in.add(NAME, folder)
     models.load(NAME)
@@ -94,6 +95,7 @@ def test_the_cached_copy_is_used_where_the_hub_cannot_be_reached(stand_in, folde
     assert_same(models.load(NAME), models.load(folder))
 
 
+@pytest.mark.slow
 def test_a_cache_without_a_list_of_the_files_is_read(stand_in, folder, monkeypatch):
     """As an older huggingface_hub leaves it."""
     stand_in.add(NAME, folder)

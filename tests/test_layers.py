@@ -12,6 +12,7 @@ from jaxdiff.ops.convolution import convolve
 pytestmark = pytest.mark.accelerator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "stride"), [(1, 1), (2, 1), (4, 1), (5, 1), (4, 2), (7, 2), (8, 2), (16, 2)]
 )
@@ -35,6 +36,7 @@ def test_group_norm_is_the_definition():
     np.testing.assert_allclose(norm(x), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0.0, 3.0, 50.0])
 def test_group_norm_of_bfloat16_is_that_of_float32(offset):
     """Its own rounding apart: mean square less squared mean loses nothing that bfloat16 has."""

@@ -106,6 +106,7 @@ def test_denoising_starts_at_the_chains_step_that_is_not_above(sampler):
     assert np.abs(sampler.denoise(x0, 12, 0) - sampler.denoise(x0, 18, 0)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_images_return_through_their_noise(model):
     sampler = Sampler(model, SamplerSpec("ddim", 20), batch=4)
     x0 = 0.1 * np.random.default_rng(0).normal(size=(5, 8, 8, 1)).astype(np.float32)

@@ -92,6 +92,7 @@ def eight_devices(minimal_unet):
     return run(minimal_unet)
 
 
+@pytest.mark.slow
 def test_every_step_is_reported_once(eight_devices):
     _, metrics = eight_devices
     assert [record["step"] for record in metrics] == [1, 2, 3, 4]
@@ -99,6 +100,7 @@ def test_every_step_is_reported_once(eight_devices):
     assert all(record["gradient_norm"] > 0 for record in metrics)
 
 
+@pytest.mark.slow
 def test_metrics_come_one_call_late(minimal_unet):
     mesh = parallel.data_mesh(8)
     state = training_step.init_state(get_params(minimal_unet), OPTIMIZER, mesh)
@@ -128,6 +130,7 @@ def test_a_step_is_one_all_reduce_and_donates_its_state(minimal_unet, eight_devi
     assert not re.search("all-gather|all-to-all|reduce-scatter|collective-permute", text)
 
 
+@pytest.mark.slow
 def test_k_steps_in_one_call_are_the_same_steps(minimal_unet, eight_devices):
     _, metrics = run(minimal_unet, k=2)
     np.testing.assert_allclose(losses(metrics), losses(eight_devices[1]), rtol=1e-4)
@@ -268,6 +271,7 @@ def test_fsdp_gradients_are_those_of_replicated_parameters():
         np.testing.assert_allclose(grads[name], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_but_memory(minimal_unet):
     xt = jnp.ones((2, 8, 8, 1))
     t = jnp.zeros(2, int)
@@ -286,6 +290,7 @@ def test_remat_changes_nothing_but_memory(minimal_unet):
         np.testing.assert_allclose(recomputed_grads[name], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_weights_statistics_and_softmax_wide(tiny):
     params = get_params(tiny)
     xt = jnp.ones((2, 8, 8, 1))

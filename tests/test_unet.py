@@ -91,6 +91,7 @@ def test_parameters_go_out_and_in(tiny):
     assert largest_difference(tiny(xt, t), output) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -137,6 +138,7 @@ def test_values_that_no_unet_has_are_refused(options, message):
         dataclasses.replace(TINY_CONFIG, **options)
 
 
+@pytest.mark.slow
 def test_one_channel_a_group_cannot_see_the_time():
     """As in Table A, 32 channels in 32 groups: norm2 subtracts a channel's constant again."""
     config = UNetConfig(
@@ -171,6 +173,7 @@ def test_skips_can_stay_while_the_activation_changes(tiny):
     np.testing.assert_array_equal(tiny.decode(restored), tiny(xt, t))
 
 
+@pytest.mark.slow
 def test_dropout_acts_only_with_keys_and_by_each_samples_key(tiny):
     config = dataclasses.replace(TINY_CONFIG, dropout=0.5)
     unet = bind_params(UNet(config, rngs=nnx.Rngs(0)), get_params(tiny))

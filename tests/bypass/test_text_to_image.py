@@ -15,6 +15,7 @@ from jaxdiff.report import bypass_figures, style
 from tests.stable_diffusion import tiny
 
 
+@pytest.mark.slow
 def test_similarity_is_between_prompts_at_a_seed_and_between_seeds_at_a_prompt():
     """Images that the seed alone decides: prompts agree, seeds do not; 3 prompts, 2 seeds."""
     seeds = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)

@@ -140,6 +140,7 @@ def test_images_of_all_trained_classes_at_their_mix(context):
     assert count_classes(context.unseen(10), context) == [9, 1]
 
 
+@pytest.mark.slow
 def test_random_weights_share_the_compiled_programs(context):
     """They are those that training starts from, and the trained ones stay as they are."""
     trained = build_network(context.cell.network, nnx.Rngs(7))

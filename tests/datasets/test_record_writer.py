@@ -86,6 +86,7 @@ def test_a_closure_is_decoded_by_this_process(tmp_path, parallel):
     np.testing.assert_array_equal(prepared[NUM - 1], pixels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_their_parent(tmp_path, number):
     pids = tmp_path / "pids"

@@ -56,6 +56,7 @@ def test_patches_go_out_and_in(network, inputs):
     np.testing.assert_array_equal(network.unpatchify(tokens), xt)
 
 
+@pytest.mark.slow
 def test_gradients_reach_all_parameters(network, inputs):
     """Head, gates and modulation start at zero: two steps leave that, one after the other."""
     target = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))

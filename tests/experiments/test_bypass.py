@@ -57,6 +57,7 @@ def test_images_tables_and_figures_and_no_image_is_made_twice(tmp_path):
     assert json.loads(content)["settings"]["prompts"] == ["a woman", "a queen"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

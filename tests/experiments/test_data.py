@@ -86,6 +86,7 @@ def test_images_are_compared_with_a_dataset_by_name(tmp_path):
     assert "held-out: " in output
 
 
+@pytest.mark.slow
 def test_a_dataset_is_counted_and_drawn(tmp_path):
     published.celeba(tmp_path / "celeba", 40)
     flags = (

@@ -20,6 +20,8 @@ from tests.experiments.commands import (
     wait_for_output,
 )
 
+pytestmark = pytest.mark.slow
+
 SECTIONS = {
     "quality",
     "share",
@@ -145,7 +147,6 @@ def test_done_stages_are_skipped_and_lost_ones_made_again(tiny_run):
     assert {name: (cell / name).read_bytes() for name in before} == before
 
 
-@pytest.mark.slow
 def test_redo_makes_one_measure_again_and_nothing_else(tiny_run):
     workdir, _ = tiny_run
     cell = workdir / "cells" / CELL
@@ -205,7 +206,6 @@ def diffusers_folder(tiny_run, tmp_path_factory):
     return out
 
 
-@pytest.mark.slow
 def test_a_converted_cell_is_sampled_as_a_diffusers_folder(diffusers_folder, tmp_path):
     """Its DDIM keeps eps where x0 is clipped, as diffusers does: other images than the cell's."""
     samples = tmp_path / "samples.npz"
@@ -220,7 +220,6 @@ def test_a_converted_cell_is_sampled_as_a_diffusers_folder(diffusers_folder, tmp
     assert "exists; choose another --out" in sentence
 
 
-@pytest.mark.slow
 def test_a_workdir_in_a_bucket_is_as_one_on_disk(tiny_run, tmp_path):
     """gs:// is a folder here that behaves as a bucket; Orbax's own files are left out."""
     command = (
@@ -248,7 +247,6 @@ def test_a_workdir_in_a_bucket_is_as_one_on_disk(tiny_run, tmp_path):
     assert (study / "report.html").read_bytes() == page
 
 
-@pytest.mark.slow
 def test_seeds_encode_and_decode_each_others_images(tmp_path):
     """Three seeds of one majority with disjoint data: two decode what the third encodes."""
     options = (
@@ -267,7 +265,6 @@ def test_seeds_encode_and_decode_each_others_images(tmp_path):
     assert 0.5 < zero["|x_T|^2/d"] < 2
 
 
-@pytest.mark.slow
 def test_a_study_starts_from_a_diffusers_folder(diffusers_folder, tiny_run, tmp_path):
     init = f"--config.train.init={diffusers_folder}"
     workdir = tmp_path / "run"
@@ -335,7 +332,6 @@ def test_bad_input_is_one_sentence(arguments, sentence, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_a_cells_mid_block_is_bypassed(tiny_run, tmp_path):
     cell = tiny_run[0] / "cells" / CELL
     options = (

@@ -48,6 +48,7 @@ def test_only_what_is_lost_is_made_again(small_run):
     assert (workdir / "theorems.json").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

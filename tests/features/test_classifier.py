@@ -26,6 +26,7 @@ def params():
     return classifier.train(images, labels, steps=500)
 
 
+@pytest.mark.slow
 def test_held_out_digits_pass_the_gate_and_others_fail(params):
     images, labels = load_pool("held_out")
     predicted, probabilities = classifier.classify(params, images)
@@ -35,6 +36,7 @@ def test_held_out_digits_pass_the_gate_and_others_fail(params):
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_noise_and_gray_are_rejected(params):
     noise = np.random.default_rng(0).integers(0, 256, (64, SIZE, SIZE, 1)).astype(np.uint8)
     gray = np.full((8, SIZE, SIZE, 1), 90, np.uint8)

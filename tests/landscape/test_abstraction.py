@@ -86,6 +86,7 @@ def test_a_square_map_is_pulled_back_by_its_inverse():
             assert getattr(norms, name)[i] == pytest.approx(norm, rel=2e-3), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dense", [1024, 0])
 def test_a_linear_map_is_pulled_back_by_its_pseudo_inverse(dense):
     maps = abstraction.PullBack(linear, energy_grad, (2, 8))
@@ -112,6 +113,7 @@ def repeat(z, skip, *_):
     return jnp.repeat(z, 2) + skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"dense": 0, "steps": 6}])
 def test_a_linear_autoencoder_in_closed_form(options):
     """decode' = D, (D z)_2i = (D z)_2i+1 = z_i: total = Gauss-Newton = D^T H D, no remainder.

@@ -62,6 +62,7 @@ def test_random_matrices(kind, options):
             assert np.all(np.abs(values - expected) <= 4 * errors + 1e-6), name
 
 
+@pytest.mark.slow
 def test_standard_errors_cover():
     """Within 3 of them in 99 % of 500 draws at 64 probes, against the dense Hessian."""
     draws = jnp.broadcast_to(X[0], (504, 24))
@@ -76,6 +77,7 @@ def test_standard_errors_cover():
         assert coverage >= 0.99
 
 
+@pytest.mark.slow
 def test_lanczos_in_thirty_steps_and_its_bound():
     """A gap of a tenth at both ends of 400 eigenvalues; the bound holds at any number of steps."""
     eigenvalues = np.concatenate([[-1.5], np.linspace(-1, 1.8, 398), [2.0]])
@@ -95,6 +97,7 @@ def test_lanczos_in_thirty_steps_and_its_bound():
                 np.testing.assert_allclose(values, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [1e3, 2.0])
 def test_a_krylov_space_that_is_soon_exhausted(tau):
     """Two points: three eigenvalues, one of them 22-fold; three products leave only rounding."""

@@ -153,6 +153,7 @@ def test_a_preempted_spot_slice_is_requested_again(cloud):
     assert (cloud / "calls").read_text().count("--spot") == 2
 
 
+@pytest.mark.slow
 def test_a_second_run_creates_and_starts_nothing_twice(stable_cloud):
     (stable_cloud / "state").write_text("ACTIVE\n")
     write_program(stable_cloud / "host0/jaxdiff/.venv/bin/python", COUNTING_PYTHON)
@@ -173,6 +174,7 @@ def test_a_second_run_creates_and_starts_nothing_twice(stable_cloud):
     assert starts.read_text() == "started\n"
 
 
+@pytest.mark.slow
 def test_a_failed_study_keeps_the_slice_and_says_so(stable_cloud):
     (stable_cloud / "exit_status").write_text("1")
     process = launch(stable_cloud)

@@ -23,6 +23,7 @@ def decode_with(noise, decoders, classify):
     return np.stack([classify(decoder(noise)) for decoder in decoders])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_models", [2, 3, 8])
 def test_estimates_are_unbiased_for_any_number_of_models(num_models):
     rng = np.random.default_rng(num_models)

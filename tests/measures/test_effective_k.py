@@ -134,6 +134,7 @@ def test_weights_are_softmax_by_brute_force(images):
     np.testing.assert_allclose(part.weights(2.0), pair, rtol=1e-4, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [100, 300, 700])
 def test_a_gaussian_denoiser_has_no_effective_k(images, t):
     memory = images[:200]

@@ -153,6 +153,7 @@ def test_few_references_compare_nothing(count):
     assert nearer_by_chance(unseen, np.concatenate([train, unseen])).value is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(19, 1), (18, 1, 1), (10, 9, 1)])
 def test_intervals_cover_where_a_class_has_one_reference(sizes):
     """All samples of that class go to one of two references: .95 of 100 studies, or more."""

@@ -48,6 +48,7 @@ def test_brute_force_over_several_blocks(metric, path):
     np.testing.assert_allclose(values, np.take_along_axis(expected_values, order, 1), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
 @pytest.mark.parametrize("k", [1, 10, 60])

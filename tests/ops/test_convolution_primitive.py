@@ -65,6 +65,7 @@ def compute_batches(convolution, x, kernel):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_derivatives_in_both_directions(name):
     size, kernel_size, stride, padding = CASES[name]

@@ -87,6 +87,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_values_gradients_and_second_derivatives(name):
     case = CASES[name]
@@ -186,6 +187,7 @@ def test_a_tpu_takes_the_blockwise_attention_of_long_rows_in_bfloat16():
         assert "tpu_custom_call" not in lower(long)
 
 
+@pytest.mark.slow
 def test_the_blockwise_attention_of_tpus_and_its_gradient_are_the_definition():
     # The queries have two blocks, the keys one of another size.
     shapes = [(2, 1024, 2, 8), (2, 384, 2, 8), (2, 384, 2, 8)]

@@ -187,6 +187,7 @@ def test_a_chip_of_two_devices_is_one_chip():
     assert time.communication == pytest.approx(8e6 * 3 / 4 / 1e10)
 
 
+@pytest.mark.slow
 def test_an_odd_batch_is_planned_as_the_nearest_that_the_devices_divide(cell):
     devices = devices_with(1e12)
     odd = change_training(cell, batch=30)
@@ -265,6 +266,7 @@ def test_a_plan_for_the_devices_here(tmp_path):
     assert dict(zip(header.split(","), row.split(","), strict=True))["fits"] == "True"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "arguments", "found"), [(divmod, (7, 2), (3, 1)), (os.abort, (), None)]
 )
@@ -272,6 +274,7 @@ def test_a_compiler_that_ends_its_process_ends_no_other(function, arguments, fou
     assert plan.run_in_process(function, *arguments) == found
 
 
+@pytest.mark.slow
 def test_what_is_raised_in_the_other_process_is_raised_here():
     with pytest.raises(ValueError, match="invalid literal"):
         plan.run_in_process(int, "seven")
@@ -296,6 +299,7 @@ def test_lengths_and_rates_of_training_share_a_plan():
     assert hours == pytest.approx(2 * (longest + shorter) / 3600)
 
 
+@pytest.mark.slow
 def test_cells_at_once_do_not_communicate_and_take_the_time_of_one(cell):
     cells = [dataclasses.replace(cell, seed=seed) for seed in range(9)]
     devices = devices_with(1e9)

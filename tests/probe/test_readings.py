@@ -64,6 +64,7 @@ def spectral_norm(matrix):
     return np.abs(np.linalg.eigvalsh(0.5 * (matrix + matrix.T))).max()
 
 
+@pytest.mark.slow
 def test_level_functions_agree_with_the_unet(model, state):
     functions = state.functions
     x = jnp.asarray(state.xt)
@@ -84,6 +85,7 @@ def test_level_functions_agree_with_the_unet(model, state):
             np.testing.assert_allclose(after, z, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_field_and_decoder_agree_with_the_unet(model, state):
     functions = state.functions
     x = jnp.asarray(state.xt)
@@ -270,6 +272,7 @@ def test_every_reading_is_made_and_is_json(readings):
         assert all(value is None or type(value) is float for value in row["values"])
 
 
+@pytest.mark.slow
 def test_a_raw_tau_below_the_error_is_labeled(state, data):
     """No flag sets the raw tau, so it stops nothing."""
     cold = dataclasses.replace(state, tau=1e-9)
@@ -283,6 +286,7 @@ def test_a_raw_tau_below_the_error_is_labeled(state, data):
             assert np.all(np.isfinite(reading.values))
 
 
+@pytest.mark.slow
 def test_a_scaled_tau_below_the_error_is_refused(state, data):
     options = dataclasses.replace(OPTIONS, readings=("memory",), c=1e-9)
     message = r"the memory at level 1 with the scaled tau \(--c\): tau must be at least"
@@ -290,6 +294,7 @@ def test_a_scaled_tau_below_the_error_is_refused(state, data):
         probe_level(state, data, 1, (), options)
 
 
+@pytest.mark.slow
 def test_without_a_memory(model, data):
     """The total variance is then that of the probed images, the queries alone are no memory."""
     no_memory = dataclasses.replace(data, memory=data.memory[:0], memory_labels=None)

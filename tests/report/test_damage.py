@@ -48,6 +48,7 @@ def changed_bytes(data: bytes):
     yield b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_changed_file_without_a_record_is_read_or_named(study, name):
     path = epath.Path(study) / name

@@ -76,6 +76,7 @@ def test_markdown_is_rendered_for_the_page():
     assert "<code>x | y</code>" in html
 
 
+@pytest.mark.slow
 def test_every_block_of_the_page_links_to_its_method(drawn):
     ids = set(re.findall(r'id="([^"]+)"', drawn))
     internal = [target for target in targets_in(drawn) if target.startswith("#")]
@@ -87,6 +88,7 @@ def test_every_block_of_the_page_links_to_its_method(drawn):
     assert 'href="#method-figure-2c" aria-label="method: Memorization against' in drawn
 
 
+@pytest.mark.slow
 def test_without_the_file_the_page_has_no_links(tmp_path, monkeypatch):
     nowhere = (epath.Path(tmp_path) / "method.md",)
     monkeypatch.setattr(page, "load_method", lambda: method.load_method(nowhere))

@@ -142,6 +142,7 @@ def test_a_complete_study_has_every_registered_part(tmp_path):
     assert names_in(workdir / "figures") == (set(FIGURES) - {"sets"} - of_more) | drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", range(len(ALL_MEASURES) + 1))
 def test_a_part_is_drawn_or_absent(tmp_path, count):
     """Whatever was measured: no link without a target, no table or figure without its file."""
@@ -161,6 +162,7 @@ def test_a_part_is_drawn_or_absent(tmp_path, count):
     assert "sets" in figures
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_page(tmp_path):
     workdir = write_study(tmp_path)
     first = report.write(workdir).read_bytes()

@@ -115,6 +115,7 @@ def test_a_line_for_each_loss_and_a_panel_for_each_rule(written):
         assert titles == ["made up, 1 % memorized", "made up, loss gap"]
 
 
+@pytest.mark.slow
 def test_equal_studies_write_equal_bytes(written, tmp_path):
     out, fits = written
     scaling_page.write(fits, tmp_path)

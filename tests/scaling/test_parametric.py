@@ -198,6 +198,7 @@ def test_left_out_refusals():
     assert "no point of depth 1" in predict_left_out([*simulate_points(), only_large])[0].refused
 
 
+@pytest.mark.slow
 def test_an_exponent_that_is_not_determined_is_refused():
     noisy = [
         dataclasses.replace(point, loss=float(np.exp(0.1 * np.random.default_rng(i).normal())))

@@ -20,6 +20,7 @@ from jaxdiff.unet import UNet
 from tests.stable_diffusion import tiny
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network_class", "config", "count"),
     [
@@ -238,6 +239,7 @@ def test_the_mistakes_of_the_first_folders_are_corrected_as_diffusers_does(tmp_p
     assert folders.unet_config(tiny.UNET | {"sample_size": 32}, "unet").sample_size == 32
 
 
+@pytest.mark.slow
 def test_in_bfloat16_what_scales_and_shifts_stays_as_it_was(tmp_path):
     folder = tiny.write_pipeline(tmp_path)
     half = Pipeline.load(folder, jnp.bfloat16).params["vae"]
@@ -248,6 +250,7 @@ def test_in_bfloat16_what_scales_and_shifts_stays_as_it_was(tmp_path):
             np.testing.assert_array_equal(array, full[name])
 
 
+@pytest.mark.slow
 def test_half_precision_files_are_read(tmp_path):
     folder = tiny.write_pipeline(tmp_path)
     full = Pipeline.load(folder)

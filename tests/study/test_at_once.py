@@ -89,6 +89,7 @@ def test_eight_at_once_and_each_alone(workdir, tmp_path, monkeypatch, resident_m
     assert len({tuple(read_losses(one)) for one in at_once}) == 8
 
 
+@pytest.mark.slow
 def test_who_is_behind_catches_up(workdir, tmp_path, monkeypatch):
     at_once = build_trainings(workdir, tmp_path / "once", range(2))
     ahead = train._train_from

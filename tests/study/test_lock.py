@@ -107,6 +107,7 @@ def test_elsewhere_an_unchanged_lease_ends(tmp_path, monkeypatch):
     pytest.fail("the lease did not end")
 
 
+@pytest.mark.slow
 def test_of_many_that_try_at_once_one_succeeds(tmp_path):
     processes = [start_holder(tmp_path) for _ in range(4)]
     for process in processes:

@@ -30,6 +30,7 @@ def build_config(**settings):
     return config
 
 
+@pytest.mark.slow
 def test_the_longest_is_the_stem_and_comes_first():
     config = build_config()
     config.seeds = (0, 1)
