@@ -35,7 +35,7 @@ from jaxdiff.cells.data import DataPaths
 from jaxdiff.progress import Progress
 from jaxdiff.setting_fields import to_json
 from jaxdiff.settings import SHARE_FORMS
-from jaxdiff.stage import Redo, claim_folder
+from jaxdiff.stage import Redo, reserve_folder
 from jaxdiff.study import grid, lock, pairwise, stages, stems
 from jaxdiff.study.config import fixed_settings, read_settings
 from jaxdiff.study.cost import Cost, estimate_cost
@@ -299,7 +299,7 @@ def run_study(clock: timing.Clock) -> None:
         return
     paths = DataPaths(config.data.dir, config.data.cache)
     track = tracker_names(read_settings(config))
-    claim_folder(study_file, settings, fixed=fixed_settings)
+    reserve_folder(study_file, settings, fixed=fixed_settings)
     with _cli.Reporter() as progress:
         outcome = Sweep(cells, workdir, paths, progress, redo, track).run()
         if not outcome.is_finished:

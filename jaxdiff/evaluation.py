@@ -34,7 +34,7 @@ from jaxdiff.sampling import Sampler
 from jaxdiff.setting_fields import to_json
 from jaxdiff.settings import ClassifierSettings, MeasureSettings
 from jaxdiff.source_code import code_digest
-from jaxdiff.stage import NO_REDO, Outputs, Redo, claim_folder
+from jaxdiff.stage import NO_REDO, Outputs, Redo, reserve_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +250,7 @@ def evaluate(
         another study.
     """
     check_sets(sets, reference, settings)
-    claim_folder(workdir / "study.json", describe_evaluation(sets, reference, settings))
+    reserve_folder(workdir / "study.json", describe_evaluation(sets, reference, settings))
     classifier_outputs: Outputs = {}
     if settings.roles is not None and reference.splits is not None:
         splits = reference.splits

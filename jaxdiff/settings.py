@@ -97,7 +97,7 @@ class TrainSettings:
     flip: bool = setting(False, "mirror half of the images at random (not for digits)")
     dtype: str = setting(
         "float32",
-        "data type of activations and products; weights and sums stay float32",
+        "data type of activations and products; weights, normalization and softmax stay float32",
         choices=COMPUTE_DTYPES,
     )
     remat: bool = setting(False, "recompute activations in the backward pass to save memory")
@@ -175,8 +175,8 @@ class SampleSettings:
     batch: int = setting(64, "samples computed at once", min=1)
     dtype: str = setting(
         "float32",
-        "data type of the network's activations and products; the sampler's sums and all measures "
-        "of the network stay float32",
+        "data type of the network's activations and products; the sampler's arithmetic and all "
+        "measures of the network stay float32",
         choices=COMPUTE_DTYPES,
     )
 

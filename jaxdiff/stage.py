@@ -109,7 +109,7 @@ class Stage:
 
     @contextlib.contextmanager
     def making(self) -> Iterator[timing.Seconds]:
-        """Forget that the stage was done, and measure a block; its seconds are known after it.
+        """Invalidate the record and time a block, at whose end the yielded dict has its seconds.
 
         Until the stage is done it has no record, or one that names no outputs and holds what was
         spent so far, by earlier processes too, to which the next one adds.
@@ -191,7 +191,7 @@ def run_stage(
     return Stage(folder, name, inputs, outputs, part=part, redo=redo).run(make)
 
 
-def claim_folder(
+def reserve_folder(
     path: epath.Path,
     settings: Mapping[str, Any],
     fixed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
@@ -221,14 +221,14 @@ def claim_folder(
     check_settings(path, settings, fixed, kind)
     try:
         if parallel.is_leader():
-            _write_claim(path, settings)
+            _write_settings(path, settings)
     except OSError as error:
         raise ValueError(
             f"{path.parent} cannot be written ({error.strerror}); choose another --workdir"
         ) from None
 
 
-def _write_claim(path: epath.Path, settings: Mapping[str, Any]) -> None:
+def _write_settings(path: epath.Path, settings: Mapping[str, Any]) -> None:
     """Write the settings and their record, where they are not there yet."""
     recorded = read_record(path.parent, path.stem).get("outputs")
     is_recorded = path.exists() and recorded == files.checksums(path.parent, [path.name])
@@ -245,7 +245,7 @@ def check_settings(
     fixed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     kind: str = "config",
 ) -> None:
-    """Raise ValueError where a folder was made with other settings; see `claim_folder`."""
+    """Raise ValueError where a folder was made with other settings; see `reserve_folder`."""
     if not path.exists():
         return
     before = fixed(files.read_json(path))

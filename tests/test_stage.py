@@ -5,7 +5,7 @@ from etils import epath
 
 from jaxdiff import files
 from jaxdiff.records import check_records, remove_record
-from jaxdiff.stage import Redo, claim_folder, run_stage
+from jaxdiff.stage import Redo, reserve_folder, run_stage
 from jaxdiff.study.lock import lock
 
 
@@ -103,7 +103,7 @@ def test_no_output_counts_as_changed_while_its_stage_is_at_work(tmp_path):
 
 def test_settings_that_grow_do_not_count_as_changed_meanwhile(tmp_path, monkeypatch):
     path = epath.Path(tmp_path) / "study.json"
-    claim_folder(path, {"planned": [0]}, fixed=lambda settings: {})
+    reserve_folder(path, {"planned": [0]}, fixed=lambda settings: {})
     write_json = files.write_json
 
     def write_json_and_check(path, value):
@@ -111,7 +111,7 @@ def test_settings_that_grow_do_not_count_as_changed_meanwhile(tmp_path, monkeypa
         check_records(epath.Path(tmp_path))
 
     monkeypatch.setattr(files, "write_json", write_json_and_check)
-    claim_folder(path, {"planned": [0, 1]}, fixed=lambda settings: {})
+    reserve_folder(path, {"planned": [0, 1]}, fixed=lambda settings: {})
     assert files.read_json(path) == {"planned": [0, 1]}
 
 
@@ -138,10 +138,10 @@ def test_a_file_that_is_written_anew_while_it_is_read_is_not_named(counter, monk
 def test_settings_that_were_changed_by_hand_are_refused(tmp_path):
     """A plan that was edited later must not become the plan."""
     path = epath.Path(tmp_path) / "study.json"
-    claim_folder(path, {"planned": {"seeds": [0, 1]}}, fixed=lambda settings: {})
+    reserve_folder(path, {"planned": {"seeds": [0, 1]}}, fixed=lambda settings: {})
     files.write_json(path, {"planned": {"seeds": [0]}})
     with pytest.raises(ValueError, match=r"study\.json was changed after the run wrote it"):
-        claim_folder(path, {"planned": {"seeds": [0]}}, fixed=lambda settings: {})
+        reserve_folder(path, {"planned": {"seeds": [0]}}, fixed=lambda settings: {})
 
 
 def test_redo_of_nothing_is_refused():
@@ -152,9 +152,9 @@ def test_redo_of_nothing_is_refused():
 
 def test_a_folder_is_claimed_for_its_settings(tmp_path):
     path = epath.Path(tmp_path) / "run" / "config.json"
-    claim_folder(path, {"train": {"batch": 8}, "free": 1})
-    claim_folder(path, {"train": {"batch": 8}, "free": 1})
+    reserve_folder(path, {"train": {"batch": 8}, "free": 1})
+    reserve_folder(path, {"train": {"batch": 8}, "free": 1})
     with pytest.raises(ValueError, match=r"config.train.batch is 8 there and 4 here"):
-        claim_folder(path, {"train": {"batch": 4}, "free": 1})
-    claim_folder(path, {"train": {"batch": 8}, "free": 2}, fixed=lambda s: {"t": s["train"]})
+        reserve_folder(path, {"train": {"batch": 4}, "free": 1})
+    reserve_folder(path, {"train": {"batch": 8}, "free": 2}, fixed=lambda s: {"t": s["train"]})
     assert files.read_json(path)["free"] == 2

@@ -1,7 +1,7 @@
 """Two models compared seed by seed, and how far unreadable samples may move it. No JAX.
 
-The unit is the seed. Seeds alternate which of the two classes has the majority. A seed's role is
-the class that has it. What a class does in either role cancels in the mean of the two roles' means.
+The unit is the seed. Seeds alternate which of the two classes has the majority, so that each
+class has both roles. What a class does in either role cancels in the mean of the two roles' means.
 """
 
 import dataclasses
@@ -45,20 +45,20 @@ class BlockedMean:
     n: int
 
     @classmethod
-    def of(cls, values: Sequence[float], roles: Sequence[int]) -> "BlockedMean":
+    def of(cls, values: Sequence[float], majorities: Sequence[int]) -> "BlockedMean":
         """The blocked mean; nan of no value.
 
         Parameters
         ----------
         values
             A value for each seed.
-        roles
-            The class that has the majority in the seed's training data.
+        majorities
+            The class that has the majority in each seed's training data.
         """
         if not values:
             return cls(math.nan, math.nan, 0, 0)
         table = np.array(values, float)
-        blocks = [table[np.array(roles) == role] for role in sorted(set(roles))]
+        blocks = [table[np.array(majorities) == label] for label in sorted(set(majorities))]
         dof = len(values) - len(blocks)
         center = float(np.mean([block.mean() for block in blocks]))
         if dof < 1:
@@ -146,7 +146,7 @@ class Contrast:
         Training data that are pooled; a seed's change is its mean over them.
     logits
         By seed: logit shares of the shallow and of the deep model, means over the mixes.
-    roles
+    majorities
         By seed: the class that has the majority.
     undefined
         Finished cells whose share is undefined; their seeds have no change.
@@ -158,7 +158,7 @@ class Contrast:
     deep: Arm
     mixes: tuple[Mix, ...]
     logits: Mapping[int, tuple[float, float]]
-    roles: Mapping[int, int]
+    majorities: Mapping[int, int]
     undefined: tuple[str, ...] = ()
     condition: str = ""
 
@@ -176,7 +176,7 @@ class Contrast:
     def mean(self) -> BlockedMean:
         """The mean change over seeds."""
         changes = self.changes
-        return BlockedMean.of(list(changes.values()), [self.roles[seed] for seed in changes])
+        return BlockedMean.of(list(changes.values()), [self.majorities[seed] for seed in changes])
 
     def widening(self, ratio: float) -> float:
         """The larger shift of the two arms, without its sign."""
@@ -234,7 +234,7 @@ class FinishedSeeds(NamedTuple):
     cells: dict[int, list[list[CellResult]]]
     undefined: tuple[str, ...]
 
-    def roles(self) -> dict[int, int]:
+    def majorities(self) -> dict[int, int]:
         """By seed: the class that has the majority."""
         return {seed: rows[0][0].info.majority for seed, rows in self.cells.items()}
 
@@ -309,8 +309,8 @@ def build_contrast(
         for i, model in enumerate((shallow, deep))
     ]
     mixes = tuple(to_mix(key) for key in data)
-    roles = {seed: role for seed, role in finished.roles().items() if seed in pairs}
-    return Contrast(arms[0], arms[1], mixes, logits, roles, tuple(undefined))
+    majorities = {seed: label for seed, label in finished.majorities().items() if seed in pairs}
+    return Contrast(arms[0], arms[1], mixes, logits, majorities, tuple(undefined))
 
 
 def data_key(cell: CellResult) -> DataKey:

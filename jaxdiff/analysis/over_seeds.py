@@ -44,7 +44,7 @@ def shares_over_seeds(cells: Sequence[CellResult]) -> list[OverSeeds]:
     return rows
 
 
-def losses_over_seeds(cells: Sequence[CellResult], role: str) -> list[OverSeeds]:
+def lost_fractions_over_seeds(cells: Sequence[CellResult], role: str) -> list[OverSeeds]:
     """What is lost of the class in a role ("majority", "minority"): the mean over seeds."""
     rows = []
     for mix, model, group in _by_model(cells):

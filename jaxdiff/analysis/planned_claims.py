@@ -47,7 +47,7 @@ class _SeedValues:
 
     Parameters
     ----------
-    of_seeds, roles
+    of_seeds, majorities
         A value for each finished seed, and the class that has its majority.
     undefined
         Cells without the value.
@@ -58,7 +58,7 @@ class _SeedValues:
     """
 
     of_seeds: list[Any]
-    roles: list[int]
+    majorities: list[int]
     undefined: tuple[str, ...]
     planned: int
     data: str
@@ -113,7 +113,7 @@ class PlannedClaims:
         by_depth = deep_late - shallow_late
         # A change's size is that of its mean over seeds, whose sign is the data's.
         signs = [
-            np.sign(BlockedMean.of(changes.tolist(), values.roles).value)
+            np.sign(BlockedMean.of(changes.tolist(), values.majorities).value)
             for changes in (by_training, by_depth)
         ]
         differences = signs[0] * by_training - signs[1] * by_depth
@@ -160,8 +160,8 @@ class PlannedClaims:
         finished = find_finished(self.cells, (shallow, deep), seeds, data, find_share)
         undefined = list(finished.undefined)
         of_seeds = []
-        roles = []
-        for seed, role in finished.roles().items():
+        majorities = []
+        for seed, majority in finished.majorities().items():
             rows = finished.cells[seed]
             compared = [compare(a, b) for a, b in rows]
             missing = [
@@ -172,8 +172,8 @@ class PlannedClaims:
             undefined += missing
             if not missing:
                 of_seeds.append(compared)
-                roles.append(role)
-        return _SeedValues(of_seeds, roles, tuple(undefined), len(seeds), _format_data(data))
+                majorities.append(majority)
+        return _SeedValues(of_seeds, majorities, tuple(undefined), len(seeds), _format_data(data))
 
     def _claim_above_zero(
         self,
@@ -185,7 +185,7 @@ class PlannedClaims:
         is_share: bool = False,
     ) -> Claim:
         """A claim that is supported above 0; one about shares is widened as contrasts are."""
-        mean = BlockedMean.of(values.of_seeds, values.roles)
+        mean = BlockedMean.of(values.of_seeds, values.majorities)
         shifts = [abs(arm.shift(LOST_RATIO)) for arm in arms] if is_share else []
         widening = max(shifts, default=0.0)
 
@@ -274,7 +274,7 @@ class PlannedClaims:
         seeds = self._select_seeds(seeds, (model,))
         finished = find_finished(self.cells, (model,), seeds, [key], find_share)
         members = [cell for rows in finished.cells.values() for (cell,) in rows]
-        mean = BlockedMean.of([logit_share(cell) for cell in members], _roles(members))
+        mean = BlockedMean.of([logit_share(cell) for cell in members], _majorities(members))
         trained = to_mix(key).proportions[1]
 
         def rule(alpha: float) -> Verdict:
@@ -324,7 +324,7 @@ def _format_data(data: Sequence[DataKey]) -> str:
     return "; ".join(format_mix(to_mix(key)) for key in data)
 
 
-def _roles(cells: Sequence[CellResult]) -> list[int]:
+def _majorities(cells: Sequence[CellResult]) -> list[int]:
     return [cell.info.majority for cell in cells]
 
 
@@ -334,7 +334,7 @@ def _mean_of_bounds(finished: FinishedSeeds, sign: int) -> BlockedMean:
     for rows in finished.cells.values():
         by_mix = [_bound_less_trained(cell, sign) for (cell,) in rows]
         values.append(sum(by_mix) / len(by_mix))
-    return BlockedMean.of(values, list(finished.roles().values()))
+    return BlockedMean.of(values, list(finished.majorities().values()))
 
 
 def _find_bounds(cell: CellResult) -> Estimate | None:

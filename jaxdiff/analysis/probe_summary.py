@@ -12,7 +12,7 @@ from jaxdiff.analysis.smoothness import (
     Comparison,
     Kind,
     compare_models,
-    name_change,
+    name_verdict,
 )
 from jaxdiff.estimates import Estimate
 
@@ -108,7 +108,7 @@ class Tally:
     @property
     def verdict(self) -> str:
         """What the ratio says of the points of these networks; empty where it is undefined."""
-        return "" if self.log_ratio is None else name_change(self.log_ratio, self.decided > 0)
+        return "" if self.log_ratio is None else name_verdict(self.log_ratio, self.decided > 0)
 
     def to_row(self) -> dict[str, Any]:
         """The row of tables/in_short.csv."""

@@ -73,11 +73,11 @@ class DecreaseTest:
             "log_low": math.nan if ratio.low is None else ratio.low,
             "log_high": math.nan if ratio.high is None else ratio.high,
             "interval": ratio.method,
-            "verdict": name_change(ratio, has_decided_points),
+            "verdict": name_verdict(ratio, has_decided_points),
         }
 
 
-def name_change(log_ratio: Estimate, has_decided_points: bool) -> str:
+def name_verdict(log_ratio: Estimate, has_decided_points: bool) -> str:
     """The verdict on the norms of two sites in words, at the points of given networks.
 
     "no difference seen" where the interval of the log ratio contains 0, or where the errors of
@@ -99,7 +99,7 @@ def compare_pointwise(before: Norms, after: Norms) -> Int[np.ndarray, " points"]
     return np.where(decreases, 1, np.where(does_not, -1, 0))
 
 
-def test_decrease(before: Norms, after: Norms) -> DecreaseTest:
+def check_decrease(before: Norms, after: Norms) -> DecreaseTest:
     """Test Theorem 1's claim after < before at paired points.
 
     Parameters
@@ -192,7 +192,7 @@ class Comparison:
             "form": self.quantity.form,
             "scale": self.scale,
             "premise": None if self.premise is None else float(self.premise.mean()),
-            **test_decrease(before, after).to_row(),
+            **check_decrease(before, after).to_row(),
         }
         if self.premise is None:
             return row | {"refuted": None}

@@ -21,7 +21,7 @@ from jaxdiff.datasets.images import to_uint8
 from jaxdiff.landscape import laboratory
 from jaxdiff.progress import Progress
 from jaxdiff.source_code import code_digest
-from jaxdiff.stage import NO_REDO, Redo, claim_folder, run_stage
+from jaxdiff.stage import NO_REDO, Redo, reserve_folder, run_stage
 
 FIGURE_3 = (0.5, 0.6, 0.7, 0.8, 0.9)  # the paper's proportions of the majority
 NUM_DRAWN = 8  # samples of each temperature that the figure shows
@@ -88,7 +88,7 @@ def run(
     # Too few images end the run before anything is written.
     memories = select_memories(options, dataset)
     settings = options.to_json()
-    claim_folder(workdir / "config.json", settings)
+    reserve_folder(workdir / "config.json", settings)
     theorems: Json = {"about": dataset.source.about, "settings": settings}
 
     def run_part(name: str, arrays: tuple[str, ...], make: Callable[[], Json]) -> None:

@@ -169,8 +169,8 @@ def two_way_mean(statistic: Statistic, y: Values) -> Estimate:
     -------
     estimate
         With the label ``models``, those that have a value. Fewer than three models give an
-        interval over images alone, "given these models"; so does one of three without which no
-        image has a value. n is the number of images that have one.
+        interval over images alone, "given these models"; so do three models if no image has a
+        value without one of them. n is the number of images that have one.
 
     Raises
     ------

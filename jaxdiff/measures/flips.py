@@ -1,8 +1,8 @@
 """What changes when another model starts from the same noise (Figures 1, 5, A and B of the paper).
 
-The paper looks at noises from which the shallow model drew the minority and finds that the deep
-one often drew the majority. That selection by itself produces the effect (regression to the mean),
-so both selections are shown, and the test is of the counts each way.
+The paper looks at initial noises from which the shallow model drew the minority and finds that the
+deep one often drew the majority. That selection by itself produces the effect (regression to the
+mean), so both selections are shown, and the test is of the counts each way.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Flips:
-    """How the roles of n samples change from a model a to a model b on the same noises.
+    """How the roles of n samples change from a model a to a model b on the same initial noises.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Flips:
     selections
         ``minority_in_a``: of the noises whose sample in a is the minority, the fraction whose
         sample in b is the majority (the paper's selection). ``minority_in_b``: the same with a and
-        b exchanged. Where the two agree, selection made them.
+        b exchanged. Where the two agree, selection alone explains them.
     """
 
     table: Int[np.ndarray, "3 3"]

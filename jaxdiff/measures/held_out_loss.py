@@ -17,12 +17,12 @@ STRATA = 16  # equal parts of the schedule; each image has a timestep in each
 BANDS = 4  # of strata, whose losses are also given apart
 
 
-def draw_steps(
+def draw_timesteps(
     schedule: Schedule, count: int, seed: int = FIXED_NOISE_SEED
 ) -> Int[np.ndarray, "stratum n"]:
     """A timestep of every image in each stratum, which depends on the image's index alone."""
     edges = np.linspace(0, schedule.steps, STRATA + 1)
-    # One row per image: the first images have the same steps, however many there are.
+    # One row per image: the first images have the same timesteps, however many there are.
     places = np.random.default_rng(seed).random((count, STRATA))
     return np.floor(edges[:-1] + places * np.diff(edges)).astype(int).T
 
@@ -47,7 +47,7 @@ def stratified_losses(
     x0
         Clean images in [-1, 1].
     t
-        Timesteps, as `draw_steps` gives them.
+        Timesteps, as `draw_timesteps` gives them.
     seed
         Names the noise.
     """
@@ -72,9 +72,9 @@ def summarize_losses(
     Returns
     -------
     estimates
-        ``loss`` over the whole schedule and, with the label ``t``, in four bands of it, whose
-        middle t is; ``x0_loss``, the mean squared error of x0. As x_t = s x0 + sigma eps, it is
-        the eps loss over the signal-to-noise ratio s^2 / sigma^2.
+        ``loss`` over the whole schedule and in four bands of it, with the band's middle timestep
+        as the label ``t``; ``x0_loss``, the mean squared error of x0. As x_t = s x0 + sigma eps,
+        it is the eps loss over the signal-to-noise ratio s^2 / sigma^2.
     """
     losses = losses.astype(np.float64)
     alpha_bar = np.asarray(schedule.alpha_bar, np.float64)[t]
@@ -120,7 +120,7 @@ def held_out_loss(artifacts: Artifacts) -> list[Estimate]:
         return sampler.predict(xt, t)[1]
 
     x0 = to_float(artifacts.unseen(artifacts.settings.held_out))
-    t = draw_steps(schedule, len(x0))
+    t = draw_timesteps(schedule, len(x0))
     losses = stratified_losses(predict_eps, schedule, x0, t)
     artifacts.write_npz("held_out_loss.npz", losses=losses, t=t)
     return summarize_losses(losses, t, schedule)

@@ -51,8 +51,8 @@ def memorization_metrics(sets: Mapping[str, Vectors], train: Vectors) -> list[Es
         ``memorized``: the fraction with d1 / d2 < 1/3, the distances to the nearest and second
         nearest training image; it has the values of the single images.
         ``distance_ratio``: the median of d1 / d2, 0..1; smaller is more copying.
-        ``authenticity``: the fraction that is farther from its nearest training image than that is
-        from another one, 0..1; larger is less copying.
+        ``authenticity``: the fraction whose nearest training image is nearer to another training
+        image than to the sample, 0..1; larger is less copying.
         Training images at nearly no distance from each other count as one, which the label
         ``note`` says where it matters.
 
@@ -153,8 +153,8 @@ def nearer_to_training(
     """
     if len(train) != len(unseen):
         raise ValueError(
-            f"{len(train)} training and {len(unseen)} unseen images draw samples unequally; give "
-            "as many of both, as `Artifacts.matched` has them"
+            f"{len(train)} training and {len(unseen)} unseen images were given, and the larger "
+            "set is nearer by its size alone; give as many of both, as `Artifacts.matched` has them"
         )
     if len(train) < MIN_REFERENCES:
         why = f"{len(train)} references of either kind; {MIN_REFERENCES} are needed"
@@ -287,7 +287,8 @@ def copy_spurious_generalized(
     samples, second_samples
         Two sets from the same model.
     references
-        As many training images as second samples, so that neither is nearer for its number.
+        As many training images as second samples, since the larger set would be nearer by its
+        size alone.
     unseen
         Images that the model was not trained on, which set the threshold.
 

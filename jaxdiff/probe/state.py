@@ -59,7 +59,7 @@ class ProbeState:
     tau
         2 sigma^2, the temperature of the energy.
     s
-        sqrt(alpha_bar), the share of the image in xt.
+        sqrt(alpha_bar), the factor of x0 in xt.
     """
 
     functions: LevelFunctions

@@ -42,9 +42,11 @@ def contrasts(study: StudyResults) -> Figure | None:
     if not drawn:
         return None
     plot, ax = new_axes(width=6.4, height=1.4 + 0.7 * len(drawn))
-    roles = sorted({role for c in drawn if c.contrast for role in c.contrast.roles.values()})
+    majorities = sorted(
+        {label for c in drawn if c.contrast for label in c.contrast.majorities.values()}
+    )
     for row, claim in enumerate(drawn):
-        _draw_claim(ax, -float(row), claim, roles)
+        _draw_claim(ax, -float(row), claim, majorities)
     for effect in (HALF_THE_EFFECT, paper.EFFECT):
         ax.axvline(effect, color=INK, linestyle="--", linewidth=0.8)
     ax.axvline(0, color=INK, linewidth=0.8)
@@ -52,7 +54,7 @@ def contrasts(study: StudyResults) -> Figure | None:
     ax.set_ylim(0.6 - len(drawn), 0.6)
     ax.grid(visible=False)
     ax.set_xlabel("change of the minority's logit share, deep - shallow")
-    _add_roles_legend(plot, roles)
+    _add_majority_legend(plot, majorities)
     return plot
 
 
@@ -63,7 +65,7 @@ def _claims_about_models(study: StudyResults) -> list[Claim]:
     return [c for c in judge_study(study) if c.contrast is not None and c.mean.n]
 
 
-def _draw_claim(ax: Axes, y: float, claim: Claim, roles: Sequence[int]) -> None:
+def _draw_claim(ax: Axes, y: float, claim: Claim, majorities: Sequence[int]) -> None:
     contrast = claim.contrast
     assert contrast is not None
     seeds = list(contrast.changes)
@@ -71,7 +73,7 @@ def _draw_claim(ax: Axes, y: float, claim: Claim, roles: Sequence[int]) -> None:
     offsets = np.linspace(0.5, -0.5, len(seeds)) if len(seeds) > 1 else np.zeros(1)
     heights = y + SEED_SPREAD * offsets
     for seed, height in zip(seeds, heights, strict=True):
-        index = roles.index(contrast.roles[seed])
+        index = majorities.index(contrast.majorities[seed])
         change = contrast.changes[seed]
         (point,) = ax.plot(change, height, marker_of(index), color=color_of(index), markersize=5)
         name_points(point, [f"seed {seed}: {change:.3f}"])
@@ -103,10 +105,10 @@ def _predicted_change(contrast: Contrast) -> float:
     return (last - first) * float(np.mean(logits))
 
 
-def _add_roles_legend(plot: Figure, roles: Sequence[int]) -> None:
+def _add_majority_legend(plot: Figure, majorities: Sequence[int]) -> None:
     handles = []
-    for i, role in enumerate(roles):
-        label = f"majority: class {role}"
+    for i, majority in enumerate(majorities):
+        label = f"majority: class {majority}"
         line = Line2D([], [], color=color_of(i), marker=marker_of(i), linestyle="none", label=label)
         handles.append(line)
     plot.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
@@ -130,29 +132,31 @@ def seed_lines(study: StudyResults) -> Figure | None:
         return None
     plot = Figure(figsize=(1.2 + 2.6 * len(drawn), 3.6), layout="constrained")
     panels = np.atleast_1d(plot.subplots(1, len(drawn), sharey=True))
-    roles = sorted({role for c in drawn if c.contrast for role in c.contrast.roles.values()})
+    majorities = sorted(
+        {label for c in drawn if c.contrast for label in c.contrast.majorities.values()}
+    )
     for ax, claim in zip(panels, drawn, strict=True):
         assert claim.contrast is not None
-        _draw_seeds(style_axes(ax), claim.contrast, roles)
+        _draw_seeds(style_axes(ax), claim.contrast, majorities)
         condition = f"\n{claim.contrast.condition}" if claim.contrast.condition else ""
         ax.set_title(f"{claim.verdict}{condition}", fontsize=9)
     panels[0].set_ylabel("logit of the minority's share")
-    _add_roles_legend(plot, roles)
+    _add_majority_legend(plot, majorities)
     return plot
 
 
-def _draw_seeds(ax: Axes, contrast: Contrast, roles: Sequence[int]) -> None:
+def _draw_seeds(ax: Axes, contrast: Contrast, majorities: Sequence[int]) -> None:
     ends = []
     for seed, logits in contrast.logits.items():
-        index = roles.index(contrast.roles[seed])
+        index = majorities.index(contrast.majorities[seed])
         (line,) = ax.plot((0, 1), logits, color=color_of(index), linewidth=1, alpha=0.8)
         name_points(line, [f"seed {seed}: {value:.3f}" for value in logits])
         line.set_marker(marker_of(index))
         line.set_markersize(4)
-        ends.append((contrast.roles[seed], *logits))
+        ends.append((contrast.majorities[seed], *logits))
     table = np.array(ends)
-    by_role = [table[table[:, 0] == role, 1:].mean(axis=0) for role in sorted(set(table[:, 0]))]
-    ax.plot((0, 1), np.mean(by_role, axis=0), color=INK, linewidth=2.4)
+    means = [table[table[:, 0] == label, 1:].mean(axis=0) for label in sorted(set(table[:, 0]))]
+    ax.plot((0, 1), np.mean(means, axis=0), color=INK, linewidth=2.4)
     trained = float(np.mean([logit(mix.proportions[1]) for mix in contrast.mixes]))
     ax.axhline(trained, color=INK, linestyle="--", linewidth=0.8)
     ax.set_xlim(-0.2, 1.2)

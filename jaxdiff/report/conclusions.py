@@ -7,7 +7,7 @@ import numpy as np
 from jaxdiff.analysis.claim import Claim
 from jaxdiff.analysis.claims import judge_study
 from jaxdiff.analysis.contrasts import Contrast
-from jaxdiff.analysis.over_seeds import OverSeeds, losses_over_seeds, shares_over_seeds
+from jaxdiff.analysis.over_seeds import OverSeeds, lost_fractions_over_seeds, shares_over_seeds
 from jaxdiff.analysis.queries import format_mix, group_key
 from jaxdiff.report.registry import TableRows, section
 from jaxdiff.report.tables import value_columns
@@ -80,7 +80,7 @@ def _measured_ratio(study: StudyResults, contrast: Contrast, model: str) -> floa
     ]
     means = {}
     for role in ("minority", "majority"):
-        rows = [row for row in losses_over_seeds(cells, role) if row.model == model]
+        rows = [row for row in lost_fractions_over_seeds(cells, role) if row.model == model]
         means[role] = float(np.mean([float(row.estimate) for row in rows])) if rows else 0.0
     return means["minority"] / means["majority"] if means["majority"] > 0 else None
 
@@ -119,12 +119,12 @@ def over_seeds(study: StudyResults) -> TableRows:
     topic="shares",
     method="loss-by-class",
 )
-def losses(study: StudyResults) -> TableRows:
+def lost_fractions(study: StudyResults) -> TableRows:
     """A row for each model, training data and role."""
     return [
         {**_model_columns(row), "class": role, **_mean_columns(row, "loss")}
         for role in ("majority", "minority")
-        for row in losses_over_seeds(study.cells, role)
+        for row in lost_fractions_over_seeds(study.cells, role)
     ]
 
 

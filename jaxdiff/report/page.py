@@ -146,7 +146,7 @@ def _build_figures(study: StudyResults, workdir: epath.Path, method: Method) -> 
 def _build_measures(
     study: StudyResults, sections: Sequence[Section], workdir: epath.Path, method: Method
 ) -> list[Block]:
-    """What the results say of themselves."""
+    """A block for each measure, drawn from its description and estimates in result.json."""
     # A user's measure may have the name of a registered figure or table.
     figure_names = set(FIGURES)
     table_names = set(SECTIONS)

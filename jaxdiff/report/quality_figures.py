@@ -74,7 +74,7 @@ def loss_by_class(study: StudyResults) -> Figure | None:
     plot = Figure(figsize=(1.6 + 2.6 * len(panels), 3.4), layout="constrained")
     axes = plot.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, (mix, cells) in zip(axes, panels.items(), strict=True):
-        _draw_losses(style_axes(ax), cells, classes, mix)
+        _draw_lost_fractions(style_axes(ax), cells, classes, mix)
     axes[0].set_ylabel("read as neither class, %")
     axes[0].set_ylim(bottom=0)
     plot.legend(
@@ -96,7 +96,9 @@ def _classes(cell: CellResult) -> dict[str, int]:
     return {"majority": cell.info.majority, "minority": cell.info.minority}
 
 
-def _draw_losses(ax: Axes, cells: Sequence[CellResult], classes: Sequence[int], mix: Mix) -> None:
+def _draw_lost_fractions(
+    ax: Axes, cells: Sequence[CellResult], classes: Sequence[int], mix: Mix
+) -> None:
     models = model_names(cells)
     series = [(label, role) for label in classes for role in ROLES]
     for column, model in enumerate(models):

@@ -26,8 +26,8 @@ from jaxdiff.scaling.points import (
 )
 
 MIN_REACHED = 2  # numbers of images at which some run memorizes
-SMALLEST_NOISE = 0.01  # sigma; below it the likelihood of intervals no longer changes
-LARGEST_NOISE = 100.0
+MIN_SIGMA = 0.01  # sigma; below it the likelihood of intervals no longer changes
+MAX_SIGMA = 100.0
 LARGEST_DISTANCE = 1e3  # of an interval's end from the estimate
 FINITE_DIFFERENCE_STEP = 1e-5  # of parameters, for second derivatives
 LOG_ROOT_TWO_PI = math.log(2 * math.pi) / 2
@@ -72,7 +72,7 @@ class MemorizationFit:
     depth_effect
         c of the deepest depth minus that of the shallowest; None where there is one depth.
     sigma
-        Standard deviation of log tau; `SMALLEST_NOISE` where the checkpoints are too far
+        Standard deviation of log tau; `MIN_SIGMA` where the checkpoints are too far
         apart to show any.
     log_likelihood
         At its maximum.
@@ -141,8 +141,8 @@ class _Times:
         typical = np.where(np.isfinite(self.low), (self.low + typical) / 2, typical)
         coefficients = basis.T @ typical / scale
         sigma = float(np.std(typical - rotated.design @ coefficients))
-        start = np.append(coefficients, 1.0) / np.clip(sigma, SMALLEST_NOISE, LARGEST_NOISE)
-        bounds = [(None, None)] * len(coefficients) + [(1 / LARGEST_NOISE, 1 / SMALLEST_NOISE)]
+        start = np.append(coefficients, 1.0) / np.clip(sigma, MIN_SIGMA, MAX_SIGMA)
+        bounds = [(None, None)] * len(coefficients) + [(1 / MAX_SIGMA, 1 / MIN_SIGMA)]
         result = scipy.optimize.minimize(
             objective,
             start,

@@ -27,7 +27,8 @@ OVERHEAD_SECONDS = 30  # compilation and measures
 class Cost:
     """What a cell takes: parameters, images of its own training, seconds, and bytes on disk.
 
-    What a stem has trained is the stem's.
+    Steps that a cell shares with its stem, the longer training that it branches from, are the
+    stem's.
     """
 
     parameters: int

@@ -18,7 +18,7 @@ from jaxdiff.progress import Progress
 from jaxdiff.provenance import describe_environment
 from jaxdiff.records import read_seconds
 from jaxdiff.source_code import code_digest
-from jaxdiff.stage import NO_REDO, Redo, Stage, claim_folder, run_stage
+from jaxdiff.stage import NO_REDO, Redo, Stage, reserve_folder, run_stage
 from jaxdiff.study import inversion, tracking
 from jaxdiff.study.config import SAMPLE_DEFAULTS
 from jaxdiff.study.lock import lock
@@ -52,7 +52,7 @@ def open_cell(
         cannot be made again is damaged.
     """
     context = CellContext(cell, workdir, paths, progress, track)
-    claim_folder(context.folder / "config.json", cell.to_json(), fixed=_without_measures)
+    reserve_folder(context.folder / "config.json", cell.to_json(), fixed=_without_measures)
     _claim_data(context)
     parallel.on_leader("check data", context.check_prepared)
     with lock(workdir / "shared", waiting("the classifiers", progress)):
@@ -72,7 +72,7 @@ def _claim_data(context: CellContext) -> None:
     def fixed(content: Mapping[str, Any]) -> dict[str, Any]:
         return {key: content[key] for key in content if not (is_older and key == "training_set")}
 
-    claim_folder(path, training_data, fixed, kind="data")
+    reserve_folder(path, training_data, fixed, kind="data")
 
 
 def run_at_once(

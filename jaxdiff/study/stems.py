@@ -52,7 +52,7 @@ def _family(cell: Cell) -> tuple[Any, ...]:
 
 
 def find_owner(cell: Cell, workdir: epath.Path) -> str:
-    """Another process that trains the stem of a cell, which is better waited for; "" for none."""
+    """The process that is training a cell's stem, for which the cell waits; "" for none."""
     if not cell.stem or _has_start(cell, workdir):
         return ""
     folder = workdir / "cells" / cell.stem

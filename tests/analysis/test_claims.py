@@ -10,7 +10,7 @@ from scipy.special import logit
 
 from jaxdiff.analysis import contrasts, verdicts
 from jaxdiff.analysis.claims import judge
-from jaxdiff.analysis.over_seeds import losses_over_seeds, shares_over_seeds
+from jaxdiff.analysis.over_seeds import lost_fractions_over_seeds, shares_over_seeds
 from jaxdiff.analysis.plan import Plan
 from jaxdiff.estimates import Estimate
 from tests.report.small_results import make_cell, make_info
@@ -73,8 +73,8 @@ def test_equivalence_of_intervals():
 def test_a_blocked_mean_of_two_roles():
     """Against a regression on the role with effects that sum to 0."""
     values = [0.1, -0.3, 0.2, -0.5, 0.05, -0.35]
-    roles = [6, 9, 6, 9, 6, 9]
-    mean = contrasts.BlockedMean.of(values, roles)
+    majorities = [6, 9, 6, 9, 6, 9]
+    mean = contrasts.BlockedMean.of(values, majorities)
     sign = np.array([1, -1] * 3)
     design = np.stack([np.ones(6), sign], axis=1)
     coefficients, residuals, _, _ = np.linalg.lstsq(design, np.array(values), rcond=None)
@@ -392,15 +392,15 @@ def test_shares_over_seeds_need_degrees_of_freedom():
     assert deep.estimate.low < 0.115 < deep.estimate.high
 
 
-def test_losses_over_seeds():
+def test_lost_fractions_over_seeds():
     cells = cells_of(*FALLING)
     lost = [
         make_cell(c.info, loss_by_class=[Estimate(0.1, name="lost", labels={"role": "minority"})])
         for c in cells
     ]
-    rows = losses_over_seeds(lost, "minority")
+    rows = lost_fractions_over_seeds(lost, "minority")
     assert [(row.model, row.estimate.value) for row in rows] == [
         ("2", pytest.approx(0.1)),
         ("6", pytest.approx(0.1)),
     ]
-    assert losses_over_seeds(lost, "majority") == []
+    assert lost_fractions_over_seeds(lost, "majority") == []

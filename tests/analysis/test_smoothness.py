@@ -101,7 +101,7 @@ def select_rows(rows, **entries):
 
 def test_a_decrease_at_every_point():
     before = np.array([1.0, 2.0, 4.0, 8.0])
-    test = smoothness.test_decrease(exact(before), exact(before / 2))
+    test = smoothness.check_decrease(exact(before), exact(before / 2))
     assert not test.refuted
     assert test.share.value == 1.0
     assert test.log_ratio.value == pytest.approx(-np.log(2))
@@ -112,7 +112,7 @@ def test_a_decrease_at_every_point():
 
 def test_one_increase_refutes():
     before = exact(np.array([1.0, 2.0, 4.0, 8.0]))
-    test = smoothness.test_decrease(before, exact(np.array([0.5, 1.0, 2.0, 9.0])))
+    test = smoothness.check_decrease(before, exact(np.array([0.5, 1.0, 2.0, 9.0])))
     assert test.refuted
     assert test.share.value == 0.75
     assert test.share.low < 0.75 < test.share.high
@@ -122,11 +122,11 @@ def test_errors_leave_points_undecided():
     before = Norms(np.full(3, 2.0), np.full(3, 1e-5))
     after = Norms(np.array([1.0, 2.0 - 1e-7, 2.0 + 1e-7]), np.full(3, 1e-5))
     np.testing.assert_array_equal(smoothness.compare_pointwise(before, after), [1, 0, 0])
-    test = smoothness.test_decrease(before, after)
+    test = smoothness.check_decrease(before, after)
     assert (test.refuted, test.undecided, test.share.value) == (False, 2, 1.0)
 
     one_point = Norms(np.array([2.0]), np.array([1e-5]))
-    test = smoothness.test_decrease(one_point, exact(np.array([2.0])))
+    test = smoothness.check_decrease(one_point, exact(np.array([2.0])))
     assert (test.share, test.undecided) == (None, 1)
     row = test.to_row()
     assert (row["share"], row["n"], row["verdict"]) == (None, 1, "no interval")
@@ -148,7 +148,7 @@ def test_a_verdict_needs_an_interval_without_0_and_norms_beyond_their_errors(
 ):
     before = Norms(np.ones(4), np.full(4, error))
     after = Norms(np.array(ratios), np.full(4, error))
-    row = smoothness.test_decrease(before, after).to_row()
+    row = smoothness.check_decrease(before, after).to_row()
     low, high = stats.t.interval(0.95, 3, np.mean(np.log(ratios)), stats.sem(np.log(ratios)))
     assert (row["log_low"], row["log_high"]) == pytest.approx((low, high))
     assert row["verdict"] == verdict
@@ -156,7 +156,7 @@ def test_a_verdict_needs_an_interval_without_0_and_norms_beyond_their_errors(
 
 def test_norms_that_are_not_positive_are_refused():
     with pytest.raises(ValueError, match="must be positive to be compared, got 0 to 2"):
-        smoothness.test_decrease(exact(np.array([2.0])), exact(np.array([0.0])))
+        smoothness.check_decrease(exact(np.array([2.0])), exact(np.array([0.0])))
 
 
 def exact(values):

@@ -14,7 +14,7 @@ from jaxdiff.datasets import prepare
 from jaxdiff.measures.registry import load_measures
 from jaxdiff.progress import no_progress
 from jaxdiff.setting_fields import to_json
-from jaxdiff.stage import NO_REDO, Redo, claim_folder
+from jaxdiff.stage import NO_REDO, Redo, reserve_folder
 from jaxdiff.study import grid, pairwise
 from jaxdiff.study.config import fixed_settings
 from jaxdiff.study.lock import lock
@@ -49,7 +49,7 @@ def sweep(workdir: epath.Path, redo: Redo = NO_REDO) -> None:
     prepare._verify_once.cache_clear()  # as in a new process
     (cell,) = grid.expand(config)
     study = workdir / "study.json"
-    claim_folder(
+    reserve_folder(
         study,
         planned_settings(to_json(config.to_dict()), [cell], study),
         fixed=fixed_settings,

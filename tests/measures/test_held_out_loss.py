@@ -10,7 +10,7 @@ from jaxdiff.datasets.images import to_float
 from jaxdiff.diffusion import Schedule
 from jaxdiff.measures.held_out_loss import (
     STRATA,
-    draw_steps,
+    draw_timesteps,
     held_out_loss,
     stratified_losses,
     summarize_losses,
@@ -19,7 +19,7 @@ from tests.measures.fake_artifacts import FakeSettings, draw_split, make_artifac
 
 SCHEDULE = Schedule.linear(1000)
 X0 = to_float(draw_split(45, 15, seed=0).images)
-STEPS = draw_steps(SCHEDULE, len(X0))
+STEPS = draw_timesteps(SCHEDULE, len(X0))
 
 
 def predict_zero(xt, t):
@@ -40,11 +40,11 @@ def predict_off_by(constant, x0):
 def test_every_image_has_a_step_in_each_stratum():
     assert STEPS.shape == (STRATA, 60)
     edges = np.linspace(0, 1000, STRATA + 1)[:, None]
-    steps = draw_steps(SCHEDULE, 60)
+    steps = draw_timesteps(SCHEDULE, 60)
     assert (steps >= np.floor(edges[:-1])).all()
     assert (steps < edges[1:]).all()
     assert len(np.unique(STEPS[0])) > 20
-    few = draw_steps(Schedule.linear(4), 5)
+    few = draw_timesteps(Schedule.linear(4), 5)
     assert few.min() == 0
     assert few.max() == 3
 
@@ -81,7 +81,7 @@ def test_the_noise_is_the_same_at_every_call_and_for_any_number_of_images():
         return np.zeros(xt.shape, np.float32)
 
     for count in (60, 60, 7):
-        steps = draw_steps(SCHEDULE, count)
+        steps = draw_timesteps(SCHEDULE, count)
         stratified_losses(predict_eps, SCHEDULE, X0[:count], steps)
     for first, second, few in zip(seen[:16], seen[16:32], seen[32:], strict=True):
         for a, b, c in zip(first, second, few, strict=True):

@@ -132,7 +132,9 @@ def test_ties_count_half():
 
 def test_sets_of_unequal_size_get_a_sentence():
     rows = np.zeros((4, 2), np.float32)
-    with pytest.raises(ValueError, match="4 training and 3 unseen images draw samples unequally"):
+    with pytest.raises(
+        ValueError, match="4 training and 3 unseen images were given, and the larger set"
+    ):
         nearer_to_training(rows, rows, rows[:3])
 
 
