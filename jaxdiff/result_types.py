@@ -164,7 +164,8 @@ class Result:
     run
         run.json: seconds in all and by part (`jaxdiff.timing`), host and versions.
     samples, labels
-        The samples and their classes, -1 where they are not known.
+        The samples and their classes, -1 where they are not known. Of a study that was published
+        as an archive there are only the first samples, and the classes of all.
     common, common_labels
         Samples of the noise bank that all seeds share, and their classes.
     nearest
@@ -178,9 +179,9 @@ class Result:
     sections: Mapping[str, Sequence[Estimate]]
     descriptions: Mapping[str, Section]
     run: Mapping[str, Any]
-    samples: UInt8[np.ndarray, "n height width channel"]
+    samples: UInt8[np.ndarray, "_n height width channel"]
     labels: Int[np.ndarray, " n"]
-    common: UInt8[np.ndarray, "m height width channel"]
+    common: UInt8[np.ndarray, "_m height width channel"]
     common_labels: Int[np.ndarray, " m"]
     nearest: UInt8[np.ndarray, "l k height width channel"]
     precision: str = ""

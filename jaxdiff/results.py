@@ -244,7 +244,9 @@ def _read_common_fields(folder: epath.Path, result: Mapping[str, Any]) -> dict[s
     labels = classes.get("label", np.full(len(samples), -1))
     common_labels = classes.get("common", np.full(len(common), -1))
     for array, images in ((labels, samples), (common_labels, common)):
-        if array.shape != (len(images),) or array.dtype.kind not in "iu":
+        # An archive of results has the classes of all images and only the first images.
+        is_whole = array.ndim == 1 and len(array) >= len(images)
+        if not is_whole or array.dtype.kind not in "iu":
             raise ValueError(
                 f"{folder / 'classes.npz'} must hold a class for each of {len(samples)} samples "
                 f"and {len(common)} common ones, got {array.dtype} {array.shape}; {schema.REPAIR}"

@@ -231,7 +231,7 @@ def render_template(name: str, **values: object) -> str:
 
 
 def _render(study: StudyResults, blocks: Sequence[Block], method: Method) -> str:
-    sample_counts = sorted({len(result.samples) for result in study.results})
+    sample_counts = sorted({len(result.labels) for result in study.results})
     glance = _choose_glance(blocks)
     claims = judge_study(study) if study.cells else []
     primary = next((claim for claim in claims if claim.rank == "primary"), None)
