@@ -42,9 +42,7 @@ def contrasts(study: StudyResults) -> Figure | None:
     if not drawn:
         return None
     plot, ax = new_axes(width=6.4, height=1.4 + 0.7 * len(drawn))
-    majorities = sorted(
-        {label for c in drawn if c.contrast for label in c.contrast.majorities.values()}
-    )
+    majorities = _find_majorities(drawn)
     for row, claim in enumerate(drawn):
         _draw_claim(ax, -float(row), claim, majorities)
     for effect in (HALF_THE_EFFECT, paper.EFFECT):
@@ -63,6 +61,12 @@ def _claims_about_models(study: StudyResults) -> list[Claim]:
     if not study.cells:
         return []
     return [c for c in judge_study(study) if c.contrast is not None and c.mean.n]
+
+
+def _find_majorities(claims: Sequence[Claim]) -> list[int]:
+    """The classes that have the majority in a seed of the claims."""
+    contrasts = [claim.contrast for claim in claims if claim.contrast is not None]
+    return sorted({label for contrast in contrasts for label in contrast.majorities.values()})
 
 
 def _draw_claim(ax: Axes, y: float, claim: Claim, majorities: Sequence[int]) -> None:
@@ -132,9 +136,7 @@ def seed_lines(study: StudyResults) -> Figure | None:
         return None
     plot = Figure(figsize=(1.2 + 2.6 * len(drawn), 3.6), layout="constrained")
     panels = np.atleast_1d(plot.subplots(1, len(drawn), sharey=True))
-    majorities = sorted(
-        {label for c in drawn if c.contrast for label in c.contrast.majorities.values()}
-    )
+    majorities = _find_majorities(drawn)
     for ax, claim in zip(panels, drawn, strict=True):
         assert claim.contrast is not None
         _draw_seeds(style_axes(ax), claim.contrast, majorities)

@@ -26,7 +26,7 @@ from jaxdiff.scaling.points import (
 )
 
 MIN_REACHED = 2  # numbers of images at which some run memorizes
-MIN_SIGMA = 0.01  # sigma; below it the likelihood of intervals no longer changes
+MIN_SIGMA = 0.01  # below it the likelihood of intervals no longer changes
 MAX_SIGMA = 100.0
 LARGEST_DISTANCE = 1e3  # of an interval's end from the estimate
 FINITE_DIFFERENCE_STEP = 1e-5  # of parameters, for second derivatives

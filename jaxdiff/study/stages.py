@@ -53,7 +53,7 @@ def open_cell(
     """
     context = CellContext(cell, workdir, paths, progress, track)
     reserve_folder(context.folder / "config.json", cell.to_json(), fixed=_without_measures)
-    _claim_data(context)
+    _reserve_data(context)
     parallel.on_leader("check data", context.check_prepared)
     with lock(workdir / "shared", waiting("the classifiers", progress)):
         _run_classifiers(context, redo)
@@ -62,7 +62,7 @@ def open_cell(
     return context
 
 
-def _claim_data(context: CellContext) -> None:
+def _reserve_data(context: CellContext) -> None:
     """Training goes on from a checkpoint, which must be of the same images and first weights."""
     path = context.folder / "data.json"
     training_data = context.training_data()

@@ -8,6 +8,8 @@ import pytest
 from tests.experiments.commands import fail_command, run_command
 from tests.stable_diffusion import tiny
 
+pytestmark = pytest.mark.slow
+
 SHORT = (
     "--config.steps=3",
     "--config.fractions=(0.0,1.0)",
@@ -18,7 +20,6 @@ SHORT = (
 )
 
 
-@pytest.mark.slow
 def test_images_tables_and_figures_and_no_image_is_made_twice(tmp_path):
     folder = tiny.write_pipeline(tmp_path / "tiny")
     workdir = tmp_path / "out"
@@ -57,7 +58,6 @@ def test_images_tables_and_figures_and_no_image_is_made_twice(tmp_path):
     assert json.loads(content)["settings"]["prompts"] == ["a woman", "a queen"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

@@ -12,8 +12,9 @@ from jaxdiff.estimates import Estimate
 from tests.experiments.commands import fail_command, run_command
 from tests.stand_in_hub import OWNER, TOKEN, StandInHub
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_a_unet_without_a_scheduler_is_not_converted(tiny, tmp_path):
     diffusers_io.save_unet(tiny, tmp_path / "unet")
     out = tmp_path / "cell"
@@ -22,7 +23,6 @@ def test_a_unet_without_a_scheduler_is_not_converted(tiny, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["unet"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a[1]b", "a\\b", "a*"])
 def test_a_folder_that_holds_no_checkpoints_is_refused_by_its_name(name, tiny, tmp_path):
     diffusers_io.save_pipeline(tiny, diffusers_scheduler.DEFAULT, tmp_path / "model")
@@ -54,7 +54,6 @@ def stand_in(tmp_path, monkeypatch):
     server.close()
 
 
-@pytest.mark.slow
 def test_what_is_pushed_is_loaded_again_by_its_id(stand_in, cell, tmp_path):
     name = f"{OWNER}/tiny"
     out = tmp_path / "out"
@@ -77,7 +76,6 @@ def test_what_is_pushed_is_loaded_again_by_its_id(stand_in, cell, tmp_path):
         np.testing.assert_array_equal(value, params[key])
 
 
-@pytest.mark.slow
 def test_a_push_without_a_token_is_refused_before_anything_is_written(
     stand_in, cell, tmp_path, monkeypatch
 ):
@@ -89,7 +87,6 @@ def test_a_push_without_a_token_is_refused_before_anything_is_written(
     assert not stand_in.repositories
 
 
-@pytest.mark.slow
 def test_a_push_that_the_hub_refuses_leaves_the_folder(stand_in, cell, tmp_path):
     out = tmp_path / "out"
     sentence = fail_command("convert", "--model", cell, "--out", out, "--push", "other/tiny")

@@ -7,6 +7,8 @@ import pytest
 from tests.datasets import published
 from tests.experiments.commands import SMALL, start_command, wait_for_output
 
+pytestmark = pytest.mark.slow
+
 TWO_STEPS = (
     "--config.train.steps=2",
     "--config.train.batch=8",
@@ -25,7 +27,6 @@ TWO_STEPS = (
 )
 
 
-@pytest.mark.slow
 def test_the_papers_celeba_on_a_small_one(tmp_path):
     attributes = published.celeba(tmp_path / "celeba", 200)
     output = wait_for_output(
@@ -56,7 +57,6 @@ def test_the_papers_celeba_on_a_small_one(tmp_path):
     assert "200 faces of CelebA" in (tmp_path / "run" / "report.html").read_text()
 
 
-@pytest.mark.slow
 def test_colored_digits_by_one_override(tmp_path):
     source = "--config.data.source=colored_digits"
     wait_for_output(start_command("sweep", *SMALL, "--workdir", tmp_path, source, *TWO_STEPS))
@@ -66,7 +66,6 @@ def test_colored_digits_by_one_override(tmp_path):
     assert (tmp_path / "shared" / "data" / "colored_digits").is_dir()
 
 
-@pytest.mark.slow
 def test_images_are_compared_with_a_dataset_by_name(tmp_path):
     published.celeba(tmp_path / "celeba", 40)
     output = wait_for_output(
@@ -86,7 +85,6 @@ def test_images_are_compared_with_a_dataset_by_name(tmp_path):
     assert "held-out: " in output
 
 
-@pytest.mark.slow
 def test_a_dataset_is_counted_and_drawn(tmp_path):
     published.celeba(tmp_path / "celeba", 40)
     flags = (

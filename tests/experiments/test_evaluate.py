@@ -8,6 +8,8 @@ from PIL import Image
 
 from tests.experiments.commands import fail_command, run_command
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def images_dir(tmp_path):
@@ -22,7 +24,6 @@ def images_dir(tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
 def test_sets_against_a_reference(images_dir):
     workdir = images_dir / "out"
     run_command(
@@ -51,7 +52,6 @@ def test_sets_against_a_reference(images_dir):
     assert "Training loss" not in page
 
 
-@pytest.mark.slow
 def test_a_bad_flag_gets_a_sentence(images_dir):
     workdir = images_dir / "out"
     flags = ("--samples", images_dir / "pngs", "--reference", images_dir / "reference.npz")
@@ -60,7 +60,6 @@ def test_a_bad_flag_gets_a_sentence(images_dir):
     assert not workdir.exists(), "nothing is half-written"
 
 
-@pytest.mark.slow
 def test_a_broken_image_is_named(images_dir):
     (images_dir / "pngs" / "05.png").write_bytes(b"\x89PNG\r\n")
     workdir = images_dir / "out"

@@ -6,6 +6,8 @@ import pytest
 from jaxdiff.stable_diffusion.pipeline import Pipeline, TextToImagePipeline
 from tests.stable_diffusion import tiny
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a woman", "a queen", "an actress"]
 
 
@@ -28,7 +30,6 @@ def largest_difference(a, b):
     return float(np.abs(a - b).max())
 
 
-@pytest.mark.slow
 def test_a_fraction_of_0_is_bit_for_bit_no_bypass(plain, blended):
     latents = plain.latents([0, 1, 2])
     images = plain(PROMPTS, latents)
@@ -37,7 +38,6 @@ def test_a_fraction_of_0_is_bit_for_bit_no_bypass(plain, blended):
     assert largest_difference(blended(PROMPTS, latents, fraction=1.0), images) > 1e-3
 
 
-@pytest.mark.slow
 def test_an_image_does_not_depend_on_those_beside_it(plain):
     """Nor on the batch that it is in: five images are two batches of four."""
     latents = plain.latents([0, 1, 2, 3, 4])
@@ -49,7 +49,6 @@ def test_an_image_does_not_depend_on_those_beside_it(plain):
     np.testing.assert_array_equal(twice[0], images[0])
 
 
-@pytest.mark.slow
 def test_images_are_those_of_one_device_and_may_be_wider_than_high(pipeline, plain):
     single = TextToImagePipeline(pipeline, steps=3, batch=1)
     latents = plain.latents([5, 6])
@@ -58,7 +57,6 @@ def test_images_are_those_of_one_device_and_may_be_wider_than_high(pipeline, pla
     assert wide(PROMPTS[:1], wide.latents([0])).shape == (1, 8, 16, 3)
 
 
-@pytest.mark.slow
 def test_guidance_0_knows_the_negative_prompt_alone_and_1_the_prompt(plain):
     latents = plain.latents([0, 0])
     unconditional = plain(PROMPTS[:2], latents, guidance=0.0, negative="a queen")
@@ -70,7 +68,6 @@ def test_guidance_0_knows_the_negative_prompt_alone_and_1_the_prompt(plain):
     assert largest_difference(*strong) > largest_difference(*conditional)
 
 
-@pytest.mark.slow
 def test_what_cannot_be_drawn_is_refused(pipeline, plain, blended):
     latents = plain.latents([0])
     with pytest.raises(ValueError, match=r"fraction"):
