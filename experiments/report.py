@@ -5,9 +5,10 @@ python -m experiments.report --workdir runs/mine        # of experiments.evaluat
 python -m experiments.report --workdir gs://bucket/runs/mnist
 python -m experiments.report --workdir runs/mnist --archive results.zip
 
---archive FILE also writes the results into one small file without weights, to publish it. Unzipped
-it is a folder of which this command draws the same claims, figures and tables. Where FILE holds
-cells of the same study already, as of another machine, they are kept beside the new ones.
+--archive FILE also adds the results to a small .zip file without weights, to publish them or to
+collect the cells of machines that share no disk. Unzipped, it is a folder of which this command
+draws the same claims, tables and figures; models of different machines are not compared on the same
+noise.
 """
 
 from absl import flags
@@ -18,7 +19,7 @@ from jaxdiff import report
 from jaxdiff.results_archive import add_to_archive
 
 flags.DEFINE_string("workdir", None, "Folder of a study or an evaluation, such as runs/quickstart.")
-flags.DEFINE_string("archive", None, "A .zip file to add the results to, to publish or merge them.")
+flags.DEFINE_string("archive", None, "A .zip file that the results are added to.")
 FLAGS = flags.FLAGS
 
 
@@ -27,12 +28,12 @@ def main() -> None:
         raise ValueError(
             "--workdir is missing; give a study's folder, as --workdir runs/quickstart"
         )
+    archive = _cli.output_file("archive", ".zip") if FLAGS.archive else None
     _cli.console.print(f"report: {report.write(epath.Path(FLAGS.workdir))}")
-    if FLAGS.archive:
-        path = epath.Path(FLAGS.archive)
-        count = add_to_archive(FLAGS.workdir, path)
-        size = path.stat().length / 1e6
-        _cli.console.print(f"results of {count} cells or sets, {size:.2f} MB: {path}")
+    if archive is not None:
+        count = add_to_archive(FLAGS.workdir, archive)
+        megabytes = archive.stat().length / 1e6
+        _cli.console.print(f"archive: {archive}, {count} results, {megabytes:.2f} MB")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -71,6 +72,15 @@ def read_json(path: epath.PathLike) -> dict:
         shown = json.dumps(value)[:60]
         raise ValueError(f"{path} must hold a JSON object, got {shown}; write it again")
     return value
+
+
+def difference(before: Any, after: Any, key: str) -> str:
+    """The first key at which two JSON values differ, in words; `key` names the values."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for name in sorted(before.keys() | after.keys()):
+            if before.get(name) != after.get(name):
+                return difference(before.get(name), after.get(name), f"{key}.{name}")
+    return f"{key} is {json.dumps(before)} there and {json.dumps(after)} here"
 
 
 def sha256(path: epath.PathLike) -> str:

@@ -1,32 +1,34 @@
-"""The results of a study in one small file, to publish or to merge with those of another machine.
+"""The results of a study in one small file, to publish or to collect from several machines.
 
 Unpacked, the archive is a folder from which experiments.report draws the claims, figures and tables
-of the study. It has no weights, the first NUM_IMAGES images of each kind, and no name or path of
-the machine. No JAX.
+of the study. It has no weights and the first NUM_IMAGES images of each kind. No JAX.
 """
 
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
-from pathlib import PurePosixPath
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from jaxdiff import files
-from jaxdiff.npz import read_npz
+from jaxdiff.npz import DAMAGES, read_npz
 from jaxdiff.results import DIVERGED, check_study
 
 NUM_IMAGES = 16  # of a cell and kind: as many as the report's grids show
+STUDY = "study.json"
+COMPARISONS = "shared/comparisons.json"
+CONFUSION = "shared/confusion.json"
 JSON_FILES = ("config.json", "result.json", "run.json", "probe.json")
 WHOLE_FILES = ("metrics.jsonl", "losses.npz", "classes.npz")
 IMAGE_FILES = ("samples.npz", "common.npz", "neighbors.npz")
-PLACES = ("dir", "cache", "weights_dir", "host")  # keys of JSON files that name a machine's own
-COMPARISONS = "shared/comparisons.json"
+# Settings and facts that name a machine or its folders.
+PLACES = ("data.dir", "data.cache", "measures.weights_dir", "measures.inception", "host")
+# Settings in which the parts of one study may differ: seeds that were added, and how it is run.
+FREE_SETTINGS = ("parallel", "plugins", "seeds", "track")
 PAIR = ("kind", "a", "b")  # what tells compared pairs apart
-FIRST_TIME = (1980, 1, 1, 0, 0, 0)  # of zip: equal results give equal bytes
 
 Members = dict[str, bytes]
 
@@ -34,8 +36,9 @@ Members = dict[str, bytes]
 def add_to_archive(workdir: epath.PathLike, path: epath.PathLike) -> int:
     """Write the results of a folder into an archive, beside those that it holds already.
 
-    Cells that the archive has already are replaced. What was measured over the seeds of a whole
-    study is left out where the archive has other cells than the folder.
+    Cells that the archive has already are replaced. Where it has others than the folder, only pairs
+    of cells of one folder are compared on the same noise, what is measured over all seeds of a
+    study is left out, and the classifiers' own figures are those of the folder that was added last.
 
     Parameters
     ----------
@@ -57,34 +60,33 @@ def add_to_archive(workdir: epath.PathLike, path: epath.PathLike) -> int:
     workdir = epath.Path(workdir)
     path = epath.Path(path)
     check_study(workdir)
-    new = dict(_collect_members(workdir))
-    if not _find_finished(new):
+    members = dict(_collect_members(workdir))
+    if not _find_finished(members):
         raise ValueError(
             f"{workdir} holds no finished cell or set; run python -m experiments.sweep there first"
         )
-    members = _merge(_read_archive(path), new, path) if path.exists() else new
+    if path.exists():
+        members = _merge(_read_archive(path), members, path)
     files.write(path, _pack(members))
     return len(_find_finished(members))
 
 
 def _collect_members(workdir: epath.Path) -> Iterator[tuple[str, bytes]]:
     """What the report reads of a folder, by path."""
-    for name in ("study.json", "shared/confusion.json", COMPARISONS):
+    for name in (STUDY, CONFUSION, COMPARISONS):
         if (workdir / name).exists():
             yield name, _read_json(workdir / name)
     for kind in ("cells", "sets"):
-        for result in sorted(workdir.glob(f"{kind}/*/result.json")):
-            for name, content in _collect_result(result.parent):
-                yield f"{kind}/{result.parent.name}/{name}", content
+        for path in sorted(workdir.glob(f"{kind}/*/result.json")):
+            for name, content in _collect_result(path.parent):
+                yield f"{kind}/{path.parent.name}/{name}", content
     for path in sorted(workdir.glob(f"cells/*/{DIVERGED}")):
         yield f"cells/{path.parent.name}/{DIVERGED}", _read_json(path)
 
 
 def _collect_result(folder: epath.Path) -> Iterator[tuple[str, bytes]]:
-    for name in (
-        *JSON_FILES,
-        *(f"measures/{path.name}" for path in folder.glob("measures/*.json")),
-    ):
+    measures = sorted(f"measures/{path.name}" for path in folder.glob("measures/*.json"))
+    for name in (*JSON_FILES, *measures):
         if (folder / name).exists():
             yield name, _read_json(folder / name)
     for name in WHOLE_FILES:
@@ -96,15 +98,23 @@ def _collect_result(folder: epath.Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _read_json(path: epath.Path) -> bytes:
-    content = _without_places(files.read_json(path))
+    return _to_bytes(_without_places(files.read_json(path)))
+
+
+def _to_bytes(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
-def _without_places(value: Any) -> Any:
-    """The same, with an empty text for what names a folder or a machine."""
-    if isinstance(value, Mapping):
-        return {k: "" if k in PLACES else _without_places(value[k]) for k in value}
-    return [_without_places(item) for item in value] if isinstance(value, list) else value
+def _without_places(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with an empty text for what names a machine or its folders."""
+    cleaned = dict(content)
+    for place in PLACES:
+        section, _, key = place.rpartition(".")
+        part = cleaned.get(section) if section else cleaned
+        if isinstance(part, Mapping) and key in part:
+            blank = {**part, key: ""}
+            cleaned = {**cleaned, section: blank} if section else blank
+    return cleaned
 
 
 def _cut_arrays(path: epath.Path) -> bytes:
@@ -115,56 +125,76 @@ def _cut_arrays(path: epath.Path) -> bytes:
 
 
 def _merge(old: Members, new: Members, path: epath.Path) -> Members:
-    if old.get("study.json") != new.get("study.json"):
-        raise ValueError(
-            f"{path} holds the results of a study with other settings; choose another --archive"
-        )
+    """The new results, and what an archive has of other cells or sets."""
+    _check_same_study(old, new, path)
     replaced = _find_finished(new)
-    kept = {name: content for name, content in old.items() if _folder_of(name) not in replaced}
-    if _find_finished(kept) and COMPARISONS in kept.keys() | new.keys():
-        new = new | {COMPARISONS: _merge_comparisons(kept, new)}
-    return kept | new
+    kept = {
+        name: content
+        for name, content in old.items()
+        if name.startswith(("cells/", "sets/")) and _folder_of(name) not in replaced
+    }
+    comparisons = {COMPARISONS: _merge_comparisons(old, new)} if _find_finished(kept) else {}
+    return kept | new | comparisons
+
+
+def _check_same_study(old: Members, new: Members, path: epath.Path) -> None:
+    before, after = (_fixed_settings(members) for members in (old, new))
+    if before != after:
+        difference = files.difference(before, after, "study")
+        raise ValueError(
+            f"{path} holds the results of a study with other settings ({difference}); choose "
+            "another --archive"
+        )
+
+
+def _fixed_settings(members: Members) -> dict[str, Any]:
+    settings = json.loads(members[STUDY])
+    return {key: settings[key] for key in settings if key not in FREE_SETTINGS}
 
 
 def _merge_comparisons(old: Members, new: Members) -> bytes:
-    """The compared pairs of both."""
+    """The compared pairs of both, of which the new ones replace those of the same cells."""
     earlier, later = (json.loads(members.get(COMPARISONS, b"{}")) for members in (old, new))
+    replaced = {folder.partition("/")[2] for folder in _find_finished(new)}
     merged: dict[str, list[Any]] = {"bias_variance": []}
     for section in ("flips", "similarity"):
-        rows = later.get(section, [])
-        pairs = {tuple(row[key] for key in PAIR) for row in rows}
-        kept = [
-            row for row in earlier.get(section, []) if tuple(row[key] for key in PAIR) not in pairs
-        ]
-        merged[section] = [*kept, *rows]
-    return (json.dumps(merged, indent=1, sort_keys=True) + "\n").encode()
+        pairs = earlier.get(section, [])
+        kept = [row for row in pairs if not replaced & {row["a"], row["b"]}]
+        rows = [*kept, *later.get(section, [])]
+        merged[section] = sorted(rows, key=lambda row: [row[key] for key in PAIR])
+    return _to_bytes(merged)
 
 
-def _find_finished(members: Mapping[str, bytes]) -> set[str]:
+def _find_finished(members: Collection[str]) -> set[str]:
     """The folders of cells and sets with a result."""
     return {_folder_of(name) for name in members if name.endswith("/result.json")}
 
 
 def _folder_of(name: str) -> str:
-    return "/".join(PurePosixPath(name).parts[:2])
+    return "/".join(name.split("/")[:2])
 
 
 def _read_archive(path: epath.Path) -> Members:
     try:
         with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
-            return {name: archive.read(name) for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError) as error:
+            members = {name: archive.read(name) for name in archive.namelist()}
+    except DAMAGES as error:
         raise ValueError(
-            f"{path} must be an archive of results that can be read ({error}); remove it or choose "
-            "another --archive"
+            f"{path} must be an archive of results ({error}); choose another --archive"
         ) from None
+    if STUDY not in members:
+        raise ValueError(
+            f"{path} must be an archive of results, and has no {STUDY}; choose another --archive"
+        )
+    return members
 
 
 def _pack(members: Members) -> bytes:
+    """A .zip file whose entries have no time, so that equal results give equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in sorted(members):
-            info = zipfile.ZipInfo(name, FIRST_TIME)
-            info.external_attr = 0o644 << 16
-            archive.writestr(info, members[name], zipfile.ZIP_DEFLATED)
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, members[name], zipfile.ZIP_DEFLATED)
     return buffer.getvalue()

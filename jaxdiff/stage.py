@@ -7,7 +7,6 @@ have the bytes that it wrote, so running the same command again resumes.
 import contextlib
 import dataclasses
 import fnmatch
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -253,15 +252,6 @@ def check_settings(
     if before != after:
         noun = "settings" if kind == "config" else kind
         raise ValueError(
-            f"{path.parent} was made with other {noun} ({difference(before, after, kind)}); "
+            f"{path.parent} was made with other {noun} ({files.difference(before, after, kind)}); "
             "choose another --workdir or remove that folder"
         )
-
-
-def difference(before: Any, after: Any, key: str = "config") -> str:
-    """The first key at which two JSON values differ, in words."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        for name in sorted(before.keys() | after.keys()):
-            if before.get(name) != after.get(name):
-                return difference(before.get(name), after.get(name), f"{key}.{name}")
-    return f"{key} is {json.dumps(before)} there and {json.dumps(after)} here"

@@ -48,7 +48,7 @@ from jaxdiff.sampling import Sampler, sampling_code_digest
 from jaxdiff.setting_fields import to_json
 from jaxdiff.settings import MeasureSettings
 from jaxdiff.source_code import code_digest
-from jaxdiff.stage import Outputs, difference
+from jaxdiff.stage import Outputs
 
 DATA_ARTIFACTS = ("roles", "seed", "train")
 # Chosen among the pools by `jaxdiff.cells.selections`.
@@ -139,7 +139,7 @@ class CellContext(ResultFolder):
         recorded = files.read_json(path)
         dataset = self.dataset
         if recorded["dataset"] != dataset.contents:
-            first = difference(recorded["dataset"], dataset.contents, "dataset")
+            first = files.difference(recorded["dataset"], dataset.contents, "dataset")
             raise ValueError(
                 f"{folder} was trained on other data than {dataset.source.about} ({first}); give "
                 "its own as --data_dir, or use the version of jaxdiff that trained it"

@@ -32,7 +32,7 @@ Bank = Literal["seed", "common"]  # of a seed, for all its models; or of all see
 class Draws(NamedTuple):
     """What a model draws from a noise bank: images and their classes."""
 
-    images: UInt8[np.ndarray, "n height width channel"]
+    images: UInt8[np.ndarray, "_n height width channel"]
     labels: Int[np.ndarray, " n"]
 
     @classmethod
@@ -76,8 +76,10 @@ class Pair(NamedTuple):
     def draws(self) -> tuple[Draws, Draws]:
         """What either model draws from the noises that both have drawn from."""
         draws = [Draws.of(result, self.bank) for result in (self.a, self.b)]
-        n = min(len(draw.images) for draw in draws)
-        first, second = (Draws(draw.images[:n], draw.labels[:n]) for draw in draws)
+        # Of a published cell there are fewer images than classes.
+        images = min(len(draw.images) for draw in draws)
+        labels = min(len(draw.labels) for draw in draws)
+        first, second = (Draws(draw.images[:images], draw.labels[:labels]) for draw in draws)
         return first, second
 
 

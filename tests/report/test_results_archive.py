@@ -1,5 +1,6 @@
 """Results in one small file: what is drawn from it, and what it leaves out."""
 
+import dataclasses
 import json
 import shutil
 import zipfile
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from jaxdiff import files, report, results, results_archive
+from jaxdiff.report import figures
 from jaxdiff.results_archive import add_to_archive
-from tests.report.small_results import SHARE, write_sets, write_study
+from tests.report.small_results import SHARE, make_info, write_sets, write_study
 
 
 def unpack(archive, folder):
@@ -30,6 +32,10 @@ def test_an_archive_has_the_tables_and_figures_of_the_study(write, tmp_path):
     again = unpack(tmp_path / "results.zip", tmp_path / "again")
     assert report.write(again).read_text() == page
     assert read_tables(again) == read_tables(workdir)
+
+
+def test_an_archive_has_the_images_of_the_grids():
+    assert results_archive.NUM_IMAGES >= figures.MAX_COLUMNS
 
 
 def test_an_archive_keeps_the_first_images_and_every_class(tmp_path, monkeypatch):
@@ -53,50 +59,84 @@ def test_an_archive_keeps_the_first_images_and_every_class(tmp_path, monkeypatch
 
 def test_an_archive_does_not_name_the_machine(tmp_path):
     workdir = write_study(tmp_path / "study")
-    for name, change in {
-        "study.json": {"data": {"dir": "/home/me/mnist", "cache": "/scratch/me"}},
-        "cells/2-s0/config.json": {"measures": {"weights_dir": "/home/me/weights"}},
-        "cells/2-s0/run.json": {"host": "my-laptop"},
-    }.items():
-        content = files.read_json(workdir / name)
-        merged = {**content.get("data", {}), **change.get("data", {})}
-        files.write_json(workdir / name, content | change | ({"data": merged} if merged else {}))
+    study = files.read_json(workdir / "study.json")
+    study["data"] |= {"dir": "/home/me/mnist", "cache": "/home/me/cache"}
+    study["measures"] = {"weights_dir": "/home/me/weights", "inception": "/home/me/weights.npz"}
+    files.write_json(workdir / "study.json", study)
+    config = {"train": {"steps": 20}, "measures": study["measures"]}
+    files.write_json(workdir / "cells/2-s0/config.json", config)
+    run = files.read_json(workdir / "cells/2-s0/run.json")
+    files.write_json(workdir / "cells/2-s0/run.json", run | {"host": "my-laptop"})
     add_to_archive(workdir, tmp_path / "results.zip")
-    with zipfile.ZipFile(tmp_path / "results.zip") as archive:
-        texts = [archive.read(name) for name in archive.namelist()]
-    assert not any(word in text for text in texts for word in (b"/home", b"/scratch", b"laptop"))
+    again = unpack(tmp_path / "results.zip", tmp_path / "again")
+    texts = [path.read_bytes() for path in again.rglob("*.json")]
+    assert len(texts) > 10
+    assert not any(word in text for text in texts for word in (b"/home", b"my-laptop"))
+    assert files.read_json(again / "cells/2-s0/run.json") == {**run, "host": ""}
 
 
-def test_parts_of_a_study_are_merged_whatever_machine_they_are_of(tmp_path):
+def write_part(whole, folder, model, gate):
+    """What is left of a study on a machine that has one cell of it, with a gate of its own."""
+    shutil.copytree(whole, folder)
+    for other in ("2-s0", "3-s0"):
+        if other != f"{model}-s0":
+            shutil.rmtree(folder / "cells" / other)
+    path = folder / f"cells/{model}-s0/result.json"
+    result = files.read_json(path)
+    result["quality"][0] |= {"value": gate, "low": gate, "high": gate}
+    files.write_json(path, result)
+    comparisons = files.read_json(folder / "shared/comparisons.json")
+    for row in comparisons["flips"] + comparisons["similarity"]:
+        row |= {"a": f"{model}-s0", "b": f"{model}-s0"}
+    files.write_json(folder / "shared/comparisons.json", comparisons)
+    return folder
+
+
+def test_parts_of_a_study_are_merged(tmp_path):
     whole = write_study(tmp_path / "whole")
+    first = write_part(whole, tmp_path / "first", "2", 0.91)
+    second = write_part(whole, tmp_path / "second", "3", 0.92)
     archive = tmp_path / "results.zip"
-    for model, other in (("2", "3"), ("3", "2")):
-        part = tmp_path / model
-        shutil.copytree(whole, part)
-        shutil.rmtree(part / f"cells/{other}-s0")
-        comparisons = files.read_json(part / "shared/comparisons.json")
-        for row in comparisons["flips"] + comparisons["similarity"]:
-            row["a"] = f"of part {model}"
-        files.write_json(part / "shared/comparisons.json", comparisons)
-    counts = [add_to_archive(tmp_path / model, archive) for model in ("2", "3", "2")]
-    assert counts == [1, 2, 2]
+    assert [add_to_archive(part, archive) for part in (first, second)] == [1, 2]
     merged = results.read_study(unpack(archive, tmp_path / "merged"))
-    assert [cell.name for cell in merged.cells] == ["2-s0", "3-s0"]
-    for cell, expected in zip(merged.cells, results.read_cells(whole), strict=True):
-        assert cell.sections == expected.sections
+    assert {cell.name: float(cell.find("quality", "gate")) for cell in merged.cells} == {
+        "2-s0": 0.91,
+        "3-s0": 0.92,
+    }
     rows = merged.comparisons
-    assert [row["a"] for row in rows["flips"]] == ["of part 3", "of part 2"]
-    assert len(rows["similarity"]) == 4
+    assert [row["a"] for row in rows["flips"]] == ["2-s0", "3-s0"]
+    assert [row["a"] for row in rows["similarity"]] == ["2-s0", "2-s0", "3-s0", "3-s0"]
     # The seeds of the whole study are in neither part.
     assert rows["bias_variance"] == []
+    other_order = tmp_path / "other.zip"
+    for part in (second, first):
+        add_to_archive(part, other_order)
+    assert other_order.read_bytes() == archive.read_bytes()
 
 
-def test_equal_results_give_equal_bytes(tmp_path):
+def test_what_is_added_again_is_replaced_with_its_comparisons(tmp_path):
+    whole = write_study(tmp_path / "whole")
+    archive = tmp_path / "results.zip"
+    add_to_archive(whole, archive)
+    later = write_part(whole, tmp_path / "later", "3", 0.5)
+    (later / "shared/comparisons.json").unlink()
+    study = files.read_json(later / "study.json")
+    files.write_json(later / "study.json", study | {"seeds": [0, 1], "track": ["tensorboard"]})
+    assert add_to_archive(later, archive) == 2
+    merged = results.read_study(unpack(archive, tmp_path / "merged"))
+    assert [float(cell.find("quality", "gate")) for cell in merged.cells] == [0.9, 0.5]
+    # They compared model 2 with the model 3 that was replaced.
+    assert merged.comparisons["flips"] == []
+    assert merged.settings["seeds"] == [0, 1]
+
+
+def test_a_cell_that_diverged_is_archived(tmp_path):
     workdir = write_study(tmp_path / "study")
-    add_to_archive(workdir, tmp_path / "a.zip")
-    add_to_archive(workdir, tmp_path / "b.zip")
-    add_to_archive(workdir, tmp_path / "b.zip")
-    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    info = dataclasses.asdict(make_info("4"))
+    files.write_json(workdir / "cells/4-s0" / results.DIVERGED, {"cell": info})
+    assert add_to_archive(workdir, tmp_path / "results.zip") == 2
+    again = unpack(tmp_path / "results.zip", tmp_path / "again")
+    assert [info.name for info in results.read_study(again).diverged] == ["4-s0"]
 
 
 def test_what_cannot_be_archived_gets_a_sentence_and_leaves_the_archive(tmp_path):
@@ -106,13 +146,23 @@ def test_what_cannot_be_archived_gets_a_sentence_and_leaves_the_archive(tmp_path
         add_to_archive(tmp_path / "nothing", archive)
     assert not archive.exists()
     archive.write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="must be an archive of results that can be read"):
+    with pytest.raises(ValueError, match=r"must be an archive of results .*; choose another"):
+        add_to_archive(workdir, archive)
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("letters.txt", "of another kind")
+    with pytest.raises(ValueError, match=r"must be an archive of results, and has no study\.json"):
         add_to_archive(workdir, archive)
     archive.unlink()
     add_to_archive(workdir, archive)
     before = archive.read_bytes()
     study = files.read_json(workdir / "study.json")
     (workdir / "study.json").write_text(json.dumps(study | {"name": "other"}))
-    with pytest.raises(ValueError, match="of a study with other settings; choose another"):
+    named = 'with other settings \\(study.name is "small" there and "other" here\\); choose another'
+    with pytest.raises(ValueError, match=named):
         add_to_archive(workdir, archive)
     assert archive.read_bytes() == before
+    damaged = bytearray(before)
+    damaged[len(before) // 3] ^= 0xFF
+    archive.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"must be an archive of results .*; choose another"):
+        add_to_archive(workdir, archive)

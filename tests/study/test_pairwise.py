@@ -1,5 +1,7 @@
 """Which cells of a study are compared with each other, and what comes out."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from etils import epath
@@ -94,6 +96,20 @@ def test_models_of_a_seed_are_compared_on_all_its_samples_and_seeds_on_the_commo
     assert (of_seeds["bank"], of_seeds["differs"]) == ("common", "seed")
     assert (of_models["n"], of_models["b_count"], of_models["c_count"]) == (300, 0, 3)
     assert (of_seeds["n"], of_seeds["c_count"]) == (2, 1)
+
+
+def test_flips_of_a_published_cell_are_of_all_its_samples():
+    """It has the classes of all of them and the first images, by which alone they are similar."""
+
+    def distance(a, b):
+        return np.abs(a.astype(float) - b).mean(axis=(1, 2, 3))
+
+    whole = build_result("3", 0, [], [6] * 20)
+    published = build_result("2", 0, [], [6] * 17 + [9] * 3)
+    published = dataclasses.replace(published, samples=published.samples[:16])
+    compared = pairwise.compare_pair(Pair("model", published, whole), distance)
+    assert (compared["flips"][0]["n"], compared["flips"][0]["b_count"]) == (20, 3)
+    assert {row["n"] for row in compared["similarity"]} == {16}
 
 
 def test_without_a_common_bank_models_are_compared_and_seeds_are_not():
