@@ -260,7 +260,7 @@ def output_file(flag: str, suffix: str, sources: Sequence[str] = ()) -> epath.Pa
         Where the name ends otherwise, is a folder's, or is within a source.
     """
     path = epath.Path(flags.FLAGS[flag].value)
-    if path.suffix != suffix:
+    if not path.name.removesuffix(suffix) or not path.name.endswith(suffix):
         raise ValueError(
             f"--{flag} must name a file that ends in {suffix}, got {str(path)!r}; choose another "
             "name"

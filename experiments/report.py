@@ -3,12 +3,11 @@
 python -m experiments.report --workdir runs/quickstart
 python -m experiments.report --workdir runs/mine        # of experiments.evaluate
 python -m experiments.report --workdir gs://bucket/runs/mnist
-python -m experiments.report --workdir runs/mnist --archive results.zip
+python -m experiments.report --workdir runs/mnist --archive results.tar.xz
 
---archive FILE also adds the results to a small .zip file without weights, to publish them or to
-collect the cells of machines that share no disk. Unzipped, it is a folder of which this command
-draws the same claims, tables and figures; models of different machines are not compared on the same
-noise.
+--archive FILE also adds the results to a small file without weights, to publish them or to collect
+the cells of machines that share no disk. Unpacked, it is a folder of which this command draws the
+same claims, tables and figures; models of different machines are not compared on the same noise.
 """
 
 from absl import flags
@@ -16,10 +15,10 @@ from etils import epath
 
 from experiments import _cli
 from jaxdiff import report
-from jaxdiff.results_archive import add_to_archive
+from jaxdiff.results_archive import SUFFIX, add_to_archive
 
 flags.DEFINE_string("workdir", None, "Folder of a study or an evaluation, such as runs/quickstart.")
-flags.DEFINE_string("archive", None, "A .zip file that the results are added to.")
+flags.DEFINE_string("archive", None, f"A file, NAME{SUFFIX}, that the results are added to.")
 FLAGS = flags.FLAGS
 
 
@@ -28,7 +27,7 @@ def main() -> None:
         raise ValueError(
             "--workdir is missing; give a study's folder, as --workdir runs/quickstart"
         )
-    archive = _cli.output_file("archive", ".zip") if FLAGS.archive else None
+    archive = _cli.output_file("archive", SUFFIX) if FLAGS.archive else None
     _cli.console.print(f"report: {report.write(epath.Path(FLAGS.workdir))}")
     if archive is not None:
         count = add_to_archive(FLAGS.workdir, archive)

@@ -164,8 +164,8 @@ class Result:
     run
         run.json: seconds in all and by part (`jaxdiff.timing`), host and versions.
     samples, labels
-        The samples and their classes, -1 where they are not known. Of a study that was published
-        as an archive there are only the first samples, and the classes of all.
+        The samples and their classes, -1 where they are not known; of a published study the first
+        samples and the classes of all.
     common, common_labels
         Samples of the noise bank that all seeds share, and their classes.
     nearest
@@ -207,15 +207,16 @@ class CheckpointLosses:
     Parameters
     ----------
     train, unseen
-        Losses of training images, and of images that the model was not trained on.
+        Losses of training images, and of images that the model was not trained on, by noise level;
+        of a published study their means over levels.
     steps
         Optimizer steps of the checkpoints.
     t
         Timesteps.
     """
 
-    train: Float[np.ndarray, "checkpoint level n"]
-    unseen: Float[np.ndarray, "checkpoint level m"]
+    train: Float[np.ndarray, "checkpoint _level n"]
+    unseen: Float[np.ndarray, "checkpoint _level m"]
     steps: Int[np.ndarray, " checkpoint"]
     t: Int[np.ndarray, " level"]
 

@@ -301,7 +301,9 @@ def _read_losses(path: epath.Path) -> CheckpointLosses | None:
         losses = [arrays["train"], arrays["unseen"]]
         is_whole = all(arrays[name].dtype.kind in "iu" for name in ("steps", "t"))
         is_real = all(array.dtype.kind == "f" and array.ndim == 3 for array in losses)
-        if is_whole and is_real and all(array.shape[:2] == levels for array in losses):
+        # An archive of results has the means over levels.
+        shapes = (levels, (*arrays["steps"].shape, 1))
+        if is_whole and is_real and all(array.shape[:2] in shapes for array in losses):
             return CheckpointLosses(**arrays)
     raise ValueError(
         f"{path} must hold {', '.join(sorted(names))}, losses by checkpoint, level and image; "

@@ -1,13 +1,15 @@
 """The results of a study in one small file, to publish or to collect from several machines.
 
 Unpacked, the archive is a folder from which experiments.report draws the claims, figures and tables
-of the study. It has no weights and the first NUM_IMAGES images of each kind. No JAX.
+of the study. It is a .tar.xz file without weights, with the first NUM_IMAGES images of each kind
+and, of the losses of single images, their means over noise levels. No JAX.
 """
 
 import io
 import json
-import zipfile
-from collections.abc import Collection, Iterator, Mapping
+import lzma
+import tarfile
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,13 +19,13 @@ from jaxdiff import files
 from jaxdiff.npz import DAMAGES, read_npz
 from jaxdiff.results import DIVERGED, check_study
 
+SUFFIX = ".tar.xz"
 NUM_IMAGES = 16  # of a cell and kind: as many as the report's grids show
 STUDY = "study.json"
 COMPARISONS = "shared/comparisons.json"
 CONFUSION = "shared/confusion.json"
 JSON_FILES = ("config.json", "result.json", "run.json", "probe.json")
-WHOLE_FILES = ("metrics.jsonl", "losses.npz", "classes.npz")
-IMAGE_FILES = ("samples.npz", "common.npz", "neighbors.npz")
+METRICS = "metrics.jsonl"
 # Settings and facts that name a machine or its folders.
 PLACES = ("data.dir", "data.cache", "measures.weights_dir", "measures.inception", "host")
 # Settings in which the parts of one study may differ: seeds that were added, and how it is run.
@@ -31,6 +33,7 @@ FREE_SETTINGS = ("parallel", "plugins", "seeds", "track")
 PAIR = ("kind", "a", "b")  # what tells compared pairs apart
 
 Members = dict[str, bytes]
+Arrays = Mapping[str, np.ndarray]
 
 
 def add_to_archive(workdir: epath.PathLike, path: epath.PathLike) -> int:
@@ -45,7 +48,7 @@ def add_to_archive(workdir: epath.PathLike, path: epath.PathLike) -> int:
     workdir
         Folder of a study or an evaluation.
     path
-        The .zip file, which may exist.
+        The file, which may exist.
 
     Returns
     -------
@@ -89,12 +92,11 @@ def _collect_result(folder: epath.Path) -> Iterator[tuple[str, bytes]]:
     for name in (*JSON_FILES, *measures):
         if (folder / name).exists():
             yield name, _read_json(folder / name)
-    for name in WHOLE_FILES:
+    if (folder / METRICS).exists():
+        yield METRICS, (folder / METRICS).read_bytes()
+    for name, reduce in REDUCED_FILES.items():
         if (folder / name).exists():
-            yield name, (folder / name).read_bytes()
-    for name in IMAGE_FILES:
-        if (folder / name).exists():
-            yield name, _cut_arrays(folder / name)
+            yield name, _save_arrays(reduce(read_npz(folder / name)))
 
 
 def _read_json(path: epath.Path) -> bytes:
@@ -117,10 +119,42 @@ def _without_places(content: Mapping[str, Any]) -> dict[str, Any]:
     return cleaned
 
 
-def _cut_arrays(path: epath.Path) -> bytes:
-    arrays: Any = {name: array[:NUM_IMAGES] for name, array in read_npz(path).items()}
+def _take_first(arrays: Arrays) -> Arrays:
+    return {name: array[:NUM_IMAGES] for name, array in arrays.items()}
+
+
+def _take_nearest(arrays: Arrays) -> Arrays:
+    """The nearest image of each of the first samples."""
+    return {"images": arrays["images"][:NUM_IMAGES, :1]}
+
+
+def _take_labels(arrays: Arrays) -> Arrays:
+    return {name: arrays[name].astype(np.int16) for name in ("label", "common") if name in arrays}
+
+
+def _average_levels(arrays: Arrays) -> Arrays:
+    """The mean loss of each image over noise levels, by which alone models are compared."""
+    means = {
+        name: arrays[name].mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+        for name in ("train", "unseen")
+    }
+    return {**arrays, **means}
+
+
+# What is kept of the arrays of a file.
+REDUCED_FILES: dict[str, Callable[[Arrays], Arrays]] = {
+    "samples.npz": _take_first,
+    "common.npz": _take_first,
+    "neighbors.npz": _take_nearest,
+    "classes.npz": _take_labels,
+    "losses.npz": _average_levels,
+}
+
+
+def _save_arrays(arrays: Arrays) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    # They are compressed with all others, which takes less space.
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
@@ -176,9 +210,9 @@ def _folder_of(name: str) -> str:
 
 def _read_archive(path: epath.Path) -> Members:
     try:
-        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
-            members = {name: archive.read(name) for name in archive.namelist()}
-    except DAMAGES as error:
+        with tarfile.open(fileobj=io.BytesIO(path.read_bytes()), mode="r:xz") as archive:
+            members = dict(_read_members(archive))
+    except (*DAMAGES, lzma.LZMAError, tarfile.TarError) as error:
         raise ValueError(
             f"{path} must be an archive of results ({error}); choose another --archive"
         ) from None
@@ -189,12 +223,19 @@ def _read_archive(path: epath.Path) -> Members:
     return members
 
 
+def _read_members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+    for entry in archive:
+        file = archive.extractfile(entry)
+        if file is not None:  # no folder
+            yield entry.name, file.read()
+
+
 def _pack(members: Members) -> bytes:
-    """A .zip file whose entries have no time, so that equal results give equal bytes."""
+    """The file's bytes, which are equal for equal results: its entries have no time and owner."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with tarfile.open(fileobj=buffer, mode="w:xz", preset=9) as archive:
         for name in sorted(members):
-            entry = zipfile.ZipInfo(name)
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, members[name], zipfile.ZIP_DEFLATED)
+            entry = tarfile.TarInfo(name)
+            entry.size = len(members[name])
+            archive.addfile(entry, io.BytesIO(members[name]))
     return buffer.getvalue()
