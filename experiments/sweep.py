@@ -8,7 +8,7 @@
 The same command again resumes; --redo NAME makes a stage or a measure again. Several processes or
 machines may run it at once on one workdir: each takes a cell that no other one works on, or the
 cell of one that died. The tasks of a SLURM array begin at different cells. --shard 1/4, 2/4, ...
-divides the cells beforehand, for machines that share no disk.
+divides the cells beforehand, for machines that share no disk or only a bucket, which has no locks.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from absl import flags
 from etils import epath
 from rich.table import Column, Table
 
-from jaxdiff import checkpoints, parallel, report, results, timing
+from jaxdiff import checkpoints, files, parallel, report, results, timing
 from jaxdiff.analysis.claims import judge_study
 from jaxdiff.analysis.plan import Plan
 from jaxdiff.cells.cell import Cell
@@ -59,7 +59,7 @@ _cli.define_distributed()
 FLAGS = flags.FLAGS
 
 
-def print_plan(cells: Sequence[Cell], plan: Plan) -> None:
+def print_plan(cells: Sequence[Cell], plan: Plan, tasks: int) -> None:
     """The table of --dry_run, and what is planned to be claimed."""
     table = Table(
         Column("cell", no_wrap=True),
@@ -75,7 +75,7 @@ def print_plan(cells: Sequence[Cell], plan: Plan) -> None:
     seconds = 0.0
     for cell in cells:
         if cell.model not in costs:
-            at_once[cell.model] = _count_at_once(cell, cells)
+            at_once[cell.model] = _count_at_once(cell, cells, tasks)
             costs[cell.model] = estimate_cost(cell, on_one_device=at_once[cell.model] > 1)
         cost = costs[cell.model]
         seconds += cost.seconds / at_once[cell.model]
@@ -105,15 +105,10 @@ def print_plan(cells: Sequence[Cell], plan: Plan) -> None:
         )
 
 
-def _count_at_once(cell: Cell, cells: Sequence[Cell]) -> int:
-    """How many of the cells train at once with this one."""
-    return grid.count_at_once(
-        cell,
-        cells,
-        jax.device_count(),
-        FLAGS.config.parallel.cells,
-        grid.count_array_tasks(os.environ),
-    )
+def _count_at_once(cell: Cell, cells: Sequence[Cell], tasks: int) -> int:
+    """How many of the cells, which so many tasks share, train at once with this one."""
+    setting = FLAGS.config.parallel.cells
+    return grid.count_at_once(cell, cells, jax.device_count(), setting, tasks)
 
 
 class Outcome(NamedTuple):
@@ -125,9 +120,10 @@ class Outcome(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """The cells of a run, and what it runs them with."""
+    """The cells of a run, the number of tasks that share them, and what it runs them with."""
 
     cells: Sequence[Cell]
+    tasks: int
     workdir: epath.Path
     paths: DataPaths
     progress: _cli.Reporter
@@ -187,7 +183,7 @@ class Sweep:
         tuple
             The cells that were run, and the owners of those that other processes hold, by name.
         """
-        at_once = _count_at_once(left[0], self.cells)
+        at_once = _count_at_once(left[0], self.cells, self.tasks)
         group: list[Cell] = []
         owners: dict[str, str] = {}
         with contextlib.ExitStack() as locks:
@@ -284,16 +280,21 @@ def run_study(clock: timing.Clock) -> None:
         )
     _cli.start_devices()
     all_cells = grid.expand(config)
-    cells = grid.select(all_cells, FLAGS.cells, FLAGS.shard)
-    cells = grid.rotate_for_array_task(cells, os.environ)
     redo = Redo(FLAGS.redo)
     redo.check_all_matched(stages.stage_names())
     workdir = epath.Path(FLAGS.workdir or f"runs/{config.name}")
     checkpoints.check_folder(workdir)
+    has_locks = not files.is_in_bucket(workdir)
+    cells = grid.select(all_cells, FLAGS.cells, FLAGS.shard)
+    cells = grid.order_for_array_task(cells, os.environ, has_locks)
+    tasks = grid.count_array_tasks(os.environ) if has_locks else 1
+    if not cells:
+        _cli.console.print("there are more tasks than cells, and none is left for this one")
+        return
     study_file = workdir / "study.json"
     settings = planned_settings(to_json(config.to_dict()), all_cells, study_file)
     if FLAGS.dry_run:
-        print_plan(cells, Plan.from_study(settings))
+        print_plan(cells, Plan.from_study(settings), tasks)
     check_study(cells, settings, study_file, config.data.dir)
     if FLAGS.dry_run:
         return
@@ -301,7 +302,7 @@ def run_study(clock: timing.Clock) -> None:
     track = tracker_names(read_settings(config))
     reserve_folder(study_file, settings, fixed=fixed_settings)
     with _cli.Reporter() as progress:
-        outcome = Sweep(cells, workdir, paths, progress, redo, track).run()
+        outcome = Sweep(cells, tasks, workdir, paths, progress, redo, track).run()
         if not outcome.is_finished:
             return
         if len(outcome.diverged) == len(cells):

@@ -5,9 +5,10 @@
 #   sbatch launch/slurm.sh configs/paper_mnist.py
 #   sbatch --array=1-8 --nodes=2 launch/slurm.sh configs/mine.py --config.train.batch=512
 #
-# Run it from the repository's root, on a file system that all nodes share. A cell is data-parallel over all GPUs of its task, also
-# over several nodes. A preempted task is queued again and resumes. The same command again computes what is missing. Arguments
-# after the config are passed to experiments.sweep. tail -f jaxdiff-*.log shows the progress.
+# Run it from the repository's root, on a file system that all nodes share. A task trains as many cells of a model at once as it has
+# GPUs, or splits each batch over them, also over several nodes. A preempted task is queued again and resumes. The same command
+# again computes what is missing. Arguments after the config are passed to experiments.sweep. tail -f jaxdiff-*.log shows the
+# progress.
 #
 # Change these settings here, or on the command line of sbatch:
 #SBATCH --job-name=jaxdiff

@@ -4,10 +4,10 @@
 #   ZONE=us-west4-a TYPE=v5litepod-16 launch/tpu_vm.sh depth configs/paper_mnist.py gs://my-bucket/runs/paper_mnist
 #   SPOT=1 ZONE=... TYPE=... launch/tpu_vm.sh depth configs/paper_mnist.py gs://my-bucket/runs/paper_mnist --config.train.batch=512
 #
-# depth is a name of your choice for the queued resource and its node. Every cell is data-parallel over all chips of the slice. The
-# log is streamed until the study ends. If the slice is preempted, it is requested again, and the study resumes from its last
-# checkpoint. If this command is interrupted, run it again: it resumes in the same way and creates nothing twice. Arguments after
-# the bucket are passed to experiments.sweep. At the end the slice is deleted; KEEP=1 keeps it.
+# depth is a name of your choice for the queued resource and its node. Cells of one model train at once, a chip each, or each batch
+# is split over the slice. The log is streamed until the study ends. If the slice is preempted, it is requested again, and the study
+# resumes from its last checkpoint. If this command is interrupted, run it again: it resumes in the same way and creates nothing
+# twice. Arguments after the bucket are passed to experiments.sweep. At the end the slice is deleted; KEEP=1 keeps it.
 #
 # Requirements: gcloud, logged in, with a project set; a bucket to which the TPU's service account can write.
 set -euo pipefail

@@ -286,13 +286,17 @@ def _read_array_task(environment: Mapping[str, str]) -> tuple[int, int]:
     return 0, 1
 
 
-def rotate_for_array_task(cells: Sequence[Cell], environment: Mapping[str, str]) -> list[Cell]:
+def order_for_array_task(
+    cells: Sequence[Cell], environment: Mapping[str, str], has_locks: bool = True
+) -> list[Cell]:
     """The cells in this task's own order, so that the tasks of an array begin at different ones.
 
-    Task i of n takes every n-th cell from the i-th on first.
+    Task i of n takes every n-th cell from the i-th on, and then those that other tasks have left.
+    Without locks, which buckets do not have, two tasks could work on one cell: there it takes its
+    own cells alone, which are none where there are more tasks than cells.
     """
     index, tasks = _read_array_task(environment)
-    starts = [(index + i) % tasks for i in range(tasks)]
+    starts = [(index + i) % tasks for i in range(tasks if has_locks else 1)]
     return [cell for start in starts for cell in cells[start::tasks]]
 
 

@@ -66,19 +66,30 @@ def test_a_cell_survives_its_config_json():
     assert Cell.from_json(cell.name, cell.to_json()) == cell
 
 
+def test_without_locks_a_task_of_an_array_takes_its_own_cells_alone():
+    cells = grid.expand(build_config(data__n=(100, 200, 300), seeds=(0, 1)))
+    tasks = len(cells) + 1
+    taken = []
+    for task in range(tasks):
+        environment = {"JAXDIFF_SHARD_INDEX": str(task), "JAXDIFF_SHARD_COUNT": str(tasks)}
+        taken.append(grid.order_for_array_task(cells, environment, has_locks=False))
+    assert taken == [[cell] for cell in cells] + [[]]
+    assert grid.order_for_array_task(cells, {}, has_locks=False) == cells
+
+
 def test_the_tasks_of_an_array_begin_at_different_cells():
     cells = grid.expand(build_config(data__n=(100, 200, 300), seeds=(0, 1)))
     orders = []
     for task in (7, 8, 12):
         environment = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": "3"}
-        orders.append(grid.rotate_for_array_task(cells, environment))
+        orders.append(grid.order_for_array_task(cells, environment))
     assert {order[0].name for order in orders} == {cell.name for cell in cells[:3]}
     names = sorted(cell.name for cell in cells)
     for order in orders:
         assert sorted(cell.name for cell in order) == names
     environment = {"JAXDIFF_SHARD_INDEX": "1", "JAXDIFF_SHARD_COUNT": "2"}
-    assert grid.rotate_for_array_task(cells, environment) == [*cells[1::2], *cells[::2]]
-    assert grid.rotate_for_array_task(cells, {}) == cells
+    assert grid.order_for_array_task(cells, environment) == [*cells[1::2], *cells[::2]]
+    assert grid.order_for_array_task(cells, {}) == cells
     assert grid.is_array_task(environment)
     assert not grid.is_array_task({})
 
