@@ -44,7 +44,7 @@ def is_hidden(name: str) -> bool:
 
 def is_regular_file(path: epath.PathLike) -> bool:
     """Whether this is a file that can be read to its end, and no pipe that waits for a writer."""
-    return files.is_in_bucket(path) or os.path.isfile(path)
+    return epath.Path(path).is_file() if files.is_in_bucket(path) else os.path.isfile(path)
 
 
 def sort_naturally(paths: Iterable[str]) -> list[str]:

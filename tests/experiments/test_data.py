@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tests.datasets import published
-from tests.experiments.commands import SMALL, start_command, wait_for_output
+from tests.datasets.test_mnist import write_idx, write_pickle
+from tests.experiments.commands import SMALL, start_command, start_module, wait_for_output
 
 pytestmark = pytest.mark.slow
 
@@ -105,3 +106,15 @@ def test_a_dataset_is_counted_and_drawn(tmp_path):
     assert process.returncode == 1
     names = "5_o_Clock_Shadow, Blond_Hair, Male, Smiling"
     assert f"attribute 'Beard' is not known; choose one of {names}" in error
+
+
+@pytest.mark.parametrize(
+    ("write", "name"), [(write_idx, "idx files"), (write_pickle, "mnist.pkl.gz")]
+)
+def test_digits_in_a_bucket_are_found_under_any_published_name(write, name, tmp_path):
+    write(tmp_path / "mnist")
+    arguments = ("--name=digits", "--data_dir=gs://mnist", f"--cache={tmp_path}", "--size=28")
+    output = wait_for_output(
+        start_module("tests.experiments.bucket", tmp_path, "dataset", *arguments)
+    )
+    assert name in output
