@@ -1,8 +1,7 @@
 """Trained cells with the mid-block bypassed by a fraction: what that does to their samples.
 
-The samples of every fraction start from the same noises, and every registered measure that needs
-no more than samples and a sampler is taken of them. Fraction 0 is the cell itself: one point for
-all forms.
+The samples of every fraction start from the same noises, and the measures of `SAMPLE_MEASURES` are
+taken of them. Fraction 0 is the cell itself: one point for all forms.
 """
 
 import copy

@@ -2,7 +2,7 @@
 
 A measure is added by one decorated function in one file. From the decorator follow when it is
 made (and made again), its entries in result.json, its table, its figure and its section of the
-report, in a study, in experiments.evaluate and in experiments.bypass alike.
+report, in a study and in experiments.evaluate alike.
 """
 
 import dataclasses
