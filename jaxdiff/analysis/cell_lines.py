@@ -115,6 +115,7 @@ def amplification_laws(cells: Sequence[CellResult]) -> list[AmplificationLaw]:
         if find_share(cell) is not None
         and cell.info.majority >= 0
         and len(cell.info.proportions) == 2
+        and cell.info.proportions[1] > 0
     ]
     for n in sorted({cell.info.n for cell in defined}):
         for model in model_names(cells):

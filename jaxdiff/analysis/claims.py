@@ -45,7 +45,7 @@ def judge(
     shallow, deep = plan.primary_pair(cells)
     early = plan.seeds[: plan.look]
     claims = []
-    if shallow != deep:
+    if shallow != deep and plan.data_with_minority(cells):
         at_look = _judge_look(study.claim_change(shallow, deep, early)) if early else None
         if at_look is not None:
             # The interim look may end the primary claim only. The other claims wait for all seeds:

@@ -327,10 +327,10 @@ def to_mix(key: DataKey) -> Mix:
 
 
 def has_minority(key: DataKey) -> bool:
-    """Whether the two classes have different shares of the training data."""
+    """Whether the training data show both classes, and one of them more often."""
     shares = to_mix(key).proportions
     # The margin is for shares that are sums over groups, which are not exact.
-    return len(shares) == 2 and shares[0] > shares[1] + 1e-9
+    return len(shares) == 2 and shares[0] > shares[1] + 1e-9 and shares[1] > 0
 
 
 def find_share(cell: CellResult) -> Estimate | None:

@@ -10,6 +10,14 @@ from jaxdiff.analysis.queries import model_names
 from jaxdiff.results import CellInfo, CellResult
 
 
+def is_trained_on(info: CellInfo, data: Sequence[DataKey]) -> bool:
+    """Whether a cell, of which no more than this is known, has one of these training data."""
+    # Info holds the shares of the two classes. Those of groups are rounded to whole images, which
+    # leaves open which of several they are of.
+    is_grouped = any(len(shares) == 4 for shares, _ in data)
+    return is_grouped or (info.proportions, info.n) in {(*to_mix(key),) for key in data}
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What was fixed in study.json before the first cell was trained.
@@ -77,15 +85,11 @@ class Plan:
 
     def select_diverged(self, infos: Sequence[CellInfo]) -> list[CellInfo]:
         """The planned cells among those whose loss was not finite."""
-        # A diverged cell has no config, only info, which holds the shares of the two classes.
-        planned = {(to_mix(key).proportions, key[1]) for key in self.data}
-        is_grouped = any(len(shares) == 4 for shares, _ in self.data)
         return [
             info
             for info in infos
             if (not self.models or info.model in self.models)
-            # Shares of groups are rounded to whole images.
-            and (not planned or is_grouped or (info.proportions, info.n) in planned)
+            and (not self.data or is_trained_on(info, self.data))
         ]
 
     def data_with_minority(self, cells: Sequence[CellResult]) -> list[DataKey]:

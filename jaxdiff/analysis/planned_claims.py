@@ -25,7 +25,7 @@ from jaxdiff.analysis.contrasts import (
     read_final,
     to_mix,
 )
-from jaxdiff.analysis.plan import Plan
+from jaxdiff.analysis.plan import Plan, is_trained_on
 from jaxdiff.analysis.queries import format_mix
 from jaxdiff.analysis.verdicts import (
     BOUNDS_CONFIDENCE,
@@ -52,7 +52,7 @@ class _SeedValues:
     undefined
         Cells without the value.
     planned
-        Number of planned seeds.
+        The planned seeds.
     data
         The training data in words.
     """
@@ -60,7 +60,7 @@ class _SeedValues:
     of_seeds: list[Any]
     majorities: list[int]
     undefined: tuple[str, ...]
-    planned: int
+    planned: Sequence[int]
     data: str
 
 
@@ -74,16 +74,20 @@ class PlannedClaims:
     diverged: Sequence[CellInfo]
 
     def secondary_claims(self, seeds: Sequence[int]) -> list[Claim]:
-        """Planned pairs, each mix alone, and models against their training data."""
+        """Planned pairs, each mix alone, and models against their training data.
+
+        There are none where the training data have no minority.
+        """
         shallow, deep = self.plan.primary_pair(self.cells)
         data = self.plan.data_with_minority(self.cells)
+        if not data:
+            return []
         claims = [self.claim_change(*pair, seeds) for pair in self.plan.secondary]
-        if data and shallow != deep:
+        if shallow != deep:
             claims += [self.claim_named(name, shallow, deep, seeds) for name in self.plan.named]
         if len(data) > 1 and shallow != deep:
             claims += [self.claim_change(shallow, deep, seeds, [key]) for key in data]
-        if data:
-            claims.append(self.claim_against_data(deep, seeds, data))
+        claims.append(self.claim_against_data(deep, seeds, data))
         return claims + [self.claim_alignment(shallow, seeds, key) for key in data]
 
     def claim_named(self, name: str, shallow: str, deep: str, seeds: Sequence[int]) -> Claim:
@@ -155,8 +159,8 @@ class PlannedClaims:
         compare: Callable[[CellResult, CellResult], Any],
     ) -> "_SeedValues":
         """What `compare` makes of two models, by seed and training data."""
-        seeds = self._select_seeds(seeds, (shallow, deep))
         data = self.plan.data_with_minority(self.cells)
+        seeds = self._select_seeds(seeds, (shallow, deep), data)
         finished = find_finished(self.cells, (shallow, deep), seeds, data, find_share)
         undefined = list(finished.undefined)
         of_seeds = []
@@ -173,7 +177,7 @@ class PlannedClaims:
             if not missing:
                 of_seeds.append(compared)
                 majorities.append(majority)
-        return _SeedValues(of_seeds, majorities, tuple(undefined), len(seeds), _format_data(data))
+        return _SeedValues(of_seeds, majorities, tuple(undefined), seeds, _format_data(data))
 
     def _claim_above_zero(
         self,
@@ -201,9 +205,9 @@ class PlannedClaims:
             quantity,
             mean,
             rule,
-            values.planned,
+            len(values.planned),
             gates={arm.model: arm.gate for arm in arms},
-            why=self._explain_missing(values.undefined, models),
+            why=self._explain_missing(values.undefined, models, values.planned),
             undefined=values.undefined,
         )
 
@@ -216,9 +220,9 @@ class PlannedClaims:
         read_pair: ReadPair = read_final,
     ) -> Claim:
         """One model draws fewer of the minority than another; pooled, the seed as unit."""
-        seeds = self._select_seeds(seeds, (shallow, deep))
         if data is None:
             data = self.plan.data_with_minority(self.cells)
+        seeds = self._select_seeds(seeds, (shallow, deep), data)
         contrast = build_contrast(self.cells, shallow, deep, seeds, data, read_pair)
         mean = contrast.mean
 
@@ -236,7 +240,7 @@ class PlannedClaims:
             rule,
             len(seeds),
             gates={arm.model: arm.gate for arm in contrast.arms},
-            why=self._explain_missing(contrast.undefined, (shallow, deep)),
+            why=self._explain_missing(contrast.undefined, (shallow, deep), seeds),
             undefined=contrast.undefined,
             contrast=contrast,
         )
@@ -245,7 +249,7 @@ class PlannedClaims:
         self, model: str, seeds: Sequence[int], data: Sequence[DataKey]
     ) -> Claim:
         """A model draws fewer of the minority than it was shown, by the bounds of its share."""
-        seeds = self._select_seeds(seeds, (model,))
+        seeds = self._select_seeds(seeds, (model,), data)
         finished = find_finished(self.cells, (model,), seeds, data, _find_bounds)
         upper = _mean_of_bounds(finished, 1)
         lower = _mean_of_bounds(finished, -1)
@@ -265,13 +269,13 @@ class PlannedClaims:
             upper,
             rule,
             len(seeds),
-            why=self._explain_missing(finished.undefined, (model,)),
+            why=self._explain_missing(finished.undefined, (model,), seeds),
             undefined=finished.undefined,
         )
 
     def claim_alignment(self, model: str, seeds: Sequence[int], key: DataKey) -> Claim:
         """A model draws the minority as often as it was shown it."""
-        seeds = self._select_seeds(seeds, (model,))
+        seeds = self._select_seeds(seeds, (model,), [key])
         finished = find_finished(self.cells, (model,), seeds, [key], find_share)
         members = [cell for rows in finished.cells.values() for (cell,) in rows]
         mean = BlockedMean.of([logit_share(cell) for cell in members], _majorities(members))
@@ -283,7 +287,7 @@ class PlannedClaims:
             assert interval.high is not None
             return judge_equivalence(interval.low, interval.high, trained)
 
-        why = self._explain_missing(finished.undefined, (model,))
+        why = self._explain_missing(finished.undefined, (model,), seeds)
         if not why and mean.n < MIN_ALIGNMENT_SEEDS:
             why = f"a margin of 2 points takes {MIN_ALIGNMENT_SEEDS} seeds: read the interval alone"
         return Claim(
@@ -301,23 +305,43 @@ class PlannedClaims:
             to_unit=expit,
         )
 
-    def _select_seeds(self, seeds: Sequence[int], models: Sequence[str]) -> list[int]:
-        """The seeds that the models are trained on, without those of which one has diverged."""
-        diverged = {info.seed for info in self.diverged if info.model in models}
+    def _select_seeds(
+        self, seeds: Sequence[int], models: Sequence[str], data: Sequence[DataKey]
+    ) -> list[int]:
+        """The seeds of the models, without those of which one has diverged on these data."""
+        diverged = {
+            info.seed
+            for info in self.diverged
+            if info.model in models and is_trained_on(info, data)
+        }
         planned = set(self.plan.seeds_of(models)) - diverged
         return [seed for seed in seeds if seed in planned]
 
-    def _explain_missing(self, undefined: Sequence[str], models: Sequence[str]) -> str:
-        """Why nothing can be concluded whatever the values are; empty where something can."""
+    def _explain_missing(
+        self, undefined: Sequence[str], models: Sequence[str], seeds: Sequence[int]
+    ) -> str:
+        """Why nothing can be concluded whatever the values are; empty where something can.
+
+        Parameters
+        ----------
+        undefined
+            Cells without the value.
+        models
+            The models that are compared.
+        seeds
+            The planned seeds of which none of them has diverged.
+        """
         if undefined:
             return f"what is compared is undefined for {', '.join(undefined)}"
-        if self.test_images < MIN_TEST_IMAGES:
-            few_images = (
+        why = self.plan.explain_roles(models)
+        if not why and self.plan.alternate and len({seed % 2 for seed in seeds}) < 2:
+            why = "only seeds of one role are left, since models of the others have diverged"
+        if not why and self.test_images < MIN_TEST_IMAGES:
+            why = (
                 f"the classifier was tested on {self.test_images} images a class; "
                 f"{MIN_TEST_IMAGES} are needed"
             )
-            return self.plan.explain_roles(models) or few_images
-        return self.plan.explain_roles(models)
+        return why
 
 
 def _format_data(data: Sequence[DataKey]) -> str:
@@ -338,7 +362,9 @@ def _mean_of_bounds(finished: FinishedSeeds, sign: int) -> BlockedMean:
 
 
 def _find_bounds(cell: CellResult) -> Estimate | None:
-    return cell.find("share", "bounds", confidence=BOUNDS_CONFIDENCE)
+    """The bounds of a cell's share; None where no sample is of the two classes."""
+    bounds = cell.find("share", "bounds", confidence=BOUNDS_CONFIDENCE)
+    return None if bounds is None or bounds.value is None else bounds
 
 
 def _bound_less_trained(cell: CellResult, sign: int) -> float:

@@ -35,6 +35,9 @@ def test_exponent_and_offset_are_found_from_both_roles():
         for seed in range(8)
         for i, trained in enumerate((0.2, 0.35))
     ]
+    of_one_class = make_law_cell(0, 0.2, 1.4, -0.3)
+    info = dataclasses.replace(of_one_class.info, proportions=(1.0, 0.0))
+    cells.append(dataclasses.replace(of_one_class, info=info))
     (law,) = cell_lines.amplification_laws(cells)
     assert (law.model, law.n, law.class_label) == ("2", 300, 6)
     assert law.exponent.n == 16

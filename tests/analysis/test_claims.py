@@ -209,10 +209,43 @@ def test_seeds_whose_loss_was_not_finite_are_left_out():
     claim = judge(finished, plan_of(6), 1000, diverged[1:])[0]
     assert claim.verdict == "supported"
     assert claim.mean.n == 5
+    # Of one role no seed is left: what belongs to a class no longer cancels.
+    of_one_role = [make_info("6", seed) for seed in (1, 3, 5)]
+    finished = [c for c in cells if c.info.seed % 2 == 0 or c.info.model == "2"]
+    claim = judge(finished, plan_of(6), 1000, of_one_role)[0]
+    assert claim.verdict == "undecided"
+    assert claim.why.startswith("only seeds of one role are left")
     # A control, and training data that were not planned, leave the claim alone.
     plan = plan_of(6, primary=("2", "6"), secondary=(("2", "7"),), data=(((0.8, 0.2), 300),))
     other = dataclasses.replace(make_info("6", 4), n=50)
     assert judge(cells, plan, 1000, [make_info("7", 3), other])[0].mean.n == 6
+
+
+def test_a_seed_that_diverged_on_one_mix_stays_in_the_claims_about_the_others():
+    cells = cells_of(*FALLING) + cells_of(*FALLING, trained=0.3)
+    finished = [c for c in cells if c.info.name != "6-s3" or c.info.proportions == (0.8, 0.2)]
+    diverged = [make_info("6", 3, trained=0.3)]
+    pooled, *others = judge(finished, plan_of(4, look=0), 1000, diverged)
+    seeds = {claim.data: claim.mean.n for claim in others if claim.contrast is not None}
+    assert pooled.mean.n == 3
+    assert seeds == {"80-20, N = 300": 4, "70-30, N = 300": 3}
+
+
+@pytest.mark.parametrize("trained", [0.5, 0.0])
+def test_there_is_no_claim_without_a_minority(trained):
+    cells = cells_of(*FALLING, trained=trained)
+    assert judge_all(cells, 4, secondary=(("2", "6"),), named=("equal_loss",)) == []
+
+
+def test_a_cell_without_a_sample_of_the_two_classes_is_named():
+    cells = cells_of(*FALLING)
+    labels = {"confidence": verdicts.BOUNDS_CONFIDENCE, "ambiguous": 0}
+    undefined = Estimate.undefined("bounds", 0, **labels)
+    share = [cells[-1].sections["share"][0], undefined]
+    cells[-1] = dataclasses.replace(cells[-1], sections={**cells[-1].sections, "share": share})
+    (claim,) = [c for c in judge_all(cells, 4) if c.claim.endswith("than it was shown")]
+    assert claim.verdict == "undecided"
+    assert claim.why == "what is compared is undefined for 6-s3"
 
 
 @pytest.mark.parametrize(
@@ -307,10 +340,11 @@ def test_the_primary_claim_pools_the_mixes_by_seed():
     assert sorted(claim.estimate.value for claim in by_mix) == pytest.approx(
         [2 * changes.mean(), 0.0]
     )
-    equal = cells_of(FALLING[0], FALLING[0], trained=0.5)
-    assert judge_all(cells_of(*FALLING) + equal, 4)[0].estimate.value == pytest.approx(
-        2 * changes.mean()
-    ), "equal classes have no minority"
+    # Equal classes have no minority, and one class alone has none either.
+    for trained in (0.5, 0.0):
+        others = cells_of(FALLING[0], FALLING[0], trained=trained)
+        estimate = judge_all(cells_of(*FALLING) + others, 4)[0].estimate
+        assert estimate.value == pytest.approx(2 * changes.mean())
 
 
 def test_holm_demotes_every_verdict_and_widens_its_interval():
