@@ -322,7 +322,7 @@ def to_mix(key: DataKey) -> Mix:
     """The shares of the two classes, of which four groups are halves."""
     shares, n = key
     if len(shares) == 4:
-        shares = (shares[0] + shares[1], shares[2] + shares[3])
+        return Mix((shares[0] + shares[1], shares[2] + shares[3]), n, shares)
     return Mix(shares, n)
 
 

@@ -4,21 +4,27 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from jaxdiff.results import CellInfo, Result
+from jaxdiff.results import CellInfo, CellResult, Result
 
 AnyResult = TypeVar("AnyResult", bound=Result)
 
 
 class Mix(NamedTuple):
-    """Training data: shares of the classes, the majority first, and the number of images."""
+    """Training data: shares of the classes, the majority first, and the number of images.
+
+    Where each class is split into two groups, `groups` has their four shares.
+    """
 
     proportions: tuple[float, ...]
     n: int
+    groups: tuple[float, ...] = ()
 
 
 def group_key(result: Result) -> Mix:
     """The training data of a cell, or those that a set stands for: only equals are compared."""
-    return Mix(result.info.proportions, result.info.n)
+    shares = tuple(result.config.get("proportions", ())) if isinstance(result, CellResult) else ()
+    groups = shares if len(shares) == 4 else ()
+    return Mix(result.info.proportions, result.info.n, groups)
 
 
 def model_name(result: Result) -> str:
@@ -51,7 +57,8 @@ def format_proportions(proportions: Sequence[float]) -> str:
 def format_mix(mix: Mix) -> str:
     """Training data as "80-20, N = 300"."""
     size = f"N = {mix.n:,}"
-    return f"{format_proportions(mix.proportions)}, {size}" if mix.proportions else size
+    shares = mix.groups or mix.proportions
+    return f"{format_proportions(shares)}, {size}" if shares else size
 
 
 def format_time_blind_levels(info: CellInfo) -> str:

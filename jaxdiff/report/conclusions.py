@@ -6,9 +6,9 @@ import numpy as np
 
 from jaxdiff.analysis.claim import Claim
 from jaxdiff.analysis.claims import judge_study
-from jaxdiff.analysis.contrasts import Contrast
+from jaxdiff.analysis.contrasts import Contrast, data_key, to_mix
 from jaxdiff.analysis.over_seeds import OverSeeds, lost_fractions_over_seeds, shares_over_seeds
-from jaxdiff.analysis.queries import format_mix, group_key
+from jaxdiff.analysis.queries import format_mix
 from jaxdiff.report.registry import TableRows, section
 from jaxdiff.report.tables import value_columns
 from jaxdiff.results import StudyResults
@@ -76,7 +76,7 @@ def _measured_ratio(study: StudyResults, contrast: Contrast, model: str) -> floa
     cells = [
         cell
         for cell in study.cells
-        if cell.info.seed in contrast.changes and group_key(cell) in contrast.mixes
+        if cell.info.seed in contrast.changes and to_mix(data_key(cell)) in contrast.mixes
     ]
     means = {}
     for role in ("minority", "majority"):

@@ -26,7 +26,8 @@ MAX_COLUMNS = 16
 MAX_NEAREST_MODELS = 8
 
 # Between models of different seeds or training data, as a fraction of the distance of two depths.
-SEED_OFFSET = 0.12
+SEED_OFFSET = 0.12  # at most: all seeds of a model take SEEDS_WIDTH
+SEEDS_WIDTH = 0.7
 MIX_OFFSET = 0.04
 
 
@@ -79,9 +80,10 @@ def _intervals(
     defined = [(r, e) for r, e in estimates if e is not None and e.value is not None]
     # Centered on the model, so that one seed stands exactly above its name.
     seeds = sorted({seed_of(result) for result, _ in defined})
+    distance = min(SEED_OFFSET, SEEDS_WIDTH / max(len(seeds), 1))
     intervals = []
     for result, estimate in defined:
-        offset = SEED_OFFSET * (seeds.index(seed_of(result)) - (len(seeds) - 1) / 2)
+        offset = distance * (seeds.index(seed_of(result)) - (len(seeds) - 1) / 2)
         value = float(estimate)
         # Without an interval the bar has no length.
         low = value if estimate.low is None else estimate.low

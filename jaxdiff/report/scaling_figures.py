@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import to_hex
@@ -52,7 +53,7 @@ def loss_against_images(fits: ScalingFits) -> Figure:
     """
     points = _at_most_images(fits)
     depths = list(fits.isoflop)
-    plot, axes = _new_panels(len(depths))
+    plot, axes = _new_panels(len(depths), height=3.9)
     for ax, depth in zip(axes, depths, strict=True):
         _draw_sizes(ax, [p for p in points if p.depth == depth], fits.law)
         for result in fits.left_out:
@@ -60,10 +61,15 @@ def loss_against_images(fits: ScalingFits) -> Figure:
                 _draw_left_out(ax, result, depth, points)
         ax.set_title(f"{fits.cells.study}, depth {depth}", fontsize=9)
         ax.set_xlabel("images seen in training, D")
+        _add_legend_below(ax)
     _use_log_axes(*axes)
     axes[0].set_ylabel("held-out eps loss, L")
-    axes[-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return plot
+
+
+def _add_legend_below(ax: Axes) -> None:
+    """A panel's own legend: sizes and budgets differ between depths."""
+    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
 
 def _at_most_images(fits: ScalingFits) -> list[LossPoint]:
@@ -155,9 +161,7 @@ def isoflop_parabolas(fits: ScalingFits) -> Figure | None:
             _draw_budget(ax, budget, _shade(i, len(budgets)), marker_of(i))
         ax.set_title(f"{fits.cells.study}, depth {depth}", fontsize=9)
         ax.set_xlabel("FLOP per forward pass of one image, F")
-        ax.legend(
-            frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2
-        )
+        _add_legend_below(ax)
     _use_log_axes(*axes)
     axes[0].set_ylabel("held-out eps loss, L")
     return plot
@@ -291,19 +295,25 @@ def _draw_span_panels(
     if not drawn:
         return None
     plot, axes = _new_panels(len(drawn))
+    # A depth has one color in all panels, of which one may lack it.
+    depths = order_depths([span.depth for spans in drawn.values() for span in spans])
+    entries: dict[str, Artist] = {}
     for ax, (rule, spans) in zip(axes, drawn.items(), strict=True):
         line = lines.get(rule)
-        for i, depth in enumerate(dict.fromkeys(span.depth for span in spans)):
+        for i, depth in enumerate(depths):
             members = [span for span in spans if span.depth == depth]
-            _draw_spans(ax, members, i)
-            if isinstance(line, MemorizationFit):
+            if members:
+                _draw_spans(ax, members, i)
+            if members and isinstance(line, MemorizationFit):
                 _draw_time_fit(ax, members, line, i)
         _draw_slope_1(ax, spans)
+        handles, labels = ax.get_legend_handles_labels()
+        entries = dict(zip(labels, handles, strict=True)) | entries
         ax.set_title(f"{fits.cells.study}, {rule}", fontsize=9)
         ax.set_xlabel("training images, N")
     _use_log_axes(*axes)
     axes[0].set_ylabel(label)
-    axes[-1].legend(frameon=False, fontsize=8)
+    axes[-1].legend(list(entries.values()), list(entries), frameon=False, fontsize=8)
     return plot
 
 
@@ -343,10 +353,11 @@ def _span_bar(span: Span) -> tuple[float, float, float]:
 
 
 def _draw_time_fit(ax: Axes, spans: Sequence[Span], fit: MemorizationFit, series: int) -> None:
-    if not isinstance(fit.kappa, Estimate):
+    offset = fit.offsets[spans[0].depth]
+    if not isinstance(fit.kappa, Estimate) or isinstance(offset, Refused):
         return
     images = np.array([min(span.images for span in spans), max(span.images for span in spans)])
-    line = np.exp(fit.offsets[spans[0].depth] + float(fit.kappa) * np.log(images))
+    line = np.exp(offset + float(fit.kappa) * np.log(images))
     ax.plot(images, line, color=color_of(series), linewidth=1)
 
 

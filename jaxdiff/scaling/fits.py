@@ -200,7 +200,8 @@ def _time_numbers(fit: MemorizationFit | Refused, labels: Mapping[str, Any]) -> 
         return
     yield FitNumber("kappa", fit.kappa, labels)
     for depth, offset in fit.offsets.items():
-        yield FitNumber("offset", Estimate(offset), {**labels, "depth": depth})
+        answer = offset if isinstance(offset, Refused) else Estimate(offset)
+        yield FitNumber("offset", answer, {**labels, "depth": depth})
     if fit.depth_effect is not None and all(isinstance(depth, int) for depth in fit.offsets):
         yield FitNumber("depth_effect", fit.depth_effect, labels)
     yield FitNumber("noise", Estimate(fit.sigma), labels)

@@ -30,6 +30,7 @@ MIN_SIGMA = 0.01  # below it the likelihood of intervals no longer changes
 MAX_SIGMA = 100.0
 LARGEST_DISTANCE = 1e3  # of an interval's end from the estimate
 FINITE_DIFFERENCE_STEP = 1e-5  # of parameters, for second derivatives
+UNBOUNDED_OFFSET = "the times of this depth leave it without a bound"
 LOG_ROOT_TWO_PI = math.log(2 * math.pi) / 2
 
 
@@ -68,7 +69,8 @@ class MemorizationFit:
     kappa
         The exponent of the time in the number of images.
     offsets
-        c_d by depth, shallowest first.
+        c_d by depth, shallowest first; refused where no run of a depth memorizes, or all had at
+        their first checkpoint.
     depth_effect
         c of the deepest depth minus that of the shallowest; None where there is one depth.
     sigma
@@ -79,7 +81,7 @@ class MemorizationFit:
     """
 
     kappa: Answer
-    offsets: Mapping[Depth, float]
+    offsets: Mapping[Depth, float | Refused]
     depth_effect: Answer | None
     sigma: float
     log_likelihood: float
@@ -248,13 +250,25 @@ def fit_memorization_time(
 
     # The design has log N minus its mean; c_d is at log N = 0.
     base = float(coefficients[0] - coefficients[-1] * center)
-    offsets = [base, *(base + coefficients[1:-1])]
+    values = [base, *(base + coefficients[1:-1])]
+    offsets = {
+        depth: float(value) if _bound_offset(times, depth) else Refused(UNBOUNDED_OFFSET)
+        for depth, value in zip(depths, values, strict=True)
+    }
     return MemorizationFit(
         kappa=estimate("kappa", columns - 1),
-        offsets=dict(zip(depths, map(float, offsets), strict=True)),
+        offsets=offsets,
         depth_effect=estimate("depth_effect", columns - 2) if len(depths) > 1 else None,
         sigma=sigma,
         log_likelihood=largest,
+    )
+
+
+def _bound_offset(times: Sequence[EventTime], depth: Depth) -> bool:
+    """Whether the times of a depth bound its offset on both sides."""
+    members = [time for time in times if time.depth == depth]
+    return any(time.after > 0 for time in members) and any(
+        math.isfinite(time.before) for time in members
     )
 
 

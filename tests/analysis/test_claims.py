@@ -302,6 +302,10 @@ def test_groups_of_classes_are_told_apart():
         pooled = judge_all(order, 4, primary=("2", "6"))[0]
         changes = (logit(FALLING[1]) - logit(FALLING[0])) / 2
         assert pooled.estimate.value == pytest.approx(changes.mean())
+        rows = [row for row in shares_over_seeds(order) if row.model == "6"]
+        assert [row.mix.groups for row in rows] == [mixes[1], mixes[0]]
+        assert [len(row.values) for row in rows] == [4, 4]
+        assert rows[1].estimate.value < 0.11 < 0.19 < rows[0].estimate.value
 
 
 def test_one_look_at_its_own_level():

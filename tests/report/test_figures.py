@@ -45,6 +45,14 @@ def test_a_measure_is_drawn_against_depth():
     np.testing.assert_allclose(dashed[0].get_ydata(), 20)
 
 
+def test_many_seeds_stay_at_their_model():
+    cells = [*make_shares("2", *(0.2,) * 24), *make_shares("6", *(0.1,) * 24)]
+    points = figures.against_depth(cells, depth_section()).axes[0].containers[0][0]
+    places = dict(zip(points.get_xdata(), points.get_ydata(), strict=True))
+    assert all(abs(x - (0 if y == 20 else 1)) < 0.5 for x, y in places.items())
+    assert len(places) == 48
+
+
 def test_undefined_values_are_not_drawn():
     cells = make_shares("2", 0.2, None)
     figure = figures.against_depth(cells, depth_section())

@@ -115,6 +115,46 @@ def test_a_line_for_each_loss_and_a_panel_for_each_rule(written):
         assert titles == ["made up, 1 % memorized", "made up, loss gap"]
 
 
+def test_each_depth_has_a_legend_of_its_own_sizes():
+    shallow = simulate_points(0.003, depths=(2,), sizes=4, lengths=4)
+    deep = [dataclasses.replace(p, depth=4, flops=1.5 * p.flops) for p in shallow]
+    fits = fit_study(build_cells([*shallow, *deep]))
+    for ax, points in zip(
+        scaling_figures.loss_against_images(fits).axes, (shallow, deep), strict=True
+    ):
+        labels = {text.get_text() for text in ax.get_legend().get_texts()}
+        sizes = {scaling_figures.format_flops(point.flops) for point in points}
+        assert {label for label in labels if label.endswith("FLOP")} == sizes
+
+
+def test_a_depth_has_one_color_in_all_panels_and_no_line_where_its_offset_is_refused():
+    times = simulate_times(depths=(2, 4), seeds=2, end=median_end(0.2))
+    never = [
+        dataclasses.replace(t, after=t.after or t.before, before=math.inf) if t.depth == 4 else t
+        for t in times
+    ]
+    by_rule = {"1 % memorized": tuple(never), "loss gap": tuple(t for t in times if t.depth == 4)}
+    points = simulate_points(0.003, depths=(2, 4), sizes=4, lengths=4)
+    fits = fit_study(build_cells(points, times=by_rule))
+    plot = scaling_figures.memorization_times(fits)
+    colors = {}
+    for ax in plot.axes:
+        for container in ax.containers:
+            depth = container.get_label()
+            if not depth.startswith("_"):
+                colors.setdefault(depth, set()).add(container.lines[0].get_color())
+    assert {depth: len(of_depth) for depth, of_depth in colors.items()} == {
+        "depth 2": 1,
+        "depth 4": 1,
+    }
+    assert colors["depth 2"] != colors["depth 4"]
+    legend = plot.axes[-1].get_legend()
+    assert {"depth 2", "depth 4"} <= {text.get_text() for text in legend.get_texts()}
+    first = [line for line in plot.axes[0].lines if line.get_linestyle() == "-"]
+    fitted = [line.get_color() for line in first if len(line.get_xdata()) == 2]
+    assert fitted == list(colors["depth 2"])
+
+
 @pytest.mark.slow
 def test_equal_studies_write_equal_bytes(written, tmp_path):
     out, fits = written

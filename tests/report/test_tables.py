@@ -1,6 +1,7 @@
 """Tables over a whole study."""
 
 import csv
+import dataclasses
 import io
 
 import pytest
@@ -43,6 +44,31 @@ def test_table_2_has_the_papers_rows_below_ours():
     assert rows[3]["quantity"] == "bottleneck, px"
     assert rows[4]["6"] == 28.85
     assert "2-large" in tables.to_csv(rows).splitlines()[0]
+
+
+def test_the_measured_ratio_of_groups_is_that_of_their_claim():
+    """The sums of these shares are no exact numbers."""
+    shares = (0.7, 0.1, 0.1, 0.1)
+    cells = [
+        dataclasses.replace(
+            make_cell(
+                make_info(model, seed),
+                share=[estimate("share", 0.2)],
+                quality=[estimate("gate", 0.9)],
+                loss_by_class=[
+                    estimate("lost", value, role=role)
+                    for role, value in (("majority", 0.1), ("minority", 0.2))
+                ],
+            ),
+            config={"proportions": list(shares)},
+        )
+        for model in ("2", "6")
+        for seed in (0, 1)
+    ]
+    planned = {"seeds": [0, 1], "models": ["2", "6"], "proportions": [shares], "n": [300]}
+    study = StudyResults(settings={"planned": planned}, cells=cells)
+    row = conclusions.verdicts(study)[0]
+    assert (row["measured R, shallow"], row["measured R, deep"]) == ("2.00", "2.00")
 
 
 def make_neighbors(model, seed, samples, held_out=0.12):

@@ -121,6 +121,11 @@ def test_a_depth_that_never_memorizes_has_no_effect():
     fit = fit_memorization_time(times)
     assert "without a bound" in fit.depth_effect.refused
     assert fit.kappa.low < KAPPA < fit.kappa.high
+    assert isinstance(fit.offsets[0], float)
+    assert isinstance(fit.offsets[1], Refused)
+    from_the_start = [EventTime(n, 0.0, 1.0, depth=1) for n in IMAGES]
+    fit = fit_memorization_time(simulate_times() + from_the_start)
+    assert isinstance(fit.offsets[1], Refused)
 
 
 def test_refusals():
