@@ -225,17 +225,18 @@ def check_steps(folder: epath.PathLike) -> None:
         check_step(folder, step)
 
 
-def latest_valid_step(folder: epath.PathLike) -> int | None:
-    """The newest valid step, None where there is none.
+def latest_valid_step(folder: epath.PathLike, divisor: int = 1) -> int | None:
+    """The newest valid step of those that a number divides, None where there is none.
 
-    A warning names every newer step that is not valid.
+    A warning names every newer one that is not valid.
     """
     folder = epath.Path(folder)
     started = set()
     if folder.exists():
         # A folder without a manifest is a save that was interrupted.
         started = {int(path.name) for path in folder.iterdir() if path.name.isdigit()}
-    for step in sorted(started | set(list_steps(folder)), reverse=True):
+    steps = {step for step in started | set(list_steps(folder)) if step % divisor == 0}
+    for step in sorted(steps, reverse=True):
         corruption = find_corruption(folder, step)
         if corruption is None:
             return step

@@ -40,19 +40,31 @@ class Clock:
         What the time belongs to.
     keep
         Writes the seconds so far, so that a killed process does not take them with it.
+    outer
+        The clock within which it runs.
     """
 
-    def __init__(self, part: str, keep: Callable[[Seconds], object] | None = None):
+    def __init__(
+        self,
+        part: str,
+        keep: Callable[[Seconds], object] | None = None,
+        outer: "Clock | None" = None,
+    ):
         self.part = part
         self.keep = keep
+        self.outer = outer
         self._start = time.monotonic()
         self._within: Seconds = {}
         self._compiled: list[tuple[float, float]] = []  # start and end, none within another
 
     def seconds(self) -> dict[str, float]:
         """Seconds since the start by part; they add up to all that have passed."""
+        return self.seconds_with({})
+
+    def seconds_with(self, running: Seconds) -> dict[str, float]:
+        """The same, with those of a clock that runs within this one and has not ended."""
         compiled = sum(end - start for start, end in self._compiled)
-        parts = add(self._within, {COMPILING: compiled} if compiled else {})
+        parts = add(self._within, running, {COMPILING: compiled} if compiled else {})
         passed = time.monotonic() - self._start - sum(parts.values())
         return add(parts, {self.part: max(passed, 0.0)})
 
@@ -75,7 +87,7 @@ _running: ContextVar[Clock | None] = ContextVar("running", default=None)  # of e
 def clock(part: str, keep: Callable[[Seconds], object] | None = None) -> Iterator[Clock]:
     """Measure a block; see `Clock`."""
     outer = _running.get()
-    inner = Clock(part, keep)
+    inner = Clock(part, keep, outer)
     token = _running.set(inner)
     try:
         yield inner
@@ -86,10 +98,16 @@ def clock(part: str, keep: Callable[[Seconds], object] | None = None) -> Iterato
 
 
 def keep() -> None:
-    """Write the seconds so far, where the clock that runs can."""
+    """Write the seconds so far, of every running clock that can."""
     running = _running.get()
-    if running is not None and running.keep is not None:
-        running.keep(running.seconds())
+    within: Seconds = {}
+    while running is not None:
+        # An outer clock learns of an inner one when that one ends.
+        seconds = running.seconds_with(within)
+        if running.keep is not None:
+            running.keep(seconds)
+        within = seconds
+        running = running.outer
 
 
 def add(*several: Seconds) -> dict[str, float]:

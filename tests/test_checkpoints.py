@@ -41,6 +41,8 @@ def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path, caplog):
             assert path.name in caplog.text or "manifest" in caplog.text
             path.write_bytes(data)
     assert checkpoints.latest_valid_step(tmp_path) == 3
+    assert checkpoints.latest_valid_step(tmp_path, divisor=2) == 2
+    assert checkpoints.latest_valid_step(tmp_path, divisor=4) is None
 
 
 @pytest.mark.parametrize("valid", ["1, 2", "none"])

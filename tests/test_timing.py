@@ -170,3 +170,18 @@ def test_damaged_seconds_count_as_none(folder, seconds):
         json.dumps({"inputs": "", "outputs": {}, "seconds": seconds})
     )
     assert read_seconds(folder, "train") == {}
+
+
+def test_what_is_killed_keeps_the_time_of_every_clock_that_runs(passing):
+    """As of cells at once, each of which has a clock."""
+    kept = {}
+    with timing.clock("training", lambda seconds: kept.update(outer=dict(seconds))):
+        passing.now += 2
+        with timing.clock("training", lambda seconds: kept.update(inner=dict(seconds))):
+            with timing.clock("preparing data"):
+                passing.now += 4
+            passing.now += 3
+            compile_for(BACKEND, 107.0, 108.0)
+            timing.keep()
+    inner = {"preparing data": 4.0, "compiling": 1.0, "training": 2.0}
+    assert kept == {"inner": inner, "outer": {**inner, "training": 4.0}}

@@ -3,6 +3,7 @@
 A cell is trained on all devices, or several cells at once, a device each.
 """
 
+import itertools
 import logging
 import signal
 import threading
@@ -68,10 +69,15 @@ class Training:
         self.error: DivergedError | None = None
 
     def find_step(self) -> int:
-        """The latest valid checkpoint, the same in every process; 0 before the first."""
+        """The latest valid checkpoint to go on from, the same in every process; 0 before the first.
+
+        Calls of K steps start from a step that K divides, or they would pass by those that are to
+        be saved. Others were saved on SIGTERM with another K, as on a CPU.
+        """
         path = self.folder / "checkpoints"
+        k = train_step.choose_steps_per_call(self.cell)
         # Only the leader reads the folder, so that all processes agree on the step.
-        step = (checkpoints.latest_valid_step(path) or 0) if parallel.is_leader() else 0
+        step = (checkpoints.latest_valid_step(path, k) or 0) if parallel.is_leader() else 0
         return int(parallel.broadcast(np.int32(step)))
 
     def load(self, step: int, mesh: Mesh) -> TrainState:
@@ -263,7 +269,7 @@ def _run(
         for output in outputs:
             _write(trainings, output.metrics)
             finished = output.step == end
-            preempted = preemption.should_stop(output.step) and not finished
+            preempted = preemption.should_stop() and not finished
             if preempted or finished or output.step % settings.checkpoint_every == 0:
                 # Before saving, so that a state whose loss is not finite is not saved.
                 _write(trainings, output.flush_metrics())
@@ -295,32 +301,44 @@ def _write(trainings: Sequence[Training], metrics: Sequence[Metrics]) -> None:
 class Preemption:
     """Delays SIGTERM, which clusters send before they take a machine, until training is saved.
 
-    Several processes agree on the step through JAX's own service, which then handles the signal.
+    Several processes agree on the call to stop at through JAX's own service, which handles the
+    signal in all of them from their start on.
     """
+
+    # Calls of `should_stop` in this process, over all trainings. JAX asks for consecutive numbers:
+    # processes stop at the one that follows the largest of any of them.
+    _calls = itertools.count()
 
     def __enter__(self) -> "Preemption":
         self.requested = False
         # Python allows signal handlers in the main thread alone.
         self.in_main_thread = threading.current_thread() is threading.main_thread()
+        self.handles_signal = self.in_main_thread and jax.process_count() == 1
+        # The one that Python knows of; JAX's own is in its place where there are several processes.
         self.previous_handler = signal.getsignal(signal.SIGTERM)
-        if self.in_main_thread and jax.process_count() == 1:
+        if self.handles_signal:
             signal.signal(signal.SIGTERM, self._request)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.in_main_thread:
-            return
-        signal.signal(signal.SIGTERM, self.previous_handler)
-        if self.requested:
+        if self.handles_signal or (self.in_main_thread and self.requested):
+            signal.signal(signal.SIGTERM, self.previous_handler)
+        if self.in_main_thread and self.requested:
             signal.raise_signal(signal.SIGTERM)
 
     def _request(self, *_: object) -> None:
         self.requested = True
 
-    def should_stop(self, step: int) -> bool:
-        """Whether to save and stop at this step; the same answer in every process."""
+    def should_stop(self) -> bool:
+        """Whether to save and stop now, to be asked after every call of the train steps.
+
+        Returns
+        -------
+        stop
+            The same in every process.
+        """
         if jax.process_count() > 1:
-            self.requested = multihost.reached_preemption(step)
+            self.requested = multihost.reached_preemption(next(self._calls))
         return self.requested
 
 

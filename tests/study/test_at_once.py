@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from etils import epath
 from flax import nnx
 
-from jaxdiff import cell_axis, checkpoints, models, parallel
+from jaxdiff import cell_axis, checkpoints, models, parallel, training
 from jaxdiff.cell_sampling import CellSampler
 from jaxdiff.cells import train_step
 from jaxdiff.cells.context import CellContext
@@ -140,6 +141,53 @@ def test_samples_at_once_and_alone(monkeypatch, method):
     for model, seed, expected in zip(sampled, (5, 6, 7), images, strict=True):
         alone = Sampler(model, spec, batch=4).sample(np.arange(6), seed)
         np.testing.assert_array_equal(alone, expected)
+
+
+@pytest.mark.slow
+def test_a_step_saved_with_another_k_is_not_gone_on_from(workdir, tmp_path, monkeypatch):
+    """Calls of two steps from an odd one would never end at a step that is saved."""
+    (one,) = build_trainings(workdir, tmp_path, [0])
+    assert train._train_from([one], 0, 1, train.no_progress, None)
+    assert checkpoints.list_steps(one.folder / "checkpoints") == [1]
+    monkeypatch.setattr(training, "CPU_STEPS_PER_CALL", 2)
+    train_at_once([one])
+    assert checkpoints.latest_valid_step(one.folder / "checkpoints") == STEPS
+
+
+class TestPreemption:
+    """Of several processes, one of which JAX's service would tell."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch):
+        """The numbers with which JAX is asked, of which it stops at the sixth."""
+        numbers = []
+
+        def reached_preemption(number):
+            numbers.append(number)
+            return len(numbers) == 6
+
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(train.multihost, "reached_preemption", reached_preemption)
+        return numbers
+
+    def test_is_asked_with_consecutive_numbers_over_all_trainings(self, asked):
+        for _ in range(2):
+            with train.Preemption() as preemption:
+                assert not any(preemption.should_stop() for _ in range(2))
+        assert [number - asked[0] for number in asked] == [0, 1, 2, 3]
+
+    def test_leaves_jaxs_handler_in_its_place_until_it_stops(self, asked, monkeypatch):
+        installed, raised = [], []
+        monkeypatch.setattr(train.signal, "signal", lambda *call: installed.append(call))
+        monkeypatch.setattr(train.signal, "raise_signal", raised.append)
+        with train.Preemption() as preemption:
+            assert not any(preemption.should_stop() for _ in range(5))
+        assert (installed, raised) == ([], [])
+        previous = signal.getsignal(signal.SIGTERM)
+        with train.Preemption() as preemption:
+            assert preemption.should_stop()
+        assert installed == [(signal.SIGTERM, previous)]
+        assert raised == [signal.SIGTERM]
 
 
 def test_stack_and_unstack():
