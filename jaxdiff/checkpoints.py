@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 class RetentionPolicy:
     """Which checkpoints are kept when a new one is saved.
 
+    A step that was saved out of turn, on SIGTERM, is kept only while it is the newest: after a
+    resume there are those of a run without a break.
+
     Parameters
     ----------
     last
@@ -36,17 +39,28 @@ class RetentionPolicy:
         Keep this number of steps times 1, 2, 4, 8, ...; 0 keeps none.
     also
         Keep these steps.
+    interval
+        Steps from one checkpoint to the next; 0 where every step is in turn.
+    end
+        The last step, which is in turn too.
     """
 
     last: int = 2
     every: int = 0
     log_spaced: int = 0
     also: tuple[int, ...] = ()
+    interval: int = 0
+    end: int = 0
 
     def select(self, steps: list[int]) -> set[int]:
         """The steps to keep, of steps in ascending order."""
-        newest = set(steps[-self.last :])
-        return {step for step in steps if step in newest or self._is_milestone(step)}
+        in_turn = [step for step in steps if self._is_in_turn(step)]
+        kept = {*in_turn[-self.last :], *filter(self._is_milestone, in_turn)}
+        return kept | set(steps[-1:])
+
+    def _is_in_turn(self, step: int) -> bool:
+        is_planned = not self.interval or step % self.interval == 0
+        return is_planned or step == self.end or step in self.also
 
     def _is_milestone(self, step: int) -> bool:
         if step in self.also or (self.every and step % self.every == 0):

@@ -16,6 +16,7 @@ from jaxdiff.denoiser import abstract_network, bind_params, get_params
 from jaxdiff.diffusers_config import DIFFUSERS_VERSION, read_config, write_config
 from jaxdiff.unet import UNet
 
+INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model"  # name of the weights file without its ending
 WEIGHTS_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
@@ -76,7 +77,29 @@ def save_pipeline(unet: UNet, scheduler: Mapping[str, Any], folder: epath.PathLi
         "scheduler": ["diffusers", class_name],
         "unet": ["diffusers", "UNet2DModel"],
     }
-    files.write_json(folder / "model_index.json", index)
+    files.write_json(folder / INDEX, index)
+
+
+def check_parts(unet_folder: epath.Path) -> None:
+    """Check that the images of a U-Net's pipeline are those that it draws.
+
+    Raises
+    ------
+    ValueError
+        Where model_index.json, beside the U-Net or in the folder above, names a further part, such
+        as the decoder of latents.
+    """
+    for folder in (unet_folder, unet_folder.parent):
+        path = folder / INDEX
+        index = files.read_json(path) if path.exists() else {}
+        # A part is [library, class], with nulls where it is left out.
+        parts = [name for name, value in index.items() if isinstance(value, list) and any(value)]
+        others = sorted(set(parts) - {"unet", "scheduler"})
+        if others:
+            raise ValueError(
+                f"{folder} is a pipeline with further parts ({', '.join(others)}), which its "
+                "images pass through; choose one of a U-Net and a scheduler alone, as DDPMPipeline"
+            )
 
 
 def find_unet_folder(folder: epath.PathLike) -> epath.Path:
@@ -125,7 +148,7 @@ def check_form(path: epath.Path) -> None:
     torch_weights.check_no_lora_files(path)
     names = sorted(file.name for file in path.iterdir())
     single_files = [name for name in names if name.endswith((".safetensors", ".ckpt"))]
-    is_pipeline = (path / "model_index.json").exists() or (path / "unet").exists()
+    is_pipeline = (path / INDEX).exists() or (path / "unet").exists()
     if single_files and not is_pipeline:
         raise ValueError(f"{path / single_files[0]} {torch_weights.SINGLE_FILE}")
 
@@ -134,7 +157,7 @@ def is_diffusers_folder(folder: epath.PathLike) -> bool:
     """Whether a folder looks like one of diffusers, of any model."""
     folder = epath.Path(folder)
     # A training run's checkpoint-N has no index.
-    names = ("model_index.json", "unet/config.json", "unet_ema/config.json")
+    names = (INDEX, "unet/config.json", "unet_ema/config.json")
     if any((folder / name).exists() for name in names):
         return True
     path = folder / "config.json"

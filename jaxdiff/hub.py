@@ -27,11 +27,12 @@ ID = re.compile(
     r"(@(?P<revision>refs/pr/\d+|[^@/]+))?"
     r"(/(?P<subfolder>[^@]+?))?/?"
 )
+INDEX = "model_index.json"
 SCHEDULERS = ("scheduler/scheduler_config.json", "scheduler_config.json")
 # All but the weights of a U-Net, of a pipeline, and of Stable Diffusion.
 SMALL_FILES = (
     "config.json",
-    "model_index.json",
+    INDEX,
     "unet/config.json",
     "unet_ema/config.json",
     "text_encoder/config.json",
@@ -250,11 +251,11 @@ def open_snapshot(repository_id: RepositoryId) -> Snapshot:
 
 
 def _list_small_files(subfolder: str) -> list[str]:
-    """Patterns of the files but weights: the model's, and the scheduler's in the folders above."""
+    """Patterns of the files but weights: the model's, and its pipeline's in the folders above."""
     place = epath.Path(subfolder)
     patterns = [(place / name).as_posix() for name in SMALL_FILES]
     for parent in place.parents:
-        patterns += [(parent / name).as_posix() for name in SCHEDULERS]
+        patterns += [(parent / name).as_posix() for name in (*SCHEDULERS, INDEX)]
     return patterns
 
 

@@ -226,6 +226,7 @@ def _load_diffusers_spec(folder: epath.Path) -> ModelSpec:
     path = diffusers_io.find_unet_folder(folder) / "config.json"
     config = read_config(files.read_json(path), path)
     check_unconditional(config, path)
+    diffusers_io.check_parts(path.parent)
     scheduler_folder = diffusers_scheduler.find_folder(folder)
     scheduler = diffusers_scheduler.DEFAULT
     if scheduler_folder is not None:

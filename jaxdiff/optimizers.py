@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules by name, each one of optax."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -90,7 +91,7 @@ def build_optimizer(
     weight_decay
         Decoupled weight decay.
     clip
-        Largest global norm of a gradient.
+        Largest global norm of a gradient; 0 allows any.
     """
     # At least one step, so that the rate starts from 0 whatever the length.
     warmup_steps = warmup_steps or max(1, round(warmup * train_steps))
@@ -101,4 +102,4 @@ def build_optimizer(
     rate = optax.join_schedules([rise, fall], [warmup_steps])
     optimizer = OPTIMIZERS[name](rate, weight_decay=weight_decay)
     # Gradients are clipped before the optimizer's moments see them.
-    return optax.chain(optax.clip_by_global_norm(clip), optimizer)
+    return optax.chain(optax.clip_by_global_norm(clip or math.inf), optimizer)

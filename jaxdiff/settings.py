@@ -122,7 +122,7 @@ class TrainSettings:
         0.2, "fraction of the steps in which the learning rate of wsd falls to 0", above=0, max=1
     )
     weight_decay: float = setting(0.01, "decoupled weight decay", min=0)
-    clip: float = setting(1.0, "largest global norm of the gradient", min=0)
+    clip: float = setting(1.0, "largest global norm of the gradient; 0: any", min=0)
     ema: float = setting(
         0.999,
         "decay of the moving average of the weights; samples are drawn with the average",

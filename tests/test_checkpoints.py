@@ -58,6 +58,11 @@ def test_a_step_that_was_never_saved_is_not_called_damaged(tmp_path, valid):
     ("policy", "steps", "kept_steps"),
     [
         (RetentionPolicy(), [1, 2, 3], {2, 3}),
+        # 737 was saved on SIGTERM.
+        (RetentionPolicy(interval=500, end=1000), [500, 737], {500, 737}),
+        (RetentionPolicy(interval=500, end=1000), [500, 737, 1000], {500, 1000}),
+        (RetentionPolicy(last=1, every=300, interval=500), [600, 1500, 2000], {1500, 2000}),
+        (RetentionPolicy(last=1, interval=500, end=1203), [500, 1000, 1203], {1203}),
         (
             RetentionPolicy(last=1, every=6, log_spaced=2),
             list(range(2, 22, 2)),

@@ -132,3 +132,16 @@ def test_zero_terminal_snr_is_read_with_a_prediction_that_it_allows(tmp_path):
     )
     scheduler = diffusers_scheduler.read(tmp_path)
     assert diffusers_scheduler.build_schedule(scheduler).alpha_bar[-1] == 0
+
+
+def test_a_pipeline_whose_images_pass_through_further_parts_is_refused(tiny, tmp_path):
+    """Of a latent pipeline the U-Net alone would draw latents."""
+    diffusers_io.save_pipeline(tiny, diffusers_scheduler.DEFAULT, tmp_path)
+    path = tmp_path / "model_index.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps({**index, "safety_checker": [None, None]}))
+    models.load_spec(tmp_path)
+    path.write_text(json.dumps({**index, "vqvae": ["diffusers", "VQModel"]}))
+    for folder in (tmp_path, tmp_path / "unet"):
+        with pytest.raises(ValueError, match=r"with further parts \(vqvae\)"):
+            models.load_spec(folder)

@@ -410,3 +410,18 @@ def test_a_loss_that_is_not_finite_stops_the_fit():
     outputs = training.fit_network(network, SCHEDULE, "x0", images, train_steps=1, batch=4)
     with pytest.raises(ValueError, match="the loss must be finite, got nan at step 1"):
         next(outputs)
+
+
+def test_a_clip_of_0_allows_any_gradient():
+    """In place of one that would allow none, and train nothing."""
+    params = jnp.ones(3)
+    grads = jnp.full(3, 50.0)
+    updates = []
+    for clip in (0, 1e6):
+        optimizer = optimizers.build_optimizer("sgd", 8, learning_rate=1.0, warmup=0.0, clip=clip)
+        state = optimizer.init(params)
+        for _ in range(2):  # the rate is 0 in the first step
+            update, state = optimizer.update(grads, state, params)
+        updates.append(np.asarray(update))
+    np.testing.assert_array_equal(updates[0], updates[1])
+    assert updates[0].min() < -1

@@ -92,7 +92,8 @@ def build_apply(config: Any, dtype: str = "float32", remat: bool = False) -> App
     network = abstract_network(config)
     if remat:
         network.remat = True  # only U-Nets do it; others ignore it
-    return network_apply(network, dtype, dropout=bool(getattr(config, "dropout", 0)))
+    # Whether a network of the user's own has a dropout is not known: it gets keys.
+    return network_apply(network, dtype, dropout=bool(getattr(config, "dropout", True)))
 
 
 def init_params(cell: Cell) -> Params:
@@ -231,8 +232,10 @@ def step_state_shapes(settings: StepSettings, mesh: Mesh) -> TrainState:
     """Shapes and shardings of the state on a mesh; nothing is allocated."""
     params = get_params(abstract_network(settings.network))
     optimizer = build_optimizer(settings.train)
-    shapes = state_shapes(params, optimizer, mesh, settings.train.shard_params)
     at_once = cell_axis.has_cells(mesh)
+    # A cell that has one device has nothing to split its state over.
+    shard_params = settings.train.shard_params and not at_once
+    shapes = state_shapes(params, optimizer, mesh, shard_params)
     return cell_axis.stack_shapes(shapes, mesh) if at_once else shapes
 
 
@@ -281,4 +284,6 @@ def retention_policy(
         every=settings.keep_every,
         log_spaced=settings.checkpoint_every if settings.keep_log_spaced else 0,
         also=also,
+        interval=settings.checkpoint_every,
+        end=settings.steps,
     )

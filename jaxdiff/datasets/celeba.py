@@ -19,6 +19,7 @@ from etils import epath
 from jaxdiff import files
 from jaxdiff.datasets.base import Annotations, DatasetRequest, Image, Source, register_dataset
 from jaxdiff.datasets.image_files import (
+    check_on_disk,
     contents_fingerprint,
     is_hidden,
     is_image_path,
@@ -77,6 +78,7 @@ def open_published(data_dir: epath.PathLike, size: int, channels: int) -> Source
         Where a file is missing, or the lists and the images do not belong together.
     """
     data_dir = epath.Path(data_dir)
+    check_on_disk(data_dir)
     attributes = _read_table(data_dir, ATTRIBUTES)
     # Its rows are read later, with the annotations; that it exists is checked now.
     partition_path = _find_list(data_dir, PARTITION)

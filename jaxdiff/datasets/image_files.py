@@ -47,6 +47,15 @@ def is_regular_file(path: epath.PathLike) -> bool:
     return epath.Path(path).is_file() if files.is_in_bucket(path) else os.path.isfile(path)
 
 
+def check_on_disk(folder: epath.PathLike) -> None:
+    """Raise ValueError for a folder of images in a bucket: they are read one by one, many times."""
+    if files.is_in_bucket(folder):
+        raise ValueError(
+            f"{folder} is in a bucket, and images are read from a disk; copy the folder to one "
+            "of this machine"
+        )
+
+
 def sort_naturally(paths: Iterable[str]) -> list[str]:
     """Sort paths with each number in them as a number: 2.png stands before 10.png."""
     return sorted(paths, key=lambda path: [_natural_key(part) for part in path.split("/")])

@@ -15,6 +15,7 @@ from etils import epath
 from jaxdiff import files
 from jaxdiff.datasets.base import Annotations, DatasetRequest, Image, Source, register_dataset
 from jaxdiff.datasets.image_files import (
+    check_on_disk,
     contents_fingerprint,
     is_hidden,
     list_images,
@@ -49,6 +50,7 @@ def open_image_folder(request: DatasetRequest) -> Source:
         For an empty folder or class, and where metadata.csv and the images do not match.
     """
     folder = epath.Path(request.argument)
+    check_on_disk(folder)
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; a folder of images is expected")
     folder, names = _unwrap(folder, list_images(folder))

@@ -11,7 +11,7 @@ from jaxdiff import diffusers_scheduler, files, torch_weights
 from jaxdiff.denoiser import Params
 from jaxdiff.diffusers_config import CHANNELS, COMMON_RULES, check_lengths
 from jaxdiff.diffusers_io import WEIGHTS
-from jaxdiff.field_rules import FLAG, NULL, TEXT, Rule, check_fields, list_of, number, whole
+from jaxdiff.field_rules import FLAG, NULL, TEXT, Rule, check_fields, list_of, number, one_of, whole
 from jaxdiff.stable_diffusion.text_encoder import TextConfig, TextEncoder
 from jaxdiff.stable_diffusion.vae import VAE, VAEConfig
 from jaxdiff.unet import UNet
@@ -61,7 +61,7 @@ UNET_FIELDS: Mapping[str, Any] = {
 }
 UNET_RULES: Mapping[str, Rule] = {
     **COMMON_RULES,
-    "act_fn": TEXT,
+    "act_fn": one_of("silu"),
     "cross_attention_dim": CHANNELS,
     "attention_head_dim": CHANNELS | list_of(CHANNELS, 1, 16),
     "num_attention_heads": NULL | CHANNELS,

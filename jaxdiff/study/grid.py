@@ -191,10 +191,25 @@ def _build_unet_config(study: StudySettings, model: str, fields: Mapping[str, An
             f"model {row!r} takes class labels (config.models, {model!r}); a study's models "
             "take none"
         )
+    _check_time_embedding(study, model, unet)
     if init is not None:
         _check_init(study, model, unet, init)
     unet.check_image_size(study.data.size)
     return unet
+
+
+def _check_time_embedding(study: StudySettings, model: str, unet: UNetConfig) -> None:
+    if unet.time_embedding_type == "fourier":
+        raise ValueError(
+            f"config.models.{model} has time_embedding_type fourier, which takes continuous noise "
+            "levels; a study's are integer steps, so choose positional or learned"
+        )
+    steps = study.diffusion.steps
+    if unet.time_embedding_type == "learned" and (unet.num_train_timesteps or 0) < steps:
+        raise ValueError(
+            f"config.models.{model} has num_train_timesteps {unet.num_train_timesteps} and "
+            f"config.diffusion.steps is {steps}; a learned time embedding needs at least as many"
+        )
 
 
 def _check_init(study: StudySettings, model: str, unet: UNetConfig, init: models.ModelSpec) -> None:

@@ -181,3 +181,8 @@ def test_faces_that_change_at_the_same_length_are_another_dataset(tmp_path, arch
     else:
         path.write_bytes(path.read_bytes()[:-3] + b"\0" + path.read_bytes()[-2:])
     assert open_published(tmp_path, 64, 3).identity != before
+
+
+def test_files_in_a_bucket_are_refused():
+    with pytest.raises(ValueError, match="is in a bucket"):
+        open_published("gs://faces/celeba", 64, 3)

@@ -22,6 +22,11 @@ def save_image(path, seed=0, size=(20, 12)):
     return pixels
 
 
+def test_a_folder_in_a_bucket_is_refused():
+    with pytest.raises(ValueError, match=r"is in a bucket.*; copy the folder to one of this"):
+        open_folder("gs://images/mine")
+
+
 def test_a_subfolder_is_a_class(tmp_path):
     folder = tmp_path / "raw"
     names = ("cat/1.png", "cat/2.bmp", "dog/1.png")

@@ -69,6 +69,7 @@ def test_what_is_missing_is_one_sentence(name, sentence, tmp_path):
             "must be Stable Diffusion 1 (a StableDiffusionPipeline), got Stable Diffusion XL in",
         ),
         ("unet/config.json", {"attention_head_dim": [5, 10]}, "got Stable Diffusion 2 in"),
+        ("unet/config.json", {"act_fn": "gelu"}, 'sets act_fn to "gelu"; it must be one of silu'),
         ("unet/config.json", {"use_linear_projection": True}, "got Stable Diffusion 2 in"),
         (
             "unet/config.json",

@@ -144,6 +144,14 @@ def test_samples_at_once_and_alone(monkeypatch, method):
 
 
 @pytest.mark.slow
+def test_split_parameters_of_a_cell_with_one_device(workdir, tmp_path, monkeypatch):
+    """The setting is recommended where memory runs out, on whatever devices there are."""
+    (one,) = build_trainings(workdir, tmp_path, [0], shard_params=True)
+    train_alone([one], monkeypatch)
+    assert checkpoints.latest_valid_step(one.folder / "checkpoints") == STEPS
+
+
+@pytest.mark.slow
 def test_a_step_saved_with_another_k_is_not_gone_on_from(workdir, tmp_path, monkeypatch):
     """Calls of two steps from an odd one would never end at a step that is saved."""
     (one,) = build_trainings(workdir, tmp_path, [0])

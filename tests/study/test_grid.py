@@ -10,6 +10,8 @@ from jaxdiff.denoiser import count_parameters
 from jaxdiff.study import grid
 from jaxdiff.study.config import default_config
 
+LEARNED = {"row": "2", "time_embedding_type": "learned"}
+
 
 def build_config(**changes):
     """A small study; a key is written section__name."""
@@ -77,6 +79,12 @@ def test_without_locks_a_task_of_an_array_takes_its_own_cells_alone():
     assert grid.order_for_array_task(cells, {}, has_locks=False) == cells
 
 
+def test_a_learned_time_embedding_of_every_step_is_taken():
+    models = {"f": {**LEARNED, "num_train_timesteps": 1000}}
+    (cell,) = grid.expand(build_config(models=models, primary=(), seeds=(0,)))
+    assert cell.network.time_embedding_type == "learned"
+
+
 def test_the_tasks_of_an_array_begin_at_different_cells():
     cells = grid.expand(build_config(data__n=(100, 200, 300), seeds=(0, 1)))
     orders = []
@@ -105,6 +113,14 @@ def test_the_tasks_of_an_array_begin_at_different_cells():
             r"config.models.2 sets 'depth'; a UNetConfig",
         ),
         ({"models": {"a": {"type": "none"}}}, r"config.models.a is of type 'none'; choose one of"),
+        (
+            {"models": {"f": {"row": "2", "time_embedding_type": "fourier"}}},
+            r"time_embedding_type fourier, which takes continuous noise levels",
+        ),
+        (
+            {"models": {"f": {**LEARNED, "num_train_timesteps": 999}}},
+            r"has num_train_timesteps 999 and config.diffusion.steps is 1000",
+        ),
         ({"data__proportions": ((0.8, 0.3),)}, r"sum to 1.1"),
         ({"data__proportions": ((0.2, 0.8),)}, r"write the majority first"),
         ({"data__proportions": ((0.4, 0.2, 0.3, 0.1),)}, r"set config.data.group"),
