@@ -23,8 +23,10 @@ from experiments import _cli
 _cli.prepare_environment()
 
 import jax
+import numpy as np
 from absl import flags
 from etils import epath
+from jax.experimental import multihost_utils
 from rich.table import Column, Table
 
 from jaxdiff import checkpoints, files, parallel, report, results, timing
@@ -43,6 +45,10 @@ from jaxdiff.study.metrics_writer import DivergedError
 from jaxdiff.study.planned import planned_settings
 from jaxdiff.study.preflight import check_study
 from jaxdiff.study.rules import tracker_names
+
+# A study that ended, with a cell whose loss is not finite: the launch files do not run it again.
+DIVERGED_STATUS = 3
+SHARED_SECONDS = 60.0  # until a new file is seen by the other hosts of a shared disk
 
 _cli.define_config("The study, a file of configs/; --config.KEY=VALUE changes one setting.")
 flags.DEFINE_string("workdir", None, "Output folder; by default runs/NAME.")
@@ -166,12 +172,24 @@ class Sweep:
             The owners by the cells' names.
         """
         locked: dict[str, str] = {}
-        left = waiting
+        left = self.leave_out_diverged(waiting, diverged)
         while left:
             group, owners = self.run_next(left, diverged)
             locked |= owners
             left = [cell for cell in left if cell not in group and cell.name not in owners]
         return locked
+
+    def leave_out_diverged(self, cells: Sequence[Cell], diverged: list[str]) -> list[Cell]:
+        """The cells but for those that another process has seen to diverge since this one began."""
+        folders = [self.workdir / "cells" / cell.name for cell in cells]
+        is_diverged = [results.has_diverged_since(folder, self.redo.begun) for folder in folders]
+        # The same in all processes of a run, whose files are as the first one sees them.
+        is_diverged = parallel.broadcast(np.array(is_diverged, bool)).tolist()
+        pairs = list(zip(cells, is_diverged, strict=True))
+        known = {line.partition(":")[0] for line in diverged}
+        names = [cell.name for cell, is_left_out in pairs if is_left_out]
+        diverged += [f"{name}: its loss was not finite" for name in names if name not in known]
+        return [cell for cell, is_left_out in pairs if not is_left_out]
 
     def run_next(
         self, left: Sequence[Cell], diverged: list[str]
@@ -301,12 +319,13 @@ def run_study(clock: timing.Clock) -> None:
     paths = DataPaths(config.data.dir, config.data.cache)
     track = tracker_names(read_settings(config))
     reserve_folder(study_file, settings, fixed=fixed_settings)
+    _check_shared(study_file)
     with _cli.Reporter() as progress:
         outcome = Sweep(cells, tasks, workdir, paths, progress, redo, track).run()
         if not outcome.is_finished:
             return
         if len(outcome.diverged) == len(cells):
-            raise ValueError("; ".join(outcome.diverged))
+            _cli.fail("; ".join(outcome.diverged), DIVERGED_STATUS)
         progress.prefix = ""
         with lock.lock(workdir, stages.waiting("the report", progress)):
             finished = results.read_cells(workdir)
@@ -321,7 +340,29 @@ def run_study(clock: timing.Clock) -> None:
         _cli.console.print(f"report: {page}")
         print_seconds(clock.seconds())
     if outcome.diverged:
-        raise ValueError("; ".join(outcome.diverged))
+        _cli.fail("; ".join(outcome.diverged), DIVERGED_STATUS)
+
+
+def _check_shared(study_file: epath.Path) -> None:
+    """Check that every process of a run sees what the first one has written.
+
+    Raises
+    ------
+    ValueError
+        In all of them, where one does not.
+    """
+    if jax.process_count() == 1:
+        return
+    parallel.barrier("study.json is written")
+    deadline = time.monotonic() + SHARED_SECONDS
+    while not study_file.exists() and time.monotonic() < deadline:
+        time.sleep(1)
+    sees = multihost_utils.process_allgather(np.bool_(study_file.exists()))
+    if not np.all(sees):
+        raise ValueError(
+            f"--workdir must be a folder that all {len(sees)} processes of a run share, and some "
+            f"do not see {study_file}; choose one on a shared disk or in a bucket"
+        )
 
 
 if __name__ == "__main__":

@@ -53,6 +53,12 @@ def read_record(folder: epath.Path, name: str) -> dict[str, Any]:
         return {}
 
 
+def is_written_since(folder: epath.Path, name: str, time: float) -> bool:
+    """Whether there is a record of outputs that was written after a time, in seconds since 1970."""
+    path = folder / "stages" / f"{name}.json"
+    return bool(read_record(folder, name).get("outputs")) and path.stat().mtime > time
+
+
 def read_seconds(folder: epath.Path, name: str) -> dict[str, float]:
     """What a stage took, by part; empty where its record does not say."""
     seconds = read_record(folder, name).get("seconds")

@@ -45,6 +45,7 @@ __all__ = [
     "StudyResults",
     "check_study",
     "collect_sections",
+    "has_diverged_since",
     "list_estimates",
     "read_cells",
     "read_npz",
@@ -206,6 +207,12 @@ def _read_diverged(workdir: epath.Path) -> tuple[CellInfo, ...]:
         for folder in _list_folders(workdir / "cells")
         if (folder / DIVERGED).exists() and not (folder / "result.json").exists()
     )
+
+
+def has_diverged_since(folder: epath.Path, time: float) -> bool:
+    """Whether a cell's training has ended without a finite loss after a time, in Unix seconds."""
+    path = folder / DIVERGED
+    return path.exists() and path.stat().mtime > time
 
 
 def _read_or_nothing(path: epath.Path, types: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ have the bytes that it wrote, so running the same command again resumes.
 import contextlib
 import dataclasses
 import fnmatch
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from etils import epath
 from jaxdiff import files, parallel, precision, timing
 from jaxdiff.records import (
     check_records,
+    is_written_since,
     read_record,
     read_seconds,
     remove_record,
@@ -28,6 +30,9 @@ Outputs = dict[str, str]  # path inside the folder -> SHA-256
 class Redo:
     """The stages that are made again although they are done.
 
+    Each is made again once: what was made since this object was, by this process for another cell
+    or by another process that shares the folder, is not made once more.
+
     Parameters
     ----------
     patterns
@@ -36,12 +41,24 @@ class Redo:
 
     def __init__(self, patterns: Sequence[str] = ()):
         self.patterns = tuple(patterns)
+        self.begun = time.time()
+        self._made: set[tuple[str, str]] = set()  # folder and name of each
 
     def matches(self, name: str) -> bool:
-        """Whether a stage is to be made again."""
+        """Whether a name is among those of the stages that are made again."""
         if "all" in self.patterns and name != "train":
             return True
         return any(fnmatch.fnmatch(name, pattern) for pattern in self.patterns)
+
+    def asks_for(self, folder: epath.Path, name: str) -> bool:
+        """Whether a stage of this folder is still to be made again."""
+        if not self.matches(name) or (str(folder), name) in self._made:
+            return False
+        return not is_written_since(folder, name, self.begun)
+
+    def note_made(self, folder: epath.Path, name: str) -> None:
+        """Take down that a stage of this folder was made."""
+        self._made.add((str(folder), name))
 
     def check_all_matched(self, names: Sequence[str]) -> None:
         """Raise ValueError, listing the stages, for a pattern that matches none of them."""
@@ -95,7 +112,7 @@ class Stage:
 
     def is_done(self) -> bool:
         """Whether the outputs are there, of these inputs; the same answer in every process."""
-        done = not self.redo.matches(self.name) and self._is_recorded()
+        done = not self.redo.asks_for(self.folder, self.name) and self._is_recorded()
         return bool(parallel.broadcast(np.bool_(done)))
 
     def _is_recorded(self) -> bool:
@@ -146,6 +163,7 @@ class Stage:
             write_record(self.folder, self.name, self.outputs, self.fingerprint, seconds)
 
         parallel.on_leader(self.name, write)
+        self.redo.note_made(self.folder, self.name)
 
     def checksums(self) -> Outputs:
         """SHA-256 of every output file of a stage that is done: the inputs of later stages."""

@@ -158,3 +158,14 @@ def test_a_folder_is_claimed_for_its_settings(tmp_path):
         reserve_folder(path, {"train": {"batch": 4}, "free": 1})
     reserve_folder(path, {"train": {"batch": 8}, "free": 2}, fixed=lambda s: {"t": s["train"]})
     assert files.read_json(path)["free"] == 2
+
+
+def test_what_was_made_again_by_this_command_is_not_made_once_more(counter):
+    """A stage that cells share, or one that another process has just made."""
+    counter.run({})
+    redo = Redo(["make"])
+    for _ in range(3):
+        counter.run({}, redo)
+    assert counter.runs == 2
+    counter.run({}, Redo(["make"]))
+    assert counter.runs == 3

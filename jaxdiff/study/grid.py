@@ -311,12 +311,25 @@ def order_for_array_task(
     own cells alone, which are none where there are more tasks than cells.
     """
     index, tasks = _read_array_task(environment)
-    starts = [(index + i) % tasks for i in range(tasks if has_locks else 1)]
-    return [cell for start in starts for cell in cells[start::tasks]]
+    if not has_locks:
+        return _deal(cells, index, tasks)
+    starts = [(index + i) % tasks for i in range(tasks)]
+    ordered = [cell for start in starts for cell in cells[start::tasks]]
+    # Cells that start from another one's checkpoint come last, whoever trains that one.
+    return sorted(ordered, key=lambda cell: cell.stem != "")
+
+
+def _deal(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
+    """The part of the cells with this index, of so many; a cell is in the part of its stem."""
+    families = list(dict.fromkeys(cell.stem or cell.name for cell in cells))
+    chosen = set(families[index::count])
+    return [cell for cell in cells if (cell.stem or cell.name) in chosen]
 
 
 def select(cells: Sequence[Cell], pattern: str = "*", shard: str = "1/1") -> list[Cell]:
     """The cells whose name matches a glob; of these every n-th from the i-th on ("i/n").
+
+    A cell that starts from the checkpoint of another one is in that one's part.
 
     Raises
     ------
@@ -331,4 +344,4 @@ def select(cells: Sequence[Cell], pattern: str = "*", shard: str = "1/1") -> lis
     if not matching:
         names = ", ".join(cell.name for cell in cells)
         raise ValueError(f"--cells {pattern!r} matches no cell; the cells are {names}")
-    return matching[int(index) - 1 :: int(count)]
+    return _deal(matching, int(index) - 1, int(count))

@@ -44,6 +44,7 @@ def planned_settings(
         check_types(path, begun, STUDY_TYPES)
     if "planned" in begun:
         return {**settings, "planned": begun["planned"]}
+    _check_look(settings)
     # A folder of experiments.evaluate has a study.json as well, and is refused elsewhere.
     begun = begun if "seeds" in begun else settings
     axes = from_config(AxesSettings, begun.get("axes", {}))
@@ -56,6 +57,16 @@ def planned_settings(
         "primary": list(begun["primary"]) or primary_pair(begun["models"], axes, cells),
     }
     return {**settings, "planned": planned}
+
+
+def _check_look(settings: Mapping[str, Any]) -> None:
+    """Of a study that begins; seeds that are added later do not move its look."""
+    look = settings.get("look", 0)
+    count = len(settings["seeds"])
+    if look and 2 * look != count:
+        raise ValueError(
+            f"config.look is {look} and there are {count} seeds; the look is after half of them"
+        )
 
 
 def primary_pair(models: Mapping[str, Any], axes: AxesSettings, cells: Sequence[Cell]) -> list[str]:

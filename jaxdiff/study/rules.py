@@ -309,7 +309,8 @@ def _check_look(study: StudySettings) -> None:
     if not study.look:
         return
     roles = 2 if study.data.alternate else 1
-    is_half = 2 * study.look == len(study.seeds)
+    # The plan is made for twice as many seeds, and a study may gain more later (`planned`).
+    is_half = 2 * study.look <= len(study.seeds)
     odd = sum(seed % 2 for seed in study.seeds[: study.look])
     is_balanced = roles == 1 or 2 * odd == study.look
     # A role needs two seeds for an interval.

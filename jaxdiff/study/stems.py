@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from jaxdiff import checkpoints, files, parallel
@@ -53,10 +54,12 @@ def _family(cell: Cell) -> tuple[Any, ...]:
 
 def find_owner(cell: Cell, workdir: epath.Path) -> str:
     """The process that is training a cell's stem, for which the cell waits; "" for none."""
-    if not cell.stem or _has_start(cell, workdir):
+    if not cell.stem:
         return ""
     folder = workdir / "cells" / cell.stem
-    if not folder.exists():
+    # The leader alone looks, since all processes have to ask for the lock or none.
+    may_wait = parallel.is_leader() and folder.exists() and not _has_start(cell, workdir)
+    if not parallel.broadcast(np.bool_(may_wait)):
         return ""
     with lock.lock(folder) as owner:
         return owner

@@ -22,14 +22,15 @@ BOUND_TO = ("config", "data")  # the records of what a cell's folder is for
 def _train_stage(context: CellContext, redo: Redo) -> Stage:
     """Bound to the settings and the data: an edit of the code alone trains nothing again."""
     folder = context.folder
-    if redo.matches("train") and parallel.is_leader() and (folder / "checkpoints").exists():
+    is_asked_for = redo.asks_for(folder, "train")
+    if is_asked_for and parallel.is_leader() and (folder / "checkpoints").exists():
         # Nothing of the old weights is a result of the new ones: all later stages are made again.
         (folder / "result.json").unlink(missing_ok=True)
         for record in list((folder / "stages").iterdir()):
             if record.stem not in BOUND_TO:
                 remove_record(folder, record.stem)
         (folder / "checkpoints").rmtree()  # or training would go on from the last one
-    elif not redo.matches("train") and (folder / "metrics.jsonl").exists():
+    elif not is_asked_for and (folder / "metrics.jsonl").exists():
         # A finished training is not run again, and what it logged cannot be had otherwise.
         check_records(folder, ["train"])
     outputs = (f"checkpoints/{context.cell.train.steps}", "metrics.jsonl")

@@ -181,7 +181,7 @@ def test_a_step_that_is_not_finite_stops_the_run(tmp_path):
     workdir = tmp_path / "study"
     process = start(workdir, "--config.train.learning_rate=1e6", "--config.train.clip=1e30")
     out, err = process.communicate(timeout=300)
-    assert process.returncode == 1, out
+    assert process.returncode == 3, out
     assert len(err.splitlines()) == 1
     for words in (f"error: {CELL}: the ", " at step ", "train.learning_rate"):
         assert words in err

@@ -64,6 +64,22 @@ REPLICATED_JOB = strict_object(
     replicas={"type": "integer", "minimum": 1},
     template=strict_object(("spec",), spec={"type": "object"}),
 )
+FAILURE_RULE = strict_object(
+    ("action",),
+    action={"enum": ["FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"]},
+    onJobFailureReasons={
+        "type": "array",
+        "items": {
+            "enum": [
+                "BackoffLimitExceeded",
+                "DeadlineExceeded",
+                "FailedIndexes",
+                "MaxFailedIndexesExceeded",
+                "PodFailurePolicy",
+            ]
+        },
+    },
+)
 # The part of JobSet v1alpha2 above the jobs that the manifests use, from
 # jobset.sigs.k8s.io/docs/reference/jobset.v1alpha2.
 JOBSET = strict_object(
@@ -74,7 +90,10 @@ JOBSET = strict_object(
     spec=strict_object(
         ("replicatedJobs",),
         network=NETWORK,
-        failurePolicy=strict_object(maxRestarts={"type": "integer", "minimum": 0}),
+        failurePolicy=strict_object(
+            maxRestarts={"type": "integer", "minimum": 0},
+            rules={"type": "array", "items": FAILURE_RULE},
+        ),
         replicatedJobs={"type": "array", "items": REPLICATED_JOB},
     ),
 )
@@ -107,6 +126,18 @@ def test_a_manifest_is_valid_for_kubernetes(name):
     references = set(re.findall(r"\$\(\w+\)", " ".join(container["command"])))
     assert references <= {f"$({variable['name']})" for variable in container.get("env", [])}
     assert "--config=configs/paper_mnist.py" in container["command"]
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_a_study_with_a_cell_that_diverged_is_not_run_again(name):
+    (status,) = re.findall(r"DIVERGED_STATUS = (\d+)", Path("experiments/sweep.py").read_text())
+    spec = load_jobset(name)["spec"]
+    job = spec["replicatedJobs"][0]["template"]["spec"]
+    (rule,) = [r for r in job["podFailurePolicy"]["rules"] if r["action"] == "FailJob"]
+    assert rule["onExitCodes"] == {"operator": "In", "values": [int(status)]}
+    assert spec["failurePolicy"]["rules"] == [
+        {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    ]
 
 
 def test_a_mistyped_field_is_refused():

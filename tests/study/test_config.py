@@ -209,6 +209,16 @@ def test_a_look_after_half_of_the_seeds():
     assert len(grid.expand(make_config(look=4, seeds=tuple(range(8))))) == 16
 
 
+def test_seeds_that_are_added_to_a_study_do_not_move_its_look(tmp_path):
+    path = epath.Path(tmp_path) / "study.json"
+    more = make_config(look=4, seeds=tuple(range(10)))
+    with pytest.raises(ValueError, match=r"config.look is 4 and there are 10 seeds"):
+        plan_study(more, path)
+    begun = plan_study(make_config(look=4, seeds=tuple(range(8))), path)
+    files.write_json(path, begun)
+    assert plan_study(more, path)["planned"] == begun["planned"]
+
+
 def test_models_of_one_depth_have_no_primary_pair_by_default(tmp_path):
     config = make_config(models={"2": "2", "2-large": "2-large"})
     planned = plan_study(config, epath.Path(tmp_path) / "study.json")["planned"]

@@ -47,6 +47,31 @@ def test_the_longest_is_the_stem_and_comes_first():
     assert (long.images, short.images) == (20 * 8, 2 * 8)
 
 
+def make_families(count):
+    """Cells of two lengths and several seeds: a stem each, and what starts from it."""
+    config = build_config()
+    config.seeds = tuple(range(count))
+    return grid.expand(config)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 8])
+def test_a_part_of_the_cells_has_the_stems_of_all_that_start_from_them(parts):
+    cells = make_families(5)
+    dealt = [grid._deal(cells, i, parts) for i in range(parts)]
+    for part in dealt:
+        names = [cell.name for cell in part]
+        assert all(cell.stem in names for cell in part if cell.stem)
+    assert sorted(cell.name for part in dealt for cell in part) == sorted(c.name for c in cells)
+    if parts <= 5:
+        assert grid.select(cells, "*", f"1/{parts}") == dealt[0]
+    for i in range(parts):
+        environment = {"SLURM_ARRAY_TASK_ID": str(i), "SLURM_ARRAY_TASK_COUNT": str(parts)}
+        assert grid.order_for_array_task(cells, environment, has_locks=False) == dealt[i]
+        # With locks a task may begin what starts from a stem that no task has begun yet.
+        ordered = grid.order_for_array_task(cells, environment)
+        assert [bool(cell.stem) for cell in ordered] == 5 * [False] + 5 * [True]
+
+
 def test_other_schedules_share_nothing():
     cells = grid.expand(build_config(schedule="cosine", warmup_steps=0))
     assert [cell.stem for cell in cells] == ["", ""]
