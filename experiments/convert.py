@@ -9,7 +9,8 @@ The form of --model decides. A diffusers folder gets a model card, README.md, wi
 the measures of the cell; --push uploads it all to the Hugging Face hub, with the token of
 `hf auth login` or HF_TOKEN. diffusers opens this folder with DDPMPipeline.from_pretrained, or
 UNet2DModel.from_pretrained(..., subfolder="unet"). A cell that samples by DDIM derives eps again
-from the clipped image: DDIMPipeline does so when it is called with use_clipped_model_output=True.
+from the clipped image: DDIMPipeline does so when it is called with use_clipped_model_output=True,
+and takes the same timesteps where their number divides that of the noise levels.
 """
 
 from experiments import _cli

@@ -259,6 +259,10 @@ def rogan_gladen(
     se = (sensitivity.successes + 1) / n_positive
     sp = (specificity.successes + 1) / n_negative
     youden = se + sp - 1.0
+    if youden <= 0:
+        # So few test images leave it open whether the classifier is better than chance.
+        value = float(np.clip(value, 0.0, 1.0))
+        return Estimate(value, 0.0, 1.0, observed.trials, f"Lang-Reiczigel {100 * level:g} %")
     share = (p + sp - 1.0) / youden
     se_variance = se * (1 - se) / n_positive
     sp_variance = sp * (1 - sp) / n_negative

@@ -134,3 +134,13 @@ def test_holm_levels_reject_as_the_adjusted_p_values_do():
         by_level = [p <= level for p, level in zip(p_values, levels, strict=True)]
         assert by_level == [p <= 0.05 for p in holm(p_values)]
     assert holm_levels([0.001, 0.04, 0.02], 0.06) == pytest.approx([0.02, 0.06, 0.03])
+
+
+@pytest.mark.parametrize(("sensitivity", "specificity"), [((3, 3), (10, 100)), ((4, 4), (16, 100))])
+def test_a_classifier_that_may_be_no_better_than_chance_leaves_the_share_open(
+    sensitivity, specificity
+):
+    """Better than chance as counted, and not once the rates are shrunk."""
+    estimate = rogan_gladen(Proportion(95, 100), Proportion(*sensitivity), Proportion(*specificity))
+    assert (estimate.low, estimate.high) == (0, 1)
+    assert 0 <= estimate.value <= 1

@@ -43,11 +43,13 @@ def select_unseen(splits: Mapping[str, Split], roles: Roles, count: int) -> Spli
     majority, *scarcer = roles.mix.items()
     # At least one image of each scarcer class, and the majority fills up to `count`.
     counts = {majority[0]: 0}
+    left = count
     for label, share in scarcer:
         available = int((split.labels == label).sum())
-        counts[label] = min(max(1, round(count * share)), available)
+        counts[label] = min(max(1, round(count * share)), available, left)
+        left -= counts[label]
     available = int((split.labels == majority[0]).sum())
-    counts[majority[0]] = min(count - sum(counts.values()), available)
+    counts[majority[0]] = min(left, available)
     return split.select(mixture(split.labels, counts))
 
 

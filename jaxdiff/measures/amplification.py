@@ -2,6 +2,8 @@
 
 import math
 
+from scipy.special import logit
+
 from jaxdiff.estimates import EXACT_TRIALS, Estimate, bounded_logit
 from jaxdiff.measures.artifacts import Artifacts, require
 from jaxdiff.measures.registry import measure
@@ -35,19 +37,19 @@ def amplification_scales(share: Estimate, trained: float) -> list[Estimate]:
     assert share.n is not None
     # A larger minority is a smaller amplification: the interval's ends change places.
     ends = (share.value, share.high, share.low)
-    # The majority's logit is the negative of the minority's.
-    logits = [-bounded_logit(end, share.n) for end in ends]
+    # The majority's logit is the negative of the minority's. The value is kept off 0 and 1; where
+    # an end is there, a class may have vanished, and the odds have no such end.
+    logits = [
+        -bounded_logit(share.value, share.n),
+        *(-float(logit(end)) if 0 < end < 1 else None for end in ends[1:]),
+    ]
     trained_logit = -bounded_logit(trained, EXACT_TRIALS)
     scales: dict[str, list[float | None]] = {
         "absolute": [trained - end for end in ends],
-        "odds_ratio": [math.exp(logit - trained_logit) for logit in logits],
+        "odds_ratio": [None if x is None else math.exp(x - trained_logit) for x in logits],
     }
     if trained_logit > MIN_LOGIT:
-        scales["exponent"] = [logit / trained_logit for logit in logits]
-    if share.low <= 0:
-        # The minority may have vanished: the majority's odds have no upper end.
-        for name in scales.keys() - {"absolute"}:
-            scales[name][2] = None
+        scales["exponent"] = [None if x is None else x / trained_logit for x in logits]
     form = share.labels.get("share_form", share.name)
     method = f"of the {form} share's, {share.method}"
     return [

@@ -59,8 +59,9 @@ def bias_variance_by_class(classes: Classes, true: Int[np.ndarray, " n"]) -> lis
     estimates = []
     for name, mask in subsets.items():
         results = _bias_and_variance(values[:, mask], target[mask])
-        estimates += [result.labeled(true=name) for result in results]
-    return [estimate.labeled(neither=_count_neither(classes)) for estimate in estimates]
+        neither = _count_neither(classes[:, mask])
+        estimates += [result.labeled(true=name, neither=neither) for result in results]
+    return estimates
 
 
 def _bias_and_variance(values: Values, target: PerImage) -> list[Estimate]:
@@ -168,7 +169,8 @@ def two_way_mean(statistic: Statistic, y: Values) -> Estimate:
     Returns
     -------
     estimate
-        With the label ``models``, those that have a value. Fewer than three models give an
+        With the label ``models``, those that have a value. Without an interval where neither images
+        nor models differ. Fewer than three models give an
         interval over images alone, "given these models"; so do three models if no image has a
         value without one of them. n is the number of images that have one.
 
@@ -196,12 +198,15 @@ def two_way_mean(statistic: Statistic, y: Values) -> Estimate:
     # Both variances count the interaction of images and models, which errs to the wide side; the
     # few degrees of freedom of three models err to the narrow one.
     total = over_images + over_models
+    value = float(values.mean())
+    if total == 0:
+        # Few images or models that all agree do not show that others would.
+        return Estimate(value, n=n, labels={"models": models})
     # Satterthwaite; without variance over models the dof is that over images.
     dof = n - 1.0
     if over_models:
         dof = total**2 / (over_images**2 / (n - 1) + over_models**2 / (models - 1))
     half = float(scipy.stats.t.ppf(0.975, dof)) * math.sqrt(total)
-    value = float(values.mean())
     return Estimate(value, value - half, value + half, n, method, labels={"models": models})
 
 

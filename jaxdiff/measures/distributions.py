@@ -77,6 +77,8 @@ def _density(values: Float[np.ndarray, " f"]) -> Estimate:
     n = len(values)
     value = float(values.mean())
     half = NORMAL_QUANTILE * float(values.std(ddof=1)) / math.sqrt(n)
+    if half == 0:  # as where no sample is in any ball, which says nothing of further ones
+        return Estimate(value, n=n, name="density")
     return Estimate(
         value, value - half, value + half, n, "normal 95 % over samples", name="density"
     )

@@ -101,27 +101,40 @@ def similarity(a: np.ndarray, b: np.ndarray, distance: Distance, shifts: int = 2
     estimates
         ``lpips`` (smaller is more similar) and ``correlation`` of the pixels (-1..1, larger is
         more similar), with the label ``pairing`` of ``paired`` and ``shuffled``: means with normal
-        95 % intervals over noises.
+        95 % intervals over noises. None of fewer than two images, which have no other noise.
     """
     n = len(a)
+    if n < 2:
+        return []
     # Of two images the second shift would be a whole turn, and pair equal noises.
     num_shifts = shifts if n > 2 else 1
     # A cyclic shift pairs each image with one of another noise.
-    shifted = [np.roll(b, 1 + i * max(1, n // shifts), axis=0) for i in range(num_shifts)]
+    offsets = [1 + i * max(1, n // shifts) for i in range(num_shifts)]
     estimates = []
     for name, compare in (("lpips", distance), ("correlation", correlation)):
-        shuffled = np.mean([compare(a, images) for images in shifted], axis=0)
+        paired = compare(a, b)
+        shuffled = np.array([compare(a, np.roll(b, offset, axis=0)) for offset in offsets])
+        # A noise is in two pairs of each shift: once as a's, once as b's.
+        of_noise = [
+            values + np.roll(values, -offset)
+            for values, offset in zip(shuffled, offsets, strict=True)
+        ]
         estimates += [
-            _mean_over_noises(compare(a, b)).named(name, pairing="paired"),
-            _mean_over_noises(shuffled).named(name, pairing="shuffled"),
+            _mean_over_noises(paired, paired).named(name, pairing="paired"),
+            _mean_over_noises(shuffled.mean(axis=0), np.mean(of_noise, axis=0)).named(
+                name, pairing="shuffled"
+            ),
         ]
     return estimates
 
 
-def _mean_over_noises(values: Float[np.ndarray, " n"]) -> Estimate:
+def _mean_over_noises(
+    values: Float[np.ndarray, " n"], of_noise: Float[np.ndarray, " n"]
+) -> Estimate:
+    """The mean of values, whose interval is from what each noise adds to their sum."""
     n = len(values)
     mean = float(np.mean(values))
-    half = NORMAL_QUANTILE * float(np.std(values, ddof=1)) / n**0.5
+    half = NORMAL_QUANTILE * float(np.std(of_noise, ddof=1)) / n**0.5
     return Estimate(mean, mean - half, mean + half, n, "normal 95 % over noises")
 
 

@@ -12,7 +12,7 @@ def loss_ratio(majority: Proportion, minority: Proportion) -> Estimate:
     """R: how many times as often the minority is lost as the majority.
 
     Half an image is added to each count, so that R is defined where nothing of a class is lost; the
-    interval is the normal one of the logarithm.
+    interval is the normal one of the logarithm. It has none where all of both classes are lost.
 
     References
     ----------
@@ -25,8 +25,10 @@ def loss_ratio(majority: Proportion, minority: Proportion) -> Estimate:
         total = lost.trials + CONTINUITY
         logarithm += sign * math.log(count / total)
         variance += 1 / count - 1 / total
-    half = NORMAL_QUANTILE * math.sqrt(variance)
     n = majority.trials + minority.trials
+    if variance == 0:  # all of both are lost
+        return Estimate(logarithm, n=n, name="loss_ratio").map(math.exp)
+    half = NORMAL_QUANTILE * math.sqrt(variance)
     method = "normal 95 % of the log"
     ends = (logarithm - half, logarithm + half)
     return Estimate(logarithm, *ends, n, method, name="loss_ratio").map(math.exp)

@@ -9,7 +9,7 @@ them. Images are rows [n, d] of any number type in one space, in which distances
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy
@@ -105,9 +105,11 @@ def _spread(images: Vectors) -> float:
 
 
 def _median(values: Float[np.ndarray, " n"]) -> Estimate:
-    """The median, with the binomial interval of order statistics."""
+    """The median, with the binomial interval of order statistics; of five and fewer without one."""
     n = len(values)
     low, high = scipy.stats.binom.interval(0.95, n, 0.5)
+    if low == 0:  # the smallest and the largest value do not cover it in .95 of cases
+        return Estimate(float(np.median(values)), n=n)
     ordered = np.sort(values)
     # Counted from 1, the low-th smallest value and the one after the high-th.
     low_value = float(ordered[max(int(low) - 1, 0)])
@@ -168,47 +170,50 @@ def nearer_to_training(
     to_train = np.bincount(nearest_train.indices[:, 0], is_nearer / count, len(train))
     to_unseen = np.bincount(nearest_unseen.indices[:, 0], (1.0 - is_nearer) / count, len(unseen))
     value = float(is_nearer.mean())
-    trials = _effective_trials(value, count, _influences(to_train, to_unseen, strata))
+    if strata is None:
+        strata = np.zeros(len(train), int)
+    strata = _merge_single_strata(strata)
+    deviations = _Deviations(_deviate(to_train, strata), _deviate(to_unseen, strata))
+    trials = _effective_trials(value, count, deviations)
     low, high = wilson(value * trials, trials)
     method = "Wilson 95 % over references and samples"
     return Estimate(value, low, high, count, method, name="nearer_to_training")
 
 
-def _influences(
-    to_train: Float[np.ndarray, " r"],
-    to_unseen: Float[np.ndarray, " r"],
-    strata: Int[np.ndarray, " r"] | None,
-) -> Float[np.ndarray, " n"]:
-    """What each reference adds to the fraction of samples nearer to training images.
+class _Deviations(NamedTuple):
+    """How far each reference's fraction of the samples is from the mean of its class.
 
     A few references are nearest to many samples (hubs), and whether these few are training images
     is chance. So references are what is resampled, each with the samples that are nearest to it:
-    the fraction is a ratio of totals over references, of which every class has a fixed number of
-    either kind, and the sum of the squares of its influences is its variance (Cochran 1977, section
-    6.11). The chance that is in drawing samples is part of it, since it is in the references'
-    counts.
-
-    Parameters
-    ----------
-    to_train, to_unseen
-        Fraction of all samples that are nearest to each reference; together they sum to 1.
-    strata
-        Class of the i-th reference of both kinds.
+    the fraction nearer to training images is a ratio of totals over references, of which every
+    class has a fixed number of either kind, and the sum of the squares of its influences is its
+    variance (Cochran 1977, section 6.11). The chance that is in drawing samples is part of it,
+    since it is in the references' counts.
     """
-    nearer = float(to_train.sum())
-    if strata is None:
-        strata = np.zeros(len(to_train), int)
-    strata = _merge_single_strata(strata)
-    influences = []
-    # Of the totals of both kinds, whose sum is 1, the fraction a / (a + b) has the derivatives
-    # 1 - nearer and -nearer; the sign is lost in the squares.
-    for fractions, weight in ((to_train, 1.0 - nearer), (to_unseen, nearer)):
-        for label in np.unique(strata):
-            members = fractions[strata == label]
-            size = len(members)
-            deviations = members - members.mean()
-            influences.append(weight * math.sqrt(size / (size - 1)) * deviations)
-    return np.concatenate(influences)
+
+    train: Float[np.ndarray, " r"]
+    unseen: Float[np.ndarray, " r"]
+
+    def influences(self, nearer: float) -> Float[np.ndarray, " n"]:
+        """What each reference adds to the fraction of samples nearer to training images.
+
+        Of the totals of both kinds, whose sum is 1, the fraction a / (a + b) has the derivatives
+        1 - nearer and -nearer; the sign is lost in the squares.
+        """
+        return np.concatenate([(1.0 - nearer) * self.train, nearer * self.unseen])
+
+
+def _deviate(
+    fractions: Float[np.ndarray, " r"], strata: Int[np.ndarray, " r"]
+) -> Float[np.ndarray, " r"]:
+    """Deviations from the mean of each stratum, whose squares estimate its variance."""
+    deviations = np.empty(len(fractions))
+    for label in np.unique(strata):
+        members = strata == label
+        size = int(members.sum())
+        scale = math.sqrt(size / (size - 1))
+        deviations[members] = scale * (fractions[members] - fractions[members].mean())
+    return deviations
 
 
 def _merge_single_strata(strata: Int[np.ndarray, " r"]) -> Int[np.ndarray, " r"]:
@@ -221,25 +226,30 @@ def _merge_single_strata(strata: Int[np.ndarray, " r"]) -> Int[np.ndarray, " r"]
     return np.where(np.isin(strata, smallest), smallest[0], strata)
 
 
-def _effective_trials(value: float, count: int, influences: Float[np.ndarray, " n"]) -> float:
+def _effective_trials(value: float, count: int, deviations: _Deviations) -> float:
     """The number of independent samples whose fraction is as uncertain, at most `count`.
 
     p (1 - p) / V (z / t)^2, with the variance V of the fraction p, the normal quantile z, and the
     t quantile at Satterthwaite's degrees of freedom (Korn & Graubard 1998). A few hubs make up most
-    of V, so that V is itself uncertain; t allows for that.
+    of V, so that V is itself uncertain; t allows for that. At p = 0 or 1 there is no V, and near
+    them it is too small: it is never more than the number at p = 1/2, which is 1 where a single
+    reference is nearest to all samples.
     """
+    influences = deviations.influences(value)
     squares = influences**2
     variance = float(squares.sum())
+    variance_at_half = float(np.square(deviations.influences(0.5)).sum())
+    # Where all references are equally near, samples alone are chance.
+    largest = min(count, 0.25 / variance_at_half) if variance_at_half > 0 else count
     binomial_variance = value * (1 - value)  # of one independent sample
-    # All samples are on one side, or all references are equally near.
     if binomial_variance * variance <= 0:
-        return float(count)
+        return float(largest)
     variance_of_squares = float(np.square(squares).sum()) - variance**2 / len(squares)
     quantile = NORMAL_QUANTILE
     if variance_of_squares > 0:
         # 2 V^2 over the variance of V, which is a sum of as many squares as there are references.
         quantile = float(scipy.stats.t.ppf(0.975, 2 * variance**2 / variance_of_squares))
-    return min(count, binomial_variance / variance) * (NORMAL_QUANTILE / quantile) ** 2
+    return min(largest, binomial_variance / variance) * (NORMAL_QUANTILE / quantile) ** 2
 
 
 def nearer_by_chance(

@@ -102,11 +102,14 @@ def read_pull_back(inputs: LevelInputs) -> list[Reading]:
         value = norms.smallest_value
         bound = norms.smallest_bound
         readings.append(Reading.measured("pull_back", "smallest_value", value, bound, rank=rank))
-        # A pulled-back norm goes as the inverse square of the singular value.
-        relative_error = 2.0 * bound / np.maximum(value, 1e-30)
-        for name in ("total", "first", "second"):
+        # The first term goes as the inverse square of the singular value, the second, whose
+        # gradient is pulled back too, as the inverse cube.
+        relative_error = bound / np.maximum(value, 1e-30)
+        first = 2.0 * relative_error * norms.first
+        second = 3.0 * relative_error * norms.second
+        errors = {"total": first + second, "first": first, "second": second}
+        for name, error in errors.items():
             norm = getattr(norms, name)
-            error = norm * relative_error
             readings.append(Reading.measured("pull_back", name, norm, error, rank=rank))
         for name in ("along", "bend"):
             readings.append(Reading.measured("pull_back", name, getattr(norms, name), rank=rank))

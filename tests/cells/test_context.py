@@ -12,6 +12,7 @@ from jaxdiff import files
 from jaxdiff.bypass import cells as bypass_cells
 from jaxdiff.bypass.config import BypassSettings
 from jaxdiff.cells import context as context_module
+from jaxdiff.cells import selections
 from jaxdiff.cells.context import CellContext, open_trained_cell
 from jaxdiff.cells.data import DataPaths
 from jaxdiff.datasets.base import Annotations, Source
@@ -19,6 +20,7 @@ from jaxdiff.datasets.dataset import Split
 from jaxdiff.datasets.prepare import prepare
 from jaxdiff.denoiser import build_network, get_params
 from jaxdiff.diffusion import Schedule
+from jaxdiff.measures.roles import Roles
 from jaxdiff.models import Model
 from jaxdiff.sampling import Sampler
 from jaxdiff.stage import NO_REDO
@@ -231,3 +233,14 @@ def test_classes_without_unseen_images_are_not_matched(context, monkeypatch, pre
     exists = MAJORITY in present
     assert context.has("matched") is exists
     assert (context.matched is not None) is exists
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_few_unseen_images_are_at_most_as_many_as_asked_for(count, tmp_path):
+    """Of more classes than images, each scarcer class would have one."""
+    source = make_splits(tmp_path)["train"].source
+    labels = np.repeat(np.arange(10), 10)
+    split = Split(source, np.arange(100), labels)
+    roles = Roles(0, 1, 0.2, others=tuple(range(2, 10)), others_share=0.2)
+    chosen = selections.select_unseen({"classifier_test": split}, roles, count)
+    assert len(chosen) == count

@@ -208,3 +208,22 @@ def test_one_compiled_program_serves_all_points_and_parameters():
     for scale in (1.0, 2.0):
         leading_triples(linear, X, MATRIX * scale, count=1)
     assert curvature._map_points._cache_size() == 1
+
+
+def test_the_terms_of_a_pull_back_go_as_powers_of_the_singular_value():
+    """By which their errors follow from its error: the inverse square, and the inverse cube."""
+
+    def bend(x, slope):
+        return slope * x + 0.5 * x**2
+
+    def gradient(x, _):
+        return 1.0 + 2.0 * x
+
+    maps = abstraction.PullBack(bend, gradient, (1,))
+    point = jnp.zeros((1, 1))
+    norms = [
+        abstraction.pull_back_curvature(maps, point, jax.random.key(0), slope)[1]
+        for slope in (0.5, 1.0)
+    ]
+    assert norms[0].first / norms[1].first == pytest.approx(4.0)
+    assert norms[0].second / norms[1].second == pytest.approx(8.0)

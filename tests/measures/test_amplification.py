@@ -39,3 +39,18 @@ def test_a_minority_that_may_have_vanished_has_no_upper_odds():
     assert estimates["absolute"].high == pytest.approx(0.2)
     assert estimates["odds_ratio"].high is None
     assert estimates["exponent"].high is None
+
+
+def test_ends_beyond_half_a_sample_are_those_of_the_share():
+    """One of 256 samples: Wilson's lower end is below half a sample."""
+    share = Estimate.proportion(1, 256, "gated")
+    odds, exponent = amplification_scales(share, 0.2)[1:]
+    assert odds.high == pytest.approx((1 - share.low) / share.low / 4)
+    assert exponent.high == pytest.approx(math.log((1 - share.low) / share.low) / math.log(4))
+
+
+def test_a_majority_that_may_have_vanished_has_no_lower_odds():
+    absolute, odds, exponent = amplification_scales(Estimate.proportion(256, 256, "gated"), 0.2)
+    assert (odds.low, exponent.low) == (None, None)
+    assert absolute.low == pytest.approx(0.2 - 1)
+    assert odds.value < odds.high

@@ -233,6 +233,7 @@ def test_a_model_that_decodes_nothing_is_none():
 def test_one_of_three_models_that_all_pairs_need():
     """The first and the second model know no image together, so none can be left out."""
     classes = np.stack([TRUE, TRUE, TRUE])
+    classes[2, :4] = 1 - classes[2, :4]
     classes[0, ::2] = -1
     classes[1, 1::2] = -1
     by_name = {e.name: e for e in bias_variance_by_class(classes, TRUE)[-3:]}
@@ -262,3 +263,18 @@ def test_models_that_decode_one_noise_to_opposite_classes():
     )
     estimates = {e.name: e.value for e in bias_variance_from_noise(classes, 0.5)}
     assert estimates == {"share_bias": 0.0, "variance": 0.5}
+
+
+def test_models_that_all_agree_have_no_interval():
+    """The minority is always decoded to the majority; others might do otherwise."""
+    rows = bias_variance_by_class(np.zeros((3, 4), int), np.array([1, 1, 0, 0]))
+    of_minority = [row for row in rows if row.labels["true"] == "minority"]
+    assert [row.value for row in of_minority] == [-1, 0, 1]
+    assert [(row.low, row.high) for row in of_minority] == [(None, None)] * 3
+
+
+def test_lost_images_are_counted_in_their_class():
+    classes = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, -1]])
+    rows = bias_variance_by_class(classes, np.array([0, 0, 1, 1]))
+    lost = {row.labels["true"]: row.labels["neither"] for row in rows}
+    assert lost == {"majority": 0, "minority": 1, "all": 1}

@@ -114,3 +114,9 @@ def test_kid_is_zero_on_average_and_its_interval_covers():
     assert abs(values.mean()) < 3 * values.std() / np.sqrt(len(values))
     covered = np.mean([estimate.low <= 0 <= estimate.high for estimate in estimates])
     assert covered > 0.9
+
+
+def test_a_density_without_a_sample_in_any_ball_has_no_interval():
+    real = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    density = {e.name: e for e in distributions.prdc(real, real + 1e3, k=3)}["density"]
+    assert (density.value, density.low, density.high) == (0, None, None)

@@ -59,3 +59,30 @@ def test_flat_images_have_no_correlation():
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype(np.uint8)
     flat = np.zeros((2, 8, 8, 1), np.uint8)
     np.testing.assert_array_equal(flips.correlation(flat, images), 0)
+
+
+def test_the_interval_of_different_noises_counts_each_noise_once():
+    """Images have a typicality of their own, by which those of one noise are alike in both models.
+
+    A distance between embeddings; its mean over all pairs of different noises is known. Coverage
+    of 300 studies is .95 with a standard error of .013.
+    """
+
+    def distance(a, b):
+        return np.square(a - b).sum(axis=(1, 2, 3))
+
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(300):
+        lengths = rng.normal(1.0, 0.3, (128, 1, 1, 1))
+        images = lengths * rng.normal(size=(128, 4, 4, 1))
+        other = images + 0.1 * rng.normal(size=images.shape)
+        rows = flips.similarity(images, other, distance)
+        (shuffled,) = [r for r in rows if r.name == "lpips" and r.labels["pairing"] == "shuffled"]
+        expected = 16 * (2 * (1.0**2 + 0.3**2) + 0.1**2)
+        covered.append(shuffled.low <= expected <= shuffled.high)
+    assert 0.91 < np.mean(covered) < 0.99
+
+
+def test_one_image_has_no_other_noise():
+    assert flips.similarity(np.zeros((1, 4, 4, 1)), np.ones((1, 4, 4, 1)), lambda a, b: a) == []

@@ -196,3 +196,11 @@ def test_too_few_training_images_get_a_sentence():
     samples = np.zeros((4, 2), np.float32)
     with pytest.raises(ValueError, match="at least 3 training images are needed, got 2"):
         memorization.memorization_metrics({"samples": samples}, samples[:2])
+
+
+@pytest.mark.parametrize("count", [2, 5, 6])
+def test_few_samples_have_a_median_without_an_interval(count):
+    rows = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    estimates = memorization.memorization_metrics({"samples": rows[:count] + 0.1}, rows[20:])
+    (ratio,) = [e for e in estimates if e.name == "distance_ratio"]
+    assert (ratio.low is None) == (count < 6)

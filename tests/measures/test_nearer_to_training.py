@@ -169,3 +169,17 @@ def test_intervals_cover_where_a_class_has_one_reference(sizes):
         covered.append(cover(nearer_to_training(samples, train, unseen, labels), 0.5))
     print(f"{sizes}: {np.mean(covered):.2f}")
     assert np.mean(covered) >= 0.88
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", [0.0, 0.1, 0.3])
+def test_a_model_that_draws_one_image_is_not_said_to_copy(spread):
+    """One reference is nearest to nearly all of its samples; of which kind it is, is chance."""
+    rng = np.random.default_rng(0)
+    estimates = []
+    for _ in range(100):
+        train, unseen, labels = draw_references(rng, 100)
+        samples = draw(rng, np.zeros(1, int)) + spread * draw(rng, np.zeros(200, int))
+        estimates.append(nearer_to_training(samples, train, unseen, labels))
+    assert np.mean([cover(estimate, 0.5) for estimate in estimates]) > 0.95
+    assert np.mean([estimate.low > 0.5 for estimate in estimates]) < 0.05
