@@ -14,6 +14,7 @@ divides the cells beforehand, for machines that share no disk or only a bucket, 
 import contextlib
 import dataclasses
 import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -172,8 +173,8 @@ class Sweep:
             The owners by the cells' names.
         """
         locked: dict[str, str] = {}
-        left = self.leave_out_diverged(waiting, diverged)
-        while left:
+        left = list(waiting)
+        while left := self.leave_out_diverged(left, diverged):
             group, owners = self.run_next(left, diverged)
             locked |= owners
             left = [cell for cell in left if cell not in group and cell.name not in owners]
@@ -307,7 +308,7 @@ def run_study(clock: timing.Clock) -> None:
     cells = grid.order_for_array_task(cells, os.environ, has_locks)
     tasks = grid.count_array_tasks(os.environ) if has_locks else 1
     if not cells:
-        _cli.console.print("there are more tasks than cells, and none is left for this one")
+        _cli.console.print("no cell is left for this task; fewer tasks would do")
         return
     study_file = workdir / "study.json"
     settings = planned_settings(to_json(config.to_dict()), all_cells, study_file)
@@ -325,7 +326,7 @@ def run_study(clock: timing.Clock) -> None:
         if not outcome.is_finished:
             return
         if len(outcome.diverged) == len(cells):
-            _cli.fail("; ".join(outcome.diverged), DIVERGED_STATUS)
+            _fail_diverged(outcome.diverged)
         progress.prefix = ""
         with lock.lock(workdir, stages.waiting("the report", progress)):
             finished = results.read_cells(workdir)
@@ -340,7 +341,16 @@ def run_study(clock: timing.Clock) -> None:
         _cli.console.print(f"report: {page}")
         print_seconds(clock.seconds())
     if outcome.diverged:
-        _cli.fail("; ".join(outcome.diverged), DIVERGED_STATUS)
+        _fail_diverged(outcome.diverged)
+
+
+def _fail_diverged(diverged: Sequence[str]) -> None:
+    """End after all is done; as one task of an array well, since it is not the study's end."""
+    sentence = "; ".join(diverged)
+    if grid.is_array_task(os.environ):
+        _cli.console.print(sentence)
+        sys.exit(0)
+    _cli.fail(sentence, DIVERGED_STATUS)
 
 
 def _check_shared(study_file: epath.Path) -> None:

@@ -175,10 +175,14 @@ def fsdp_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
 
 
 def tree_shardings(tree: PyTree, mesh: Mesh, shard: bool) -> PyTree:
-    """A sharding for every array of a tree: FSDP's where `shard`, else replicated."""
+    """A sharding for every array of a tree: FSDP's where `shard`, else replicated.
+
+    On a mesh of cells each has one device, over which nothing is split.
+    """
+    splits = shard and "data" in mesh.axis_names
 
     def sharding(array: Any) -> NamedSharding:
-        return fsdp_sharding(array.shape, mesh) if shard else replicated(mesh)
+        return fsdp_sharding(array.shape, mesh) if splits else replicated(mesh)
 
     return jax.tree.map(sharding, tree)
 

@@ -1,12 +1,13 @@
 """Records of what a run wrote: the checksums of files by which changed ones are noticed. No JAX.
 
 A record is stages/NAME.json in the folder of the files: {"inputs": ..., "outputs": {path:
-SHA-256}}, and of a stage the "seconds" that it took. It is removed, or names no outputs, before
-its files are written anew and is written after them, so that files without a record are
-unfinished, and no process takes them for changed ones.
+SHA-256}, "written": time}, and of a stage the "seconds" that it took. It is removed, or names no
+outputs, before its files are written anew and is written after them, so that files without a record
+are unfinished, and no process takes them for changed ones.
 """
 
 import math
+import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -34,7 +35,11 @@ def write_record(
         What making them took, by part (see `jaxdiff.timing`).
     """
     path = folder / "stages" / f"{name}.json"
-    record: dict[str, Any] = {"inputs": inputs, "outputs": files.checksums(folder, outputs)}
+    record: dict[str, Any] = {
+        "inputs": inputs,
+        "outputs": files.checksums(folder, outputs),
+        "written": round(time.time(), 3),
+    }
     if seconds is not None:
         record["seconds"] = {part: round(value, 2) for part, value in seconds.items()}
     files.write_json(path, record)
@@ -53,10 +58,16 @@ def read_record(folder: epath.Path, name: str) -> dict[str, Any]:
         return {}
 
 
-def is_written_since(folder: epath.Path, name: str, time: float) -> bool:
+def is_written_since(folder: epath.Path, name: str, begun: float) -> bool:
     """Whether there is a record of outputs that was written after a time, in seconds since 1970."""
-    path = folder / "stages" / f"{name}.json"
-    return bool(read_record(folder, name).get("outputs")) and path.stat().mtime > time
+    record = read_record(folder, name)
+    return bool(record.get("outputs")) and _read_time(record) > begun
+
+
+def _read_time(record: Mapping[str, Any]) -> float:
+    """When a record was written; 0 in older ones, which do not say it."""
+    written = record.get("written", 0.0)
+    return float(written) if isinstance(written, int | float) else 0.0
 
 
 def read_seconds(folder: epath.Path, name: str) -> dict[str, float]:

@@ -209,10 +209,10 @@ def _read_diverged(workdir: epath.Path) -> tuple[CellInfo, ...]:
     )
 
 
-def has_diverged_since(folder: epath.Path, time: float) -> bool:
+def has_diverged_since(folder: epath.Path, begun: float) -> bool:
     """Whether a cell's training has ended without a finite loss after a time, in Unix seconds."""
     path = folder / DIVERGED
-    return path.exists() and path.stat().mtime > time
+    return path.exists() and files.read_json(path).get("written", 0.0) > begun
 
 
 def _read_or_nothing(path: epath.Path, types: Mapping[str, Any]) -> dict[str, Any]:

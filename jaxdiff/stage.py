@@ -42,7 +42,6 @@ class Redo:
     def __init__(self, patterns: Sequence[str] = ()):
         self.patterns = tuple(patterns)
         self.begun = time.time()
-        self._made: set[tuple[str, str]] = set()  # folder and name of each
 
     def matches(self, name: str) -> bool:
         """Whether a name is among those of the stages that are made again."""
@@ -52,13 +51,7 @@ class Redo:
 
     def asks_for(self, folder: epath.Path, name: str) -> bool:
         """Whether a stage of this folder is still to be made again."""
-        if not self.matches(name) or (str(folder), name) in self._made:
-            return False
-        return not is_written_since(folder, name, self.begun)
-
-    def note_made(self, folder: epath.Path, name: str) -> None:
-        """Take down that a stage of this folder was made."""
-        self._made.add((str(folder), name))
+        return self.matches(name) and not is_written_since(folder, name, self.begun)
 
     def check_all_matched(self, names: Sequence[str]) -> None:
         """Raise ValueError, listing the stages, for a pattern that matches none of them."""
@@ -163,7 +156,6 @@ class Stage:
             write_record(self.folder, self.name, self.outputs, self.fingerprint, seconds)
 
         parallel.on_leader(self.name, write)
-        self.redo.note_made(self.folder, self.name)
 
     def checksums(self) -> Outputs:
         """SHA-256 of every output file of a stage that is done: the inputs of later stages."""

@@ -74,7 +74,7 @@ while true; do
   obtain
   status=0
   { prepare "$@" && begin && follow; } || status=$?
-  if ((status == 0)); then
+  if ((status == 0 || status == 3)); then # 3: all is done, with a cell whose loss was not finite
     break
   elif [[ $(state) != ACTIVE ]]; then
     echo "$(date +%T) $name was taken away; it is asked for again" >&2
@@ -89,3 +89,4 @@ while true; do
 done
 echo "the report is in $workdir"
 [[ -n ${KEEP:-} ]] || queue delete --force --quiet
+exit "$status"

@@ -14,8 +14,9 @@ def is_trained_on(info: CellInfo, data: Sequence[DataKey]) -> bool:
     """Whether a cell, of which no more than this is known, has one of these training data."""
     # Info holds the shares of the two classes. Those of groups are rounded to whole images, which
     # leaves open which of several they are of.
-    is_grouped = any(len(shares) == 4 for shares, _ in data)
-    return is_grouped or (info.proportions, info.n) in {to_mix(key)[:2] for key in data}
+    if any(len(shares) == 4 and n == info.n for shares, n in data):
+        return True
+    return (info.proportions, info.n) in {to_mix(key)[:2] for key in data}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -334,6 +334,8 @@ class PlannedClaims:
         if undefined:
             return f"what is compared is undefined for {', '.join(undefined)}"
         why = self.plan.explain_roles(models)
+        if not why and not seeds:
+            why = "of every planned seed one of the models has diverged"
         if not why and self.plan.alternate and len({seed % 2 for seed in seeds}) < 2:
             why = "only seeds of one role are left, since models of the others have diverged"
         if not why and self.test_images < MIN_TEST_IMAGES:

@@ -233,9 +233,7 @@ def step_state_shapes(settings: StepSettings, mesh: Mesh) -> TrainState:
     params = get_params(abstract_network(settings.network))
     optimizer = build_optimizer(settings.train)
     at_once = cell_axis.has_cells(mesh)
-    # A cell that has one device has nothing to split its state over.
-    shard_params = settings.train.shard_params and not at_once
-    shapes = state_shapes(params, optimizer, mesh, shard_params)
+    shapes = state_shapes(params, optimizer, mesh, settings.train.shard_params)
     return cell_axis.stack_shapes(shapes, mesh) if at_once else shapes
 
 

@@ -51,8 +51,8 @@ def check_on_disk(folder: epath.PathLike) -> None:
     """Raise ValueError for a folder of images in a bucket: they are read one by one, many times."""
     if files.is_in_bucket(folder):
         raise ValueError(
-            f"{folder} is in a bucket, and images are read from a disk; copy the folder to one "
-            "of this machine"
+            f"{folder} is in a bucket, and images are read from a disk; copy it to a disk of this "
+            "machine"
         )
 
 

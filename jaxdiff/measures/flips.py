@@ -135,6 +135,8 @@ def _mean_over_noises(
     n = len(values)
     mean = float(np.mean(values))
     half = NORMAL_QUANTILE * float(np.std(of_noise, ddof=1)) / n**0.5
+    if half == 0:  # as of two noises, whose pairs are the same two
+        return Estimate(mean, n=n)
     return Estimate(mean, mean - half, mean + half, n, "normal 95 % over noises")
 
 

@@ -22,11 +22,12 @@ from jaxdiff.study.variants import OF_TRAINING, model_width, train_settings
 from jaxdiff.typed_values import check_fields
 from jaxdiff.unet import TABLE_A, UNetConfig
 
-# Environment variables of a scheduler's array of tasks: this task's index, and their number.
+# Environment variables of a scheduler's array of tasks: this task's index, their number, and the
+# index of the first, which is 0 where it is not set.
 ARRAY_VARIABLES = (
-    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
     # Set by launch/gke_gpu.yaml, for Kubernetes.
-    ("JAXDIFF_SHARD_INDEX", "JAXDIFF_SHARD_COUNT"),
+    ("JAXDIFF_SHARD_INDEX", "JAXDIFF_SHARD_COUNT", "JAXDIFF_SHARD_MIN"),
 )
 
 
@@ -283,7 +284,7 @@ def count_at_once(
 
 def is_array_task(environment: Mapping[str, str]) -> bool:
     """Whether this process is a task of an array, whose scheduler restarts dead tasks."""
-    return any(index in environment for index, _ in ARRAY_VARIABLES)
+    return any(index in environment for index, *_ in ARRAY_VARIABLES)
 
 
 def count_array_tasks(environment: Mapping[str, str]) -> int:
@@ -292,12 +293,13 @@ def count_array_tasks(environment: Mapping[str, str]) -> int:
 
 
 def _read_array_task(environment: Mapping[str, str]) -> tuple[int, int]:
-    """This process's index in an array of tasks, and their number."""
-    for index_name, count_name in ARRAY_VARIABLES:
+    """This process's index in an array of tasks, from 0, and their number."""
+    for index_name, count_name, first_name in ARRAY_VARIABLES:
         index = environment.get(index_name, "")
         count = environment.get(count_name, "")
-        if index.isdigit() and count.isdigit() and int(count) > 0:
-            return int(index), int(count)
+        first = environment.get(first_name, "0")
+        if index.isdigit() and count.isdigit() and first.isdigit() and int(count) > 0:
+            return int(index) - int(first), int(count)
     return 0, 1
 
 
@@ -309,9 +311,19 @@ def order_for_array_task(
     Task i of n takes every n-th cell from the i-th on, and then those that other tasks have left.
     Without locks, which buckets do not have, two tasks could work on one cell: there it takes its
     own cells alone, which are none where there are more tasks than cells.
+
+    Raises
+    ------
+    ValueError
+        Without locks, where the tasks' numbers leave gaps: whose cells would be whose is not known.
     """
     index, tasks = _read_array_task(environment)
     if not has_locks:
+        if not 0 <= index < tasks:
+            raise ValueError(
+                f"the tasks of an array must be numbered without gaps where the workdir is in a "
+                f"bucket, and this one has the place {index} of {tasks}; use --array=1-{tasks}"
+            )
         return _deal(cells, index, tasks)
     starts = [(index + i) % tasks for i in range(tasks)]
     ordered = [cell for start in starts for cell in cells[start::tasks]]

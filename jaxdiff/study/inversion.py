@@ -13,6 +13,7 @@ from etils import epath
 from jaxtyping import Int, UInt8
 
 from jaxdiff import files, models, results
+from jaxdiff.analysis.contrasts import data_key
 from jaxdiff.cells.classifiers import FILES as CLASSIFIER_FILES
 from jaxdiff.cells.classifiers import Classifiers
 from jaxdiff.datasets.dataset import Split
@@ -45,8 +46,7 @@ def group_over_seeds(cells: Sequence[CellResult]) -> list[list[CellResult]]:
     """Cells that differ in the seed alone and have the same majority, two and more of them."""
 
     def key(cell: CellResult) -> tuple:
-        info = cell.info
-        return (info.model, *info.proportions, info.n, info.majority)
+        return (cell.info.model, data_key(cell), cell.info.majority)
 
     groups = [list(group) for _, group in itertools.groupby(sorted(cells, key=key), key=key)]
     return [sorted(group, key=lambda c: c.info.seed) for group in groups if len(group) > 1]
@@ -54,7 +54,8 @@ def group_over_seeds(cells: Sequence[CellResult]) -> list[list[CellResult]]:
 
 def describe_group(cell: CellResult) -> dict[str, Any]:
     """What the cells of a group over seeds have in common."""
-    proportions = "-".join(f"{100 * share:g}" for share in cell.info.proportions)
+    shares, _ = data_key(cell)
+    proportions = "-".join(f"{100 * share:g}" for share in shares)
     return {
         "model": cell.info.model,
         "proportions": proportions,
@@ -84,8 +85,7 @@ def find_groups(cells: Sequence[CellResult]) -> list[Group]:
 
 
 def _has_same_data(a: CellResult, b: CellResult) -> bool:
-    keys = ("proportions", "n", "majority")
-    return all(getattr(a.info, key) == getattr(b.info, key) for key in keys)
+    return data_key(a) == data_key(b) and a.info.majority == b.info.majority
 
 
 def write_images(path: epath.Path, split: Split, classes: Sequence[int], count: int) -> None:

@@ -14,6 +14,7 @@ from etils import epath
 from jaxtyping import Int, UInt8
 
 from jaxdiff import files
+from jaxdiff.analysis.contrasts import data_key
 from jaxdiff.measures import bias_variance, flips
 from jaxdiff.measures.lpips import LPIPS
 from jaxdiff.progress import Progress, no_progress
@@ -110,7 +111,7 @@ def set_pairs(sets: Sequence[SetResult]) -> list[Pair]:
 
 
 def _data_key(cell: CellResult) -> tuple:
-    return (*cell.info.proportions, cell.info.n, cell.info.majority)
+    return (data_key(cell), cell.info.majority)
 
 
 def _rank(cell: CellResult) -> tuple:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import time
 from collections.abc import Sequence
 
 from etils import epath
@@ -102,7 +103,11 @@ def _profile_folder(context: CellContext, profile: bool) -> epath.Path | None:
 def _write_diverged(context: CellContext, error: DivergedError) -> None:
     # Its seed is left out of the study's claims, and the other cells are worth having.
     if parallel.is_leader():
-        content = {"cell": describe_cell(context), "reason": str(error)}
+        content = {
+            "cell": describe_cell(context),
+            "reason": str(error),
+            "written": round(time.time(), 3),
+        }
         files.write_json(context.folder / results.DIVERGED, content)
 
 

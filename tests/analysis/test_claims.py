@@ -215,6 +215,15 @@ def test_seeds_whose_loss_was_not_finite_are_left_out():
     claim = judge(finished, plan_of(6), 1000, of_one_role)[0]
     assert claim.verdict == "undecided"
     assert claim.why.startswith("only seeds of one role are left")
+    of_both_roles = [make_info("6", seed) for seed in range(6)]
+    claim = judge(
+        [c for c in cells if c.info.model == "2"],
+        plan_of(6, primary=("2", "6")),
+        1000,
+        of_both_roles,
+    )[0]
+    assert (claim.verdict, claim.mean.n) == ("undecided", 0)
+    assert claim.why == "of every planned seed one of the models has diverged"
     # A control, and training data that were not planned, leave the claim alone.
     plan = plan_of(6, primary=("2", "6"), secondary=(("2", "7"),), data=(((0.8, 0.2), 300),))
     other = dataclasses.replace(make_info("6", 4), n=50)

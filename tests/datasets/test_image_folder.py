@@ -23,7 +23,7 @@ def save_image(path, seed=0, size=(20, 12)):
 
 
 def test_a_folder_in_a_bucket_is_refused():
-    with pytest.raises(ValueError, match=r"is in a bucket.*; copy the folder to one of this"):
+    with pytest.raises(ValueError, match=r"is in a bucket.*; copy it to a disk of this machine"):
         open_folder("gs://images/mine")
 
 

@@ -184,6 +184,15 @@ def test_a_failed_study_keeps_the_slice_and_says_so(stable_cloud):
     assert "queued-resources delete" not in read_calls(stable_cloud)
 
 
+@pytest.mark.slow
+def test_a_study_that_is_done_with_a_diverged_cell_keeps_no_slice(stable_cloud):
+    (stable_cloud / "exit_status").write_text("3")
+    process = launch(stable_cloud)
+    assert process.returncode == 3, process.stderr
+    assert "the report is in" in process.stdout
+    assert "queued-resources delete" in read_calls(stable_cloud)
+
+
 def test_a_missing_config_prints_the_usage():
     command = ["launch/tpu_vm.sh", "depth", "configs/nothing.py", "gs://b"]
     process = subprocess.run(command, capture_output=True, text=True)

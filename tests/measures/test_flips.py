@@ -84,5 +84,12 @@ def test_the_interval_of_different_noises_counts_each_noise_once():
     assert 0.91 < np.mean(covered) < 0.99
 
 
+def test_two_images_have_one_mean_of_different_noises():
+    images = np.random.default_rng(0).normal(size=(2, 4, 4, 1))
+    rows = flips.similarity(images, images, lambda a, b: np.square(a - b).sum(axis=(1, 2, 3)))
+    shuffled = [row for row in rows if row.labels["pairing"] == "shuffled"]
+    assert [(row.low, row.high) for row in shuffled] == [(None, None)] * 2
+
+
 def test_one_image_has_no_other_noise():
     assert flips.similarity(np.zeros((1, 4, 4, 1)), np.ones((1, 4, 4, 1)), lambda a, b: a) == []

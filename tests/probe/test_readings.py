@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from jaxdiff.diffusion import Schedule, add_noise, to_x0_and_eps
-from jaxdiff.landscape import curvature
+from jaxdiff.landscape import abstraction, curvature
 from jaxdiff.landscape.level_functions import level_functions
 from jaxdiff.models import Model
+from jaxdiff.probe import readings_energy
 from jaxdiff.probe.data import ProbeData
+from jaxdiff.probe.level_inputs import LevelInputs
 from jaxdiff.probe.options import count_dimensions, select_ranks
 from jaxdiff.probe.readings import probe_level
 from jaxdiff.probe.state import build_state, compute_activations, load_params
@@ -144,6 +146,26 @@ def test_how_the_maps_stretch(state, readings):
         before = functions.encode(x, *state.level_args(1))
         norm = np.linalg.norm(jacobian(functions.advance, *args)(before), 2)
         assert step[i] == pytest.approx(norm, rel=1e-3)
+
+
+def test_errors_of_the_pull_back_follow_from_that_of_the_singular_value(state, data, monkeypatch):
+    """The first term goes as its inverse square, the second as its inverse cube."""
+    points = np.ones(len(state.xt))
+    norms = abstraction.PulledBackNorms(
+        total=4 * points,
+        first=3 * points,
+        second=2 * points,
+        along=points,
+        bend=points,
+        smallest_value=0.5 * points,
+        smallest_bound=0.01 * points,
+    )
+    monkeypatch.setattr(abstraction, "pull_back_curvature", lambda *_, **__: {4: norms})
+    rows = readings_energy.read_pull_back(LevelInputs(state, data, 2, (4,), OPTIONS))
+    errors = {row.name: row.errors for row in rows}
+    np.testing.assert_allclose(errors["first"], 2 * 0.02 * 3)
+    np.testing.assert_allclose(errors["second"], 3 * 0.02 * 2)
+    np.testing.assert_allclose(errors["total"], errors["first"] + errors["second"])
 
 
 @pytest.mark.slow

@@ -11,12 +11,13 @@ import pytest
 from etils import epath
 from flax import nnx
 
-from jaxdiff import cell_axis, checkpoints, models, parallel, training
+from jaxdiff import cell_axis, checkpoints, models, parallel, training, training_step
 from jaxdiff.cell_sampling import CellSampler
 from jaxdiff.cells import train_step
 from jaxdiff.cells.context import CellContext
 from jaxdiff.cells.data import DataPaths
 from jaxdiff.denoiser import build_network
+from jaxdiff.params_layout import ParamsLayout
 from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling import Sampler
 from jaxdiff.study import grid, train
@@ -146,6 +147,12 @@ def test_samples_at_once_and_alone(monkeypatch, method):
 @pytest.mark.slow
 def test_split_parameters_of_a_cell_with_one_device(workdir, tmp_path, monkeypatch):
     """The setting is recommended where memory runs out, on whatever devices there are."""
+    # As on an accelerator, where only split parameters stay arrays of their own.
+    monkeypatch.setattr(
+        training_step,
+        "choose_layout",
+        lambda params, platform, shard_params: None if shard_params else ParamsLayout.of(params),
+    )
     (one,) = build_trainings(workdir, tmp_path, [0], shard_params=True)
     train_alone([one], monkeypatch)
     assert checkpoints.latest_valid_step(one.folder / "checkpoints") == STEPS

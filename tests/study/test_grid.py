@@ -76,6 +76,9 @@ def test_without_locks_a_task_of_an_array_takes_its_own_cells_alone():
         environment = {"JAXDIFF_SHARD_INDEX": str(task), "JAXDIFF_SHARD_COUNT": str(tasks)}
         taken.append(grid.order_for_array_task(cells, environment, has_locks=False))
     assert taken == [[cell] for cell in cells] + [[]]
+    gaps = {"SLURM_ARRAY_TASK_ID": "6", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "0"}
+    with pytest.raises(ValueError, match=r"numbered without gaps.*use --array=1-3"):
+        grid.order_for_array_task(cells, gaps, has_locks=False)
     assert grid.order_for_array_task(cells, {}, has_locks=False) == cells
 
 

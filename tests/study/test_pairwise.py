@@ -112,6 +112,20 @@ def test_flips_of_a_published_cell_are_of_all_its_samples():
     assert {row["n"] for row in compared["similarity"]} == {16}
 
 
+def test_mixes_of_groups_with_the_same_classes_are_not_compared():
+    """Two mixes of four groups, of which the shares of the classes are the same."""
+    results = [
+        dataclasses.replace(cell, config={**cell.config, "proportions": shares})
+        for shares in ((0.4, 0.4, 0.1, 0.1), (0.5, 0.3, 0.1, 0.1))
+        for cell in (build_result(model, seed, [6, 9]) for model in "23" for seed in (0, 2))
+    ]
+    pairs = pairwise.cell_pairs(results)
+    assert len(pairs) == 8
+    for pair in pairs:
+        assert pair.a.config["proportions"] == pair.b.config["proportions"]
+    assert [len(group) for group in inversion.group_over_seeds(results)] == [2] * 4
+
+
 def test_without_a_common_bank_models_are_compared_and_seeds_are_not():
     results = [build_result(model, seed, (), [6, 9]) for model in ("2", "3") for seed in (0, 2)]
     assert {pair.kind for pair in pairwise.cell_pairs(results)} == {"model"}

@@ -65,7 +65,11 @@ def test_a_part_of_the_cells_has_the_stems_of_all_that_start_from_them(parts):
     if parts <= 5:
         assert grid.select(cells, "*", f"1/{parts}") == dealt[0]
     for i in range(parts):
-        environment = {"SLURM_ARRAY_TASK_ID": str(i), "SLURM_ARRAY_TASK_COUNT": str(parts)}
+        environment = {
+            "SLURM_ARRAY_TASK_ID": str(i + 1),
+            "SLURM_ARRAY_TASK_COUNT": str(parts),
+            "SLURM_ARRAY_TASK_MIN": "1",
+        }
         assert grid.order_for_array_task(cells, environment, has_locks=False) == dealt[i]
         # With locks a task may begin what starts from a stem that no task has begun yet.
         ordered = grid.order_for_array_task(cells, environment)
