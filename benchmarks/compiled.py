@@ -134,9 +134,8 @@ def main() -> None:
     devices = open_devices()
     kind = devices.all[0].device_kind
     compile_step = compile_train_step if FLAGS.what == "train" else compile_sampling_step
-    dtype = FLAGS.dtype if FLAGS.what == "train" else "float32"
     print(
-        f"{FLAGS.what} step, batch {FLAGS.batch}, {FLAGS.size} px, {dtype}, compiled by jax "
+        f"{FLAGS.what} step, batch {FLAGS.batch}, {FLAGS.size} px, {FLAGS.dtype}, compiled by jax "
         f"{jax.__version__} for {len(devices.all)} x {kind}"
     )
     rows = []
@@ -149,7 +148,7 @@ def main() -> None:
             "what": FLAGS.what,
             "batch": FLAGS.batch,
             "size": FLAGS.size,
-            "dtype": dtype,
+            "dtype": FLAGS.dtype,
             "topology": FLAGS.topology,
             "device": kind,
             "jax": jax.__version__,

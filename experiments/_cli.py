@@ -279,10 +279,11 @@ def output_file(flag: str, suffix: str, sources: Sequence[str] = ()) -> epath.Pa
 
 def short_names(paths: Sequence[str]) -> list[str]:
     """A short name for each file or folder: its own, numbered where two are alike."""
-    stems = [epath.Path(path).resolve().stem for path in paths]
-    if len(set(stems)) == len(stems):
-        return stems
-    return [f"{i + 1}-{stem}" for i, stem in enumerate(stems)]
+    # Of a file of samples without its ending; a folder's name may have points in it.
+    names = [epath.Path(path).resolve().name.removesuffix(".npz") for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{i + 1}-{name}" for i, name in enumerate(names)]
 
 
 @dataclasses.dataclass

@@ -136,6 +136,10 @@ def main() -> None:
     }
     pipelines = {name: path for name, path in paths.items() if is_pipeline(path)}
     cell_paths = {name: path for name, path in paths.items() if name not in pipelines}
+    stages = [f"{name}-{p.name}" for name in cell_paths for p in cells.list_points(settings)]
+    drawn_points = text_to_image.list_points(settings)
+    stages += [f"{name}-{point.name}" for name in pipelines for point in drawn_points]
+    redo.check_all_matched(stages)
     data_paths = DataPaths(FLAGS.data_dir or "", FLAGS.cache or "")
     _cli.start_devices()
     with _cli.Reporter() as progress:

@@ -75,7 +75,11 @@ def save_atomically(model: models.Model, out: epath.Path, form: models.Form) -> 
         models.save(model, temporary, form)
         if form == "diffusers":
             repository = FLAGS.push or out.name
-            model_card.write_card(temporary, epath.Path(FLAGS.model), repository, FLAGS.license)
+            cell = epath.Path(FLAGS.model)
+            # The cell's measures are those of its last checkpoint.
+            is_last = FLAGS.step in checkpoints.list_steps(cell / "checkpoints")[-1:]
+            step = None if is_last else FLAGS.step
+            model_card.write_card(temporary, cell, repository, FLAGS.license, step)
         temporary.rename(out)
     except BaseException:
         if temporary.exists():

@@ -168,7 +168,8 @@ def compile_plans(groups: Sequence[Sequence[Cell]], devices: Devices) -> list[Pl
         at_once = grid.count_at_once(cells[0], of_first, len(devices.all), setting)
         if FLAGS.topology == "local":
             return plan_model(cells, devices, FLAGS.largest, at_once)
-        return plan_for_slices(cells, FLAGS.topology, FLAGS.slices, FLAGS.largest, at_once)
+        plugins = FLAGS.config.plugins
+        return plan_for_slices(cells, FLAGS.topology, FLAGS.slices, FLAGS.largest, at_once, plugins)
 
     plans: list[Plan] = []
     workers = min(4, os.cpu_count() or 1)

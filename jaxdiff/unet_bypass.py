@@ -123,9 +123,10 @@ class BypassedUNet(nnx.Module):
                 f"the window is {window}, its ramp {ramp}; a part of 0 to 1 and a ramp of 0 to "
                 "half of it are expected"
             )
-        if unet.mid_block is None:
+        if getattr(unet, "mid_block", None) is None:
             raise ValueError(
-                "this U-Net has no mid-block (mid_block_type null), so that none can be bypassed"
+                "this network has no mid-block (of a U-Net: mid_block_type null), so that none can "
+                "be bypassed"
             )
         self.unet = unet
         self.fraction = nnx.Param(jnp.float32(fraction))

@@ -17,7 +17,7 @@ from benchmarks.accelerator.jobs import NO_TIME, Launcher, Queue
 from benchmarks.accelerator.parts import compare_rates, describe_unet, peak_flops
 from benchmarks.accelerator.plans import Figures, Plan, Side
 from benchmarks.accelerator.record import Record
-from benchmarks.accelerator.table import format_tables
+from benchmarks.accelerator.table import _rate_table, format_tables
 
 IMAGES = 32  # of a call of benchmark_worker, which takes .01 s
 
@@ -156,3 +156,15 @@ def test_a_part_that_does_not_exist(tmp_path):
     assert process.returncode == 1
     assert process.stderr.startswith("error: --parts must be of health, parity, train,")
     assert process.stderr.count("\n") == 1
+
+
+def test_a_ratio_names_the_peers_that_gave_no_rate():
+    rows = {
+        "jaxdiff": {"images_per_second": 300.0},
+        "torch eager": {"images_per_second": 100.0},
+        "torch compile": {"missing": "not compiled after 300 s"},
+    }
+    last = list(_rate_table("training", rows))[-1]
+    assert last == (
+        "Our fastest over the peer's fastest, without torch compile, which gave no rate: 3.00"
+    )

@@ -88,6 +88,8 @@ def _ratio(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     }
     ours = max((rate for name, rate in rates.items() if name.startswith("jaxdiff")), default=0.0)
     peer = max((rate for name, rate in rates.items() if name.startswith("torch")), default=0.0)
+    missing = [name for name, rate in rates.items() if name.startswith("torch") and not rate]
     if ours and peer:
         yield ""
-        yield f"Our fastest over the peer's fastest: {ours / peer:.2f}"
+        note = f", without {' and '.join(missing)}, which gave no rate" if missing else ""
+        yield f"Our fastest over the peer's fastest{note}: {ours / peer:.2f}"

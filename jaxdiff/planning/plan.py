@@ -24,6 +24,7 @@ from jaxdiff.planning.compiled import (
     compile_train_step,
     count_state_bytes,
 )
+from jaxdiff.plugins import import_plugins
 
 T = TypeVar("T")
 
@@ -131,6 +132,8 @@ class Plan:
         The largest batch that fits; None where it was not looked for.
     at_once
         Cells that train at once, a device each; 1 where each has all devices.
+    is_split
+        Whether each has all devices since at once they do not fit.
     """
 
     model: str
@@ -145,6 +148,7 @@ class Plan:
     changes: Mapping[str, Any]
     largest: int | None
     at_once: int = 1
+    is_split: bool = False
 
 
 def plan_model(
@@ -163,11 +167,13 @@ def plan_model(
     at_once
         Cells that train at once, a device each; 1 gives each all devices.
     """
+    all_devices = devices
     if at_once > 1:
         used = devices.all[:at_once]
         devices = Devices(used, devices.chip, devices.slices, devices.quick, at_once=True)
-    # The largest training set takes the most memory.
-    cell = max(cells, key=lambda cell: cell.n)
+    # Of the training sets that stay on the devices the largest takes the most memory.
+    distinct = {cell.n: cell for cell in cells}.values()
+    cell = max(distinct, key=lambda cell: (count_state_bytes(cell, devices).images, cell.n))
     batch = devices.nearest_batch(cell.train.batch, cell.train.accumulate)
     cell = change_training(cell, batch=batch)
     train = compile_train_step(cell, devices)
@@ -176,6 +182,10 @@ def plan_model(
     if not train.fits:
         refused = train
         fitting = fit_settings(cell, devices)
+        if fitting is None and at_once > 1:
+            alone = plan_model(cells, all_devices, search)
+            if alone.train.fits:
+                return dataclasses.replace(alone, refused=refused, is_split=True)
         if fitting is not None:
             changes, train = fitting
             cell = change_training(cell, **changes)
@@ -213,9 +223,16 @@ def _step_times(
 
 
 def plan_for_slices(
-    cells: Sequence[Cell], topology: str, slices: int, search: bool = False, at_once: int = 1
+    cells: Sequence[Cell],
+    topology: str,
+    slices: int,
+    search: bool = False,
+    at_once: int = 1,
+    plugins: Sequence[str] = (),
 ) -> Plan:
     """`plan_model` for slices of TPUs or machines with GPUs, in a process of its own.
+
+    It imports the plugins, whose networks and samplers the cells may have.
 
     libtpu's compiler may end the process that it runs in: it did for "6" on v4:2x2x2 at the
     quick level, not at its own, which is tried then.
@@ -226,7 +243,9 @@ def plan_for_slices(
         Where neither level ends well.
     """
     for quick in (True, False):
-        plan = run_in_process(_plan_for_slices, cells, topology, slices, search, at_once, quick)
+        plan = run_in_process(
+            _plan_for_slices, cells, topology, slices, search, at_once, tuple(plugins), quick
+        )
         if plan is not None:
             return plan
     raise ValueError(
@@ -236,8 +255,15 @@ def plan_for_slices(
 
 
 def _plan_for_slices(
-    cells: Sequence[Cell], topology: str, slices: int, search: bool, at_once: int, quick: bool
+    cells: Sequence[Cell],
+    topology: str,
+    slices: int,
+    search: bool,
+    at_once: int,
+    plugins: Sequence[str],
+    quick: bool,
 ) -> Plan:
+    import_plugins(plugins)
     jax.config.update("jax_platforms", "cpu")  # the accelerators here are not needed
     devices = chips.open_topology(topology, slices)
     chip = chips.CHIPS.get(devices[0].device_kind)
@@ -335,7 +361,8 @@ def _batch_warnings(cell: Cell, plan: Plan, num_devices: int) -> Iterator[str]:
 def _memory_warnings(plan: Plan) -> Iterator[str]:
     if plan.refused is not None:
         sentence = f"a train step does not fit: {_format_memory(plan.refused)}"
-        flags = " ".join(f"--config.train.{key}={value}" for key, value in plan.changes.items())
+        settings = [f"--config.train.{key}={value}" for key, value in plan.changes.items()]
+        flags = " ".join(["--config.parallel.cells=1"] * plan.is_split + settings)
         if flags:
             yield f"{sentence}; with {flags} it does, and is planned here"
         else:

@@ -16,7 +16,13 @@ SHOWN = 8  # rows of a measure; result.json has the others
 SECTIONS = ("diffusion", "scheduler", "train", "sample")  # of the settings that are shown
 
 
-def write_card(folder: epath.Path, cell: epath.Path, repository: str, license: str) -> None:
+def write_card(
+    folder: epath.Path,
+    cell: epath.Path,
+    repository: str,
+    license: str,
+    step: int | None = None,
+) -> None:
     """Write README.md into a pipeline's folder, and result.json beside it where the cell has one.
 
     Parameters
@@ -29,9 +35,12 @@ def write_card(folder: epath.Path, cell: epath.Path, repository: str, license: s
         What the model is loaded by: OWNER/NAME, or a folder.
     license
         Its id at the hub; unknown where it is not chosen.
+    step
+        The checkpoint, where it is not the one that the cell was measured at; its measures are
+        left out then.
     """
     result = {}
-    if (cell / "result.json").exists():
+    if step is None and (cell / "result.json").exists():
         result = files.read_json(cell / "result.json")
         files.write_json(folder / "result.json", result)
     settings = files.read_json(cell / "config.json")
@@ -50,6 +59,7 @@ def write_card(folder: epath.Path, cell: epath.Path, repository: str, license: s
         info=result.get("cell", {}),
         init=run.get("init", {}),
         rows=_measure_rows(result),
+        step=step,
         **_describe_settings(settings),
         **_describe_pipeline(folder),
     )

@@ -10,6 +10,7 @@ Hägele et al. (2024), Scaling laws and compute-optimal training beyond fixed tr
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,5 +92,7 @@ def _copy_start(cell: Cell, workdir: epath.Path) -> None:
     if checkpoints.find_corruption(stem / "checkpoints", step) is not None:
         return
     checkpoints.copy_step(stem / "checkpoints", step, folder / "checkpoints")
-    # The writer of the metrics cuts off what is after the step.
-    files.write(folder / "metrics.jsonl", (stem / "metrics.jsonl").read_text())
+    lines = (stem / "metrics.jsonl").read_text().splitlines(keepends=True)
+    # No later ones: trackers take the last for the step that they have been shown already.
+    until_step = [line for line in lines if json.loads(line)["step"] <= step]
+    files.write(folder / "metrics.jsonl", "".join(until_step))

@@ -16,6 +16,7 @@ from jaxdiff.study import tracking
 from jaxdiff.study.metrics_writer import DivergedError
 from jaxdiff.study.stems import start_from_stem
 from jaxdiff.study.train import Training, train, train_at_once
+from jaxdiff.trackers import ID_FILE
 
 BOUND_TO = ("config", "data")  # the records of what a cell's folder is for
 
@@ -30,6 +31,9 @@ def _train_stage(context: CellContext, redo: Redo) -> Stage:
         for record in list((folder / "stages").iterdir()):
             if record.stem not in BOUND_TO:
                 remove_record(folder, record.stem)
+        # Trackers would leave out the steps that they were shown of the old weights.
+        for name in ("metrics.jsonl", ID_FILE):
+            (folder / name).unlink(missing_ok=True)
         (folder / "checkpoints").rmtree()  # or training would go on from the last one
     elif not is_asked_for and (folder / "metrics.jsonl").exists():
         # A finished training is not run again, and what it logged cannot be had otherwise.

@@ -122,3 +122,10 @@ def test_every_command_checks_its_output_first(command, out, suffix):
 def test_sizes_that_take_all_memory_are_refused(command):
     sentence = fail_command(command, "--size=100000")
     assert "100000 is not an integer in the range" in sentence
+
+
+def test_short_names_are_whole():
+    """A folder's name may have points in it, as that of a cell of another width."""
+    cell = "runs/cells/2-w1.25-t400-50_50-n120000-s0"
+    assert _cli.short_names([cell, "a/x.npz"]) == ["2-w1.25-t400-50_50-n120000-s0", "x"]
+    assert _cli.short_names(["a/x.npz", "b/x"]) == ["1-x", "2-x"]

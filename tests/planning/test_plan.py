@@ -153,6 +153,25 @@ def test_what_does_not_fit_is_said_with_what_makes_it_fit(cell):
 
 
 @pytest.mark.slow
+def test_what_does_not_fit_at_once_is_planned_split(cell, monkeypatch):
+    """A cell on each device would take it whole, whatever the number of devices is."""
+    devices = devices_with(1e12)
+    program = compile_train_step(cell, devices)
+
+    def compile_step(cell, devices):
+        is_split = cell.train.shard_params and devices.sharing > 1
+        return dataclasses.replace(program, memory=1.0 if is_split else 2.0 * program.limit)
+
+    monkeypatch.setattr(plan, "compile_train_step", compile_step)
+    monkeypatch.setattr(plan, "compile_sampling_step", lambda cell, devices: program)
+    made = plan.plan_model([cell] * 4, devices, at_once=4)
+    assert made.train.fits
+    assert (made.at_once, made.is_split) == (1, True)
+    said = " ".join(plan.list_warnings([cell], made, devices))
+    assert "with --config.parallel.cells=1 --config.train.shard_params=True it does" in said
+
+
+@pytest.mark.slow
 def test_on_one_device_the_batch_is_taken_in_parts(cell):
     devices, cell = devices_with(1e12, 1), change_training(cell, batch=8)
     recomputed, parts = (

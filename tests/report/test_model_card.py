@@ -39,14 +39,21 @@ def folder(tmp_path):
     return path
 
 
-def write(folder, settings, result=None, license="unknown"):
+def write(folder, settings, result=None, license="unknown", step=None):
     """The card of a cell: its fields and its text."""
     (folder / "config.json").write_text(json.dumps(settings))
     if result is not None:
         (folder / "result.json").write_text(json.dumps(result))
-    model_card.write_card(folder, folder, "someone/tiny", license)
+    model_card.write_card(folder, folder, "someone/tiny", license, step)
     _, header, text = (folder / "README.md").read_text().split("---\n", 2)
     return yaml.safe_load(header), text
+
+
+def test_an_earlier_checkpoint_has_its_step_and_no_measures_of_the_last(folder):
+    share = Estimate(0.25, 0.2, 0.3, 64, name="classified").to_json()
+    _, text = write(folder, SETTINGS, {"schema": 1, "cell": {}, "share": [share]}, step=1500)
+    assert "moving average, after 1,500 steps." in text
+    assert "## Measures" not in text
 
 
 def test_a_measured_cell_has_its_data_its_settings_and_its_measures(folder):

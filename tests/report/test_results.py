@@ -1,6 +1,7 @@
 """Results as they are read back."""
 
 import pytest
+from etils import epath
 
 from jaxdiff import files, results
 from jaxdiff.results import CellInfo, SetInfo
@@ -83,9 +84,9 @@ def test_folders_without_results_get_a_sentence(tmp_path):
 
 def test_whether_a_cell_has_diverged_since_a_time(tmp_path):
     """Of the same command in another process; a cell of an earlier one is trained again."""
-    assert not results.has_diverged_since(tmp_path, 100.0)
+    assert not results.has_diverged_since(epath.Path(tmp_path), 100.0)
     files.write_json(tmp_path / results.DIVERGED, {"cell": {}, "reason": "", "written": 150.0})
-    assert results.has_diverged_since(tmp_path, 100.0)
-    assert not results.has_diverged_since(tmp_path, 200.0)
+    assert results.has_diverged_since(epath.Path(tmp_path), 100.0)
+    assert not results.has_diverged_since(epath.Path(tmp_path), 200.0)
     files.write_json(tmp_path / results.DIVERGED, {"cell": {}, "reason": ""})
-    assert not results.has_diverged_since(tmp_path, 100.0), "of older code"
+    assert not results.has_diverged_since(epath.Path(tmp_path), 100.0), "of older code"

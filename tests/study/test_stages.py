@@ -114,9 +114,13 @@ def test_nothing_of_the_old_weights_is_kept_when_a_cell_is_trained_again(tmp_pat
     context.training_data = dict
     (context.folder / "checkpoints").mkdir(parents=True)
     names = ("config", "data", "train", "sample", "classify", "memorization", "result", "run")
+    logged = [context.folder / name for name in ("metrics.jsonl", "tracked_run.json")]
+    for path in logged:
+        files.write(path, "of the old weights")
     for name in names:
         files.write(context.folder / f"{name}.txt", name)
         write_record(context.folder, name, [f"{name}.txt"])
     for redo, kept in ((NO_REDO, names), (Redo(("all",)), names), (Redo(("train",)), names[:2])):
         train_stage._train_stage(context, redo)
         assert {path.stem for path in (context.folder / "stages").iterdir()} == set(kept)
+        assert all(path.exists() == (kept == names) for path in logged)

@@ -104,9 +104,17 @@ def test_a_branch_has_the_bits_of_a_training_of_its_own(tmp_path, monkeypatch):
     train.train(build_training(stem, workdir))
     assert checkpoints.list_steps(workdir / "cells" / stem.name / "checkpoints") == [8, 20]
     one = build_training(branch, workdir)
+    shown = []
+
+    def open_trackers(first_step, last_step):
+        shown.append((first_step, last_step))
+        return ()
+
+    one.open_trackers = open_trackers
     stems.start_from_stem(branch, workdir)
     assert one.find_step() == 8
     train.train(one)
+    assert shown == [(8, 8)], "trackers are shown all steps of the branch's own"
     alone = build_training(branch, epath.Path(tmp_path) / "alone")
     train.train(alone)
     for part in ("params", "ema", "opt_state"):
