@@ -70,6 +70,7 @@ def test_images_tables_and_figures_and_no_image_is_made_twice(tmp_path):
             "config.fraction does not exist; did you mean config.fractions?",
         ),
         ((), "lacks its part vae; get the whole diffusers folder"),
+        (("--redo=blend-1",), "--redo blend-1 matches no stage; the stages are tiny-"),
     ],
 )
 def test_bad_input_is_one_sentence(flags, sentence, tmp_path):
