@@ -1,6 +1,7 @@
 """A dataset of one's own: discs and squares of random size and position.
 
-In a study: config.plugins = ("examples.new_dataset",) and config.data.source = "shapes".
+In a study: config.plugins = ("examples.new_dataset",), config.data.source = "shapes" and
+config.data.classes = (0, 1).
 """
 
 import functools

@@ -182,9 +182,14 @@ class Sweep:
 
     def leave_out_diverged(self, cells: Sequence[Cell], diverged: list[str]) -> list[Cell]:
         """The cells but for those that another process has seen to diverge since this one began."""
+        if not cells or files.is_in_bucket(self.workdir):  # there cells are divided beforehand
+            return list(cells)
         folders = [self.workdir / "cells" / cell.name for cell in cells]
-        is_diverged = [results.has_diverged_since(folder, self.redo.begun) for folder in folders]
-        # The same in all processes of a run, whose files are as the first one sees them.
+        # As the first process of a run sees the files.
+        is_diverged = [
+            parallel.is_leader() and results.has_diverged_since(folder, self.redo.begun)
+            for folder in folders
+        ]
         is_diverged = parallel.broadcast(np.array(is_diverged, bool)).tolist()
         pairs = list(zip(cells, is_diverged, strict=True))
         known = {line.partition(":")[0] for line in diverged}
@@ -325,7 +330,8 @@ def run_study(clock: timing.Clock) -> None:
         outcome = Sweep(cells, tasks, workdir, paths, progress, redo, track).run()
         if not outcome.is_finished:
             return
-        if len(outcome.diverged) == len(cells):
+        folders = [workdir / "cells" / cell.name for cell in all_cells]
+        if not any((folder / "result.json").exists() for folder in folders):
             _fail_diverged(outcome.diverged)
         progress.prefix = ""
         with lock.lock(workdir, stages.waiting("the report", progress)):
@@ -345,7 +351,10 @@ def run_study(clock: timing.Clock) -> None:
 
 
 def _fail_diverged(diverged: Sequence[str]) -> None:
-    """End after all is done; as one task of an array well, since it is not the study's end."""
+    """Report the cells that diverged, and exit with DIVERGED_STATUS.
+
+    A task of an array exits with 0, since other tasks may still be at work.
+    """
     sentence = "; ".join(diverged)
     if grid.is_array_task(os.environ):
         _cli.console.print(sentence)

@@ -35,6 +35,8 @@ from jaxdiff.unet import TABLE_A, UNet
 
 Images = UInt8[np.ndarray, "n h w c"] | Float[np.ndarray | Array, "n h w c"]
 CACHE = "~/.cache/jaxdiff"
+MAX_FLOAT = 1.5  # float images are in [-1, 1] but for what resizing or sampling adds
+KEPT_SETTINGS = ("unet", "scheduler", "diffusion", "sample")  # of a model that is trained further
 
 
 class TrainingData(NamedTuple):
@@ -173,10 +175,17 @@ def fit(
     -------
     model
         With the moving average of the weights.
+
+    Raises
+    ------
+    ValueError
+        For images of another size than the model's, and for those that are neither uint8 nor
+        floats in [-1, 1].
     """
     check_denoiser(model.unet)
     show = _show if progress is None else progress
-    arrays = images.train if isinstance(images, TrainingData) else images
+    arrays = _as_uint8(images.train if isinstance(images, TrainingData) else images)
+    _check_shape(model, arrays)
     show("train", 0, steps, "compiling")
     outputs = fit_network(
         model.unet,
@@ -191,7 +200,11 @@ def fit(
     )
     for output in outputs:
         show("train", output.step, steps, f"loss {output.loss:.4f}")
-    return dataclasses.replace(model, unet=output.ema_network())
+    # What the settings say of the data and the training that came before no longer holds.
+    config = {key: model.config[key] for key in KEPT_SETTINGS if key in model.config}
+    if "data" in model.config:
+        config["data"] = {"size": model.config["data"]["size"]}
+    return dataclasses.replace(model, unet=output.ema_network(), config=config)
 
 
 def sample(
@@ -266,7 +279,9 @@ def curvature(
         ``spectral_norm``, ``smallest``, ``largest``, ``frobenius_norm``, ``trace``,
         ``stable_rank`` and ``asymmetry`` of M, each a mean over the images with a t interval.
     """
-    x0 = to_float(_as_uint8(images))
+    pixels = _as_uint8(images)
+    _check_shape(model, pixels)
+    x0 = to_float(pixels)
     times = jnp.full(len(x0), t)
     noise_key, probe_key = jax.random.split(jax.random.key(seed))
     eps = jax.random.normal(noise_key, x0.shape)
@@ -292,8 +307,33 @@ def curvature(
     }
 
 
-def _as_uint8(images: Images) -> UInt8[np.ndarray, "n h w c"]:
-    return np.asarray(images) if images.dtype == np.uint8 else to_uint8(np.asarray(images))
+def _as_uint8(images: Any) -> UInt8[np.ndarray, "n h w c"]:
+    """Images as uint8, whichever kind of array or list they are in."""
+    array = np.asarray(images)
+    if array.ndim != 4:
+        raise ValueError(
+            f"images must be [n, height, width, channels], got an array {list(array.shape)}; add "
+            "the axes that are missing"
+        )
+    if array.dtype == np.uint8:
+        return array
+    is_float = np.issubdtype(array.dtype, np.floating)
+    largest = float(np.abs(array).max(initial=0))
+    if not is_float or not largest <= MAX_FLOAT:
+        raise ValueError(
+            f"images must be uint8, or floats in [-1, 1], got {array.dtype} with values up to "
+            f"{largest:g}; convert them"
+        )
+    return to_uint8(array)
+
+
+def _check_shape(model: Model, images: UInt8[np.ndarray, "n h w c"]) -> None:
+    if images.shape[1:] != tuple(model.shape):
+        sizes = [" x ".join(map(str, shape)) for shape in (model.shape, images.shape[1:])]
+        raise ValueError(
+            f"images must have the model's size, {sizes[0]} (height, width, channels), got "
+            f"{sizes[1]}; load or resize them so, or build the U-Net with their size"
+        )
 
 
 def _rows(images: Images) -> UInt8[np.ndarray, "n d"]:

@@ -38,7 +38,7 @@ def write_record(
     record: dict[str, Any] = {
         "inputs": inputs,
         "outputs": files.checksums(folder, outputs),
-        "written": round(time.time(), 3),
+        "written": time.time(),
     }
     if seconds is not None:
         record["seconds"] = {part: round(value, 2) for part, value in seconds.items()}

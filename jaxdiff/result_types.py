@@ -5,13 +5,16 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeAlias, TypeVar, get_type_hints
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxdiff.estimates import Estimate
 from jaxdiff.result_schema import has_type
+
+# Shares as config.data.proportions has them, and the number of images.
+DataKey: TypeAlias = tuple[tuple[float, ...], int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,6 +261,11 @@ class CellResult(Result):
     losses: CheckpointLosses | None = None
 
 
+def data_key(cell: CellResult) -> DataKey:
+    """The training data of a cell, its shares as the study's settings have them."""
+    return tuple(cell.config.get("proportions", cell.info.proportions)), cell.info.n
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SetResult(Result):
     """A set of images that experiments.evaluate has measured."""
@@ -302,9 +310,10 @@ class StudyResults:
     def classifier_test_images(self) -> int:
         """Test images of the study's class that has fewer, on which the classifier was tested."""
         matrix = self.confusion.get("matrix", {}).get("convolutional", [])
-        classes = self.settings.get("data", {}).get("classes", range(len(matrix)))
-        counts = [sum(matrix[label]) for label in classes if label < len(matrix)]
-        return min(filter(None, counts), default=0)
+        classes = self.settings.get("data", {}).get("classes")
+        if classes is None:  # a class of no image is none of the study's
+            return min(filter(None, map(sum, matrix)), default=0)
+        return min((sum(matrix[label]) for label in classes if label < len(matrix)), default=0)
 
 
 Fields = TypeVar("Fields", bound=CellInfo | SetInfo | DepthFigure)

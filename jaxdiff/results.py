@@ -23,12 +23,14 @@ from jaxdiff.result_types import (
     CellInfo,
     CellResult,
     CheckpointLosses,
+    DataKey,
     DepthFigure,
     Result,
     Section,
     SetInfo,
     SetResult,
     StudyResults,
+    data_key,
 )
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "CellInfo",
     "CellResult",
     "CheckpointLosses",
+    "DataKey",
     "DepthFigure",
     "Result",
     "Section",
@@ -45,6 +48,7 @@ __all__ = [
     "StudyResults",
     "check_study",
     "collect_sections",
+    "data_key",
     "has_diverged_since",
     "list_estimates",
     "read_cells",

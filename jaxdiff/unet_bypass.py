@@ -125,8 +125,8 @@ class BypassedUNet(nnx.Module):
             )
         if getattr(unet, "mid_block", None) is None:
             raise ValueError(
-                "this network has no mid-block (of a U-Net: mid_block_type null), so that none can "
-                "be bypassed"
+                "this network has no mid-block that could be bypassed (a U-Net's config then has "
+                "mid_block_type null)"
             )
         self.unet = unet
         self.fraction = nnx.Param(jnp.float32(fraction))

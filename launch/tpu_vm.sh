@@ -87,6 +87,10 @@ while true; do
     exit 1
   fi
 done
-echo "the report is in $workdir"
+if ((status == 3)); then
+  echo "the study has ended, and the loss of a cell was not finite; the log above says which" >&2
+else
+  echo "the report is in $workdir"
+fi
 [[ -n ${KEEP:-} ]] || queue delete --force --quiet
 exit "$status"

@@ -15,10 +15,7 @@ from scipy.special import expit
 
 from jaxdiff.analysis.queries import Mix
 from jaxdiff.estimates import Estimate, bounded_logit
-from jaxdiff.results import CellResult
-
-# Shares as config.data.proportions has them, and the number of images.
-DataKey: TypeAlias = tuple[tuple[float, ...], int]
+from jaxdiff.results import CellResult, DataKey, data_key
 
 LARGEST_RATIO = 1e6  # beyond it a ratio of lost fractions counts as infinite
 
@@ -311,11 +308,6 @@ def build_contrast(
     mixes = tuple(to_mix(key) for key in data)
     majorities = {seed: label for seed, label in finished.majorities().items() if seed in pairs}
     return Contrast(arms[0], arms[1], mixes, logits, majorities, tuple(undefined))
-
-
-def data_key(cell: CellResult) -> DataKey:
-    """The training data of a cell, its shares as the study's settings have them."""
-    return tuple(cell.config.get("proportions", cell.info.proportions)), cell.info.n
 
 
 def to_mix(key: DataKey) -> Mix:

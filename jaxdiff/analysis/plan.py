@@ -5,9 +5,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxdiff.analysis.contrasts import DataKey, data_key, has_minority, to_mix
+from jaxdiff.analysis.contrasts import has_minority, to_mix
 from jaxdiff.analysis.queries import model_names
-from jaxdiff.results import CellInfo, CellResult
+from jaxdiff.results import CellInfo, CellResult, DataKey, data_key
 
 
 def is_trained_on(info: CellInfo, data: Sequence[DataKey]) -> bool:

@@ -12,7 +12,6 @@ from jaxdiff.analysis.claim import Claim
 from jaxdiff.analysis.contrasts import (
     Arm,
     BlockedMean,
-    DataKey,
     FinishedSeeds,
     ReadPair,
     SampleReading,
@@ -38,7 +37,7 @@ from jaxdiff.analysis.verdicts import (
     judge_sign,
 )
 from jaxdiff.estimates import EXACT_TRIALS, Estimate, bounded_logit
-from jaxdiff.results import CellInfo, CellResult
+from jaxdiff.results import CellInfo, CellResult, DataKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,7 +334,7 @@ class PlannedClaims:
             return f"what is compared is undefined for {', '.join(undefined)}"
         why = self.plan.explain_roles(models)
         if not why and not seeds:
-            why = "of every planned seed one of the models has diverged"
+            why = "for every planned seed, the training of at least one model diverged"
         if not why and self.plan.alternate and len({seed % 2 for seed in seeds}) < 2:
             why = "only seeds of one role are left, since models of the others have diverged"
         if not why and self.test_images < MIN_TEST_IMAGES:

@@ -6,12 +6,12 @@ import numpy as np
 
 from jaxdiff.analysis.claim import Claim
 from jaxdiff.analysis.claims import judge_study
-from jaxdiff.analysis.contrasts import Contrast, data_key, to_mix
+from jaxdiff.analysis.contrasts import Contrast, to_mix
 from jaxdiff.analysis.over_seeds import OverSeeds, lost_fractions_over_seeds, shares_over_seeds
 from jaxdiff.analysis.queries import format_mix
 from jaxdiff.report.registry import TableRows, section
 from jaxdiff.report.tables import value_columns
-from jaxdiff.results import StudyResults
+from jaxdiff.results import StudyResults, data_key
 
 
 @section(

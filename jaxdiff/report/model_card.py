@@ -40,8 +40,9 @@ def write_card(
         left out then.
     """
     result = {}
-    if step is None and (cell / "result.json").exists():
+    if (cell / "result.json").exists():
         result = files.read_json(cell / "result.json")
+    if result and step is None:
         files.write_json(folder / "result.json", result)
     settings = files.read_json(cell / "config.json")
     run = files.read_json(cell / "run.json") if (cell / "run.json").exists() else {}
@@ -58,7 +59,7 @@ def write_card(
         license=license,
         info=result.get("cell", {}),
         init=run.get("init", {}),
-        rows=_measure_rows(result),
+        rows=_measure_rows(result) if step is None else [],
         step=step,
         **_describe_settings(settings),
         **_describe_pipeline(folder),

@@ -321,8 +321,9 @@ def order_for_array_task(
     if not has_locks:
         if not 0 <= index < tasks:
             raise ValueError(
-                f"the tasks of an array must be numbered without gaps where the workdir is in a "
-                f"bucket, and this one has the place {index} of {tasks}; use --array=1-{tasks}"
+                "the tasks of an array must be numbered without gaps where the workdir is in a "
+                f"bucket, and this one's number is {index} above the first, of {tasks} tasks; use "
+                f"--array=1-{tasks}"
             )
         return _deal(cells, index, tasks)
     starts = [(index + i) % tasks for i in range(tasks)]

@@ -13,7 +13,6 @@ from etils import epath
 from jaxtyping import Int, UInt8
 
 from jaxdiff import files, models, results
-from jaxdiff.analysis.contrasts import data_key
 from jaxdiff.cells.classifiers import FILES as CLASSIFIER_FILES
 from jaxdiff.cells.classifiers import Classifiers
 from jaxdiff.datasets.dataset import Split
@@ -21,7 +20,7 @@ from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures import bias_variance, flips
 from jaxdiff.progress import Progress, no_progress
-from jaxdiff.results import CellResult
+from jaxdiff.results import CellResult, data_key
 from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling import Sampler, sampling_code_digest
 from jaxdiff.source_code import code_digest

@@ -14,11 +14,10 @@ from etils import epath
 from jaxtyping import Int, UInt8
 
 from jaxdiff import files
-from jaxdiff.analysis.contrasts import data_key
 from jaxdiff.measures import bias_variance, flips
 from jaxdiff.measures.lpips import LPIPS
 from jaxdiff.progress import Progress, no_progress
-from jaxdiff.results import CellResult, Result, SetResult
+from jaxdiff.results import CellResult, Result, SetResult, data_key
 from jaxdiff.settings import MeasureSettings
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Redo, run_stage

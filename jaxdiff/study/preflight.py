@@ -10,6 +10,7 @@ from etils import epath
 from jaxdiff import parallel
 from jaxdiff.cells.cell import Cell
 from jaxdiff.cells.data import check_training_sets, open_cell_dataset
+from jaxdiff.denoiser import abstract_network
 from jaxdiff.features import perceptual
 from jaxdiff.features.extractors import load_extractor
 from jaxdiff.settings import MeasureSettings
@@ -42,20 +43,39 @@ def check_study(
         For the first thing that is missing or does not fit.
     """
     check_settings(study_file, settings, fixed=fixed_settings)
+    _check_networks(cells)
     _check_devices(cells, settings.get("parallel", {}).get("cells", 0))
     check_training_sets(cells, data_dir)
     _check_inverted(cells[0], data_dir)
     _check_weights(cells[0].measures)
 
 
+def _check_networks(cells: Sequence[Cell]) -> None:
+    """Check that every network can be built, whose groups and heads must divide its channels."""
+    for model, network in {cell.model: cell.network for cell in cells}.items():
+        try:
+            abstract_network(network)
+        except ValueError as error:
+            raise ValueError(f"config.models.{model} cannot be built: {error}") from None
+
+
 def _check_devices(cells: Sequence[Cell], cells_at_once: int) -> None:
-    """Check that cells at once have a device each; say where a batch leaves devices idle."""
+    """Check that cells at once have a device each, and that devices can share batches."""
+    for cell in {cell.model: cell for cell in cells}.values():
+        if count_at_once(cell, cells, jax.device_count(), cells_at_once) == 1:
+            _check_batches(cell)
+
+
+def _check_batches(cell: Cell) -> None:
+    """Check the batches of a cell on all devices; say where one of training leaves some idle."""
     available = jax.device_count()
-    if count_at_once(cells[0], cells, available, cells_at_once) > 1:
-        return
-    train = cells[0].train
+    train = cell.train
     batch = train.batch // train.accumulate
     used = parallel.global_mesh(batch).size
+    try:
+        parallel.global_mesh(cell.sample.batch)
+    except ValueError as error:
+        raise ValueError(f"config.sample.batch: {error}") from None
     if used < available:
         log.warning(
             "%d of %d devices are used: make config.train.batch / accumulate, %d, a multiple of %d "

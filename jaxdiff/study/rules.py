@@ -8,7 +8,7 @@ from etils import epath
 
 from jaxdiff import hub
 from jaxdiff.cells.train_step import retention_policy
-from jaxdiff.datasets.registry import DATASET_NAMES_HELP, is_dataset_name
+from jaxdiff.datasets.registry import DATASET_NAMES_HELP, find_registration, is_dataset_name
 from jaxdiff.features.extractors import EXTRACTORS
 from jaxdiff.features.perceptual import SMALLEST
 from jaxdiff.settings import NAMED_CLAIMS, StudySettings, TrainSettings
@@ -116,7 +116,7 @@ def _check_source(study: StudySettings) -> None:
 
 def _check_groups(study: StudySettings) -> None:
     data = study.data
-    has_groups = data.group or data.source in ("coloured_digits", "colored_digits")
+    has_groups = data.group or find_registration(data.source).default_group
     grouped = any(isinstance(mix, tuple) and len(mix) == 4 for mix in data.proportions)
     if grouped and not has_groups:
         raise ValueError(
@@ -189,6 +189,11 @@ def _check_lengths(study: StudySettings) -> None:
     """Check that the warm-up fits, and that runs of several lengths can share a stem."""
     trains = [train_settings(study, model) for model in study.models]
     for train in trains:
+        if train.keep_every % train.checkpoint_every:
+            raise ValueError(
+                f"config.train.keep_every is {train.keep_every}; it must be a multiple of "
+                f"checkpoint_every, {train.checkpoint_every}, since only checkpoints can be kept"
+            )
         if train.warmup_steps > train.stem_steps:
             raise ValueError(
                 f"config.train.warmup_steps is {train.warmup_steps} and the rate falls from step "

@@ -10,7 +10,6 @@ Hägele et al. (2024), Scaling laws and compute-optimal training beyond fixed tr
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from etils import epath
 from jaxdiff import checkpoints, files, parallel
 from jaxdiff.cells.cell import Cell
 from jaxdiff.study import lock
+from jaxdiff.study.metrics_writer import LineFile
 
 
 def link_stems(cells: Sequence[Cell]) -> list[Cell]:
@@ -92,7 +92,6 @@ def _copy_start(cell: Cell, workdir: epath.Path) -> None:
     if checkpoints.find_corruption(stem / "checkpoints", step) is not None:
         return
     checkpoints.copy_step(stem / "checkpoints", step, folder / "checkpoints")
-    lines = (stem / "metrics.jsonl").read_text().splitlines(keepends=True)
-    # No later ones: trackers take the last for the step that they have been shown already.
-    until_step = [line for line in lines if json.loads(line)["step"] <= step]
-    files.write(folder / "metrics.jsonl", "".join(until_step))
+    files.write(folder / "metrics.jsonl", (stem / "metrics.jsonl").read_bytes())
+    # Cut off at the step: trackers take the last line for what they have been shown already.
+    LineFile(folder / "metrics.jsonl", step)

@@ -31,10 +31,12 @@ def _train_stage(context: CellContext, redo: Redo) -> Stage:
         for record in list((folder / "stages").iterdir()):
             if record.stem not in BOUND_TO:
                 remove_record(folder, record.stem)
+        (folder / "checkpoints").rmtree()  # or training would go on from the last one
         # Trackers would leave out the steps that they were shown of the old weights.
         for name in ("metrics.jsonl", ID_FILE):
             (folder / name).unlink(missing_ok=True)
-        (folder / "checkpoints").rmtree()  # or training would go on from the last one
+        if (folder / "tensorboard").exists():
+            (folder / "tensorboard").rmtree()
     elif not is_asked_for and (folder / "metrics.jsonl").exists():
         # A finished training is not run again, and what it logged cannot be had otherwise.
         check_records(folder, ["train"])
@@ -110,7 +112,7 @@ def _write_diverged(context: CellContext, error: DivergedError) -> None:
         content = {
             "cell": describe_cell(context),
             "reason": str(error),
-            "written": round(time.time(), 3),
+            "written": time.time(),
         }
         files.write_json(context.folder / results.DIVERGED, content)
 

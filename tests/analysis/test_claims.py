@@ -223,7 +223,7 @@ def test_seeds_whose_loss_was_not_finite_are_left_out():
         of_both_roles,
     )[0]
     assert (claim.verdict, claim.mean.n) == ("undecided", 0)
-    assert claim.why == "of every planned seed one of the models has diverged"
+    assert claim.why == "for every planned seed, the training of at least one model diverged"
     # A control, and training data that were not planned, leave the claim alone.
     plan = plan_of(6, primary=("2", "6"), secondary=(("2", "7"),), data=(((0.8, 0.2), 300),))
     other = dataclasses.replace(make_info("6", 4), n=50)

@@ -129,7 +129,7 @@ def test_a_manifest_is_valid_for_kubernetes(name):
 
 
 def test_a_study_with_a_cell_that_diverged_is_not_run_again():
-    """On TPUs, where a JobSet is one process of the study's; a task of an array ends with 0."""
+    """On TPUs one JobSet is one sweep; a task of an array ends with 0 instead."""
     (status,) = re.findall(r"DIVERGED_STATUS = (\d+)", Path("experiments/sweep.py").read_text())
     spec = load_jobset("gke_tpu")["spec"]
     job = spec["replicatedJobs"][0]["template"]["spec"]

@@ -189,7 +189,7 @@ def test_a_study_that_is_done_with_a_diverged_cell_keeps_no_slice(stable_cloud):
     (stable_cloud / "exit_status").write_text("3")
     process = launch(stable_cloud)
     assert process.returncode == 3, process.stderr
-    assert "the report is in" in process.stdout
+    assert "the loss of a cell was not finite" in process.stderr
     assert "queued-resources delete" in read_calls(stable_cloud)
 
 

@@ -51,8 +51,10 @@ def write(folder, settings, result=None, license="unknown", step=None):
 
 def test_an_earlier_checkpoint_has_its_step_and_no_measures_of_the_last(folder):
     share = Estimate(0.25, 0.2, 0.3, 64, name="classified").to_json()
-    _, text = write(folder, SETTINGS, {"schema": 1, "cell": {}, "share": [share]}, step=1500)
+    result = {"schema": 1, "cell": {"data": "MNIST"}, "share": [share]}
+    _, text = write(folder, SETTINGS, result, step=1500)
     assert "moving average, after 1,500 steps." in text
+    assert "digits (MNIST)" in text
     assert "## Measures" not in text
 
 

@@ -1,5 +1,7 @@
 """Results as they are read back."""
 
+import dataclasses
+
 import pytest
 from etils import epath
 
@@ -90,3 +92,13 @@ def test_whether_a_cell_has_diverged_since_a_time(tmp_path):
     assert not results.has_diverged_since(epath.Path(tmp_path), 200.0)
     files.write_json(tmp_path / results.DIVERGED, {"cell": {}, "reason": ""})
     assert not results.has_diverged_since(epath.Path(tmp_path), 100.0), "of older code"
+
+
+def test_a_class_without_test_images_is_the_one_that_has_fewer(tmp_path):
+    workdir = write_study(tmp_path)
+    study = results.read_study(workdir)
+    matrix = [[1000, 0, 0], [0, 0, 0], [0, 0, 0]]
+    confusion = {"matrix": {"convolutional": matrix}}
+    settings = {**study.settings, "data": {**study.settings["data"], "classes": [0, 1]}}
+    study = dataclasses.replace(study, confusion=confusion, settings=settings)
+    assert study.classifier_test_images == 0

@@ -117,6 +117,10 @@ def test_the_tasks_of_an_array_begin_at_different_cells():
         ),
         ({"models": {"a": {"type": "none"}}}, r"config.models.a is of type 'none'; choose one of"),
         (
+            {"train__checkpoint_every": 500, "train__keep_every": 300},
+            r"config.train.keep_every is 300; it must be a multiple of checkpoint_every, 500",
+        ),
+        (
             {"models": {"f": {"row": "2", "time_embedding_type": "fourier"}}},
             r"time_embedding_type fourier, which takes continuous noise levels",
         ),

@@ -33,6 +33,10 @@ def check(workdir, **changes):
         ({"data__attribute": "Male"}, "attribute 'Male' is not known"),
         ({"data__classes": (6, 90)}, "config.data.classes holds 90"),
         ({"data__n": (5000,)}, "at most 300 can be had"),
+        (
+            {"models__control": {"row": "2", "norm_num_groups": 3}},
+            "config.models.control cannot be built",
+        ),
         ({"measures__weights_dir": "."}, "there is no LPIPS weights file"),
         (
             {"measures__spaces": ("pixels", "inception"), "measures__inception": "pyproject.toml"},
@@ -83,3 +87,20 @@ def test_a_study_may_go_on_with_other_cells_at_once(tmp_path):
     check(tmp_path, parallel__cells=4)
     with pytest.raises(ValueError, match=r"config.parallel.cells is 9; .* at most 8"):
         check(tmp_path, parallel__cells=9)
+
+
+@pytest.mark.parametrize("section", ["train", "sample"])
+def test_batches_of_several_processes_are_checked_for_every_model(section, tmp_path, monkeypatch):
+    """A control with fewer seeds is split over the devices, where the others have one each."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    config = default_config()
+    config.width = 0.25
+    config.models = {"2": "2", "3": "3", "control": {"row": "2", "norm_num_groups": 4}}
+    config.primary = ("2", "3")
+    config.seeds = tuple(range(8))
+    config.model_seeds = {"control": (0, 1, 2, 3)}
+    config.train.batch = config.sample.batch = 16
+    config[section].batch = 12
+    path = epath.Path(tmp_path) / "study.json"
+    with pytest.raises(ValueError, match=r"must be a multiple of their 8 devices, got 12"):
+        check_study(grid.expand(config), to_json(config.to_dict()), path)

@@ -114,7 +114,8 @@ def test_nothing_of_the_old_weights_is_kept_when_a_cell_is_trained_again(tmp_pat
     context.training_data = dict
     (context.folder / "checkpoints").mkdir(parents=True)
     names = ("config", "data", "train", "sample", "classify", "memorization", "result", "run")
-    logged = [context.folder / name for name in ("metrics.jsonl", "tracked_run.json")]
+    names_of_logs = ("metrics.jsonl", "tracked_run.json", "tensorboard/events")
+    logged = [context.folder / name for name in names_of_logs]
     for path in logged:
         files.write(path, "of the old weights")
     for name in names:

@@ -102,6 +102,8 @@ def test_a_branch_has_the_bits_of_a_training_of_its_own(tmp_path, monkeypatch):
     workdir = epath.Path(tmp_path) / "together"
     stem, branch = grid.expand(build_config())
     train.train(build_training(stem, workdir))
+    with (workdir / "cells" / stem.name / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2')  # half a line, as of a stem that is at work
     assert checkpoints.list_steps(workdir / "cells" / stem.name / "checkpoints") == [8, 20]
     one = build_training(branch, workdir)
     shown = []
