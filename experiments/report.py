@@ -2,8 +2,7 @@
 
 python -m experiments.report --workdir runs/quickstart
 python -m experiments.report --workdir runs/mine        # of experiments.evaluate
-python -m experiments.report --workdir gs://bucket/runs/mnist
-python -m experiments.report --workdir runs/mnist --archive results.tar.xz
+python -m experiments.report --workdir gs://bucket/runs/mnist --archive results.tar.xz
 
 --archive FILE also adds the results to a small file without weights, to publish them or to collect
 the cells of machines that share no disk. Unpacked, it is a folder of which this command draws the

@@ -60,6 +60,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
+NUM_ARCHIVED = 16  # images of each kind in an archive: as many as the report's grids show
 DIVERGED = "diverged.json"  # in the folder of a cell whose training ended without a finite loss
 Info = TypeVar("Info", CellInfo, SetInfo)
 PRECISION = "matmul_precision"  # of the measures; older results have none
@@ -256,8 +257,9 @@ def _read_common_fields(folder: epath.Path, result: Mapping[str, Any]) -> dict[s
     common_labels = classes.get("common", np.full(len(common), -1))
     for array, images in ((labels, samples), (common_labels, common)):
         # An archive of results has the classes of all images and only the first images.
-        is_whole = array.ndim == 1 and len(array) >= len(images)
-        if not is_whole or array.dtype.kind not in "iu":
+        is_whole = array.shape == (len(images),)
+        is_archived = array.ndim == 1 and len(images) == NUM_ARCHIVED < len(array)
+        if not (is_whole or is_archived) or array.dtype.kind not in "iu":
             raise ValueError(
                 f"{folder / 'classes.npz'} must hold a class for each of {len(samples)} samples "
                 f"and {len(common)} common ones, got {array.dtype} {array.shape}; {schema.REPAIR}"

@@ -1,8 +1,8 @@
 """The results of a study in one small file, to publish or to collect from several machines.
 
 Unpacked, the archive is a folder from which experiments.report draws the claims, figures and tables
-of the study. It is a .tar.xz file without weights, with the first NUM_IMAGES images of each kind
-and, of the losses of single images, their means over noise levels. No JAX.
+of the study. It is a .tar.xz file without weights, with the first NUM_ARCHIVED images of each
+kind and, of the losses of single images, their means over noise levels. No JAX.
 """
 
 import io
@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jaxdiff import files
+from jaxdiff import files, results
 from jaxdiff.npz import DAMAGES, read_npz
 from jaxdiff.results import DIVERGED, check_study
 
 SUFFIX = ".tar.xz"
-NUM_IMAGES = 16  # of a cell and kind: as many as the report's grids show
 STUDY = "study.json"
 COMPARISONS = "shared/comparisons.json"
 CONFUSION = "shared/confusion.json"
@@ -120,12 +119,12 @@ def _without_places(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _take_first(arrays: Arrays) -> Arrays:
-    return {name: array[:NUM_IMAGES] for name, array in arrays.items()}
+    return {name: array[: results.NUM_ARCHIVED] for name, array in arrays.items()}
 
 
 def _take_nearest(arrays: Arrays) -> Arrays:
     """The nearest image of each of the first samples."""
-    return {"images": arrays["images"][:NUM_IMAGES, :1]}
+    return {"images": arrays["images"][: results.NUM_ARCHIVED, :1]}
 
 
 def _take_labels(arrays: Arrays) -> Arrays:

@@ -9,7 +9,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from jaxdiff import files, report, results, results_archive
+from jaxdiff import files, report, results
 from jaxdiff.report import figures
 from jaxdiff.results_archive import add_to_archive
 from tests.report.small_results import SHARE, make_info, write_sets, write_study
@@ -44,11 +44,11 @@ def test_an_archive_has_the_tables_and_figures_of_the_study(write, tmp_path):
 
 
 def test_an_archive_has_the_images_of_the_grids():
-    assert results_archive.NUM_IMAGES >= figures.MAX_COLUMNS
+    assert results.NUM_ARCHIVED >= figures.MAX_COLUMNS
 
 
 def test_an_archive_keeps_the_first_images_and_every_class(tmp_path, monkeypatch):
-    monkeypatch.setattr(results_archive, "NUM_IMAGES", 2)
+    monkeypatch.setattr(results, "NUM_ARCHIVED", 2)
     workdir = write_study(tmp_path / "study")
     (workdir / "cells/2-s0/checkpoints").mkdir()
     (workdir / "cells/2-s0/checkpoints/weights").write_bytes(b"large")
