@@ -232,8 +232,8 @@ def step_state_shapes(settings: StepSettings, mesh: Mesh) -> TrainState:
     """Shapes and shardings of the state on a mesh; nothing is allocated."""
     params = get_params(abstract_network(settings.network))
     optimizer = build_optimizer(settings.train)
-    at_once = cell_axis.has_cells(mesh)
     shapes = state_shapes(params, optimizer, mesh, settings.train.shard_params)
+    at_once = cell_axis.has_cells(mesh)
     return cell_axis.stack_shapes(shapes, mesh) if at_once else shapes
 
 

@@ -170,9 +170,9 @@ def two_way_mean(statistic: Statistic, y: Values) -> Estimate:
     -------
     estimate
         With the label ``models``, those that have a value. Without an interval where neither images
-        nor models differ. Fewer than three models give an
-        interval over images alone, "given these models"; so do three models if no image has a
-        value without one of them. n is the number of images that have one.
+        nor models differ. Fewer than three models give an interval over images alone, "given these
+        models"; so do three models if no image has a value without one of them. n is the number of
+        images that have one.
 
     Raises
     ------

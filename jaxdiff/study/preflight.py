@@ -61,9 +61,12 @@ def _check_networks(cells: Sequence[Cell]) -> None:
 
 def _check_devices(cells: Sequence[Cell], cells_at_once: int) -> None:
     """Check that cells at once have a device each, and that devices can share batches."""
-    for cell in {cell.model: cell for cell in cells}.values():
-        if count_at_once(cell, cells, jax.device_count(), cells_at_once) == 1:
-            _check_batches(cell)
+    available = jax.device_count()
+    of_models = {cell.model: cell for cell in cells}.values()
+    split = [c for c in of_models if count_at_once(c, cells, available, cells_at_once) == 1]
+    # Models with the same batches are told once that some devices are idle.
+    for cell in {(c.train.batch, c.train.accumulate, c.sample.batch): c for c in split}.values():
+        _check_batches(cell)
 
 
 def _check_batches(cell: Cell) -> None:

@@ -104,3 +104,8 @@ def test_batches_of_several_processes_are_checked_for_every_model(section, tmp_p
     path = epath.Path(tmp_path) / "study.json"
     with pytest.raises(ValueError, match=r"must be a multiple of their 8 devices, got 12"):
         check_study(grid.expand(config), to_json(config.to_dict()), path)
+
+
+def test_idle_devices_are_told_once_for_models_with_the_same_batches(tmp_path, caplog):
+    check(tmp_path, train__batch=12)
+    assert caplog.text.count("of 8 devices are used") == 1
