@@ -86,10 +86,16 @@ class Estimate:
     def normal(
         cls, value: float, standard_error: float, n: int, method: str, name: str = "", **labels: Any
     ) -> "Estimate":
-        """A value with the normal 95 % interval; without one where the error is not finite."""
+        """A value with the normal 95 % interval; without one where the error is 0 or not finite.
+
+        Observations that are all equal have an error of 0, which says nothing of further ones.
+        """
         half = NORMAL_QUANTILE * standard_error
-        low, high = (value - half, value + half) if math.isfinite(half) else (None, None)
-        return cls(value, low, high, n, method, standard_error, name=name, labels=labels)
+        if half == 0 or not math.isfinite(half):
+            return cls(value, n=n, name=name, labels=labels)
+        return cls(
+            value, value - half, value + half, n, method, standard_error, name=name, labels=labels
+        )
 
     @classmethod
     def mean(

@@ -51,9 +51,14 @@ def write(path: epath.PathLike, data: bytes | str) -> None:
         raise
 
 
+def to_json(value: object) -> str:
+    """JSON that has the same bytes for equal values: sorted keys, no NaN."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
 def write_json(path: epath.PathLike, value: object) -> None:
-    """Write JSON that has the same bytes for equal values: sorted keys, no NaN."""
-    write(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    """Write a value as `to_json` has it."""
+    write(path, to_json(value))
 
 
 def read_json(path: epath.PathLike) -> dict:

@@ -266,6 +266,11 @@ def data_key(cell: CellResult) -> DataKey:
     return tuple(cell.config.get("proportions", cell.info.proportions)), cell.info.n
 
 
+def mixture_key(cell: CellResult) -> tuple[DataKey, int]:
+    """The training data of a cell and its majority class, which odd seeds may exchange."""
+    return data_key(cell), cell.info.majority
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SetResult(Result):
     """A set of images that experiments.evaluate has measured."""

@@ -31,6 +31,7 @@ from jaxdiff.result_types import (
     SetResult,
     StudyResults,
     data_key,
+    mixture_key,
 )
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "data_key",
     "has_diverged_since",
     "list_estimates",
+    "mixture_key",
     "read_cells",
     "read_npz",
     "read_sets",

@@ -99,11 +99,7 @@ def _collect_result(folder: epath.Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _read_json(path: epath.Path) -> bytes:
-    return _to_bytes(_without_places(files.read_json(path)))
-
-
-def _to_bytes(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+    return files.to_json(_without_places(files.read_json(path))).encode()
 
 
 def _without_places(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,7 +191,7 @@ def _merge_comparisons(old: Members, new: Members) -> bytes:
         kept = [row for row in pairs if not replaced & {row["a"], row["b"]}]
         rows = [*kept, *later.get(section, [])]
         merged[section] = sorted(rows, key=lambda row: [row[key] for key in PAIR])
-    return _to_bytes(merged)
+    return files.to_json(merged).encode()
 
 
 def _find_finished(members: Collection[str]) -> set[str]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.estimates import (
+    Estimate,
     Proportion,
     holm,
     holm_levels,
@@ -94,6 +95,13 @@ def test_coverage_of_the_corrected_interval_over_a_grid():
         assert coverage >= lowest, (share, error, n, test_size)
         coverages.append(coverage)
     assert 0.945 <= np.mean(coverages) <= 0.96
+
+
+@pytest.mark.parametrize("error", [0.0, math.nan, math.inf])
+def test_without_a_spread_there_is_no_normal_interval(error):
+    estimate = Estimate.normal(2.0, error, 5, "jackknife 95 %", "kid")
+    assert (estimate.value, estimate.low, estimate.high, estimate.n) == (2.0, None, None, 5)
+    assert estimate.method == "none"
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error():

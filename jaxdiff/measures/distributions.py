@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdiff.estimates import NORMAL_QUANTILE, Estimate
+from jaxdiff.estimates import Estimate
 from jaxdiff.features.extractors import load_extractor
 from jaxdiff.measures.artifacts import Artifacts
 from jaxdiff.measures.exact_knn import nearest
@@ -74,14 +74,10 @@ def prdc(real: Real, fake: Fake, k: int = K) -> list[Estimate]:
 
 
 def _density(values: Float[np.ndarray, " f"]) -> Estimate:
-    n = len(values)
+    # It is 0 where no sample is in any ball.
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
     value = float(values.mean())
-    half = NORMAL_QUANTILE * float(values.std(ddof=1)) / math.sqrt(n)
-    if half == 0:  # as where no sample is in any ball, which says nothing of further ones
-        return Estimate(value, n=n, name="density")
-    return Estimate(
-        value, value - half, value + half, n, "normal 95 % over samples", name="density"
-    )
+    return Estimate.normal(value, error, len(values), "normal 95 % over samples", "density")
 
 
 def _count_in_balls(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxdiff.estimates import NORMAL_QUANTILE, Estimate, mcnemar
+from jaxdiff.estimates import Estimate, mcnemar
 
 ROLES = ("majority", "minority", "neither")
 
@@ -133,11 +133,9 @@ def _mean_over_noises(
 ) -> Estimate:
     """The mean of values, whose interval is from what each noise adds to their sum."""
     n = len(values)
-    mean = float(np.mean(values))
-    half = NORMAL_QUANTILE * float(np.std(of_noise, ddof=1)) / n**0.5
-    if half == 0:  # as of two noises, whose pairs are the same two
-        return Estimate(mean, n=n)
-    return Estimate(mean, mean - half, mean + half, n, "normal 95 % over noises")
+    # It is 0 for two noises, whose pairs are the same two.
+    error = float(np.std(of_noise, ddof=1)) / n**0.5
+    return Estimate.normal(float(np.mean(values)), error, n, "normal 95 % over noises")
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " n"]:

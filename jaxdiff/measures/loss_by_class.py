@@ -2,7 +2,7 @@
 
 import math
 
-from jaxdiff.estimates import NORMAL_QUANTILE, Estimate, Proportion
+from jaxdiff.estimates import Estimate, Proportion
 from jaxdiff.measures.artifacts import Artifacts, require
 from jaxdiff.measures.registry import measure
 from jaxdiff.measures.shares import CONTINUITY, count_lost
@@ -26,12 +26,9 @@ def loss_ratio(majority: Proportion, minority: Proportion) -> Estimate:
         logarithm += sign * math.log(count / total)
         variance += 1 / count - 1 / total
     n = majority.trials + minority.trials
-    if variance == 0:  # all of both are lost
-        return Estimate(logarithm, n=n, name="loss_ratio").map(math.exp)
-    half = NORMAL_QUANTILE * math.sqrt(variance)
-    method = "normal 95 % of the log"
-    ends = (logarithm - half, logarithm + half)
-    return Estimate(logarithm, *ends, n, method, name="loss_ratio").map(math.exp)
+    error = math.sqrt(variance)
+    estimate = Estimate.normal(logarithm, error, n, "normal 95 % of the log", "loss_ratio")
+    return estimate.map(math.exp)
 
 
 @measure(

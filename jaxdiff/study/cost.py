@@ -6,17 +6,16 @@ import time
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from jaxdiff import parallel
 from jaxdiff.cells.cell import Cell
 from jaxdiff.denoiser import (
     abstract_network,
     as_function,
-    build_network,
     count_parameters,
     get_params,
 )
+from jaxdiff.study.rules import kept_steps
 
 TIMED_CALLS = 3
 TRAINING_COST = 4  # of a train step, in forward passes
@@ -54,16 +53,19 @@ def estimate_cost(cell: Cell, on_one_device: bool = False) -> Cost:
     """
     num_params = count_parameters(cell.network)
     _check_memory(cell.model, num_params)
-    params = get_params(build_network(cell.network, nnx.Rngs(0)))
-    seconds_per_image = _time_forward(cell, params, on_one_device)
+    seconds_per_image = _time_forward(cell, on_one_device)
     height, width, channels = cell.image_shape
     train = cell.train
     sample = cell.sample
     images = (train.steps - cell.first_step) * train.batch
-    passes = TRAINING_COST * images + sample.num * sample.steps
-    # Two checkpoints, each of four float32 copies: weights, average, two moments.
-    checkpoints = 2 * 4 * 4 * num_params
-    samples = sample.num * height * width * channels
+    num_checkpoints = len(kept_steps(train))
+    # Every checkpoint but the last is sampled for the measures along training.
+    num_early = cell.measures.checkpoints * (num_checkpoints - 1)
+    num_samples = sample.num + sample.common
+    passes = TRAINING_COST * images + (num_samples + num_early) * sample.steps
+    # Each checkpoint has four float32 copies: weights, average, two moments.
+    checkpoints = num_checkpoints * 4 * 4 * num_params
+    samples = num_samples * height * width * channels
     return Cost(
         num_params,
         images,
@@ -91,11 +93,14 @@ def _find_memory() -> int:
     return sum(limits) or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _time_forward(cell: Cell, params: dict[str, jax.Array], on_one_device: bool) -> float:
+def _time_forward(cell: Cell, on_one_device: bool) -> float:
     """Seconds an image of the forward pass at the training batch."""
     batch = cell.train.batch
     mesh = parallel.data_mesh(1 if on_one_device else batch)
-    function = as_function(abstract_network(cell.network))
+    network = abstract_network(cell.network)
+    function = as_function(network)
+    # The time does not depend on the weights, and random ones take seconds to draw.
+    params = {name: jnp.zeros(p.shape, p.dtype) for name, p in get_params(network).items()}
     specs = (parallel.REPLICATED, parallel.DATA, parallel.DATA)
     forward = jax.jit(parallel.shard_map(function, mesh, specs))
     xt = jnp.zeros((batch, *cell.image_shape))

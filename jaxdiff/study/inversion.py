@@ -20,7 +20,7 @@ from jaxdiff.datasets.images import to_float, to_uint8
 from jaxdiff.estimates import Estimate
 from jaxdiff.measures import bias_variance, flips
 from jaxdiff.progress import Progress, no_progress
-from jaxdiff.results import CellResult, data_key
+from jaxdiff.results import CellResult, data_key, mixture_key
 from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling import Sampler, sampling_code_digest
 from jaxdiff.source_code import code_digest
@@ -45,7 +45,7 @@ def group_over_seeds(cells: Sequence[CellResult]) -> list[list[CellResult]]:
     """Cells that differ in the seed alone and have the same majority, two and more of them."""
 
     def key(cell: CellResult) -> tuple:
-        return (cell.info.model, data_key(cell), cell.info.majority)
+        return (cell.info.model, *mixture_key(cell))
 
     groups = [list(group) for _, group in itertools.groupby(sorted(cells, key=key), key=key)]
     return [sorted(group, key=lambda c: c.info.seed) for group in groups if len(group) > 1]
@@ -71,7 +71,7 @@ def find_groups(cells: Sequence[CellResult]) -> list[Group]:
     groups = []
     for members in group_over_seeds(cells):
         first = members[0]
-        same_data = [cell for cell in cells if _has_same_data(cell, first)]
+        same_data = [cell for cell in cells if mixture_key(cell) == mixture_key(first)]
         shallowest = min(same_data, key=lambda cell: (cell.info.depth, cell.info.parameters))
         encoders = [cell for cell in same_data if cell.info.model == shallowest.info.model]
         encoder = max(encoders, key=lambda cell: cell.info.seed)
@@ -81,10 +81,6 @@ def find_groups(cells: Sequence[CellResult]) -> list[Group]:
             name = f"{first.name.rpartition('-')[0]}-{first.info.majority}"
             groups.append(Group(name, encoder, decoders))
     return groups
-
-
-def _has_same_data(a: CellResult, b: CellResult) -> bool:
-    return data_key(a) == data_key(b) and a.info.majority == b.info.majority
 
 
 def write_images(path: epath.Path, split: Split, classes: Sequence[int], count: int) -> None:

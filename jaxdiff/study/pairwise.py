@@ -17,7 +17,7 @@ from jaxdiff import files
 from jaxdiff.measures import bias_variance, flips
 from jaxdiff.measures.lpips import LPIPS
 from jaxdiff.progress import Progress, no_progress
-from jaxdiff.results import CellResult, Result, SetResult, data_key
+from jaxdiff.results import CellResult, Result, SetResult, mixture_key
 from jaxdiff.settings import MeasureSettings
 from jaxdiff.source_code import code_digest
 from jaxdiff.stage import NO_REDO, Redo, run_stage
@@ -109,18 +109,14 @@ def set_pairs(sets: Sequence[SetResult]) -> list[Pair]:
     return [Pair("set", sets[0], other) for other in sets[1:]]
 
 
-def _data_key(cell: CellResult) -> tuple:
-    return (data_key(cell), cell.info.majority)
-
-
 def _rank(cell: CellResult) -> tuple:
     return (cell.info.depth, cell.info.parameters, cell.info.seed)
 
 
 def _group_by_data(cells: Sequence[CellResult]) -> Iterator[list[CellResult]]:
     """Cells of the same training mixture, shallow ones first."""
-    ordered = sorted(cells, key=lambda cell: (_data_key(cell), _rank(cell)))
-    for _, group in itertools.groupby(ordered, key=_data_key):
+    ordered = sorted(cells, key=lambda cell: (mixture_key(cell), _rank(cell)))
+    for _, group in itertools.groupby(ordered, key=mixture_key):
         yield list(group)
 
 
