@@ -10,7 +10,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -38,9 +38,9 @@ if not ON_ACCELERATOR:
 # Of two test processes on two cores, OpenBLAS's threads would wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from jaxtyping import install_import_hook
+import jaxtyping
 
-install_import_hook("jaxdiff", "beartype.beartype")
+jaxtyping.install_import_hook("jaxdiff", "beartype.beartype")
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +85,14 @@ def tiny() -> UNet:
 def minimal_unet() -> UNet:
     """The smallest U-Net, where any network will do: it compiles in a third of the time."""
     return UNet(MINIMAL_CONFIG, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture
+def without_type_checks() -> Iterator[None]:
+    """For simulations, which call small functions 100,000 times: checks take half of their time."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

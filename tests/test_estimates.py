@@ -78,6 +78,7 @@ def test_the_corrected_interval_covers_the_truth(share, error, n):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")
 def test_coverage_of_the_corrected_interval_over_a_grid():
     """The mean is near 95 %, and no point of the grid is far below."""
     rng = np.random.default_rng(0)

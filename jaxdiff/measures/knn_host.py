@@ -8,6 +8,7 @@ Each thread has products of its own, and BLAS is held to one thread meanwhile: n
 in the environment, and what is set there changes nothing.
 """
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Num
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 QUERY_BLOCK = 2048
 REFERENCE_BLOCK = 3072
@@ -29,6 +30,7 @@ ROUNDING = 2.0**-24  # float32's
 quietly = np.errstate(over="ignore", invalid="ignore")
 
 Rows = Num[np.ndarray, "_n d"]
+Comparison = Callable[..., np.ndarray]
 
 
 class Neighbors(NamedTuple):
@@ -67,22 +69,26 @@ def search(queries: Rows, references: Rows, k: int, metric: str) -> Neighbors:
     num_blocks = -(-len(references) // (REFERENCE_BLOCK * num_threads)) * num_threads
     size = -(-len(references) // num_blocks)
     firsts = range(0, len(references), size)
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(num_threads) as pool:
+    one_thread = _find_blas().limit(limits=1, user_api="blas")
+    with one_thread, ThreadPoolExecutor(num_threads) as pool:
         for start in range(0, len(queries), QUERY_BLOCK):
             block = slice(start, start + QUERY_BLOCK)
             projected = _project(queries[block], metric, center)
-
-            def choose(first: int, projected: Projected = projected) -> tuple[Pairs, float]:
-                rows = _project(references[first : first + size], metric, center)
-                pairs = _choose_pairs(projected, rows, k)
-                return pairs._replace(references=pairs.references + first), rows.largest()
-
+            choose = functools.partial(
+                _choose_from_block, projected, references, size, k, metric, center
+            )
             pairs, largest = zip(*pool.map(choose, firsts), strict=True)
             error = _bound_error(projected, max(largest))
             candidates = _merge_pairs(pairs, error, k)
             ranked = _rank(pool, queries[block], references, candidates, k, metric)
             values[block], indices[block] = ranked
     return Neighbors(values, indices)
+
+
+@functools.cache
+def _find_blas() -> ThreadpoolController:
+    """NumPy's BLAS; to look for it takes longer than a small search."""
+    return ThreadpoolController()
 
 
 def count_threads() -> int:
@@ -172,6 +178,21 @@ def _lower(scores: Float32[np.ndarray, " q"], error: Float[np.ndarray, " q"]) ->
     return np.nextafter((scores - 2.0 * error).astype(np.float32), np.float32(-np.inf))
 
 
+def _choose_from_block(
+    queries: Projected,
+    references: Rows,
+    size: int,
+    k: int,
+    metric: str,
+    center: Float32[np.ndarray, "1 d"],
+    first: int,
+) -> tuple[Pairs, float]:
+    """Pairs of `size` references from the first on, and the largest |r|^2 of these."""
+    rows = _project(references[first : first + size], metric, center)
+    pairs = _choose_pairs(queries, rows, k)
+    return pairs._replace(references=pairs.references + first), rows.largest()
+
+
 @quietly
 def _choose_pairs(queries: Projected, references: Projected, k: int) -> Pairs:
     """Pairs of these references that may be among the k nearest of a query."""
@@ -215,20 +236,23 @@ def _rank(
 ) -> Neighbors:
     """The best k of each query's candidates in float64."""
     compare, sign = COMPARISONS[metric]
-
-    def compare_pairs(start: int) -> Float[np.ndarray, " p"]:
-        pairs = slice(start, start + RANKED_PAIRS)
-        rows = queries[candidates.queries[pairs]].astype(np.float64)
-        return compare(rows, references[candidates.references[pairs], None])[:, 0]
-
-    exact = np.concatenate(
-        list(pool.map(compare_pairs, range(0, len(candidates.queries), RANKED_PAIRS)))
-    )
+    compare_pairs = functools.partial(_compare_pairs, compare, queries, references, candidates)
+    firsts = range(0, len(candidates.queries), RANKED_PAIRS)
+    exact = np.concatenate(list(pool.map(compare_pairs, firsts)))
     # The last key is the first to sort by; ties go to the lower index.
     order = np.lexsort((candidates.references, sign * exact, candidates.queries))
     counts = np.bincount(candidates.queries, minlength=len(queries))
     best = order[(np.cumsum(counts) - counts)[:, None] + np.arange(k)]
     return Neighbors(exact[best].astype(np.float32), candidates.references[best].astype(np.int32))
+
+
+def _compare_pairs(
+    compare: Comparison, queries: Rows, references: Rows, candidates: Pairs, first: int
+) -> Float[np.ndarray, " p"]:
+    """The exact values of RANKED_PAIRS candidates from the first on."""
+    pairs = slice(first, first + RANKED_PAIRS)
+    rows = queries[candidates.queries[pairs]].astype(np.float64)
+    return compare(rows, references[candidates.references[pairs], None])[:, 0]
 
 
 def distances(
@@ -249,7 +273,7 @@ def cosines(
 
 
 # By metric: the comparison in float64, and the sign with which the nearest sorts first.
-COMPARISONS: dict[str, tuple[Callable[..., np.ndarray], float]] = {
+COMPARISONS: dict[str, tuple[Comparison, float]] = {
     "euclidean": (distances, 1.0),
     "cosine": (cosines, -1.0),
 }

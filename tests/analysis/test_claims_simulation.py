@@ -15,7 +15,7 @@ from jaxdiff.measures.roles import Roles
 from jaxdiff.measures.shares import ambiguity_bounds, select_share, share_forms
 from tests.report.small_results import make_cell, make_info
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_type_checks")]
 
 MAJORITY, MINORITY, REJECT = 0, 1, 2
 TRAINED = 0.2

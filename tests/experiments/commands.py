@@ -1,12 +1,16 @@
-"""The commands as users call them, in processes of their own."""
+"""The commands as users call them, in processes of their own or in forks of one."""
 
 import os
 import subprocess
 import sys
 
+from tests.experiments import command_server
+
 SMALL = ("--config", "tests/experiments/tiny_study.py")
-# Leaves out the measures that take most of the time.
+# Leaves out the measures that take most of the time, and most of the training.
 SHORT = (
+    "--config.train.steps=10",
+    "--config.classifier.steps=5",
     "--config.measures.lpips=none",
     "--config.measures.queries=0",
     "--config.measures.checkpoints=0",
@@ -22,12 +26,11 @@ def start_command(name: str, *arguments, **options) -> subprocess.Popen:
 
 
 def start_module(module: str, *arguments, **options) -> subprocess.Popen:
-    """Start a module; GLIBC_TUNABLES keeps the process from beginning again."""
-    environment = os.environ | {"XLA_FLAGS": XLA_FLAGS, "GLIBC_TUNABLES": ""}
+    """Start a module."""
     command = [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
     return subprocess.Popen(
         command,
-        env=environment,
+        env=_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -43,15 +46,27 @@ def wait_for_output(process: subprocess.Popen, timeout: float = 300) -> str:
 
 
 def run_command(name: str, *arguments) -> str:
-    """Run experiments.NAME to its end; what it prints."""
-    return wait_for_output(start_command(name, *arguments))
+    """Run experiments.NAME to its end in a fork; what it prints."""
+    finished = _run_in_fork(name, *arguments)
+    assert finished.status == 0, finished.out + finished.err
+    return finished.out
 
 
 def fail_command(name: str, *arguments) -> str:
-    """Run experiments.NAME, which has to end in one sentence; the sentence."""
-    process = start_command(name, *arguments)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 1, out + err
+    """Run experiments.NAME in a fork; it has to end in one sentence, which is returned."""
+    status, out, err = _run_in_fork(name, *arguments)
+    assert status == 1, out + err
     assert "Traceback" not in out + err
     assert len(err.strip().splitlines()) == 1, err
     return err.strip()
+
+
+def _run_in_fork(name: str, *arguments) -> command_server.Finished:
+    return command_server.run(
+        f"experiments.{name}", *map(str, arguments), environment=_environment(), timeout=300
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Of a command that compiles fast; GLIBC_TUNABLES keeps it from beginning again."""
+    return os.environ | {"XLA_FLAGS": XLA_FLAGS, "GLIBC_TUNABLES": ""}

@@ -6,7 +6,13 @@ import pytest
 
 from tests.datasets import published
 from tests.datasets.test_mnist import write_idx, write_pickle
-from tests.experiments.commands import SMALL, start_command, start_module, wait_for_output
+from tests.experiments.commands import (
+    SMALL,
+    fail_command,
+    run_command,
+    start_module,
+    wait_for_output,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -30,20 +36,18 @@ TWO_STEPS = (
 
 def test_the_papers_celeba_on_a_small_one(tmp_path):
     attributes = published.celeba(tmp_path / "celeba", 200)
-    output = wait_for_output(
-        start_command(
-            "sweep",
-            "--config=configs/paper_celeba.py",
-            "--config.seeds=(0,)",
-            "--cells=2-4*",
-            f"--workdir={tmp_path / 'run'}",
-            "--config.width=0.25",
-            *TWO_STEPS,
-            f"--config.data.dir={tmp_path / 'celeba'}",
-            "--config.data.n=(20,)",
-            "--config.data.size=32",
-            "--config.data.proportions=((0.4,0.2,0.3,0.1),)",
-        )
+    output = run_command(
+        "sweep",
+        "--config=configs/paper_celeba.py",
+        "--config.seeds=(0,)",
+        "--cells=2-4*",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.width=0.25",
+        *TWO_STEPS,
+        f"--config.data.dir={tmp_path / 'celeba'}",
+        "--config.data.n=(20,)",
+        "--config.data.size=32",
+        "--config.data.proportions=((0.4,0.2,0.3,0.1),)",
     )
     (cell,) = (tmp_path / "run" / "cells").iterdir()
     assert f"{cell.name}: gate" in output
@@ -60,7 +64,7 @@ def test_the_papers_celeba_on_a_small_one(tmp_path):
 
 def test_colored_digits_by_one_override(tmp_path):
     source = "--config.data.source=colored_digits"
-    wait_for_output(start_command("sweep", *SMALL, "--workdir", tmp_path, source, *TWO_STEPS))
+    run_command("sweep", *SMALL, "--workdir", tmp_path, source, *TWO_STEPS)
     (cell,) = (tmp_path / "cells").iterdir()
     result = json.loads((cell / "result.json").read_text())
     assert result["cell"]["data"] == "5,000 embedded MNIST digits, each in red and in green ink"
@@ -69,18 +73,16 @@ def test_colored_digits_by_one_override(tmp_path):
 
 def test_images_are_compared_with_a_dataset_by_name(tmp_path):
     published.celeba(tmp_path / "celeba", 40)
-    output = wait_for_output(
-        start_command(
-            "evaluate",
-            f"--samples={tmp_path / 'celeba' / 'img_align_celeba'}",
-            "--size=16",
-            "--reference=celeba",
-            f"--data_dir={tmp_path / 'celeba'}",
-            "--attribute=Male",
-            "--spaces=pixels",
-            "--k=1",
-            f"--workdir={tmp_path / 'out'}",
-        )
+    output = run_command(
+        "evaluate",
+        f"--samples={tmp_path / 'celeba' / 'img_align_celeba'}",
+        "--size=16",
+        "--reference=celeba",
+        f"--data_dir={tmp_path / 'celeba'}",
+        "--attribute=Male",
+        "--spaces=pixels",
+        "--k=1",
+        f"--workdir={tmp_path / 'out'}",
     )
     assert "pixels euclidean to neighbor 1, samples: 0.0" in output
     assert "held-out: " in output
@@ -96,16 +98,14 @@ def test_a_dataset_is_counted_and_drawn(tmp_path):
         "--show",
     )
     groups = ("--attribute=Male", "--group=Blond_Hair", f"--out={tmp_path / 'grid.png'}")
-    output = wait_for_output(start_command("dataset", *flags, *groups))
+    output = run_command("dataset", *flags, *groups)
     assert "40 faces of CelebA" in output
     assert "58.32" in output
     assert "0.86" in output
     assert (tmp_path / "grid.png").read_bytes()[1:4] == b"PNG"
-    process = start_command("dataset", *flags, "--attribute=Beard")
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 1
     names = "5_o_Clock_Shadow, Blond_Hair, Male, Smiling"
-    assert f"attribute 'Beard' is not known; choose one of {names}" in error
+    sentence = fail_command("dataset", *flags, "--attribute=Beard")
+    assert f"attribute 'Beard' is not known; choose one of {names}" in sentence
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from flax import nnx
 
 from jaxdiff import diffusers_io
 from jaxdiff.unet import UNet, UNetConfig
-from tests.experiments.commands import start_command, wait_for_output
+from tests.experiments.commands import fail_command, run_command
 
 CONFIG = UNetConfig(
     (8,),
@@ -37,10 +37,11 @@ def folder(tmp_path_factory):
     return root
 
 
-def start_probe(folder, workdir, *arguments):
+def list_arguments(folder, workdir, *arguments):
+    """Of the command: both models, the images, and further arguments."""
     models = (f"--model={folder / 'first'}", f"--model={folder / 'second'}")
     reference = f"--reference={folder / 'images.npz'}"
-    return start_command("probe", *models, reference, f"--workdir={workdir}", *FLAGS, *arguments)
+    return ("probe", *models, reference, f"--workdir={workdir}", *FLAGS, *arguments)
 
 
 def read_table(workdir, name):
@@ -53,7 +54,7 @@ def modification_times(workdir):
 
 
 def test_two_models_their_verdicts_and_resuming(folder, tmp_path):
-    output = wait_for_output(start_probe(folder, tmp_path))
+    output = run_command(*list_arguments(folder, tmp_path))
     print(output)
     result = json.loads((tmp_path / "probe.json").read_text())
     assert result["ranks"] == [2, 4]
@@ -74,12 +75,12 @@ def test_two_models_their_verdicts_and_resuming(folder, tmp_path):
 
     times = modification_times(tmp_path)
     assert len(times) == 2 * 2 * 3
-    wait_for_output(start_probe(folder, tmp_path))
+    run_command(*list_arguments(folder, tmp_path))
     assert modification_times(tmp_path) == times, "nothing is done twice"
     assert json.loads((tmp_path / "probe.json").read_text()) == result
 
     redone = "first-trained-t30-level0"
-    wait_for_output(start_probe(folder, tmp_path, f"--redo={redone}"))
+    run_command(*list_arguments(folder, tmp_path, f"--redo={redone}"))
     changed = [path for path, time in modification_times(tmp_path).items() if time != times[path]]
     assert [path.stem for path in changed] == [redone]
     assert json.loads((tmp_path / "probe.json").read_text()) == result
@@ -100,25 +101,20 @@ def test_two_models_their_verdicts_and_resuming(folder, tmp_path):
         (["--noise="], "--noise must be numbers from 0 to 1, as 0.1,0.3, got ''"),
         (["--classes=6,9"], "--classes needs a dataset by name"),
         (["--redo=*-level9"], "--redo *-level9 matches no stage; the stages are first-random-"),
-        (["--reference=digits", "--readings=hessian"], None),
     ],
 )
 def test_bad_input_gets_a_sentence(folder, tmp_path, arguments, sentence):
-    process = start_probe(folder, tmp_path / "out", *arguments)
-    output, error = process.communicate(timeout=200)
-    if sentence is None:  # a dataset by name is prepared at the model's size
-        assert process.returncode == 0, error
-        return
-    assert process.returncode == 1, output
-    assert len(error.splitlines()) == 1
-    assert sentence in error
+    assert sentence in fail_command(*list_arguments(folder, tmp_path / "out", *arguments))
+
+
+def test_a_dataset_by_name_is_prepared_at_the_size_of_the_models(folder, tmp_path):
+    run_command(*list_arguments(folder, tmp_path, "--reference=digits", "--readings=hessian"))
 
 
 def test_images_of_another_size(folder, tmp_path):
     large = tmp_path / "large.npz"
     np.savez(large, np.zeros((4, 16, 16, 1), np.uint8))
-    process = start_probe(folder, tmp_path / "out", f"--reference={large}")
-    output, error = process.communicate(timeout=200)
-    assert "first takes images of 8 x 8 x 1 (height x width x channels), got images of 16" in error
-    assert len(error.splitlines()) == 1, output
+    sentence = fail_command(*list_arguments(folder, tmp_path / "out", f"--reference={large}"))
+    expected = "first takes images of 8 x 8 x 1 (height x width x channels), got images of 16"
+    assert expected in sentence
     assert not (tmp_path / "out").exists()

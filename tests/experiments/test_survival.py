@@ -30,9 +30,9 @@ pytestmark = pytest.mark.slow
 
 
 def start(workdir, *arguments, flags=XLA_FLAGS):
-    """Start the tiny study without its longer measures."""
+    """Start the tiny study with all four checkpoints, and without its longer measures."""
     command = [sys.executable, "-W", "ignore", "-m", "experiments.sweep", *SMALL, *SHORT]
-    command += [f"--workdir={workdir}", *arguments]
+    command += ["--config.train.steps=40", f"--workdir={workdir}", *arguments]
     return subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": flags}, **PIPES)
 
 

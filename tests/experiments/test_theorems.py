@@ -6,7 +6,7 @@ import pytest
 from scipy.special import expit, logit
 
 from jaxdiff.landscape import theorem_run
-from tests.experiments.commands import start_command, wait_for_output
+from tests.experiments.commands import fail_command, run_command
 
 SMALL = ("--n=20", "--samples=20", "--grids=10")
 
@@ -15,8 +15,7 @@ SMALL = ("--n=20", "--samples=20", "--grids=10")
 def small_run(tmp_path_factory):
     """The workdir of a small run, and what it printed."""
     workdir = tmp_path_factory.mktemp("theorems")
-    output = wait_for_output(start_command("theorems", "--workdir", workdir, *SMALL))
-    return workdir, output
+    return workdir, run_command("theorems", "--workdir", workdir, *SMALL)
 
 
 @pytest.mark.slow
@@ -42,7 +41,7 @@ def test_only_what_is_lost_is_made_again(small_run):
     workdir, _ = small_run
     before = (workdir / "theorems.json").read_bytes()
     (workdir / "parts" / "grids.json").unlink()
-    output = wait_for_output(start_command("theorems", "--workdir", workdir, *SMALL))
+    output = run_command("theorems", "--workdir", workdir, *SMALL)
     assert "grids: 0/5" in output
     assert "retrieval: 0/" not in output
     assert (workdir / "theorems.json").read_bytes() == before
@@ -58,11 +57,7 @@ def test_only_what_is_lost_is_made_again(small_run):
     ],
 )
 def test_bad_input_is_one_sentence(flags, sentence, tmp_path):
-    process = start_command("theorems", "--workdir", tmp_path / "run", *flags)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert len(err.strip().splitlines()) == 1
-    assert sentence in err
+    assert sentence in fail_command("theorems", "--workdir", tmp_path / "run", *flags)
     assert not (tmp_path / "run").exists()
 
 

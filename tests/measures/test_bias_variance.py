@@ -188,6 +188,7 @@ def test_loss_that_is_independent_of_the_class_makes_no_bias(loss):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(("num_models", "lowest"), [(3, 0.86), (6, 0.91)])
 def test_intervals_cover_with_lost_images(num_models, lowest):
     """Models differ in their share and in how much they lose; images in both as well."""

@@ -280,6 +280,7 @@ def load_pair_of_digits():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(("size", "t"), [(300, 100), (300, 300), (62, 200)])
 def test_sets_of_one_population_are_rarely_told_apart(size, t):
     """The null of the control, by random splits of the digits: a false one in 20 at most.
@@ -306,6 +307,7 @@ def test_sets_of_one_population_are_rarely_told_apart(size, t):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("rho", "t", "num_queries"), [(2.0, 300, 32), (4.0, 400, 32), (2.0, 200, 16)]
 )

@@ -34,6 +34,7 @@ def cover(estimate, value):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("num_references", [62, 300, 1000])
 @pytest.mark.parametrize("num_samples", [256, 1000])
 def test_intervals_cover_one_half_without_copying(num_references, num_samples):
@@ -61,6 +62,7 @@ def test_intervals_cover_one_half_without_copying(num_references, num_samples):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_intervals_cover_where_samples_copy(share):
     """A share of the samples is training images with a little noise."""
@@ -156,6 +158,7 @@ def test_few_references_compare_nothing(count):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("sizes", [(19, 1), (18, 1, 1), (10, 9, 1)])
 def test_intervals_cover_where_a_class_has_one_reference(sizes):
     """All samples of that class go to one of two references: .95 of 100 studies, or more."""
@@ -172,6 +175,7 @@ def test_intervals_cover_where_a_class_has_one_reference(sizes):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("spread", [0.0, 0.1, 0.3])
 def test_a_model_that_draws_one_image_is_not_said_to_copy(spread):
     """One reference is nearest to nearly all of its samples; of which kind it is, is chance."""

@@ -175,6 +175,7 @@ def test_a_class_that_is_lost_altogether_has_no_correction():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("denoised", [50, 500])
 @pytest.mark.parametrize("losses", [(0.05, 0.2), (0.02, 0.02), (0.1, 0.28)])
 def test_the_loss_corrected_share_covers_the_truth(denoised, losses):

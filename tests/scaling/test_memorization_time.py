@@ -155,6 +155,7 @@ def test_bad_input():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")
 def test_intervals_cover_kappa_with_a_third_censored():
     covered = 0
     censored = []

@@ -236,6 +236,7 @@ def test_published_fit_of_chinchilla():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("noise", [0.003, 0.01])
 def test_intervals_cover_the_exponents(noise):
     covered = {"alpha": 0, "beta": 0}
