@@ -30,6 +30,7 @@ def compilations():
 def test_the_second_seed_of_a_model_compiles_nothing(tmp_path, compilations):
     config = tiny_study.get_config()
     config.seeds = (0, 2)
+    config.train.steps = 20
     first, second = grid.expand(config)
     counts = []
     times = []

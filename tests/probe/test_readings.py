@@ -115,8 +115,9 @@ def test_m_is_s_times_the_jacobian_of_x0_hat(model, state, readings):
         x0_hat, _ = to_x0_and_eps(model.schedule, "v", model.unet(x[None], t), x[None], t)
         return s * x0_hat[0]
 
-    for i, x in enumerate(state.xt):
-        m = np.asarray(jacobian(scaled_x0_hat)(jnp.asarray(x)), np.float64)
+    compute_m = jacobian(scaled_x0_hat)
+    for i, x in enumerate(jnp.asarray(state.xt)):
+        m = np.asarray(compute_m(x), np.float64)
         eigenvalues = np.linalg.eigvalsh(0.5 * (m + m.T))
         expected = {
             "spectral_norm": np.abs(eigenvalues).max(),
@@ -140,11 +141,12 @@ def test_how_the_maps_stretch(state, readings):
     args = state.level_args(2)
     from_pixels = find_values(readings[2], reading="maps", name="from_pixels")
     step = find_values(readings[2], reading="maps", name="step")
+    of_encoder, of_step = (jacobian(f, *args) for f in (functions.encode, functions.advance))
     for i, x in enumerate(jnp.asarray(state.xt)):
-        norm = np.linalg.norm(jacobian(functions.encode, *args)(x), 2)
+        norm = np.linalg.norm(of_encoder(x), 2)
         assert from_pixels[i] == pytest.approx(norm, rel=1e-4)
         before = functions.encode(x, *state.level_args(1))
-        norm = np.linalg.norm(jacobian(functions.advance, *args)(before), 2)
+        norm = np.linalg.norm(of_step(before), 2)
         assert step[i] == pytest.approx(norm, rel=1e-3)
 
 
