@@ -14,11 +14,8 @@ from absl import app, flags
 from benchmarks.machine import describe_machine
 from benchmarks.turns import peak
 from jaxdiff.measures.distributions import kid, prdc
-from jaxdiff.measures.memorization import (
-    copy_spurious_generalized,
-    memorization_metrics,
-    nearer_to_training,
-)
+from jaxdiff.measures.memorization import copy_spurious_generalized, memorization_metrics
+from jaxdiff.measures.nearer import nearer_to_training
 
 flags.DEFINE_integer("references", 50_000, "Training images.")
 flags.DEFINE_integer("queries", 1_000, "Samples, and as many held-out images.")

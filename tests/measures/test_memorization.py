@@ -10,6 +10,7 @@ from jaxdiff.datasets import registry as sources
 from jaxdiff.diffusion import Schedule
 from jaxdiff.measures import distributions, memorization
 from jaxdiff.measures.checkpoints import eps_losses, loss_gap
+from jaxdiff.measures.nearer import nearer_to_training
 
 NUM_IMAGES = 220  # at least 200 set a threshold
 
@@ -43,7 +44,7 @@ def metrics(planted):
         samples = planted[name]
         second_samples = planted[f"{name} again"]
         results = [
-            memorization.nearer_to_training(samples, train, unseen),
+            nearer_to_training(samples, train, unseen),
             *memorization.copy_spurious_generalized(samples, second_samples, train, unseen),
             *distributions.prdc(train, samples),
             distributions.fid(train, samples),

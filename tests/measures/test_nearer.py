@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from jaxdiff.estimates import wilson
-from jaxdiff.measures.memorization import nearer_by_chance, nearer_to_training
+from jaxdiff.measures.nearer import nearer_by_chance, nearer_to_training
 
 DIMENSION = 50
 MINORITY_SHARE = 0.2
