@@ -33,8 +33,9 @@ from rich.table import Column, Table
 from jaxdiff import checkpoints, files, parallel, report, results, timing
 from jaxdiff.analysis.claims import judge_study
 from jaxdiff.analysis.plan import Plan
+from jaxdiff.analysis.verdicts import explain_few_test_images
 from jaxdiff.cells.cell import Cell
-from jaxdiff.cells.data import DataPaths
+from jaxdiff.cells.data import DataPaths, count_test_images
 from jaxdiff.progress import Progress
 from jaxdiff.setting_fields import to_json
 from jaxdiff.settings import SHARE_FORMS
@@ -321,6 +322,9 @@ def run_study(clock: timing.Clock) -> None:
         print_plan(cells, Plan.from_study(settings), tasks)
     check_study(cells, settings, study_file, config.data.dir)
     if FLAGS.dry_run:
+        few = explain_few_test_images(count_test_images(cells[0], config.data.dir))
+        if few:
+            _cli.console.print(f"no claim can have a verdict: {few}")
         return
     paths = DataPaths(config.data.dir, config.data.cache)
     track = tracker_names(read_settings(config))

@@ -30,8 +30,8 @@ from jaxdiff.analysis.verdicts import (
     BOUNDS_CONFIDENCE,
     LOST_RATIO,
     MIN_ALIGNMENT_SEEDS,
-    MIN_TEST_IMAGES,
     Verdict,
+    explain_few_test_images,
     judge_contrast,
     judge_equivalence,
     judge_sign,
@@ -337,12 +337,7 @@ class PlannedClaims:
             why = "for every planned seed, the training of at least one model diverged"
         if not why and self.plan.alternate and len({seed % 2 for seed in seeds}) < 2:
             why = "only seeds of one role are left, since models of the others have diverged"
-        if not why and self.test_images < MIN_TEST_IMAGES:
-            why = (
-                f"the classifier was tested on {self.test_images} images a class; "
-                f"{MIN_TEST_IMAGES} are needed"
-            )
-        return why
+        return why or explain_few_test_images(self.test_images)
 
 
 def _format_data(data: Sequence[DataKey]) -> str:

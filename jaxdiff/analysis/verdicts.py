@@ -30,6 +30,13 @@ MIN_ALIGNMENT_SEEDS = 24  # with fewer the interval is wider than the margin all
 BOUNDS_CONFIDENCE = 0.75  # of the bounds by which a model is compared with its training data
 
 
+def explain_few_test_images(count: int) -> str:
+    """Why tests on so many images a class are too few for a verdict; empty where they suffice."""
+    if count >= MIN_TEST_IMAGES:
+        return ""
+    return f"the classifier is tested on {count} images a class; {MIN_TEST_IMAGES} are needed"
+
+
 def judge_contrast(low: float, high: float, widening: float) -> Verdict:
     """Judge the change of the logit share, deep minus shallow, by its widened interval.
 

@@ -61,6 +61,13 @@ def _open_dataset(
     )
 
 
+def count_test_images(cell: Cell, data_dir: str = "") -> int:
+    """Images on which the classifier is tested, of the class that has fewer."""
+    dataset = open_cell_dataset(cell, data_dir)
+    labels = dataset.labels[dataset.pools["classifier_test"]]
+    return min(int((labels == label).sum()) for label in (cell.majority, cell.minority))
+
+
 def check_training_sets(cells: Sequence[Cell], data_dir: str = "") -> None:
     """Check that the dataset has the classes and images of every cell.
 

@@ -159,7 +159,7 @@ def test_a_low_gate_is_not_readable():
 def test_missing_evidence_leaves_a_claim_undecided():
     few_images = judge_all(cells_of(*FALLING), 4, test_images=50)[0]
     assert few_images.verdict == "undecided"
-    assert few_images.why == "the classifier was tested on 50 images a class; 950 are needed"
+    assert few_images.why == "the classifier is tested on 50 images a class; 950 are needed"
     one_seed = judge_all(cells_of([0.2], [0.1]), 1)[0]
     assert one_seed.verdict == "undecided"
     assert one_seed.why == "one seed has no interval between seeds"

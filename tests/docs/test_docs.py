@@ -115,3 +115,4 @@ def planned_sweeps():
 def test_the_sweeps_of_the_docs_can_be_planned(tmp_path, arguments):
     plan = run_command("sweep", *arguments, "--workdir", tmp_path, "--dry_run")
     assert "cells" in plan
+    assert "no claim can have a verdict: the classifier is tested on " in plan
