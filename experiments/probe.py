@@ -190,9 +190,8 @@ def _load_cell_data(
         )
     context = open_trained_cell(path, workdir, _data_paths(), progress)
     images = context.unseen(max(FLAGS.num, QUERIES))
-    return ProbeData.from_unseen(
-        images, context.train, context.cell.minority, FLAGS.num, max_memory=FLAGS.memory
-    )
+    classes = context.cell.roles.classes
+    return ProbeData.from_unseen(images, context.train, classes, FLAGS.num, max_memory=FLAGS.memory)
 
 
 def _load_dataset(path: epath.Path, workdir: epath.Path, progress: _cli.Reporter) -> ProbeData:

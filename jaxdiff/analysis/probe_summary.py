@@ -16,6 +16,7 @@ from jaxdiff.analysis.smoothness import (
 )
 from jaxdiff.estimates import Estimate
 
+RANKS_DISAGREE = "ranks disagree"
 Theorem = Literal["", "premise never holds", "undecided", "refuted", "not refuted"]
 
 
@@ -63,6 +64,9 @@ class Tally:
     log_ratio
         Mean of log(after / before) over the points, each the mean over its levels and noise
         levels; None where it is undefined.
+    verdict
+        What the ratio says of the points of these networks, if all ranks say the same; empty where
+        it is undefined.
     theorem
         Counts of the points that the theorem speaks of; None where it does not.
     """
@@ -76,6 +80,7 @@ class Tally:
     increases: int
     undecided: int
     log_ratio: Estimate | None
+    verdict: str
     theorem: TheoremCounts | None
 
     @property
@@ -104,11 +109,6 @@ class Tally:
     def ratio(self) -> Estimate:
         """The geometric mean of after / before, with its interval."""
         return (self.log_ratio or Estimate.undefined()).map(np.exp)
-
-    @property
-    def verdict(self) -> str:
-        """What the ratio says of the points of these networks; empty where it is undefined."""
-        return "" if self.log_ratio is None else name_verdict(self.log_ratio, self.decided > 0)
 
     def to_row(self) -> dict[str, Any]:
         """The row of tables/in_short.csv."""
@@ -180,6 +180,7 @@ def _tally(comparisons: Sequence[Comparison]) -> Tally:
         increases,
         undecided=len(all_changes) - decreases - increases,
         log_ratio=_mean_log_ratio(comparisons),
+        verdict=_name_agreed_verdict(comparisons),
         theorem=_count_premises(changes, premises),
     )
 
@@ -188,6 +189,20 @@ def _agreed_changes(forms: Sequence[Comparison]) -> np.ndarray:
     """The change at each point on which all forms (ranks) agree, else 0."""
     changes = np.stack([comparison.changes for comparison in forms])
     return np.where(np.all(changes == changes[0], axis=0), changes[0], 0)
+
+
+def _name_agreed_verdict(comparisons: Sequence[Comparison]) -> str:
+    """The verdict of every form (rank), or that they disagree; empty without a ratio."""
+    by_form: dict[Quantity, list[Comparison]] = {}
+    for comparison in comparisons:
+        by_form.setdefault(comparison.quantity, []).append(comparison)
+    verdicts = set()
+    for form in by_form.values():
+        ratio = _mean_log_ratio(form)
+        if ratio is not None:
+            has_decided_points = any(comparison.changes.any() for comparison in form)
+            verdicts.add(name_verdict(ratio, has_decided_points))
+    return RANKS_DISAGREE if len(verdicts) > 1 else "".join(verdicts)
 
 
 def _mean_log_ratio(comparisons: Sequence[Comparison]) -> Estimate | None:

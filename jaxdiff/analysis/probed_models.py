@@ -166,26 +166,14 @@ def find_pixel_norms(site: Site) -> dict[Quantity, Norms]:
 
 
 def find_contractions(site: Site) -> Bool[np.ndarray, " points"] | None:
-    """The points where the theorem's premise holds at a level; None where it was not measured.
+    """The points where the map from the pixels contracts; None where it was not measured.
 
-    The maps from the pixels to this level and to the one before, and the step between, must all
-    be contractions. The largest singular value of a map of many dimensions is met from below, by
-    a few products.
+    That is the theorem's premise at the first level. The largest singular value of a map of many
+    dimensions is met from below, by a few products.
     """
-    # Eq. 6's map to this level, Eq. 35's step, and the map that the step begins from.
-    maps = [
-        site.find(reading="maps", name="from_pixels"),
-        site.find(reading="maps", name="step"),
-    ]
-    if site.level > 1:
-        maps.append(site._replace(level=site.level - 1).find(reading="maps", name="from_pixels"))
-    contractions = []
-    for norms in maps:
-        if norms is None:
-            return None
-        # The error is a bound on the singular value.
-        contractions.append(norms.values + norms.errors < 1)
-    return np.all(contractions, axis=0)
+    norms = site.find(reading="maps", name="from_pixels")
+    # The error is a bound on the singular value.
+    return None if norms is None else norms.values + norms.errors < 1
 
 
 def _find_pull_back(site: Site, rank: int) -> Norms | None:

@@ -10,7 +10,7 @@ import numpy as np
 import scipy
 from jaxtyping import Array, Float, Int
 
-from jaxdiff.landscape import energies
+from jaxdiff.landscape import energies, memory
 from jaxdiff.landscape.energies import Number, Points
 from jaxdiff.landscape.retrieval import Labels, Queries, map_rows
 
@@ -60,7 +60,10 @@ def find_minima(points: Points, tau: float, min_distance: float = 1e-2) -> Minim
     ValueError for a tau below the error of distances.
     """
     energies.check_tau(tau, points)
-    ends = np.asarray(mean_shift(points, points, tau), np.float64)
+    # Around the mean, since the descent ends by the length of x.
+    mean = points.mean(axis=0)
+    centered = points - mean[None]
+    ends = np.asarray(mean_shift(centered, centered, tau), np.float64) + np.asarray(mean)
     if len(ends) == 1:
         return Minima(ends, np.zeros(1, np.int64))
     linkage = scipy.cluster.hierarchy.single(scipy.spatial.distance.pdist(ends))
@@ -116,7 +119,7 @@ def merged_minima(
         class_counts = np.bincount(labels[inside])
         sampled = rng.permutation(members)[:MAX_MEMBERS]
         depths = [depth(x, before.centers, points, tau_before) for x in sampled]
-        eigenvalues = [_smallest_eigenvalue(x, points, tau_before) for x in sampled]
+        eigenvalues = _smallest_eigenvalues(sampled, points, tau_before)
         radius = np.linalg.norm(members - center[None], axis=1).max()
         merged.append(
             MergedMinimum(
@@ -127,7 +130,7 @@ def merged_minima(
                 depth_before=float(np.nanmean(depths)),
                 depth_after=depth(center, after.centers, points, tau_after),
                 smallest_before=float(np.mean(eigenvalues)),
-                smallest_after=_smallest_eigenvalue(center, points, tau_after),
+                smallest_after=float(_smallest_eigenvalues(center[None], points, tau_after)[0]),
                 gap=hull_gap(members, points, tau_before=tau_before, tau_after=tau_after, rng=rng),
             )
         )
@@ -181,10 +184,6 @@ def _free_energies(x, points, tau):
     return map_rows(lambda x: energies.free_energy(x, points, tau), x)
 
 
-def _smallest_eigenvalue(x, points, tau) -> float:
-    return float(_hessian_eigenvalues(jnp.asarray(x, points.dtype), points, tau)[0])
-
-
-@jax.jit
-def _hessian_eigenvalues(x, points, tau):
-    return jnp.linalg.eigvalsh(energies.hessian(x, points, tau))
+def _smallest_eigenvalues(x: Centers, points: Points, tau: float) -> Float[np.ndarray, " m"]:
+    """Of the Hessian at each x, by the points' Gram matrix: a color image has 12,288 dimensions."""
+    return memory.curvature(x, points, tau)["smallest"]

@@ -40,8 +40,7 @@ def summarize(raw: Mapping[str, np.ndarray], leading: int) -> dict[str, Measured
         for i, tridiagonal in enumerate(raw["tridiagonal"]):
             row = _summarize_lanczos(tridiagonal, raw["rest"][i], leading)
             if "probes" in raw:
-                norm, _ = row["spectral_norm"]
-                row |= _summarize_probes(raw["probes"][i], norm)
+                row |= _summarize_probes(raw["probes"][i], *row["spectral_norm"])
             rows.append(row)
     measured = {}
     for name in rows[0]:
@@ -108,8 +107,13 @@ def _summarize_lanczos(
     }
 
 
-def _summarize_probes(probes: np.ndarray, norm: float) -> dict[str, tuple[float, float]]:
-    """Means over the probes, with the standard error of functions of them (delta method)."""
+def _summarize_probes(
+    probes: np.ndarray, norm: float, bound: float
+) -> dict[str, tuple[float, float]]:
+    """Means over the probes, with the standard error of functions of them (delta method).
+
+    To that of the stable rank is added what the bound of the norm leaves open.
+    """
     trace, square, skew = probes.mean(axis=0, dtype=np.float64)
     covariance = np.cov(probes.T) / len(probes)
 
@@ -125,7 +129,10 @@ def _summarize_probes(probes: np.ndarray, norm: float) -> dict[str, tuple[float,
     return {
         "trace": (trace, delta_error(1.0, 0.0, 0.0)),
         "frobenius_norm": (frobenius_norm, delta_error(0.0, _divide(0.5, frobenius_norm), 0.0)),
-        "stable_rank": (_divide(square, norm**2), delta_error(0.0, _divide(1.0, norm**2), 0.0)),
+        "stable_rank": (
+            _divide(square, norm**2),
+            delta_error(0.0, _divide(1.0, norm**2), 0.0) + _divide(2.0 * square * bound, norm**3),
+        ),
         "asymmetry": (asymmetry, asymmetry_error),
     }
 

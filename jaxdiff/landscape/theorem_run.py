@@ -161,10 +161,11 @@ def select_memories(options: Options, dataset: registry.Dataset) -> list[Memory]
     memories: list[Memory] = []
     for share in options.majorities:
         for majority, minority in (options.classes, options.classes[::-1]):
-            num_minority = round(options.n * (1 - share))
+            # Rounded down: the majority is not the smaller class of an odd number of images.
+            num_minority = int(options.n * (1 - share) + 1e-9)
             counts = {majority: options.n - num_minority, minority: num_minority}
-            # Images of its own for each memory, as far as the dataset has them.
-            seed = options.seed + len(memories)
+            # A part of its own for each memory and each --seed, as far as the dataset has them.
+            seed = 2 * len(options.majorities) * options.seed + len(memories)
             indices = registry.training_set(dataset, counts, part=0, parts=1, seed=seed)
             memories.append(Memory(share, majority, indices))
     return memories

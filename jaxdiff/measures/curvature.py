@@ -43,7 +43,7 @@ def curvature(artifacts: Artifacts) -> list[Estimate]:
     data = ProbeData.from_unseen(
         artifacts.unseen(max(num_probe, QUERIES)),
         artifacts.train,
-        roles.minority,
+        roles.classes,
         num_probe,
     )
     readings = probe_pixels(sampler.model, data, artifacts.progress)

@@ -41,7 +41,7 @@ class ProbeData:
     memory
         Images of the memory; empty where there is none.
     memory_labels
-        Class of each memory image, 0 or 1; None where the classes are not known.
+        Class of each memory image, 0 or 1, and 2 for any other; None where they are not known.
     """
 
     images: Float[np.ndarray, "q h w c"]
@@ -78,7 +78,7 @@ class ProbeData:
         cls,
         unseen: Images,
         train: LabeledImages,
-        minority: int,
+        classes: tuple[int, int],
         num_probe: int,
         max_memory: int = MEMORY,
     ) -> "ProbeData":
@@ -90,15 +90,17 @@ class ProbeData:
             Images in the class mix of the training data, in any order.
         train
             The training images.
-        minority
-            The label that counts as class 1 of the memory.
+        classes
+            The labels that count as class 0 and class 1 of the memory.
         num_probe, max_memory
             Numbers of probed images and of memory images, at most.
         """
         # Equal steps through the classes keep their mix.
         by_class = np.argsort(train.labels, kind="stable")
         indices = _space_evenly(by_class, max_memory)
-        labels = (train.labels[indices] == minority).astype(np.int64)
+        labels = np.full(len(indices), 2)
+        for i, label in enumerate(classes):
+            labels[train.labels[indices] == label] = i
         num_probe = min(num_probe, len(unseen))
         return cls(_scale(_shuffle(unseen)), num_probe, _scale(train.images[indices]), labels)
 

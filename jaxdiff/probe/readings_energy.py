@@ -10,6 +10,7 @@ from jaxdiff.reading import Reading
 
 # s below which x0_hat, a division by s, is not composed with the energy
 MIN_SIGNAL = 0.1
+DECODER_NORMS = ("total", "gauss_newton", "remainder")
 
 
 def read_hessian(inputs: LevelInputs) -> list[Reading]:
@@ -120,11 +121,17 @@ def read_decoder(inputs: LevelInputs) -> list[Reading]:
     """The energy composed with the decoder of the level, and its two terms.
 
     ``x0_error`` is |x0_hat - x0| / |x0|, 0 for a decoder that is an inverse. It is the same at
-    every level, since what a level's activation loses is in the skips.
+    every level, since what a level's activation loses is in the skips. All are undefined, with the
+    label ``why``, where x_t has nearly no signal.
     """
     state = inputs.state
     if state.s < MIN_SIGNAL:
-        return []
+        why = f"x_t has {state.s:.2g} of the image; the decoder is read from {MIN_SIGNAL:g} on"
+        undefined = np.full(len(state.xt), np.nan)
+        return [
+            Reading.measured("decoder", name, undefined, why=why)
+            for name in (*DECODER_NORMS, "smallest", "x0_error", "sum_error")
+        ]
     parts = abstraction.decoder_curvature(
         state.functions.decoder,
         jnp.asarray(state.xt),
@@ -137,7 +144,7 @@ def read_decoder(inputs: LevelInputs) -> list[Reading]:
     )
     readings = [
         Reading.measured("decoder", name, *getattr(parts, name)["spectral_norm"])
-        for name in ("total", "gauss_newton", "remainder")
+        for name in DECODER_NORMS
     ]
     readings.append(Reading.measured("decoder", "smallest", *parts.total["smallest"]))
     # The decoder adds to s x0_hat the true sigma eps, most of x_t: relative to x_t the gap would

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from jaxdiff.estimates import wilson
 from jaxdiff.landscape import memory, minima, retrieval
@@ -40,13 +41,16 @@ def read_retrieval(inputs: LevelInputs) -> list[Reading]:
     """What share of the queries the memory calls class 1, and the minima of its free energy.
 
     Class 1's share of the memory, of the votes of k neighbors (Eq. 1) and of the soft weights
-    (Eq. 2) with the scaled tau; then the number of minima at this tau, and their purity. Where
-    most of the memory are copies of each other there is the first alone: `read_memory` says why.
+    (Eq. 2) with the scaled tau, among what is of class 0 or 1; then the number of minima at this
+    tau, and their purity. Where most of the memory are copies of each other there is the first
+    alone, and where tau is below the rounding error of distances there are no minima:
+    `read_memory` says why.
     """
     labels = inputs.data.memory_labels
     if labels is None:
         return []
-    share = np.array([labels.mean()])
+    num_classes = int(labels.max()) + 1
+    share = np.array([labels[labels < 2].mean()])
     readings = [Reading.measured("retrieval", "class 1 in the memory", share)]
     try:
         tau = _scaled_tau(inputs)
@@ -57,13 +61,17 @@ def read_retrieval(inputs: LevelInputs) -> list[Reading]:
 
     # No vote has more neighbors than there are memories.
     ks = tuple(k for k in inputs.options.ks if k <= len(memories))
-    votes = retrieval.hard_votes(jnp.asarray(queries), jnp.asarray(memories), labels, 2, ks)
+    points = jnp.asarray(memories)
+    votes = retrieval.hard_votes(jnp.asarray(queries), points, labels, num_classes, ks)
     for k, shares in votes.items():
-        readings.append(_recalled_share(f"k = {k}", shares[:, 1]))
-    soft = retrieval.soft_labels(memory.weights(queries, memories, tau), labels, 2)
-    readings.append(_recalled_share("soft", soft[:, 1]))
+        readings.append(_recalled_share(f"k = {k}", shares))
+    soft = retrieval.soft_labels(memory.weights(queries, memories, tau), labels, num_classes)
+    readings.append(_recalled_share("soft", soft))
 
-    merged = minima.find_minima(jnp.asarray(memories), tau)
+    try:
+        merged = minima.find_minima(points, tau)
+    except ValueError:
+        return readings
     count = len(merged.centers)
     majorities = [np.bincount(labels[merged.assignment == i]).max() for i in range(count)]
     purity = sum(majorities) / len(memories)
@@ -79,10 +87,13 @@ def _scaled_tau(inputs: LevelInputs) -> float:
     return inputs.options.c * memory.nearest_scale(inputs.memories)
 
 
-def _recalled_share(name: str, share_of_class_1: np.ndarray) -> Reading:
-    """The proportion of queries that are called class 1, with its interval."""
-    ones = int((share_of_class_1 > 0.5).sum())
-    n = len(share_of_class_1)
+def _recalled_share(name: str, shares: Float[np.ndarray, "q classes"]) -> Reading:
+    """Of the queries that are called class 0 or 1 the proportion of class 1, with its interval."""
+    called = shares.argmax(axis=1)  # of equal ones the first
+    ones = int((called == 1).sum())
+    n = int((called < 2).sum())
+    if n == 0:
+        return Reading.measured("retrieval", name, np.array([np.nan]))
     low, high = wilson(ones, n)
     return Reading.measured(
         "retrieval", name, np.array([ones / n]), low=float(low), high=float(high), n=n

@@ -179,14 +179,15 @@ def test_the_norm_falls_raw_and_rises_scaled():
 def test_only_points_whose_premise_holds_refute():
     """Along 4 directions alone the norm rises; |J| + error < 1 at two of the four points.
 
-    At the fourth point the directions are undefined, so the theorem is refuted at 2 x 2 points.
+    At the fourth point the directions are undefined. From level 1 on the norms are along directions
+    of each level's own, so the theorem is refuted at two points of the first step alone.
     """
     rising = [keep_readings(model, lambda r: r.labels.get("rank", 4) == 4) for model in MODELS]
     tally = find_tally(rising, model="deep", quantity=PULL_BACK, scale=RAW)
     assert (tally.decreases, tally.increases, tally.undecided) == (0, 6, 2)
     theorem = tally.theorem
-    assert (theorem.premise_holds, theorem.points) == (4, 8)
-    assert (theorem.decided, theorem.counterexamples) == (4, 4)
+    assert (theorem.premise_holds, theorem.points) == (2, 4)
+    assert (theorem.decided, theorem.counterexamples) == (2, 2)
     assert theorem.verdict == "refuted"
 
     rows = select_rows(
@@ -195,10 +196,11 @@ def test_only_points_whose_premise_holds_refute():
         model="deep",
         weights="trained",
     )
-    of_theorem = select_rows(rows, reading="pull-back", scale=RAW)
+    of_theorem = select_rows(rows, reading="pull-back", scale=RAW, to=1)
     assert {row["refuted"] for row in of_theorem} == {True}
     not_of_theorem = [row for row in rows if row not in of_theorem]
-    assert not_of_theorem, "the theorem does not speak of a decoder, a memory or a scaled norm"
+    assert select_rows(not_of_theorem, reading="pull-back", scale=RAW, to=2)
+    assert select_rows(not_of_theorem, reading="decoder"), "nor of a memory or a scaled norm"
     assert {row["refuted"] for row in not_of_theorem} == {None}
 
 
@@ -232,6 +234,9 @@ def test_ranks_must_agree():
     )
     assert {(row["form"], row["share"]) for row in rows} == {("r = 2", 1.0), ("r = 4", 0.0)}
     assert all(row["n"] == 3 for row in rows), "an undefined direction is left out"
+    assert tally.verdict == "ranks disagree"
+    alone = [keep_readings(model, lambda r: r.labels.get("rank", 4) == 4) for model in MODELS]
+    assert find_tally(alone, model="deep", quantity=PULL_BACK, scale=RAW).verdict == "larger"
 
 
 def test_large_errors_leave_all_points_undecided():

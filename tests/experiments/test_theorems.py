@@ -5,6 +5,7 @@ import json
 import pytest
 from scipy.special import expit, logit
 
+from jaxdiff.datasets import registry
 from jaxdiff.landscape import theorem_run
 from tests.experiments.commands import fail_command, run_command
 
@@ -59,6 +60,25 @@ def test_only_what_is_lost_is_made_again(small_run):
 def test_bad_input_is_one_sentence(flags, sentence, tmp_path):
     assert sentence in fail_command("theorems", "--workdir", tmp_path / "run", *flags)
     assert not (tmp_path / "run").exists()
+
+
+def test_no_majority_is_the_smaller_class_of_an_odd_number():
+    dataset = registry.open_dataset("digits", size=16, channels=1)
+    labels = dataset.labels
+    for memory in theorem_run.select_memories(theorem_run.Options(n=11), dataset):
+        num_majority = int((labels[memory.indices] == memory.majority).sum())
+        assert num_majority >= 6, memory.share
+
+
+def test_the_memories_of_two_seeds_are_drawn_apart():
+    dataset = registry.open_dataset("digits", size=16, channels=1)
+    drawn = [
+        memory.indices.tolist()
+        for seed in range(3)
+        for memory in theorem_run.select_memories(theorem_run.Options(n=20, seed=seed), dataset)
+        if memory.share == 0.9
+    ]
+    assert len({tuple(indices) for indices in drawn}) == len(drawn)
 
 
 def test_the_law_is_recovered():

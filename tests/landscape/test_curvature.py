@@ -113,6 +113,24 @@ def test_a_krylov_space_that_is_soon_exhausted(tau):
         assert np.all(np.isfinite(errors))
 
 
+def test_the_error_of_the_stable_rank_has_that_of_the_norm():
+    """Four products do not reach the largest of 400 eigenvalues between 1 and 2."""
+    matrix = jnp.diag(jnp.linspace(1.0, 2.0, 400))
+    measured = curvature.curvature(
+        curvature.Energy(quadratic),
+        jnp.ones((4, 400)),
+        jax.random.key(0),
+        matrix,
+        dense=0,
+        steps=4,
+        probes=64,
+    )
+    values, errors = measured["stable_rank"]
+    expected = float(jnp.square(jnp.diagonal(matrix)).sum()) / 4.0
+    assert np.all(np.abs(values - expected) <= 3 * errors)
+    assert np.all(values > 1.01 * expected), "a norm from below makes it too large"
+
+
 def test_leading_eigenvalues_fall():
     matrix = jnp.diag(jnp.arange(24.0))
     measured = curvature.curvature(

@@ -34,6 +34,23 @@ def test_minima_merge_as_tau_grows():
     assert counts == [60, 2, 1]
 
 
+def test_minima_far_from_the_origin_are_told_apart():
+    """Around a length of 300 a float32 step of the descent would end it too early."""
+    far = POINTS + 300.0
+    counts = [len(minima.find_minima(far, tau).centers) for tau in (3.0, 50.0)]
+    assert counts == [2, 1]
+    expected = minima.find_minima(POINTS, 3.0).centers + 300.0
+    np.testing.assert_allclose(minima.find_minima(far, 3.0).centers, expected, atol=1e-3)
+
+
+def test_the_smallest_eigenvalue_is_that_of_the_dense_hessian():
+    x = RNG.normal(size=(3, POINTS.shape[1])).astype(np.float32)
+    smallest = minima._smallest_eigenvalues(x, POINTS, 3.0)
+    for value, point in zip(smallest, jnp.asarray(x), strict=True):
+        hessian = np.asarray(energies.hessian(point, POINTS, 3.0), np.float64)
+        assert value == pytest.approx(np.linalg.eigvalsh(hessian)[0], abs=1e-4)
+
+
 def test_definition_1_on_two_clouds():
     merged = minima.merged_minima(POINTS, LABELS, tau_before=1e-2, tau_after=3.0, rng=RNG)
     assert sorted(minimum.points for minimum in merged) == [12, 48]

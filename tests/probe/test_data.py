@@ -44,12 +44,14 @@ def test_unseen_images_are_shuffled_and_training_images_remembered():
     """The memory is in the order of the classes, the minority as class 1."""
     unseen = label_images([0] * 6).images
     train = label_images([6, 9, 6, 9, 6, 6])
-    data = ProbeData.from_unseen(unseen, train, 9, num_probe=4, max_memory=3)
+    data = ProbeData.from_unseen(unseen, train, (6, 9), num_probe=4, max_memory=3)
     assert data.num_probe == 4
     assert indices_of(data.images) == np.random.default_rng(0).permutation(6).tolist()
     assert indices_of(data.memory) == [0, 4, 3]
     assert data.memory_labels.tolist() == [0, 0, 1]
-    assert ProbeData.from_unseen(unseen, train, 9, num_probe=40).num_probe == 6
+    assert ProbeData.from_unseen(unseen, train, (6, 9), num_probe=40).num_probe == 6
+    others = ProbeData.from_unseen(unseen, label_images([9, 1, 6, 3]), (6, 9), num_probe=1)
+    assert others.memory_labels.tolist() == [2, 2, 0, 1]
 
 
 def test_splits_give_two_classes_or_all():

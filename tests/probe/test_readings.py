@@ -319,6 +319,40 @@ def test_a_scaled_tau_below_the_error_is_refused(state, data):
 
 
 @pytest.mark.slow
+def test_minima_below_the_error_are_left_out(state, data):
+    options = dataclasses.replace(OPTIONS, readings=("retrieval",), c=1e-9)
+    names = {r.name for r in probe_level(state, data, 1, (), options) if r.reading == "retrieval"}
+    assert {"class 1 in the memory", "k = 1", "soft"} <= names
+    assert not names & {"minima", "purity"}
+
+
+@pytest.mark.slow
+def test_shares_are_among_two_classes(state, data):
+    """Of a memory of which every second image is of neither class."""
+    mixed = dataclasses.replace(data, memory_labels=np.array([0, 2, 1, 2] * 4))
+    options = dataclasses.replace(OPTIONS, readings=("retrieval",))
+    shares = {
+        r.name: r for r in probe_level(state, mixed, 2, (), options) if r.reading == "retrieval"
+    }
+    assert shares["class 1 in the memory"].values[0] == 0.5
+    _, queries, memories = (z[2].astype(np.float64) for z in state.activations)
+    nearest = np.square(queries[:, None] - memories[None]).sum(axis=-1).argmin(axis=1)
+    called = mixed.memory_labels[nearest]
+    expected = (called == 1).sum() / (called < 2).sum()
+    assert shares["k = 1"].values[0] == pytest.approx(expected)
+    assert shares["k = 1"].labels["n"] == (called < 2).sum()
+
+
+def test_the_decoder_is_undefined_without_a_signal(state, data):
+    dark = dataclasses.replace(state, s=0.05)
+    readings = readings_energy.read_decoder(LevelInputs(dark, data, 2, (), OPTIONS))
+    assert {r.name for r in readings} >= {"total", "x0_error"}
+    for reading in readings:
+        assert np.isnan(reading.values).all()
+        assert "x_t has 0.05 of the image" in reading.labels["why"]
+
+
+@pytest.mark.slow
 def test_without_a_memory(model, data):
     """The total variance is then that of the probed images, the queries alone are no memory."""
     no_memory = dataclasses.replace(data, memory=data.memory[:0], memory_labels=None)
