@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from experiments import _errors, _help
 
+REFUSED = 2  # exit status for input that would be refused again: no launch file repeats it
 TERMINATED = 143  # exit status after SIGTERM
 # file:///PATH is taken as /PATH: what has :// in it counts as a bucket (`files.is_in_bucket`).
 LOCAL_ADDRESS = re.compile("^(--?[a-z_.]+=)?file://(?=/)")
@@ -68,7 +69,8 @@ def _check_flagfiles() -> None:
     except (flags.Error, ValueError) as error:
         reason = " ".join(str(error).removeprefix("ERROR:: ").split())
         fail(
-            f"--flagfile must name a text file with one flag per line ({reason}); correct its path"
+            f"--flagfile must name a text file with one flag per line ({reason}); correct its path",
+            REFUSED,
         )
 
 
@@ -147,9 +149,10 @@ def check_required(*names: str) -> None:
 
 
 def run(main: Callable[[], None], description: str, settings_class: type | None = None) -> None:
-    """Parse the flags and call `main`; an error is one sentence and exit status 1.
+    """Parse the flags and call `main`; an error is one sentence and exit status 1 or 2.
 
-    What is no error of the input is a fault of jaxdiff, whose traceback is in a file. SIGTERM in
+    2 is for flags and values that are refused, 1 for what may be another time, as a full disk. What
+    is no error of the input is a fault of jaxdiff, whose traceback is in a file. SIGTERM in
     training saves it first; the exit status is then 143. JAXDIFF_TRACEBACK=1 shows where an error
     was raised.
 
@@ -176,9 +179,9 @@ def run(main: Callable[[], None], description: str, settings_class: type | None 
         except SystemExit:  # absl's --helpfull ends with 1
             sys.exit(0)
         except Exception as error:
-            fail(_errors.explain_input(argv, error, settings_class))
+            fail(_errors.explain_input(argv, error, settings_class), REFUSED)
         if len(positional) > 1:
-            fail(f"unexpected argument {positional[1]!r}; every option starts with --")
+            fail(f"unexpected argument {positional[1]!r}; every option starts with --", REFUSED)
         return positional
 
     def run_guarded(_: Sequence[str]) -> None:
@@ -189,7 +192,8 @@ def run(main: Callable[[], None], description: str, settings_class: type | None 
                 traceback.print_exc()
             is_input = isinstance(error, ValueError | OSError) and not _errors.is_full_disk(error)
             if is_input:
-                fail(_errors.explain_input(sys.argv, error, settings_class))
+                status = REFUSED if isinstance(error, ValueError) else 1
+                fail(_errors.explain_input(sys.argv, error, settings_class), status)
             fail(_errors.describe(error))
         except KeyboardInterrupt:
             fail("interrupted; the same command goes on from the last checkpoint")

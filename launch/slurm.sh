@@ -24,7 +24,7 @@
 #SBATCH --output=jaxdiff-%A_%a.log
 set -euo pipefail
 
-if [[ $# -eq 0 || ! -f $1 ]]; then
+if [[ $# -eq 0 || ! -f ${1%%:*} ]]; then # FILE:VARIANT
   echo "error: there is no config ${1:-}; give one, as: sbatch launch/slurm.sh configs/paper_mnist.py" >&2
   exit 1
 fi
@@ -32,12 +32,17 @@ config=$1
 shift
 
 # The environment is made by the first task that comes, on the shared file system. JAXDIFF_VENV is one that is there already;
-# JAXDIFF_INSTALL says what pip installs where it is not CUDA's.
+# JAXDIFF_INSTALL says what pip installs where it is not CUDA's, PYTHON with which Python.
 venv=${JAXDIFF_VENV:-$PWD/.venv-slurm}
+python=${PYTHON:-python3}
 (
   flock 9
   if [[ ! -x $venv/bin/python ]]; then
-    python3 -m venv "$venv.new"
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+      echo "error: Python 3.11 or newer is needed, $python is not; name one, as: PYTHON=python3.12 sbatch launch/slurm.sh $config" >&2
+      exit 1
+    fi
+    "$python" -m venv "$venv.new"
     "$venv.new/bin/pip" install --quiet --upgrade pip
     "$venv.new/bin/pip" install --quiet "${JAXDIFF_INSTALL:-jaxdiff[cuda] @ file://$PWD}"
     mv "$venv.new" "$venv"
@@ -48,4 +53,6 @@ distributed=()
 if ((SLURM_NNODES * ${SLURM_NTASKS_PER_NODE:-1} > 1)); then
   distributed=(--distributed) # the processes find each other by SLURM's own variables
 fi
-exec srun --kill-on-bad-exit=1 "$venv/bin/python" -m experiments.sweep --config "$config" "${distributed[@]}" "$@"
+export JAXDIFF_TRACEBACK=1 # in the log
+exec srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+  "$venv/bin/python" -m experiments.sweep --config "$config" ${distributed[@]+"${distributed[@]}"} "$@"

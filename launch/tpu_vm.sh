@@ -7,16 +7,17 @@
 # depth is a name of your choice for the queued resource and its node. Cells of one model train at once, a chip each, or each batch
 # is split over the slice. The log is streamed until the study ends. If the slice is preempted, it is requested again, and the study
 # resumes from its last checkpoint. If this command is interrupted, run it again: it resumes in the same way and creates nothing
-# twice. Arguments after the bucket are passed to experiments.sweep. At the end the slice is deleted; KEEP=1 keeps it.
+# twice. Arguments after the bucket are passed to experiments.sweep. At the end the slice is deleted; KEEP=1 keeps it. EXTRAS are
+# jaxdiff's extras on the hosts, tpu,cloud by default.
 #
 # Requirements: gcloud, logged in, with a project set; a bucket to which the TPU's service account can write.
 set -euo pipefail
 
 usage() {
-  sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2
+  sed -n '2,/^set/{/^#/s/^# \{0,1\}//p;}' "$0" >&2
   exit 1
 }
-[[ $# -ge 3 && -f $2 && -n ${ZONE:-} && -n ${TYPE:-} ]] || usage
+[[ $# -ge 3 && -f ${2%%:*} && -n ${ZONE:-} && -n ${TYPE:-} ]] || usage
 name=$1 config=$2 workdir=$3
 shift 3
 # CHANGE with the type: v4 tpu-ubuntu2204-base, v5e v2-alpha-tpuv5-lite, v5p v2-alpha-tpuv5, v6e v2-alpha-tpuv6e.
@@ -25,37 +26,57 @@ spot=()
 [[ -z ${SPOT:-} ]] || spot=(--spot)
 
 queue() { gcloud compute tpus queued-resources "$1" "$name" --zone="$ZONE" "${@:2}"; }
-state() { queue describe --format='value(state.state)' 2>/dev/null || echo ABSENT; }
+errors=$(mktemp)
+trap 'rm -f "$errors"' EXIT
+# ABSENT where gcloud says so, UNKNOWN where it says nothing of the slice, as without a network.
+state() {
+  queue describe --format='value(state.state)' 2> "$errors" ||
+    if grep -q NOT_FOUND "$errors"; then echo ABSENT; else echo UNKNOWN; fi
+}
 on_every_host() { gcloud compute tpus tpu-vm ssh "$name" --zone="$ZONE" --worker="${worker:-all}" --command="$1"; }
 
 # Until the slice is there: ask for it once, and again where it was taken away or the request failed.
 obtain() {
   local now before=""
   while now=$(state) && [[ $now != ACTIVE ]]; do
-    [[ $now == "$before" ]] || echo "$(date +%T) $name is $now" >&2
+    if [[ $now != "$before" ]]; then
+      echo "$(date +%T) $name is $now" >&2
+      [[ $now != UNKNOWN ]] || cat "$errors" >&2
+    fi
     before=$now
     case $now in
-      ABSENT) queue create --node-id="$name" --accelerator-type="$TYPE" --runtime-version="$runtime" "${spot[@]}" ;;
+      ABSENT) queue create --node-id="$name" --accelerator-type="$TYPE" --runtime-version="$runtime" ${spot[@]+"${spot[@]}"} ;;
       FAILED | SUSPENDED) queue delete --force --quiet ;;
       *) sleep "${EVERY:-30}" ;;
     esac
   done
 }
 
-# The code as committed, the command, and the environment: what is there already is left.
+# The code as committed, the command, and the environment; a study that runs is left as it is. The hosts' own Python is too old.
+# shellcheck disable=SC2016  # it is the hosts' shells that expand it
 prepare() {
   local here
   here=$(mktemp -d) &&
-    git archive --format=tar.gz --output="$here/jaxdiff.tar.gz" HEAD &&
+    git archive --format=tar.gz --output="$here/new.tar.gz" HEAD &&
     {
       echo "cd ~/jaxdiff"
+      echo "export JAXDIFF_COMMIT=$(git rev-parse HEAD) JAXDIFF_TRACEBACK=1"
       printf '%q ' .venv/bin/python -m experiments.sweep --distributed --config "$config" --workdir "$workdir" "$@"
       printf '\necho $? > status\n'
-    } > "$here/jaxdiff.sh" &&
-    gcloud compute tpus tpu-vm scp "$here/jaxdiff.tar.gz" "$here/jaxdiff.sh" "$name:" --zone="$ZONE" --worker=all &&
+    } > "$here/new.sh" &&
+    gcloud compute tpus tpu-vm scp "$here/new.tar.gz" "$here/new.sh" "$name:" --zone="$ZONE" --worker=all &&
     rm -r "$here" &&
-    on_every_host 'mkdir -p jaxdiff && tar -xzf jaxdiff.tar.gz -C jaxdiff && cd jaxdiff &&
-      { test -x .venv/bin/python || python3 -m venv .venv; } && .venv/bin/pip install --quiet -e ".[tpu,cloud]"'
+    on_every_host 'mkdir -p jaxdiff && cd jaxdiff &&
+      if flock -n lock true; then
+        mv ~/new.sh ~/jaxdiff.sh && tar -xzf ~/new.tar.gz &&
+          if ! test -x .venv/bin/pip; then
+            python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --seed --python 3.12 .venv
+          fi &&
+          .venv/bin/pip install --quiet -e ".['"${EXTRAS:-tpu,cloud}"']"
+      elif ! cmp -s ~/new.sh ~/jaxdiff.sh; then
+        echo "error: a study of another commit or with other arguments is running here: $(grep sweep ~/jaxdiff.sh)" >&2
+        exit 1
+      fi'
 }
 
 # One process a host, which goes on without this connection. The lock is a running one's, which is left to run.
@@ -70,19 +91,22 @@ follow() {
     until test -e status; do sleep 2; done; sleep 1; kill $tail; exit "$(cat status)"'
 }
 
+[[ -z $(git status --porcelain) ]] || echo "warning: what is not committed stays here; the hosts get the last commit" >&2
 while true; do
   obtain
   status=0
-  { prepare "$@" && begin && follow; } || status=$?
+  what="the installation"
+  { prepare "$@" && begin && what="the study" && follow; } || status=$?
+  now=$(state)
   if ((status == 0 || status == 3)); then # 3: all is done, with a cell whose loss was not finite
     break
-  elif [[ $(state) != ACTIVE ]]; then
-    echo "$(date +%T) $name was taken away; it is asked for again" >&2
-  elif ((status == 255)); then # ssh's own
+  elif [[ $now == UNKNOWN || ($now == ACTIVE && $status == 255) ]]; then # 255: ssh's own
     echo "$(date +%T) the connection to $name broke; it is taken up again" >&2
     sleep "${EVERY:-30}"
+  elif [[ $now != ACTIVE ]]; then
+    echo "$(date +%T) $name was taken away; it is asked for again" >&2
   else
-    echo "error: the study ended with status $status; the log above says why. $name is kept: run this again, or" \
+    echo "error: $what ended with status $status; the log above says why. $name is kept: run this again, or" \
       "gcloud compute tpus queued-resources delete $name --force --zone=$ZONE" >&2
     exit 1
   fi

@@ -128,13 +128,21 @@ def test_a_manifest_is_valid_for_kubernetes(name):
     assert "--config=configs/paper_mnist.py" in container["command"]
 
 
-def test_a_study_with_a_cell_that_diverged_is_not_run_again():
-    """On TPUs one JobSet is one sweep; a task of an array ends with 0 instead."""
-    (status,) = re.findall(r"DIVERGED_STATUS = (\d+)", Path("experiments/sweep.py").read_text())
-    spec = load_jobset("gke_tpu")["spec"]
+def read_status(module, name):
+    (status,) = re.findall(rf"^{name} = (\d+)", Path(f"experiments/{module}.py").read_text(), re.M)
+    return int(status)
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_what_would_end_in_the_same_way_is_not_run_again(name):
+    """On TPUs one JobSet is one sweep; of a diverged cell a task of an array ends with 0."""
+    statuses = [read_status("_cli", "REFUSED")]
+    if name == "gke_tpu":
+        statuses.append(read_status("sweep", "DIVERGED_STATUS"))
+    spec = load_jobset(name)["spec"]
     job = spec["replicatedJobs"][0]["template"]["spec"]
     (rule,) = [r for r in job["podFailurePolicy"]["rules"] if r["action"] == "FailJob"]
-    assert rule["onExitCodes"] == {"operator": "In", "values": [int(status)]}
+    assert rule["onExitCodes"] == {"operator": "In", "values": statuses}
     assert spec["failurePolicy"]["rules"] == [
         {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
     ]

@@ -19,7 +19,10 @@ cd "$FAKE_CLOUD"
 echo "$*" | tr '\n' ' ' >> calls
 echo >> calls
 case "$3 $4" in
-  "queued-resources describe") cat state ;;
+  "queued-resources describe")
+    if [[ -e offline ]]; then rm offline; echo "network is unreachable" >&2; exit 1; fi
+    [[ -e state ]] || { echo "NOT_FOUND: Requested entity was not found" >&2; exit 1; }
+    cat state ;;
   "queued-resources create")
     for host in host0 host1; do rm -rf $host; cp -r template $host; done
     echo WAITING_FOR_RESOURCES > state
@@ -54,6 +57,12 @@ else
   sleep 5
 fi
 exit "$(cat ~/../exit_status 2>/dev/null || echo 0)"
+"""
+
+# Makes the environment that the template has, instead of uv.
+SYSTEM_PYTHON = r"""#!/usr/bin/env bash
+echo "python3 $*" >> ~/made
+[[ $* != *"uv venv"* ]] || cp -r ~/../template/jaxdiff/.venv .venv
 """
 
 # Runs instead of the sweep, and counts its runs.
@@ -175,6 +184,47 @@ def test_a_second_run_creates_and_starts_nothing_twice(stable_cloud):
 
 
 @pytest.mark.slow
+def test_a_study_with_other_arguments_is_not_begun_beside_one_that_runs(stable_cloud):
+    (stable_cloud / "state").write_text("ACTIVE\n")
+    write_program(stable_cloud / "host0/jaxdiff/.venv/bin/python", COUNTING_PYTHON)
+    environment = build_environment(stable_cloud, KEEP="1")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    first_run = subprocess.Popen(COMMAND, env=environment, **quiet)
+    starts = stable_cloud / "host0/starts"
+    while not starts.exists():
+        time.sleep(0.05)
+    script = (stable_cloud / "host0/jaxdiff.sh").read_text()
+    other = launch(stable_cloud, "--config.train.batch=512", KEEP="1")
+    assert other.returncode == 1
+    assert "a study of another commit or with other arguments is running here" in other.stderr
+    assert "the installation ended with status 1" in other.stderr
+    assert (stable_cloud / "host0/jaxdiff.sh").read_text() == script
+    assert first_run.wait(timeout=60) == 0
+    assert starts.read_text() == "started\n"
+
+
+def test_an_environment_with_a_newer_python_is_made_where_there_is_none(stable_cloud):
+    (stable_cloud / "state").write_text("ACTIVE\n")
+    for host in ("host0", "host1"):
+        shutil.rmtree(stable_cloud / host)
+        (stable_cloud / host).mkdir()
+    write_program(stable_cloud / "bin" / "python3", SYSTEM_PYTHON)
+    process = launch(stable_cloud, KEEP="1")
+    assert process.returncode == 0, process.stderr
+    made = (stable_cloud / "host1/made").read_text()
+    assert "-m uv venv --quiet --seed --python 3.12 .venv" in made
+
+
+def test_a_connection_that_breaks_is_no_slice_that_is_gone(stable_cloud):
+    (stable_cloud / "state").write_text("ACTIVE\n")
+    (stable_cloud / "offline").touch()
+    process = launch(stable_cloud, KEEP="1")
+    assert process.returncode == 0, process.stderr
+    assert "depth is UNKNOWN\nnetwork is unreachable" in process.stderr
+    assert "queued-resources create" not in read_calls(stable_cloud)
+
+
+@pytest.mark.slow
 def test_a_failed_study_keeps_the_slice_and_says_so(stable_cloud):
     (stable_cloud / "exit_status").write_text("1")
     process = launch(stable_cloud)
@@ -195,6 +245,7 @@ def test_a_study_that_is_done_with_a_diverged_cell_keeps_no_slice(stable_cloud):
 
 def test_a_missing_config_prints_the_usage():
     command = ["launch/tpu_vm.sh", "depth", "configs/nothing.py", "gs://b"]
-    process = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {"ZONE": "zone", "TYPE": "v5litepod-16"}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert process.returncode == 1
     assert "A study on a Cloud TPU VM" in process.stderr

@@ -173,7 +173,7 @@ class Input:
         sentence = outcome.error.strip()
         is_sentence = sentence.startswith("error: ") and len(sentence) > len("error: ") + 10
         has_fault = any(fault in sentence for fault in FAULTS)
-        if outcome.status != 1 or not is_sentence or has_fault:
+        if outcome.status not in (1, 2) or not is_sentence or has_fault:
             return f"{self.name}: status {outcome.status}, {sentence}"
         if len(sentence.splitlines()) > MAX_LINES:
             return f"{self.name}: many lines, {sentence}"
