@@ -130,7 +130,7 @@ def main() -> None:
     if FLAGS.show:
         # --show is the check that a user asks for, so that it reads every byte
         verify(prepared)
-        size = sum(path.stat().length for path in prepared.folder.iterdir())
+        size = sum(map(files.size, prepared.folder.iterdir()))
         _cli.console.print(count_table(dataset))
         draw_grid(dataset, prepared, out)
         _cli.console.print(

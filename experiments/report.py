@@ -13,7 +13,7 @@ from absl import flags
 from etils import epath
 
 from experiments import _cli
-from jaxdiff import report
+from jaxdiff import files, report
 from jaxdiff.results_archive import SUFFIX, add_to_archive
 
 flags.DEFINE_string("workdir", None, "Folder of a study or an evaluation, such as runs/quickstart.")
@@ -30,7 +30,7 @@ def main() -> None:
     _cli.console.print(f"report: {report.write(epath.Path(FLAGS.workdir))}")
     if archive is not None:
         count = add_to_archive(FLAGS.workdir, archive)
-        megabytes = archive.stat().length / 1e6
+        megabytes = files.size(archive) / 1e6
         _cli.console.print(f"archive: {archive}, {count} results, {megabytes:.2f} MB")
 
 

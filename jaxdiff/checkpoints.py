@@ -301,17 +301,17 @@ def restore_part(folder: epath.PathLike, step: int, part: str) -> dict[str, jax.
     check_step(folder, step)
     path = _path(folder, step)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    with _this_process_alone():
-        saved = ocp.metadata(path).metadata
+    prefix = f"{part}/"
+    context = _this_process_alone()
+    context.pytree.loading.partial_load = True  # the state is several times as large
+    with context:
         shapes = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-            for name, leaf in saved.items()
+            for name, leaf in ocp.metadata(path).metadata.items()
+            if name.startswith(prefix)
         }
-        leaves = ocp.load(path, shapes)
-    prefix = f"{part}/"
-    return {
-        name.removeprefix(prefix): leaf for name, leaf in leaves.items() if name.startswith(prefix)
-    }
+        leaves = ocp.load(path, shapes) if shapes else {}
+    return {name.removeprefix(prefix): leaf for name, leaf in leaves.items()}
 
 
 def _this_process_alone() -> ocp.Context:

@@ -88,6 +88,12 @@ def difference(before: Any, after: Any, key: str) -> str:
     return f"{key} is {json.dumps(before)} there and {json.dumps(after)} here"
 
 
+def size(path: epath.PathLike) -> int:
+    """Bytes of a file."""
+    # epath asks for the owner's name too, which a container's user may lack (google/etils 790).
+    return epath.Path(path).stat().length if is_in_bucket(path) else os.stat(path).st_size
+
+
 def sha256(path: epath.PathLike) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

@@ -209,7 +209,7 @@ def push(folder: epath.Path, repository: str) -> str:
         Where the hub refuses it; the folder stays as it is.
     """
     paths = list(files.walk(folder))
-    size = sum(path.stat().length for path in paths) / 1e6
+    size = sum(map(files.size, paths)) / 1e6
     log.info("%s: uploading %d files, %.1f MB", repository, len(paths), size)
     with connect(repository) as api:
         api.create_repo(repository, exist_ok=True)
@@ -270,7 +270,7 @@ def _list_sizes(repository: str, revision: str) -> dict[str, int]:
         root = epath.Path(
             huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True)
         )
-        return {file.relative_to(root).as_posix(): file.stat().length for file in files.walk(root)}
+        return {file.relative_to(root).as_posix(): files.size(file) for file in files.walk(root)}
     return {file.path: file.size for file in tree}
 
 

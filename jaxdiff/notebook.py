@@ -5,7 +5,7 @@ Images are float [N, H, W, C] in [-1, 1] or uint8 everywhere; what is returned i
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +27,7 @@ from jaxdiff.measures import lpips as lpips_measure
 from jaxdiff.measures import memorization as memorization_measure
 from jaxdiff.models import Model
 from jaxdiff.precision import measuring
+from jaxdiff.programs import share_programs
 from jaxdiff.progress import Progress
 from jaxdiff.samplers import SamplerSpec
 from jaxdiff.sampling import Sampler
@@ -286,25 +287,30 @@ def curvature(
     noise_key, probe_key = jax.random.split(jax.random.key(seed))
     eps = jax.random.normal(noise_key, x0.shape)
     xt = diffusion.add_noise(model.schedule, x0, eps, times)
-    apply = as_function(model.unet)
-
-    def denoise(x: Array, params: Any) -> Array:
-        """s x0_hat, whose Jacobian is M."""
-        batch = x[None]
-        t_batch = times[:1]
-        output = apply(params, batch, t_batch)
-        x0_hat, _ = diffusion.to_x0_and_eps(
-            model.schedule, model.prediction, output, batch, t_batch
-        )
-        return jnp.sqrt(jnp.asarray(model.schedule.alpha_bar)[t]) * x0_hat[0]
-
-    field = curvatures.Field(denoise)
-    readings = curvatures.curvature(field, xt, probe_key, get_params(model.unet), probes=probes)
+    field = _build_field(as_function(model.unet), model.schedule, model.prediction)
+    params = get_params(model.unet)
+    readings = curvatures.curvature(field, xt, probe_key, params, jnp.int32(t), probes=probes)
     return {
         name: Estimate.mean(np.asarray(values).tolist(), "images", name)
         for name, (values, _) in readings.items()
         if values.ndim == 1  # the leading eigenvalues have an axis of their own
     }
+
+
+@share_programs
+def _build_field(
+    apply: Callable[..., Array], schedule: diffusion.Schedule, prediction: diffusion.Prediction
+) -> curvatures.Field:
+    """The field whose Jacobian is M, s x0_hat; the noise level is an argument of its program."""
+
+    def denoise(x: Array, params: Any, t: Array) -> Array:
+        batch = x[None]
+        t_batch = t[None]
+        output = apply(params, batch, t_batch)
+        x0_hat, _ = diffusion.to_x0_and_eps(schedule, prediction, output, batch, t_batch)
+        return jnp.sqrt(jnp.asarray(schedule.alpha_bar)[t]) * x0_hat[0]
+
+    return curvatures.Field(denoise)
 
 
 def _as_uint8(images: Any) -> UInt8[np.ndarray, "n h w c"]:

@@ -13,6 +13,12 @@ from jaxdiff.cells.cell import Cell
 from jaxdiff.datasets import registry
 from jaxdiff.datasets.dataset import Dataset
 
+PARTS_OF_POOLS = {
+    "classifier": "the classifiers' training images",
+    "classifier_test": "the classifiers' test images",
+    "held_out": "held-out images",
+}
+
 
 class DataPaths(NamedTuple):
     """Where data are, which results do not depend on.
@@ -79,6 +85,7 @@ def check_training_sets(cells: Sequence[Cell], data_dir: str = "") -> None:
     for cell in cells:
         dataset = open_cell_dataset(cell, data_dir)
         _check_classes(cell, dataset)
+        _check_pools(cell, dataset)
         if cell.is_grouped:
             _check_groups(cell, dataset)
         else:
@@ -99,6 +106,19 @@ def _check_classes(cell: Cell, dataset: Dataset) -> None:
                 f"{cell.data.source}: {', '.join(names)}"
             )
     registry.log_class_names(dataset, cell.roles.trained_classes)
+
+
+def _check_pools(cell: Cell, dataset: Dataset) -> None:
+    """Check that the classifiers have images of both classes to learn from and to be tested on."""
+    for name, pool in dataset.pools.items():
+        for label in (cell.majority, cell.minority):
+            if name != "generator" and not (dataset.labels[pool] == label).any():
+                part = PARTS_OF_POOLS[name]
+                raise ValueError(
+                    f"config.data.classes holds {label} ({dataset.classes[label]}), of which none "
+                    f"of the {len(pool):,} images is that are set aside as {part}, of "
+                    f"{dataset.source.about}; give more of it, in every part if it has parts"
+                )
 
 
 def _check_size(cell: Cell, dataset: Dataset) -> None:

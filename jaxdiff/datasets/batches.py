@@ -99,23 +99,38 @@ def streamed(
     threads: int = 16,
 ) -> Calls:
     """The batches of `resident`, read ahead from a source of images by `threads` threads."""
-    sharing = sorted({device.process_index for device in mesh.devices.flat})
-    processes = len(sharing)
-    rank = sharing.index(jax.process_index())
     batch_sharding = NamedSharding(mesh, STEPS)
+    # Any number of processes sees the same global batches: each reads the rows of its own devices,
+    # which follow each other on a CPU, and need not on a slice of TPUs.
+    parts = batch_sharding.addressable_devices_indices_map((k, batch)).values()
+    rows = np.unique([np.arange(batch)[part[1]] for part in parts if part is not None])
 
     def calls(start: int) -> Iterator[jax.Array]:
-        images = grain.MapDataset.source(_ShuffledEpochs(source, seed, steps * batch))
-        # Cut before slicing by process: any number of processes sees the same global batches.
-        local_batches = images.batch(batch // processes, drop_remainder=True)
-        # Step i has the local batches i x processes to (i + 1) x processes - 1, one a process.
-        own_batches = local_batches[start * processes + rank :: processes]
+        epochs = _ShuffledEpochs(source, seed, steps * batch)
+        images = grain.MapDataset.source(_OwnRows(epochs, rows, batch))
+        own_batches = images.batch(len(rows))[start:]
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         groups = own_batches.batch(k, drop_remainder=True).to_iter_dataset(options)
         for group in groups:
             yield jax.make_array_from_process_local_data(batch_sharding, group)
 
     return calls
+
+
+class _OwnRows:
+    """Some rows of every batch of a sequence of images."""
+
+    def __init__(self, images: "_ShuffledEpochs", rows: Int[np.ndarray, " r"], batch: int):
+        self.images = images
+        self.rows = rows
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return len(self.images) // self.batch * len(self.rows)
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        step, row = divmod(position, len(self.rows))
+        return self.images[step * self.batch + int(self.rows[row])]
 
 
 class _ShuffledEpochs:

@@ -174,7 +174,7 @@ def _make_annotations(attributes: _Table, partition: _Table) -> Annotations:
                 "get it again"
             )
     # CelebA has no classes: an attribute of the study's choice makes them
-    parts = [int(partition.rows[name][0]) for name in attributes.rows]
+    parts = [_read_part(partition, name) for name in attributes.rows]
     return Annotations(
         labels=np.zeros(len(parts), np.int64),
         classes=("face",),
@@ -182,6 +182,16 @@ def _make_annotations(attributes: _Table, partition: _Table) -> Annotations:
         attribute_names=attributes.columns,
         partition=np.array(parts),
     )
+
+
+def _read_part(partition: _Table, name: str) -> int:
+    values = partition.rows[name]
+    if len(values) != 1 or values[0] not in ("0", "1", "2"):
+        raise ValueError(
+            f"{partition.path} must hold 0, 1 or 2 for {name}, got {' '.join(values)!r}; get it "
+            "again"
+        )
+    return int(values[0])
 
 
 def _check_names_match(path: epath.Path, names: Iterable[str], images: _Folder | _Archive) -> None:
@@ -242,15 +252,17 @@ def _read_table(data_dir: epath.Path, name: str) -> _Table:
     path = _find_list(data_dir, name)
     text = path.read_text()
     if path.suffix == ".csv":
-        header, *rows = [row for row in csv.reader(io.StringIO(text)) if row]
-        columns = header[1:]
+        rows = [row for row in csv.reader(io.StringIO(text)) if row]
+        head = 1
+        columns = rows[0][1:] if rows else []
     else:
         rows = [line.split() for line in text.splitlines() if line.strip()]
-        columns = ["partition"]
-        if name == ATTRIBUTES:
-            # the published list begins with the number of images and the attributes' names
-            columns = rows[1]
-            rows = rows[2:]
+        # the published list begins with the number of images and the attributes' names
+        head = 2 if name == ATTRIBUTES else 0
+        columns = rows[1] if head and len(rows) > 1 else ["partition"]
+    rows = rows[head:]
+    if not rows:
+        raise ValueError(f"{path} lists no image; get it again")
     return _Table(path, tuple(columns), {row[0]: row[1:] for row in rows})
 
 

@@ -8,6 +8,7 @@ attributes; or images alone, which are one class.
 import dataclasses
 import functools
 import os
+from pathlib import PurePosixPath
 
 import numpy as np
 from etils import epath
@@ -164,7 +165,8 @@ def _classes_of_parents(
 
 
 def _check_no_inner_table(folder: epath.Path, names: list[str]) -> None:
-    for parent in sorted({os.path.dirname(name) for name in names}):
+    parents = {str(parent) for name in names for parent in PurePosixPath(name).parents}
+    for parent in sorted(parents):
         table = find_table(folder / parent)
         if table is not None:
             raise ValueError(

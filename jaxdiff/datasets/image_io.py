@@ -25,6 +25,7 @@ BROKEN_IMAGE = (
     SyntaxError,
     ValueError,
     struct.error,
+    RuntimeError,  # of a damaged AVIF
     Image.DecompressionBombError,
 )
 
@@ -169,7 +170,7 @@ def _read_npz(path: epath.Path, size: int | None) -> np.ndarray:
             f"{path} holds {images.dtype} {list(images.shape)}; "
             "uint8 [n, height, width, 1 or 3] under arr_0 is expected"
         )
-    if size is None:
+    if size is None or not len(images):
         return images
     squares = [np.asarray(_crop_and_resize(_to_picture(image), size)) for image in images]
     return np.stack(squares).reshape(len(images), size, size, -1)

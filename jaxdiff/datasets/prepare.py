@@ -10,6 +10,8 @@ import functools
 import os
 import shutil
 import socket
+import time
+import uuid
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +29,7 @@ SPLIT = "images"
 FILES = "about.json"
 ANNOTATIONS = "columns.npz"
 MANIFEST = "checksums.json"
+ABANDONED_SECONDS = 3600.0
 RECORDS = ".array_record"  # in the names of the large files
 
 
@@ -69,15 +72,20 @@ def prepare(
     Raises
     ------
     ValueError
-        For an image that cannot be decoded, when nothing half-written stays; or where the folder
-        is there and damaged.
+        For an image that cannot be decoded, when nothing half-written stays; where the folder is
+        there and damaged; or for a cache in a bucket.
     """
+    if files.is_in_bucket(cache):
+        raise ValueError(
+            f"a dataset is prepared on a disk, and {cache} is in a bucket; name a folder of this "
+            "machine as the cache"
+        )
     folder = _prepared_folder(source, cache, name)
     if folder.exists():  # whole, since the rename is atomic; or damaged later, which is refused
         return open_prepared(folder)
     _remove_interrupted(folder)
     # the host and process in the name let a later run tell whether it is still being written
-    temporary = folder.parent / f"{_temporary_prefix(folder)}{os.getpid()}"
+    temporary = folder.parent / f"{_temporary_prefix(folder)}{os.getpid()}.{uuid.uuid4().hex[:8]}"
     try:
         _write(source, temporary, name, progress)
         names = [path.name for path in files.walk(temporary)]
@@ -124,7 +132,7 @@ def open_prepared(folder: epath.PathLike) -> Prepared:
     about = files.read_json(folder / FILES)
     for name, length in about["lengths"].items():
         path = folder / name
-        if not path.exists() or path.stat().length != length:
+        if not path.exists() or files.size(path) != length:
             raise ValueError(
                 f"{path} is missing or cut short; remove {folder}, and it is prepared again"
             )
@@ -192,24 +200,33 @@ def _temporary_prefix(folder: epath.Path) -> str:
 
 
 def _remove_interrupted(folder: epath.Path) -> None:
-    """Remove what an interrupted preparation on this host has left."""
+    """Remove what interrupted preparations have left, on this host or on any long ago."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = _temporary_prefix(folder)
-    for path in folder.parent.glob(f"{prefix}*"):
-        if not _is_another_process(int(path.name.removeprefix(prefix))):
+    for path in folder.parent.glob(f".{folder.name}.*"):
+        process = path.name.removeprefix(prefix).partition(".")[0]
+        is_of_this_host = path.name.startswith(prefix) and process.isdigit()
+        if _is_old(path) or (is_of_this_host and not _is_running(int(process))):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_another_process(process: int) -> bool:
-    """Whether the number is of a running process other than this one."""
+def _is_old(folder: epath.Path) -> bool:
+    """Whether nothing in a folder has changed for an hour; hosts' names and processes do change."""
+    try:
+        latest = max(os.stat(path).st_mtime for path in (folder, *files.walk(folder)))
+    except OSError:  # it is being renamed or removed
+        return False
+    return time.time() - latest > ABANDONED_SECONDS
+
+
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)  # signal 0 only asks
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    # A folder with this process's number is left from an earlier process that had the number.
-    return process != os.getpid()
+        pass
+    return True
 
 
 def _write(source: Source, folder: epath.Path, name: str, progress: Progress) -> None:
@@ -234,7 +251,7 @@ def _write(source: Source, folder: epath.Path, name: str, progress: Progress) ->
         name=SPLIT,
         shard_lengths=[len(file.images) for file in records],
         filename_template=filenames,
-        num_bytes=sum(path.stat().length for path in paths),
+        num_bytes=sum(map(files.size, paths)),
     )
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
@@ -284,6 +301,6 @@ def _write_about(source: Source, folder: epath.Path, paths: Sequence[epath.Path]
         "classes": list(source.annotations.classes),
         "attribute_names": list(source.annotations.attribute_names),
         "identity": source.identity,
-        "lengths": {path.name: path.stat().length for path in paths},
+        "lengths": {path.name: files.size(path) for path in paths},
     }
     files.write_json(folder / FILES, about)

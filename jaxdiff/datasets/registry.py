@@ -85,6 +85,13 @@ def open_dataset(
     if attribute:
         labels = annotations.attribute(attribute).astype(np.int64)
         classes = (f"not {attribute}", attribute)
+        offset = source.paired_offset
+        if offset and not np.array_equal(labels[:offset], labels[offset:]):
+            raise ValueError(
+                f"the attribute {attribute!r} tells the two forms of an image of {name} apart, and "
+                "both forms of an image must be of one class; leave the attribute out, and the "
+                "classes are the dataset's own"
+            )
     group = group or registration.default_group
     return Dataset(
         name=name if registration.is_prefix else registration.name,

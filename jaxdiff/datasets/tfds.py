@@ -16,6 +16,7 @@ from etils import epath
 from jaxtyping import Int
 from tensorflow_datasets.proto import tf_example_pb2
 
+from jaxdiff import files
 from jaxdiff.datasets.base import Annotations, DatasetRequest, Image, Source, register_dataset
 from jaxdiff.datasets.image_io import DECODING_VERSION, decode_image
 
@@ -81,14 +82,21 @@ def open_tfds(request: DatasetRequest) -> Source:
         identity={
             "name": info.full_name,
             "lengths": lengths,
+            "records": _list_sizes(folder),
             "decoding": DECODING_VERSION,
             "size": request.size,
             "channels": request.channels,
         },
         length=sum(lengths),
-        read_annotations=functools.partial(_read_annotations, info.features, folder, splits),
+        read_annotations=functools.partial(_read_annotations, name, info.features, folder, splits),
         decode=decode,
     )
+
+
+def _list_sizes(folder: str) -> dict[str, int]:
+    """Bytes of every file, by which a dataset that was built again under its version is another."""
+    paths = files.walk(folder)
+    return {path.relative_to(folder).as_posix(): files.size(path) for path in paths}
 
 
 @functools.lru_cache(maxsize=1)
@@ -112,14 +120,21 @@ def _decode(
     raise IndexError(f"{name} has no image {index}")
 
 
-def _read_annotations(features: Any, folder: str, splits: Sequence[str]) -> Annotations:
+def _read_annotations(name: str, features: Any, folder: str, splits: Sequence[str]) -> Annotations:
     data = _open_splits(folder, tuple(splits))
     partition = np.repeat(np.arange(len(splits)), [len(part) for part in data])
     # another publisher's splits have no meaning here
     published = partition if tuple(splits) == PARTITION else None
     if "label" in features:
+        label = features["label"]
+        if not isinstance(label, tfds.features.ClassLabel):
+            raise ValueError(
+                f"the label of {name} must be a ClassLabel, got {type(label).__name__}; take its "
+                "images as folder:PATH"
+            )
         labels = _read_integers(data, ["label"])[:, 0]
-        return Annotations(labels, tuple(features["label"].names), partition=published)
+        _check_labeled(name, labels, partition, splits)
+        return Annotations(labels, tuple(label.names), partition=published)
     # one class, as CelebA has: an attribute of the study's choice makes others
     labels = np.zeros(len(partition), np.int64)
     if "attributes" not in features:
@@ -127,6 +142,22 @@ def _read_annotations(features: Any, folder: str, splits: Sequence[str]) -> Anno
     names = tuple(sorted(features["attributes"]))  # TFDS's order differs from call to call
     values = _read_integers(data, [f"attributes/{name}" for name in names]).astype(bool)
     return Annotations(labels, ("image",), values, names, published)
+
+
+def _check_labeled(
+    name: str,
+    labels: Int[np.ndarray, " n"],
+    partition: Int[np.ndarray, " n"],
+    splits: Sequence[str],
+) -> None:
+    """Check that no image has TFDS's label of one that has none, -1."""
+    for i, split in enumerate(splits):
+        count = int((labels[partition == i] < 0).sum())
+        if count:
+            raise ValueError(
+                f"{count:,} images of {name}'s split {split} have no label; take the labeled ones "
+                "as folder:PATH"
+            )
 
 
 def _read_integers(data: Sequence[DataSource], keys: Sequence[str]) -> Int[np.ndarray, "n key"]:

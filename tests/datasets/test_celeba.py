@@ -146,6 +146,22 @@ def test_unknown_attributes_and_values_are_named(tmp_path):
         _ = open_published(tmp_path, 64, 3).annotations
 
 
+@pytest.mark.parametrize("content", ["", "24\n"])
+def test_a_list_that_was_cut_short_is_named(tmp_path, content):
+    published.celeba(tmp_path)
+    (tmp_path / "list_attr_celeba.txt").write_text(content)
+    with pytest.raises(ValueError, match=r"list_attr_celeba.txt lists no image; get it again"):
+        open_published(tmp_path, 64, 3)
+
+
+def test_a_part_that_is_not_published_is_named(tmp_path):
+    published.celeba(tmp_path)
+    path = tmp_path / "list_eval_partition.txt"
+    path.write_text(path.read_text().replace("000001.jpg 0", "000001.jpg 3"))
+    with pytest.raises(ValueError, match=r"must hold 0, 1 or 2 for 000001.jpg, got '3'"):
+        _ = open_published(tmp_path, 64, 3).annotations
+
+
 def test_a_broken_image_is_named_and_nothing_stays(tmp_path):
     published.celeba(tmp_path / "raw")
     (tmp_path / "raw" / "img_align_celeba" / "000007.jpg").write_bytes(b"\xff\xd8\xff no image")

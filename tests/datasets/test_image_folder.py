@@ -90,6 +90,15 @@ def test_folders_that_are_no_dataset_are_refused(tmp_path):
         open_folder(tmp_path)
 
 
+def test_a_table_above_the_images_folder_is_refused(tmp_path):
+    """The layout train/metadata.csv with train/images/1.png, as some on the hub have it."""
+    for split in ("train", "test"):
+        save_image(tmp_path / split / "images" / "1.png")
+    (tmp_path / "train" / "metadata.csv").write_text("file_name,label\nimages/1.png,cat\n")
+    with pytest.raises(ValueError, match=r"train/metadata.csv is not read, since it describes a"):
+        open_folder(tmp_path)
+
+
 @pytest.mark.parametrize("keeps_time", [False, True])
 def test_pixels_that_are_edited_in_place_are_prepared_again(tmp_path, keeps_time):
     folder = tmp_path / "raw"

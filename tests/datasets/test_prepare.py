@@ -1,5 +1,8 @@
+import os
+import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -72,13 +75,47 @@ def test_a_killed_preparation_is_repeated(tmp_path, num, min_parallel_seconds):
 
 def test_it_is_prepared_once(tmp_path):
     first = prepare(open_squares(), tmp_path, "squares")
-    written = (first.folder / MANIFEST).stat().mtime
-    time.sleep(0.01)
+    written = os.stat(first.folder / MANIFEST).st_ino
     second = prepare(open_squares(), tmp_path, "squares")
-    assert (second.folder / MANIFEST).stat().mtime == written
+    assert os.stat(second.folder / MANIFEST).st_ino == written
     np.testing.assert_array_equal(second.read(np.array([2, 0])), [first[2], first[0]])
     assert second.about == "five squares"
     assert prepare(open_squares(size=4), tmp_path, "squares").folder != first.folder
+
+
+@pytest.mark.parametrize(
+    ("host", "process", "age", "stays"),
+    [
+        ("another", 1, 7200, False),
+        ("another", 1, 60, True),
+        ("another.local", 1, 60, True),
+        (socket.gethostname(), 2**22 + 1, 60, False),  # more than there are processes
+        (socket.gethostname(), os.getpid(), 60, True),  # a container's, which has the same number
+    ],
+)
+def test_what_others_write_stays_and_what_they_left_goes(tmp_path, host, process, age, stays):
+    folder = prepare(open_squares(), tmp_path, "squares").folder
+    shutil.rmtree(folder)
+    unfinished = folder.parent / f".{folder.name}.{host}.{process}.0a1b2c3d"
+    unfinished.mkdir()
+    (unfinished / "records").write_text("half")
+    for path in (unfinished / "records", unfinished):
+        os.utime(path, (time.time() - age,) * 2)
+    prepare(open_squares(), tmp_path, "squares")
+    assert unfinished.exists() == stays
+
+
+def test_a_cache_in_a_bucket_is_refused():
+    with pytest.raises(ValueError, match="is prepared on a disk, and gs://bucket/cache is in a"):
+        prepare(open_squares(), "gs://bucket/cache", "squares")
+
+
+def test_an_owner_without_a_name_can_read(tmp_path, monkeypatch):
+    def find_nobody(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr(pwd, "getpwuid", find_nobody)
+    assert len(prepare(open_squares(), tmp_path, "squares")) == 5
 
 
 def test_damage_is_named(tmp_path):

@@ -133,6 +133,42 @@ def test_celeba_as_tfds_prepares_it(tmp_path):
     assert by_tfds_name.identity == prepared.identity
 
 
+def open_tfds(tmp_path, label, values, split="train"):
+    """A dataset of gray images with these labels, as TFDS prepares it."""
+    features = {"image": tfds.features.Image(shape=(4, 4, 1)), "label": label}
+    image = io.BytesIO()
+    Image.new("L", (4, 4)).save(image, "PNG")
+    examples = [{"image": io.BytesIO(image.getvalue()), "label": value} for value in values]
+    published.tfds_folder(tmp_path / "mine" / "1.0.0", "mine", features, {split: examples})
+    return open_source("tfds:mine", size=4, channels=1, data_dir=str(tmp_path))
+
+
+def test_images_without_a_label_are_named(tmp_path):
+    source = open_tfds(tmp_path, tfds.features.ClassLabel(num_classes=2), [0, 1, -1, -1], "extra")
+    with pytest.raises(ValueError, match="2 images of mine's split extra have no label; take the"):
+        _ = source.annotations
+
+
+def test_a_label_that_is_no_class_is_refused(tmp_path):
+    source = open_tfds(tmp_path, tfds.features.Text(), ["a", "b"])
+    with pytest.raises(ValueError, match="the label of mine must be a ClassLabel, got Text; take"):
+        _ = source.annotations
+
+
+def test_a_dataset_built_again_under_its_version_is_another(tmp_path):
+    label = tfds.features.ClassLabel(num_classes=2)
+    first = open_tfds(tmp_path / "a", label, [0, 1])
+    again = open_tfds(tmp_path / "b", label, [0, 1])
+    assert again.identity == first.identity
+    records = next((tmp_path / "b/mine/1.0.0").glob("*.array_record*"))
+    records.write_bytes(records.read_bytes() + b"longer")
+    assert _identity_of(tmp_path / "b") != first.identity
+
+
+def _identity_of(data_dir):
+    return open_source("tfds:mine", size=4, channels=1, data_dir=str(data_dir)).identity
+
+
 def test_the_largest_mixture_of_groups_is_said():
     config = default_config()
     config.data.source = "colored_digits"

@@ -76,7 +76,8 @@ def test_a_new_model_is_swept_and_the_probe_says_what_it_needs(tmp_path):
     config = tmp_path / "dit_study.py"
     config.write_text(DIT_STUDY)
     workdir = tmp_path / "run"
-    run_command("sweep", "--config", config, "--workdir", workdir)
+    short = ("--config.train.steps=10", "--config.measures.checkpoints=0")
+    run_command("sweep", "--config", config, *short, "--workdir", workdir)
     (cell,) = (workdir / "cells").iterdir()
     result = read_json(cell / "result.json")
     assert result["cell"]["depth"] == 0

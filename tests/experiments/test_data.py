@@ -10,8 +10,7 @@ from tests.experiments.commands import (
     SMALL,
     fail_command,
     run_command,
-    start_module,
-    wait_for_output,
+    run_module,
 )
 
 pytestmark = pytest.mark.slow
@@ -114,7 +113,5 @@ def test_a_dataset_is_counted_and_drawn(tmp_path):
 def test_digits_in_a_bucket_are_found_under_any_published_name(write, name, tmp_path):
     write(tmp_path / "mnist")
     arguments = ("--name=digits", "--data_dir=gs://mnist", f"--cache={tmp_path}", "--size=28")
-    output = wait_for_output(
-        start_module("tests.experiments.bucket", tmp_path, "dataset", *arguments)
-    )
+    output = run_module("tests.experiments.bucket", tmp_path, "dataset", *arguments)
     assert name in output

@@ -12,10 +12,10 @@ from jaxdiff.unet import UNet, UNetConfig
 from tests.experiments.commands import fail_command, run_command
 
 CONFIG = UNetConfig(
-    (8,),
-    norm_num_groups=4,
+    (4,),
+    norm_num_groups=2,
     layers_per_block=1,
-    add_attention=False,
+    mid_block=False,
     in_channels=1,
     out_channels=1,
     sample_size=8,

@@ -15,25 +15,20 @@ import numpy as np
 import pytest
 
 from jaxdiff import checkpoints, files, results
-from tests.experiments.commands import CELL, SHORT, SMALL
+from tests.experiments.commands import CELL, SHORT, SMALL, environment
 
 KILLS = int(os.environ.get("JAXDIFF_KILLS", "2"))  # that hit a run, of each kind
 RESUME_SENTENCE = "run the same command again to resume"
 SIGTERM_ERROR = f"error: received SIGTERM; {RESUME_SENTENCE}"
-# On one CPU device equal runs are equal bit for bit.
-XLA_FLAGS = (
-    "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0 "
-    "--xla_force_host_platform_device_count=1"
-)
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 pytestmark = pytest.mark.slow
 
 
-def start(workdir, *arguments, flags=XLA_FLAGS):
+def start(workdir, *arguments):
     """Start the tiny study with all four checkpoints, and without its longer measures."""
     command = [sys.executable, "-W", "ignore", "-m", "experiments.sweep", *SMALL, *SHORT]
     command += ["--config.train.steps=40", f"--workdir={workdir}", *arguments]
-    return subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": flags}, **PIPES)
+    return subprocess.Popen(command, env=environment(), **PIPES)
 
 
 def finish(process):
@@ -113,11 +108,14 @@ def test_interrupted_at_random_moments_and_run_again(kind, unbroken, tmp_path):
 
 
 def test_cells_at_once_are_killed_and_go_on(tmp_path):
-    options = ("--config.seeds=(0,2)", "--config.train.steps=80")
-    flags = XLA_FLAGS.replace("count=1", "count=2")
-    finish(start(tmp_path / "unbroken", *options, flags=flags))
+    options = (
+        "--config.seeds=(0,2)",
+        "--config.train.steps=80",
+        "--config.train.checkpoint_every=20",
+    )
+    finish(start(tmp_path / "unbroken", *options))
     workdir = tmp_path / "study"
-    process = start(workdir, *options, flags=flags)
+    process = start(workdir, *options)
     cells = (CELL, CELL.replace("s0", "s2"))
     while not all(checkpoints.list_steps(checkpoint_folder(workdir, cell)) for cell in cells):
         assert process.poll() is None, process.communicate()
@@ -126,7 +124,7 @@ def test_cells_at_once_are_killed_and_go_on(tmp_path):
     process.communicate()
     steps = [checkpoints.list_steps(checkpoint_folder(workdir, cell))[-1] for cell in cells]
     assert max(steps) < 80, "it was killed in training"
-    finish(start(workdir, *options, flags=flags))
+    finish(start(workdir, *options))
     for cell in cells:
         assert_equal_studies(workdir, tmp_path / "unbroken", cell)
 

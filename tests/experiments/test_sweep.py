@@ -12,12 +12,12 @@ from jaxdiff import timing
 from jaxdiff.study.lock import lock
 from tests.experiments.commands import (
     CELL,
+    MID_BLOCK,
     SHORT,
     SMALL,
     fail_command,
     run_command,
-    start_module,
-    wait_for_output,
+    run_module,
 )
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ SECTIONS = {
 def tiny_run(tmp_path_factory):
     """The tiny study's folder, and what the command printed."""
     workdir = tmp_path_factory.mktemp("tiny_run")
-    return workdir, run_command("sweep", *SMALL, "--workdir", workdir)
+    return workdir, run_command("sweep", *MID_BLOCK, "--workdir", workdir)
 
 
 def read_json(path):
@@ -140,7 +140,7 @@ def test_done_stages_are_skipped_and_lost_ones_made_again(tiny_run):
     before = {name: (cell / name).read_bytes() for name in ("samples.npz", "result.json")}
     trained = modified(cell / "checkpoints" / "40.json")
     (cell / "samples.npz").unlink()
-    out = run_command("sweep", *SMALL, "--workdir", workdir)
+    out = run_command("sweep", *MID_BLOCK, "--workdir", workdir)
     assert "sample: 20/20" in out
     assert "train" not in out
     assert modified(cell / "checkpoints" / "40.json") == trained
@@ -152,7 +152,7 @@ def test_redo_makes_one_measure_again_and_nothing_else(tiny_run):
     cell = workdir / "cells" / CELL
     records = {path.stem: modified(path) for path in (cell / "stages").iterdir()}
     result = (cell / "result.json").read_bytes()
-    run_command("sweep", *SMALL, "--workdir", workdir, "--redo=neighbors")
+    run_command("sweep", *MID_BLOCK, "--workdir", workdir, "--redo=neighbors")
     remade = {
         path.stem for path in (cell / "stages").iterdir() if modified(path) != records[path.stem]
     }
@@ -161,7 +161,7 @@ def test_redo_makes_one_measure_again_and_nothing_else(tiny_run):
 
 
 def test_redo_of_an_unknown_stage_is_refused(tiny_run):
-    sentence = fail_command("sweep", *SMALL, "--workdir", tiny_run[0], "--redo=lpisp")
+    sentence = fail_command("sweep", *MID_BLOCK, "--workdir", tiny_run[0], "--redo=lpisp")
     assert "--redo lpisp matches no stage; the stages are" in sentence
 
 
@@ -175,7 +175,9 @@ def test_an_array_task_leaves_to_others_what_they_work_on(tmp_path, monkeypatch)
 
 
 def test_another_study_in_the_workdir_is_refused(tiny_run):
-    sentence = fail_command("sweep", *SMALL, "--config.train.batch=16", "--workdir", tiny_run[0])
+    sentence = fail_command(
+        "sweep", *MID_BLOCK, "--config.train.batch=16", "--workdir", tiny_run[0]
+    )
     assert "was made with other settings (config.train.batch is 32 there and 16 here)" in sentence
 
 
@@ -226,11 +228,11 @@ def test_a_workdir_in_a_bucket_is_as_one_on_disk(tiny_run, tmp_path):
         "tests.experiments.bucket",
         tmp_path,
         "sweep",
-        *SMALL,
+        *MID_BLOCK,
         "--workdir=gs://mine/study",
         f"--config.data.cache={tmp_path}/cache",
     )
-    assert f"{CELL} train: 40/40" in wait_for_output(start_module(*command))
+    assert f"{CELL} train: 40/40" in run_module(*command)
     disk = tiny_run[0] / "cells" / CELL
     study = tmp_path / "mine/study"
     bucket = study / "cells" / CELL
@@ -238,12 +240,12 @@ def test_a_workdir_in_a_bucket_is_as_one_on_disk(tiny_run, tmp_path):
         assert (bucket / name).read_bytes() == (disk / name).read_bytes(), name
     assert read_steps(bucket) == read_steps(disk)
     (bucket / "samples.npz").unlink()
-    out = wait_for_output(start_module(*command))
+    out = run_module(*command)
     assert "sample: 20/20" in out
     assert "train" not in out
     page = (study / "report.html").read_bytes()
     report = ("tests.experiments.bucket", tmp_path, "report", "--workdir=gs://mine/study")
-    wait_for_output(start_module(*report))
+    run_module(*report)
     assert (study / "report.html").read_bytes() == page
 
 
@@ -269,14 +271,14 @@ def test_a_study_starts_from_a_diffusers_folder(diffusers_folder, tiny_run, tmp_
     init = f"--config.train.init={diffusers_folder}"
     workdir = tmp_path / "run"
     options = (init, "--config.train.steps=10", "--workdir", workdir)
-    run_command("sweep", *SMALL, *SHORT, *options)
+    run_command("sweep", *MID_BLOCK, *SHORT, *options)
     losses = []
     for folder in (workdir, tiny_run[0]):
         lines = (folder / "cells" / CELL / "metrics.jsonl").read_text().splitlines()
         losses.append(json.loads(lines[0])["loss"])
     assert losses[0] < 0.9 * losses[1], "ten steps from trained weights against random ones"
     other = (init, "--config.diffusion.prediction=v", "--workdir", tmp_path / "other")
-    sentence = fail_command("sweep", *SMALL, *other)
+    sentence = fail_command("sweep", *MID_BLOCK, *other)
     assert "config.diffusion.prediction is v and config.train.init predicts eps" in sentence
 
 

@@ -1,4 +1,7 @@
-"""The smallest study that goes through every stage."""
+"""The smallest study that goes through every stage.
+
+Without a mid-block, which takes most of the time of compilation; mid_block_study.py has one.
+"""
 
 from ml_collections import ConfigDict
 
@@ -17,6 +20,7 @@ def get_config() -> ConfigDict:
                 "attention": (),
                 "norm_num_groups": 8,
                 "layers_per_block": 1,
+                "mid_block": False,
             }
         }
     )
@@ -28,7 +32,7 @@ def get_config() -> ConfigDict:
     config.sample.steps = 4
     config.measures.checkpoints = 4
     config.sample.batch = 8
-    config.classifier.steps = 30
+    config.classifier.steps = 5
     config.measures.queries = 8
     config.measures.probe = 2
     config.measures.spaces = ("pixels",)

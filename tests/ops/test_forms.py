@@ -98,11 +98,12 @@ def test_values_gradients_and_second_derivatives(name):
         arguments = tuple(range(len(inputs)))
         gradient = jax.grad(lambda *x: jnp.sin(function(*x)).sum(), argnums=arguments)
 
-        def compute():
+        # As arguments: constants would be computed with while it compiles.
+        def compute(inputs, tangents):
             second = jax.jvp(gradient, inputs, tangents)[1]
             return function(*inputs), gradient(*inputs), second
 
-        return jax.jit(compute)()
+        return jax.jit(compute)(inputs, tangents)
 
     value, gradient, second = differentiate(case.cpu_form)
     expected_value, expected_gradient, expected_second = differentiate(case.definition)

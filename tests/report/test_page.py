@@ -41,7 +41,13 @@ def names_in(folder):
 
 def draw(workdir):
     """The page without the method, which has headings and tables of its own."""
-    return report.write(workdir).read_text().partition('id="method">')[0]
+    report.write(workdir)
+    return read_page(workdir)
+
+
+def read_page(workdir):
+    """What was drawn there, without the method."""
+    return (workdir / "report.html").read_text().partition('id="method">')[0]
 
 
 def anchors_of(page):
@@ -52,6 +58,14 @@ def anchors_of(page):
     links = re.findall(r'<a href="#([^"]+)"', contents)
     links.remove("method")
     return links, ids
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    """The folder of a complete study, with its report."""
+    workdir = write_study(tmp_path_factory.mktemp("complete"))
+    report.write(workdir)
+    return workdir
 
 
 def test_a_new_measure_is_on_the_page_by_itself(tmp_path):
@@ -67,8 +81,8 @@ def test_a_new_measure_is_on_the_page_by_itself(tmp_path):
     assert [row["images"] for row in rows[:2]] == ["", "training"]
 
 
-def test_the_first_screen_has_the_claim_its_gate_and_the_main_figures(tmp_path):
-    page = draw(write_study(tmp_path))
+def test_the_first_screen_has_the_claim_its_gate_and_the_main_figures(complete):
+    page = read_page(complete)
     glance = page[page.index('id="glance"') : page.index("</section>")]
     assert "<dt>Claim</dt><dd>Model 3 draws fewer of the minority than model 2." in glance
     assert '<span class="verdict">Undecided</span>' in glance
@@ -87,12 +101,11 @@ def test_points_say_their_numbers(tmp_path):
     ]
 
 
-def test_every_table_has_its_file_and_can_be_sorted(tmp_path):
-    workdir = write_study(tmp_path)
-    page = draw(workdir)
+def test_every_table_has_its_file_and_can_be_sorted(complete):
+    page = read_page(complete)
     files_linked = re.findall(r'href="(tables/[^"]+)" download', page)
     assert len(files_linked) == page.count("<table>")
-    assert all((workdir / path).exists() for path in files_linked)
+    assert all((complete / path).exists() for path in files_linked)
     heads = re.findall(r"<th>(.*?)</th>", page)
     assert all(head.startswith('<button type="button">') for head in heads)
 
@@ -130,16 +143,14 @@ def test_markup_in_a_caption_is_text(tmp_path):
     assert "&lt;script&gt;alert(1)&lt;/script&gt; {n} {" in page
 
 
-def test_a_complete_study_has_every_registered_part(tmp_path):
-    workdir = write_study(tmp_path)
-    report.write(workdir)
+def test_a_complete_study_has_every_registered_part(complete):
     measured = {measure.table or measure.name for measure in ALL_MEASURES}
     drawn = {measure.name for measure in ALL_MEASURES if measure.figure}
     # These need several seeds, or checkpoints with samples.
     of_seeds = {"amplification_law", "lpips_at_equal_kid"}
-    assert names_in(workdir / "tables") == (set(SECTIONS) - of_seeds) | measured
+    assert names_in(complete / "tables") == (set(SECTIONS) - of_seeds) | measured
     of_more = {"seed_lines", "sensitivity", "share_along_training"}
-    assert names_in(workdir / "figures") == (set(FIGURES) - {"sets"} - of_more) | drawn
+    assert names_in(complete / "figures") == (set(FIGURES) - {"sets"} - of_more) | drawn
 
 
 @pytest.mark.slow
@@ -163,10 +174,9 @@ def test_a_part_is_drawn_or_absent(tmp_path, count):
 
 
 @pytest.mark.slow
-def test_the_same_results_give_the_same_page(tmp_path):
-    workdir = write_study(tmp_path)
-    first = report.write(workdir).read_bytes()
-    assert report.write(workdir).read_bytes() == first
+def test_the_same_results_give_the_same_page(complete):
+    first = (complete / "report.html").read_bytes()
+    assert report.write(complete).read_bytes() == first
 
 
 def test_sets_have_no_depth_and_no_training(tmp_path):

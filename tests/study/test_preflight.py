@@ -1,8 +1,10 @@
 """What a run would refuse later is found before its first cell, and nothing is written."""
 
 import jax
+import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 
 from jaxdiff import files
 from jaxdiff.setting_fields import to_json
@@ -37,6 +39,10 @@ def check(workdir, **changes):
             {"models__control": {"row": "2", "norm_num_groups": 3}},
             "config.models.control cannot be built",
         ),
+        (
+            {"data__source": "colored_digits", "data__attribute": "green", "data__classes": (0, 1)},
+            "the attribute 'green' tells the two forms of an image of colored_digits apart",
+        ),
         ({"measures__weights_dir": "."}, "there is no LPIPS weights file"),
         (
             {"measures__spaces": ("pixels", "inception"), "measures__inception": "pyproject.toml"},
@@ -48,6 +54,24 @@ def test_what_is_missing_is_found_before(changes, sentence, tmp_path):
     with pytest.raises(ValueError, match=sentence):
         check(tmp_path, **changes)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_published_part_without_a_class_is_found_before(tmp_path):
+    """As where the labels of the test images are not published."""
+    for name in ("train/cat/1", "train/dog/2", "val/cat/3", "val/dog/4", "test/unknown/5"):
+        path = tmp_path / "pets" / f"{name}.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.full((8, 8), int(name[-1]), np.uint8)).save(path)
+    source = f"folder:{tmp_path / 'pets'}"
+    sentence = "holds 0 .cat., of which none of the 1 images is that are set aside as the class"
+    with pytest.raises(ValueError, match=sentence):
+        check(
+            tmp_path / "run",
+            data__source=source,
+            data__classes=(0, 1),
+            data__n=(5,),
+            measures__k=(1,),
+        )
 
 
 def test_more_inverted_images_than_there_are(tmp_path):
