@@ -105,8 +105,8 @@ def check_parts(unet_folder: epath.Path) -> None:
 def find_unet_folder(folder: epath.PathLike) -> epath.Path:
     """The folder of the U-Net's config.json.
 
-    For a checkpoint of diffusers' training scripts it is that of the averaged weights, unet_ema,
-    which are those of the pipeline that the training ends with.
+    For a checkpoint of diffusers' training scripts, which is no pipeline, it is that of the
+    averaged weights, unet_ema, which are those of the pipeline that the training ends with.
 
     Raises
     ------
@@ -114,7 +114,8 @@ def find_unet_folder(folder: epath.PathLike) -> epath.Path:
         Where there is none, or another kind of model's.
     """
     folder = epath.Path(folder)
-    for candidate in (folder / "unet_ema", folder / "unet", folder):
+    names = ["unet", ""] if (folder / INDEX).exists() else ["unet_ema", "unet", ""]
+    for candidate in (folder / name for name in names):
         path = candidate / "config.json"
         if not path.exists():
             continue

@@ -99,6 +99,14 @@ SAMPLING_FIELDS = {
     *FIXED_FIELDS,
 }
 MAX_STEPS = 1_000_000
+# Key of a cell's own sampler, as far as no field of diffusers has it; diffusers drops keys with _.
+OWN_SAMPLER = "_jaxdiff_sampler"
+OWN_RULES: Mapping[str, Rule] = {
+    "steps": whole(1, MAX_STEPS),
+    "eta": number(0, 1),
+    "rederive": FLAG,
+    "stride": FLAG,
+}
 RULES: Mapping[str, Rule] = {
     "num_train_timesteps": whole(1, MAX_STEPS),
     "beta_start": number(0, 1),
@@ -187,10 +195,21 @@ def read(
     fields |= {key: raw[key] for key in defaults if key in raw}
     if "predict_epsilon" in raw and "prediction_type" not in raw:
         fields["prediction_type"] = "epsilon" if raw["predict_epsilon"] else "sample"
+    if OWN_SAMPLER in raw:
+        fields[OWN_SAMPLER] = _read_own_sampler(raw[OWN_SAMPLER], path)
     _check_values(fields, path)
     _check_steps(fields, path)
     _check_last_step(fields, path)
     return fields
+
+
+def _read_own_sampler(own: Any, path: epath.Path) -> dict[str, Any]:
+    if not isinstance(own, dict) or set(own) - set(OWN_RULES):
+        raise ValueError(
+            f"{path} must hold in {OWN_SAMPLER} a dict of {', '.join(OWN_RULES)}; remove it"
+        )
+    check_fields(own, OWN_RULES, path)
+    return own
 
 
 def _check_keys(raw: Mapping[str, Any], readable: set[str], path: epath.Path) -> None:
@@ -314,8 +333,9 @@ def get_prediction(scheduler: Mapping[str, Any]) -> Prediction:
 def sampler_settings(scheduler: Mapping[str, Any]) -> dict[str, Any]:
     """The sampler that diffusers' pipeline runs with a scheduler, as a cell's `sample` section.
 
-    DDPM runs over all steps, DDIM and PNDM over 50.
+    DDPM runs over all steps, DDIM and PNDM over 50. A cell that was converted keeps its own.
     """
+    own = scheduler.get(OWN_SAMPLER, {})
     T = build_schedule(scheduler).steps
     settings = {
         "clip": float(scheduler["clip_sample_range"]) if scheduler["clip_sample"] else 0.0,
@@ -326,12 +346,12 @@ def sampler_settings(scheduler: Mapping[str, Any]) -> dict[str, Any]:
         # fixed_small_log is the same noise: its standard deviation by way of the logarithm.
         is_large = scheduler["variance_type"] == "fixed_large"
         variance = "fixed_large" if is_large else "fixed_small"
-        return settings | {"method": "ddpm", "steps": T, "variance": variance}
+        return settings | {"method": "ddpm", "steps": T, "variance": variance} | own
     settings |= {"steps": min(50, T), "to_one": scheduler["set_alpha_to_one"]}
     if scheduler["_class_name"] == "PNDMScheduler":
         return settings | {"method": "pndm"}
     # diffusers' DDIM keeps the predicted eps where x0 is clipped.
-    return settings | {"method": "ddim", "eta": 0.0, "rederive": False, "stride": True}
+    return settings | {"method": "ddim", "eta": 0.0, "rederive": False, "stride": True} | own
 
 
 def from_settings(diffusion: Mapping[str, Any], sample: Mapping[str, Any]) -> dict[str, Any]:
@@ -362,7 +382,18 @@ def from_settings(diffusion: Mapping[str, Any], sample: Mapping[str, Any]) -> di
         fields["beta_schedule"] = schedule_names[diffusion["schedule"]]
         if diffusion["schedule"] == "scaled_linear":
             fields |= STABLE_BETAS
+    own = {"steps": sample["steps"]}
+    if method == "ddpm":
+        fields["variance_type"] = sample.get("variance", "fixed_small")
+    else:
+        fields["set_alpha_to_one"] = sample.get("to_one", True)
+        own |= {
+            "eta": sample.get("eta", 0.0),
+            "rederive": sample.get("rederive", True),
+            "stride": sample.get("stride", False),
+        }
     return fields | {
+        OWN_SAMPLER: own,
         "num_train_timesteps": diffusion["steps"],
         "prediction_type": prediction_types[diffusion["prediction"]],
         "clip_sample": bool(sample["clip"]),

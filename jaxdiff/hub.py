@@ -214,7 +214,11 @@ def push(folder: epath.Path, repository: str) -> str:
     with connect(repository) as api:
         api.create_repo(repository, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repository, folder_path=folder, commit_message="Upload a model of jaxdiff"
+            repo_id=repository,
+            folder_path=folder,
+            commit_message="Upload a model of jaxdiff",
+            # What an earlier model has left would be read in place of this one's.
+            delete_patterns=["unet/*", "unet_ema/*", "result.json"],
         )
     return commit.commit_url
 
@@ -304,10 +308,11 @@ def connect(repository_id: str) -> Iterator["HfApi"]:
     """
     try:
         from huggingface_hub import HfApi, constants, errors
+        from huggingface_hub.errors import RevisionResolutionError
     except ImportError:
         raise ValueError(
-            f"huggingface_hub must be installed for {repository_id}, which is no folder here; "
-            "pip install 'jaxdiff[hub]', or give a folder"
+            f"huggingface_hub 2.4 or newer must be installed for {repository_id}, which is no "
+            "folder here; pip install 'jaxdiff[hub]', or give a folder"
         ) from None
     repository = repository_id.partition("@")[0]
     try:
@@ -326,7 +331,7 @@ def connect(repository_id: str) -> Iterator["HfApi"]:
         reason = f"{repository_id} names a revision that {repository} lacks; choose another"
     except errors.HFValidationError as error:
         reason = f"{repository_id} is neither a folder nor a repository id ({_first_line(error)})"
-    except (errors.RevisionResolutionError, errors.LocalEntryNotFoundError):
+    except (RevisionResolutionError, errors.LocalEntryNotFoundError):
         reason = (
             f"{repository_id} is no folder, the hub cannot be reached, and what is read of it is "
             f"not in the cache, {constants.HF_HUB_CACHE}; correct the path, or fetch it "

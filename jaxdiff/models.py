@@ -359,6 +359,11 @@ def _image_size(model: Model) -> int | list[int] | None:
 
 def _save_pipeline(model: Model, folder: epath.Path) -> None:
     """A diffusers pipeline folder with the model's schedule and sampler."""
+    for name in ("checkpoints", "config.json", "unet_ema"):
+        if (folder / name).exists():
+            raise ValueError(
+                f"{folder} must not hold another model, and has {name}; choose a new folder"
+            )
     settings = _complete_settings(model)
     height, width, _ = model.shape
     config = dataclasses.replace(

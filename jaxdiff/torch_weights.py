@@ -20,7 +20,7 @@ LEGACY_ATTENTION_KEYS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_
 LEGACY_ATTENTION = re.compile(r"(\.attentions\.\d+)\.(query|key|value|proj_attn)\.")
 # What torch.compile and DataParallel put before names.
 WRAPPERS = re.compile(r"(^|\.)_orig_mod\.|^module\.")
-LORA = re.compile(r"lora_(A|B|up|down)\b|^lora_|\.lora\.")
+LORA = re.compile(r"lora_(A|B|up|down)\b|_lora\.(up|down)\.|^lora_|\.lora\.")
 LORA_FILES = ("pytorch_lora_weights", "adapter_model", "adapter_config")
 SINGLE_FILE_PREFIX = "model.diffusion_model."  # of the U-Net in a checkpoint in one file
 MERGE_LORA = (

@@ -237,7 +237,10 @@ def _read_torch_legacy(file: io.BytesIO, length: int) -> Any:
         storage = storages[key]
         # Each storage begins with its number of elements.
         size = int.from_bytes(file.read(8), "little")
-        storage[:size] = np.frombuffer(file.read(size * storage.itemsize), storage.dtype)
+        data = file.read(size * storage.itemsize)
+        if size != len(storage) or len(data) != storage.nbytes:
+            raise EOFError(f"the file ends within the storage {key}")
+        storage[:] = np.frombuffer(data, storage.dtype)
     return tree
 
 

@@ -110,6 +110,30 @@ def test_the_folder_of_another_model_is_not_written(minimal_unet, tmp_path):
             models.save(Model(minimal_unet, CUSTOM, "v"), tmp_path / name)
 
 
+def test_a_pipeline_is_not_written_over_a_cell(minimal_unet, tmp_path):
+    model = Model(minimal_unet, CUSTOM, "v", image_shape=(8, 8, 1))
+    models.save(model, tmp_path)
+    with pytest.raises(ValueError, match="must not hold another model, and has checkpoints"):
+        models.save(model, tmp_path, "diffusers")
+    assert not (tmp_path / "unet").exists()
+
+
+def test_a_converted_cell_keeps_its_sampler(minimal_unet, tmp_path):
+    own = {"method": "ddim", "steps": 20, "eta": 0.5, "clip": True, "batch": 8}
+    model = Model(minimal_unet, CUSTOM, "v", {"sample": own}, image_shape=(8, 8, 1))
+    models.save(model, tmp_path, "diffusers")
+    sample = models.load(tmp_path).config["sample"]
+    assert (sample["method"], sample["steps"], sample["eta"]) == ("ddim", 20, 0.5)
+    assert (sample["rederive"], sample["stride"]) == (True, False)
+
+
+def test_a_variance_is_kept_under_another_schedule(minimal_unet, tmp_path):
+    own = {"method": "ddpm", "steps": 50, "clip": True, "variance": "fixed_large", "batch": 8}
+    model = Model(minimal_unet, CUSTOM, "v", {"sample": own}, image_shape=(8, 8, 1))
+    models.save(model, tmp_path, "diffusers")
+    assert models.load(tmp_path).config["sample"]["variance"] == "fixed_large"
+
+
 def test_configs_are_hashable():
     assert hash(dataclasses.replace(TINY_CONFIG)) == hash(TINY_CONFIG)
 

@@ -74,7 +74,12 @@ def _describe_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     if "alpha_bar" in shown.get("diffusion", {}):
         shown["diffusion"] = shown["diffusion"] | {"alpha_bar": "those of the scheduler"}
     text = json.dumps(shown, indent=1, sort_keys=True)
-    described = {"settings": text if "train" in settings else "", "data": "", "count": ""}
+    described: dict[str, Any] = {
+        "settings": text if "train" in settings else "",
+        "is_trained": "train" in settings,
+        "data": "",
+        "count": "",
+    }
     if "proportions" in settings:
         described["data"] = settings["data"]["source"]
         shares = _describe_shares(settings)
@@ -100,17 +105,22 @@ def _describe_pipeline(folder: epath.Path) -> dict[str, Any]:
     size = config["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
     is_ddim = scheduler["_class_name"] == "DDIMScheduler"
-    # A cell's DDIM derives eps again from the clipped image.
-    is_clipped = is_ddim and scheduler["clip_sample"]
+    T = scheduler["num_train_timesteps"]
+    # A converted cell's own sampler; diffusers has no field for it.
+    own = scheduler.get("_jaxdiff_sampler", {})
+    options = ""
+    if scheduler["clip_sample"] and own.get("rederive"):
+        options += ", use_clipped_model_output=True"
+    if own.get("eta"):
+        options += f", eta={own['eta']:g}"
     return {
         "levels": len(config["block_out_channels"]),
         "prediction": PREDICTIONS[predictions[scheduler["prediction_type"]]],
         "size": f"{height} x {width} px and {config['in_channels']} channels",
         "pipeline": "DDIMPipeline" if is_ddim else "DDPMPipeline",
-        "steps": min(50, scheduler["num_train_timesteps"])
-        if is_ddim
-        else scheduler["num_train_timesteps"],
-        "more_options": ", use_clipped_model_output=True" if is_clipped else "",
+        "method": "ddim" if is_ddim else "ddpm",
+        "steps": own.get("steps", min(50, T) if is_ddim else T),
+        "more_options": options,
     }
 
 

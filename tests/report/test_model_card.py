@@ -14,6 +14,7 @@ SCHEDULER = {
     "prediction_type": "epsilon",
     "clip_sample": True,
     "num_train_timesteps": 1000,
+    "_jaxdiff_sampler": {"steps": 40, "eta": 0.5, "rederive": True, "stride": False},
 }
 SETTINGS = {
     "data": {"source": "digits"},
@@ -77,7 +78,9 @@ def test_a_measured_cell_has_its_data_its_settings_and_its_measures(folder):
     assert "| share | nearest (space pixels) | undefined |  |" in text
     assert "| checkpoints | and 12 more |  |  |" in text
     assert 'jd.load("someone/tiny")' in text
-    assert "num_inference_steps=50, use_clipped_model_output=True" in text
+    assert 'jd.sample(model, 16, method="ddim", steps=40)' in text
+    assert "num_inference_steps=40, use_clipped_model_output=True, eta=0.5" in text
+    assert "It was trained by jaxdiff; the weights are their moving average." in text
     assert "\n\n\n" not in text
 
 
@@ -97,4 +100,5 @@ def test_a_model_of_which_little_is_known_has_a_short_card(folder):
     for heading in ("## Trained on", "## Settings", "## Measures"):
         assert heading not in text
     assert "DDIMPipeline.from_pretrained" in text
+    assert "trained by jaxdiff" not in text
     assert "\n\n\n" not in text
