@@ -40,6 +40,10 @@ def prepare_environment() -> None:
     """
     if _is_command():
         _check_flagfiles()
+    # First parameters are drawn and models are counted on the CPU, whatever is named beside it.
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms and "cpu" not in platforms.split(","):
+        os.environ["JAX_PLATFORMS"] = f"{platforms},cpu"
     flags_set = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags_set:
         devices = f"--xla_force_host_platform_device_count={_cpu_devices()}"
@@ -121,7 +125,7 @@ def define_distributed() -> None:
         "distributed",
         False,
         "One of several processes that run the same command together; JAX finds the others by "
-        "SLURM, Kubernetes, Cloud TPU or Open MPI, or by the three flags that follow.",
+        "SLURM, Cloud TPU or Open MPI, or by the three flags that follow.",
     )
     flags.DEFINE_string("coordinator", "", "HOST:PORT of the process with --process_id=0.")
     flags.DEFINE_integer("processes", 0, "Number of processes.", lower_bound=0)
@@ -137,6 +141,11 @@ def start_devices() -> None:
     if "distributed" in flags.FLAGS and (flags.FLAGS.distributed or flags.FLAGS.coordinator):
         parallel.start(flags.FLAGS.coordinator, flags.FLAGS.processes, flags.FLAGS.process_id)
         console.quiet = not parallel.is_leader()
+    elif "distributed" in flags.FLAGS and (flags.FLAGS.processes or flags.FLAGS.process_id >= 0):
+        raise ValueError(
+            "--processes and --process_id need --coordinator=HOST:PORT, of the process with "
+            "--process_id=0, or --distributed"
+        )
     if folder := compilation_cache.enable(jax.default_backend()):
         console.print(f"compiled programs are kept in {folder}")
 

@@ -24,6 +24,7 @@ from rich.table import Column, Table
 from jaxdiff import files
 from jaxdiff.datasets import registry
 from jaxdiff.datasets.prepare import Prepared, verify
+from jaxdiff.plugins import import_plugins
 from jaxdiff.settings import MAX_SIZE
 
 GRID_ROWS = 4
@@ -56,6 +57,7 @@ flags.DEFINE_integer("channels", 0, "1 for gray, 3 for RGB; 0 takes the dataset'
 flags.DEFINE_bool("show", False, "Print counts and proportions, and draw a random grid.")
 flags.DEFINE_string("out", "grid.png", "PNG file that --show draws.")
 flags.DEFINE_integer("seed", 0, "Seed that chooses the images of --show.")
+_cli.define_plugins()
 FLAGS = flags.FLAGS
 
 
@@ -113,6 +115,7 @@ def draw_grid(dataset: registry.Dataset, prepared: Prepared, out: epath.Path) ->
 def main() -> None:
     if not FLAGS.name:
         raise ValueError(f"--name is missing; choose one of {registry.DATASET_NAMES_HELP}")
+    import_plugins(FLAGS.plugins)
     registration = registry.find_registration(FLAGS.name)
     folder = FLAGS.name.removeprefix("folder:")
     out = _cli.output_file("out", ".png", [] if folder == FLAGS.name else [folder])

@@ -50,7 +50,6 @@ from jaxdiff.study.rules import tracker_names
 
 # A study that ended, with a cell whose loss is not finite: the launch files do not run it again.
 DIVERGED_STATUS = 3
-SHARED_SECONDS = 60.0  # until a new file is seen by the other hosts of a shared disk
 
 _cli.define_config("The study, a file of configs/; --config.KEY=VALUE changes one setting.")
 flags.DEFINE_string("workdir", None, "Output folder; by default runs/NAME.")
@@ -377,7 +376,7 @@ def _check_shared(study_file: epath.Path) -> None:
     if jax.process_count() == 1:
         return
     parallel.barrier("study.json is written")
-    deadline = time.monotonic() + SHARED_SECONDS
+    deadline = time.monotonic() + parallel.SHARED_SECONDS
     while not study_file.exists() and time.monotonic() < deadline:
         time.sleep(1)
     sees = multihost_utils.process_allgather(np.bool_(study_file.exists()))

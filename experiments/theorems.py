@@ -25,6 +25,7 @@ from jaxdiff import results
 from jaxdiff.cells.data import DataPaths
 from jaxdiff.datasets.registry import DATASET_NAMES_HELP
 from jaxdiff.landscape import theorem_run
+from jaxdiff.plugins import import_plugins
 from jaxdiff.report import style, tables, theorem_figures
 from jaxdiff.settings import MAX_SIZE
 from jaxdiff.stage import Redo
@@ -39,6 +40,7 @@ flags.DEFINE_integer("size", 16, "Pixels on a side.", lower_bound=4, upper_bound
 flags.DEFINE_integer("samples", 1000, "Samples for each share.", lower_bound=10)
 flags.DEFINE_integer("grids", 2000, "Simulated grids for each share of Figure 3.", lower_bound=2)
 flags.DEFINE_integer("seed", 0, "Random seed.", lower_bound=0)
+_cli.define_plugins()
 FLAGS = flags.FLAGS
 
 TABLES = ("laboratory", "grids", "laws", "smoothed", "law", "votes", "minima")
@@ -154,6 +156,7 @@ def laws_table(theorems: Mapping[str, Any]) -> Table:
 
 def main() -> None:
     _cli.check_required("workdir")
+    import_plugins(FLAGS.plugins)
     options = parse_options()
     workdir = epath.Path(FLAGS.workdir)
     cache = DataPaths(cache=FLAGS.cache or "").cache_dir(workdir)

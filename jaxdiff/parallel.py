@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 from orbax.checkpoint import multihost
 
+SHARED_SECONDS = 60.0  # until a new file is seen by the other hosts of a shared disk
 DATA = PartitionSpec("data")
 REPLICATED = PartitionSpec()
 # Smaller arrays, in elements, are replicated: gathering them costs more than storing them.
@@ -37,8 +38,8 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = -1) -> No
     process_id
         Rank of this process, from 0.
 
-        Values that are left out are found by JAX in the environment of SLURM, Cloud TPU,
-        Kubernetes or Open MPI.
+        Values that are left out are found by JAX in the environment of SLURM, Cloud TPU
+        or Open MPI.
 
     Raises
     ------
@@ -57,7 +58,7 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = -1) -> No
         raise ValueError(
             f"the processes of this run cannot be joined ({reason}); give "
             "--coordinator=HOST:PORT, --processes and --process_id to each, or start them by "
-            "SLURM, Kubernetes or on a Cloud TPU"
+            "SLURM or on a Cloud TPU"
         ) from None
 
 

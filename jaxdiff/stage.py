@@ -159,7 +159,15 @@ class Stage:
 
     def checksums(self) -> Outputs:
         """SHA-256 of every output file of a stage that is done: the inputs of later stages."""
-        return read_record(self.folder, self.name)["outputs"]
+        record = read_record(self.folder, self.name)
+        # Another host of a shared disk may see what the leader has written some seconds later.
+        deadline = time.monotonic() + parallel.SHARED_SECONDS
+        while record.get("inputs") != self.fingerprint and time.monotonic() < deadline:
+            if parallel.is_leader():
+                break
+            time.sleep(1)
+            record = read_record(self.folder, self.name)
+        return record["outputs"]
 
     def run(self, make: Callable[[], object], all_processes: bool = False) -> Outputs:
         """Call `make`, which writes the outputs, unless the stage is done.

@@ -3,7 +3,7 @@
 import pytest
 from etils import epath
 
-from jaxdiff import files
+from jaxdiff import files, parallel, stage
 from jaxdiff.records import check_records, remove_record
 from jaxdiff.stage import Redo, reserve_folder, run_stage
 from jaxdiff.study.lock import lock
@@ -169,3 +169,15 @@ def test_what_was_made_again_by_this_command_is_not_made_once_more(counter):
     assert counter.runs == 2
     counter.run({}, Redo(["make"]))
     assert counter.runs == 3
+
+
+def test_another_host_waits_until_it_sees_what_the_leader_has_recorded(counter, monkeypatch):
+    """On NFS a folder's list may be half a minute old."""
+    expected = counter.run({"a": 1})
+    records = iter([{}, {}, stage.read_record(counter.folder, "make")])
+    monkeypatch.setattr(parallel, "is_leader", lambda: False)
+    monkeypatch.setattr(stage.Stage, "is_done", lambda self: True)
+    monkeypatch.setattr(stage, "read_record", lambda *_: next(records))
+    monkeypatch.setattr(stage.time, "sleep", lambda seconds: None)
+    assert counter.run({"a": 1}) == expected
+    assert next(records, None) is None

@@ -1,5 +1,6 @@
 """What the commands share, in this process: outputs that are checked before any work."""
 
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ from rich.table import Column, Table
 
 from experiments import _cli
 from jaxdiff import compilation_cache
-from tests.experiments.commands import fail_command
+from tests.experiments.commands import SMALL, fail_command
 
 
 @pytest.fixture
@@ -55,6 +56,23 @@ def test_the_place_of_compiled_programs_is_said(folder, monkeypatch, capsys):
     _cli.start_devices()
     expected = f"compiled programs are kept in {folder}\n" if folder else ""
     assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(
+    ("platforms", "expected"),
+    [("cuda", "cuda,cpu"), ("tpu,cpu", "tpu,cpu"), ("cpu", "cpu"), ("", "")],
+)
+def test_a_platform_has_the_cpu_beside_it(platforms, expected, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
+    _cli.prepare_environment()
+    assert os.environ["JAX_PLATFORMS"] == expected
+
+
+@pytest.mark.slow
+def test_a_number_of_processes_without_their_place_is_refused():
+    sentence = fail_command("sweep", *SMALL, "--processes=2", "--process_id=0")
+    assert "--processes and --process_id need --coordinator=HOST:PORT" in sentence
 
 
 NAMES = ("[6]", "[/a/b]", "runs/[x]/y", "[bold]", "a [/] b", ":smile:", "x[link=a]", "\\[x]")

@@ -87,6 +87,23 @@ def test_images_are_compared_with_a_dataset_by_name(tmp_path):
     assert "held-out: " in output
 
 
+def test_a_dataset_of_ones_own_is_counted_and_retrieved_from(tmp_path):
+    plugin = "--plugins=examples.new_dataset"
+    output = run_command(
+        "dataset",
+        "--name=shapes",
+        "--show",
+        plugin,
+        f"--cache={tmp_path / 'cache'}",
+        f"--out={tmp_path / 'grid.png'}",
+    )
+    assert "square" in output
+    sentence = fail_command(
+        "theorems", "--source=shapes", "--n=9000", plugin, f"--workdir={tmp_path / 'run'}"
+    )
+    assert "images of class" in sentence
+
+
 def test_a_dataset_is_counted_and_drawn(tmp_path):
     published.celeba(tmp_path / "celeba", 40)
     flags = (
