@@ -253,6 +253,7 @@ def test_seeds_encode_and_decode_each_others_images(tmp_path):
     """Three seeds of one majority with disjoint data: two decode what the third encodes."""
     options = (
         *SHORT,
+        "--config.train.steps=40",
         "--config.seeds=(0,2,4)",
         "--config.data.parts=5",
         "--config.data.n=(20,)",
