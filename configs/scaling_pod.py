@@ -1,9 +1,10 @@
 """How size, length and depth change the loss on CelebA at 32 px, with three seeds.
 
-Hardware: a slice of v5e-16 (launch/tpu_vm.sh), whose chips share each batch. Time: about a day:
-2.6e19 FLOP are 11 hours at a fifth of the peak, narrow models wait for memory, and each of the 324
-cells is compiled; computed and not measured, so ask experiments.plan first. CelebA is needed in a
-form that docs/data.md describes: --config.data.dir=FOLDER. Two more studies go with it:
+Hardware: a slice of v5e-16, whose chips share each batch (launch/tpu_vm.sh, with DATA= for CelebA).
+Time: about a day: 2.6e19 FLOP are 11 hours at a fifth of the peak, narrow models wait for memory,
+and each of the 324 cells is compiled; computed and not measured, so ask experiments.plan first.
+CelebA is needed in a form that docs/data.md describes: --config.data.dir=FOLDER. Two more studies
+go with it:
 
 configs/scaling_pod.py:rates has the shortest length at half and twice the learning rate. If both
 are fitted together (--workdir runs/scaling_pod --workdir runs/scaling_pod_rates), the fit takes the

@@ -8,7 +8,8 @@
 # is split over the slice. The log is streamed until the study ends. If the slice is preempted, it is requested again, and the study
 # resumes from its last checkpoint. If this command is interrupted, run it again: it resumes in the same way and creates nothing
 # twice. Arguments after the bucket are passed to experiments.sweep. At the end the slice is deleted; KEEP=1 keeps it. EXTRAS are
-# jaxdiff's extras on the hosts, tpu,cloud by default.
+# jaxdiff's extras on the hosts, tpu,cloud by default. DATA=gs://my-bucket/CelebA is copied to the hosts' disks, for
+# --config.data.dir=data.
 #
 # Requirements: gcloud, logged in, with a project set; a bucket to which the TPU's service account can write.
 set -euo pipefail
@@ -72,7 +73,8 @@ prepare() {
           if ! test -x .venv/bin/pip; then
             python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --seed --python 3.12 .venv
           fi &&
-          .venv/bin/pip install --quiet -e ".['"${EXTRAS:-tpu,cloud}"']"
+          .venv/bin/pip install --quiet -e ".['"${EXTRAS:-tpu,cloud}"']" &&
+          if test -n "'"${DATA:-}"'"; then mkdir -p data && gcloud storage rsync --recursive --quiet "'"${DATA:-}"'" data; fi
       elif ! cmp -s ~/new.sh ~/jaxdiff.sh; then
         echo "error: a study of another commit or with other arguments is running here: $(grep sweep ~/jaxdiff.sh)" >&2
         exit 1

@@ -215,6 +215,15 @@ def test_an_environment_with_a_newer_python_is_made_where_there_is_none(stable_c
     assert "-m uv venv --quiet --seed --python 3.12 .venv" in made
 
 
+def test_data_are_copied_to_every_host(stable_cloud):
+    process = launch(stable_cloud, "--config.data.dir=data", DATA="gs://bucket/CelebA", KEEP="1")
+    assert process.returncode == 0, process.stderr
+    calls = (stable_cloud / "calls").read_text()
+    copies = "\nstorage rsync --recursive --quiet gs://bucket/CelebA data "
+    assert calls.count(copies) == 2
+    assert (stable_cloud / "host1/jaxdiff/data").is_dir()
+
+
 def test_a_connection_that_breaks_is_no_slice_that_is_gone(stable_cloud):
     (stable_cloud / "state").write_text("ACTIVE\n")
     (stable_cloud / "offline").touch()
