@@ -11,7 +11,7 @@ num_devices, num_processes, process_id, port = map(int, sys.argv[1:])
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     f"--xla_force_host_platform_device_count={num_devices} "
-    "--xla_llvm_disable_expensive_passes=true "
+    "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0 "
     "--xla_cpu_collective_call_terminate_timeout_seconds=600 "
     "--xla_cpu_collective_timeout_seconds=600"
 )

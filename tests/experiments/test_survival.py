@@ -37,6 +37,12 @@ def finish(process):
     assert "report:" in out, out + err
 
 
+def copy_classifiers(unbroken, workdir):
+    """So that they are not trained again."""
+    shared = unbroken.workdir / "shared"
+    shutil.copytree(shared, workdir / "shared", ignore=shutil.ignore_patterns("*.lock"))
+
+
 def checkpoint_folder(workdir, cell=CELL):
     return workdir / "cells" / cell / "checkpoints"
 
@@ -129,8 +135,9 @@ def test_cells_at_once_are_killed_and_go_on(tmp_path):
         assert_equal_studies(workdir, tmp_path / "unbroken", cell)
 
 
-def test_sigterm_in_training_saves_the_step(tmp_path):
+def test_sigterm_in_training_saves_the_step(unbroken, tmp_path):
     workdir = tmp_path / "study"
+    copy_classifiers(unbroken, workdir)
     process = start(
         workdir, "--config.train.steps=200000", "--config.train.checkpoint_every=100000"
     )
@@ -175,8 +182,9 @@ def test_sigterm_while_a_checkpoint_is_read(unbroken):
         assert err.splitlines() == [SIGTERM_ERROR]
 
 
-def test_a_step_that_is_not_finite_stops_the_run(tmp_path):
+def test_a_step_that_is_not_finite_stops_the_run(unbroken, tmp_path):
     workdir = tmp_path / "study"
+    copy_classifiers(unbroken, workdir)
     process = start(workdir, "--config.train.learning_rate=1e6", "--config.train.clip=1e30")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 3, out

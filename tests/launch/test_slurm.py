@@ -13,12 +13,11 @@ from tests.launch.cluster import PROGRAMS, run_slurm, wait_for_job
 
 TINY = "tests/experiments/tiny_study.py"
 SMALL = (
-    "--config.train.steps=30",
+    "--config.train.steps=10",
     "--config.train.checkpoint_every=10",
     "--config.sample.num=16",
     "--config.sample.common=0",
     "--config.sample.steps=4",
-    "--config.classifier.steps=30",
     "--config.measures.lpips=none",
     "--config.measures.queries=0",
     "--config.measures.checkpoints=0",
@@ -86,10 +85,10 @@ def test_an_array_of_two_tasks_makes_every_cell(cluster, tmp_path):
         cell = f"1-80_20-n50-s{seed}"
         assert (workdir / "cells" / cell / "result.json").exists()
         assert cell in page
-        assert log.count(f"{cell} train: 30/30") == 1, "only one task trains a cell"
+        assert log.count(f"{cell} train: 10/10") == 1, "only one task trains a cell"
     for task, seed in ((1, 0), (2, 2)):
         task_log = (tmp_path / f"{task}.log").read_text()
-        assert f"1-80_20-n50-s{seed} train: 30/30" in task_log, "tasks start at different cells"
+        assert f"1-80_20-n50-s{seed} train: 10/10" in task_log, "tasks start at different cells"
 
 
 @pytest.mark.slow
