@@ -92,6 +92,7 @@ def test_it_is_prepared_once(tmp_path):
         (socket.gethostname(), 2**22 + 1, 60, False),  # more than there are processes
         (socket.gethostname(), os.getpid(), 60, True),  # a container's, which has the same number
     ],
+    ids=["old", "new", "another name", "ended", "same number"],
 )
 def test_what_others_write_stays_and_what_they_left_goes(tmp_path, host, process, age, stays):
     folder = prepare(open_squares(), tmp_path, "squares").folder
