@@ -153,7 +153,7 @@ def test_the_command_and_its_table(tmp_path):
 def test_a_part_that_does_not_exist(tmp_path):
     command = [sys.executable, "-m", "benchmarks.accelerator", "--parts=speed"]
     process = subprocess.run([*command, f"--out={tmp_path}/x.json"], capture_output=True, text=True)
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert process.stderr.startswith("error: --parts must be of health, parity, train,")
     assert process.stderr.count("\n") == 1
 
