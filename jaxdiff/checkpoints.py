@@ -132,7 +132,7 @@ def save(
             raise
         # Free what the unfinished step takes.
         _delete_step(folder, step)
-        last = max(list_steps(folder), default=None)
+        last = max((other for other in list_steps(folder) if other < step), default=None)
         valid = "no step is saved yet" if last is None else f"step {last} is valid"
         raise OSError(
             f"step {step} cannot be saved in {folder} ({os.strerror(code)}); {valid}, and the "
@@ -150,9 +150,12 @@ def _write_manifest(
         raise OSError(errno.EIO, "what was written cannot be opened again")
     files.write_json(folder / f"{step}.json", files.checksums(folder, [str(step)]))
     steps = list_steps(folder)
+    # Steps beyond this one are damaged, or of devices that take other numbers of steps a call:
+    # training went on from an older one.
+    kept = policy.select([other for other in steps if other <= step])
     # Only now that the new step counts: until then a run would resume from the old ones.
-    for old_step in set(steps) - policy.select(steps):
-        _delete_step(folder, old_step)
+    for other in set(steps) - kept:
+        _delete_step(folder, other)
 
 
 def _os_error_code(error: Exception) -> int | None:

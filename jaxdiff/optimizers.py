@@ -89,7 +89,7 @@ def build_optimizer(
     cooldown_steps
         Number of the last steps, in which the rate of "wsd" falls.
     weight_decay
-        Decoupled weight decay.
+        Weight decay, decoupled but of sgd, whose momentum averages it with the gradient.
     clip
         Largest global norm of a gradient; 0 allows any.
     """

@@ -121,7 +121,7 @@ class TrainSettings:
     cooldown: float = setting(
         0.2, "fraction of the steps in which the learning rate of wsd falls to 0", above=0, max=1
     )
-    weight_decay: float = setting(0.01, "decoupled weight decay", min=0)
+    weight_decay: float = setting(0.01, "weight decay, decoupled but in sgd", min=0)
     clip: float = setting(1.0, "largest global norm of the gradient; 0: any", min=0)
     ema: float = setting(
         0.999,

@@ -74,6 +74,17 @@ def test_the_policy_selects_steps(policy, steps, kept_steps):
     assert policy.select(steps) == kept_steps
 
 
+@pytest.mark.parametrize("last", [1, 2])
+def test_a_step_that_is_saved_after_a_newer_one_was_damaged_stays(tmp_path, last):
+    """A run that goes on from step 500, with a damaged 1000, and is ended at 700."""
+    policy = RetentionPolicy(last=last, interval=500, end=2000)
+    for step in (500, 1000):
+        checkpoints.save(tmp_path, step, {"a": np.arange(4.0)}, policy)
+    checkpoints.save(tmp_path, 700, {"a": np.arange(4.0)}, policy)
+    assert checkpoints.latest_valid_step(tmp_path) == 700
+    assert 1000 not in checkpoints.list_steps(tmp_path)
+
+
 def flip_a_byte(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

@@ -21,7 +21,7 @@ Calls = Callable[[int], Iterator[jax.Array]]
 STEPS = PartitionSpec(None, *DATA)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=64)  # of cells that train at once, two epochs each
 def _epoch_order(seed: int, epoch: int, n: int) -> Int[np.ndarray, " n"]:
     return np.random.default_rng([seed, epoch]).permutation(n).astype(np.int32)
 

@@ -177,8 +177,8 @@ def _attend_keys_by_queries(q: Heads, k: Heads, v: Heads) -> Heads:
     """Attention with the scores laid out keys by queries."""
     keys = k.transpose(0, 2, 1, 3)
     queries = (q * q.shape[-1] ** -0.5).transpose(0, 2, 3, 1)
-    scores = keys @ queries
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.matmul(keys, queries, preferred_element_type=wide)
     # The largest score only keeps the exponentials finite: the result does not depend on it.
     largest = jax.lax.stop_gradient(scores.max(axis=-2, keepdims=True))
     exps = jnp.exp(scores - largest).astype(v.dtype)
@@ -187,5 +187,6 @@ def _attend_keys_by_queries(q: Heads, k: Heads, v: Heads) -> Heads:
     # of the softmax; the division is then made on the small result.
     values = v.transpose(0, 2, 3, 1)
     values_and_ones = jnp.concatenate([values, jnp.ones_like(values[:, :, :1])], axis=-2)
-    mixed = values_and_ones @ exps
-    return (mixed[:, :, :-1] * (1.0 / mixed[:, :, -1:])).transpose(0, 3, 1, 2)
+    mixed = jnp.matmul(values_and_ones, exps, preferred_element_type=wide)
+    mean = mixed[:, :, :-1] * (1.0 / mixed[:, :, -1:])
+    return mean.astype(q.dtype).transpose(0, 3, 1, 2)

@@ -186,7 +186,8 @@ def _size_and_length(cell: CellResult) -> tuple[int, float, int, int]:
 
 def _read_data(cell: CellResult) -> str:
     data = cell.config.get("data", {})
-    return f"{cell.info.data}, {_join(data, ('size', 'channels', 'attribute'))}"
+    keys = ("size", "channels", "attribute", "group", "others", "others_share")
+    return f"{cell.info.data}, {_join(data, keys)}"
 
 
 def _read_mix(cell: CellResult) -> str:
@@ -200,6 +201,11 @@ def _join(settings: Mapping[str, Any], keys: Iterable[str]) -> str:
     return ", ".join(f"{key} {settings[key]}" for key in keys if key in settings)
 
 
+# Settings of a training that change its result, beside its length, its rate and its batch.
+TRAINING_KEYS = (
+    *("optimizer", "schedule", "warmup", "warmup_steps", "cooldown", "weight_decay", "clip", "ema"),
+    *("flip", "dtype", "init"),
+)
 # What cells of one fit have in common, in words, and where a cell says it.
 COMMON: tuple[tuple[str, Callable[[CellResult], Any]], ...] = (
     ("data", _read_data),
@@ -209,6 +215,7 @@ COMMON: tuple[tuple[str, Callable[[CellResult], Any]], ...] = (
         lambda cell: _join(cell.config.get("diffusion", {}), ("schedule", "steps", "prediction")),
     ),
     ("batch", lambda cell: cell.config["train"].get("batch")),
+    ("training", lambda cell: _join(cell.config["train"], TRAINING_KEYS)),
     ("number of held-out images", lambda cell: _require_loss(cell).n),
 )
 

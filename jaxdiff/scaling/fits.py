@@ -139,9 +139,13 @@ def find_limits(cells: ScalingCells) -> Iterator[str]:
             f"Some size has fewer than {MIN_SEEDS} seeds, so that intervals are over points, and "
             "those of one run are not independent."
         )
-    sizes = count_distinct([point.flops for point in points])
+    by_depth: dict[Depth, list[float]] = {}
+    for point in points:
+        by_depth.setdefault(point.depth, []).append(point.flops)
+    sizes = min(map(count_distinct, by_depth.values()))
     if sizes < MIN_SIZES:
-        yield f"There are {sizes} sizes, and a best size at given compute needs {MIN_SIZES}."
+        where = " of some depth" if len(by_depth) > 1 else ""
+        yield f"There are {sizes} sizes{where}, and a best size at given compute needs {MIN_SIZES}."
     epochs = max(point.images / point.unique_images for point in points)
     if epochs > LARGEST_EPOCHS:
         yield f"Training images are seen up to {epochs:.0f} times, so that the law rests on r."
@@ -150,8 +154,13 @@ def find_limits(cells: ScalingCells) -> Iterator[str]:
             "Either class has the majority in some cells, and losses are of images in that mix, so "
             "that seeds differ by more than chance."
         )
-    if not cells.rates:
-        yield "One learning rate was tried, which may suit one size or depth better than another."
+    one_rate = {point.flops for point in points} - {choice.flops for choice in cells.rates}
+    if one_rate:
+        of_sizes = f" for {len(one_rate)} sizes" if cells.rates else ""
+        yield (
+            f"One learning rate was tried{of_sizes}, which may suit one size or depth better than "
+            "another."
+        )
     at_ends = [choice for choice in cells.rates if not choice.is_inside]
     if at_ends:
         yield (

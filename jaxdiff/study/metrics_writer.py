@@ -1,9 +1,11 @@
 """The metrics of a training: metrics.jsonl always, and the trackers of config.track."""
 
+import itertools
 import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from etils import epath
 
@@ -87,9 +89,14 @@ class MetricsWriter:
         DivergedError
             At the first step whose loss or gradient norm is not finite.
         """
-        for record in metrics:
-            self.last_step = int(record["step"])
-            self._check_finite(record)
+        finite = list(itertools.takewhile(_is_finite, metrics))
+        if finite:
+            self.last_step = int(finite[-1]["step"])
+            self._write_due(finite)
+        if len(finite) < len(metrics):
+            self._stop(metrics[len(finite)])
+
+    def _write_due(self, metrics: Sequence[Metrics]) -> None:
         # Every record is checked, and one in `log_every` is written.
         due = [record for record in metrics if record["step"] % self.log_every == 0]
         if not due:
@@ -117,20 +124,24 @@ class MetricsWriter:
         for tracker in self.trackers:
             tracker.close()
 
-    def _check_finite(self, record: Metrics) -> None:
-        for name in FINITE:
-            if math.isfinite(record[name]):
-                continue
-            # The lines before the divergence are what explains it.
-            self.flush()
-            saved = "no checkpoint was saved before it"
-            if self.saved_step:
-                saved = f"the checkpoint of step {self.saved_step} is valid"
-            raise DivergedError(
-                f"the {name.replace('_', ' ')} is {record[name]} at step {self.last_step} "
-                f"(loss {record['loss']:.4g}); {saved}; choose a lower train.learning_rate or "
-                "train.clip, and another --workdir"
-            )
+    def _stop(self, record: Metrics) -> NoReturn:
+        """Raise for the first record that is not finite."""
+        self.last_step = int(record["step"])
+        # The lines before the divergence are what explains it.
+        self.flush()
+        name = next(name for name in FINITE if not math.isfinite(record[name]))
+        saved = "no checkpoint was saved before it"
+        if self.saved_step:
+            saved = f"the checkpoint of step {self.saved_step} is valid"
+        raise DivergedError(
+            f"the {name.replace('_', ' ')} is {record[name]} at step {self.last_step} "
+            f"(loss {record['loss']:.4g}); {saved}; choose a lower train.learning_rate or "
+            "train.clip, and another --workdir"
+        )
+
+
+def _is_finite(record: Metrics) -> bool:
+    return all(math.isfinite(record[name]) for name in FINITE)
 
 
 class DivergedError(ValueError):

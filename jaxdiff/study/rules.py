@@ -194,10 +194,12 @@ def _check_lengths(study: StudySettings) -> None:
                 f"config.train.keep_every is {train.keep_every}; it must be a multiple of "
                 f"checkpoint_every, {train.checkpoint_every}, since only checkpoints can be kept"
             )
-        if train.warmup_steps > train.stem_steps:
+        rising = train.warmup_steps or round(train.warmup * train.steps)
+        if rising > train.stem_steps:
+            key = "warmup_steps" if train.warmup_steps else "warmup"
             raise ValueError(
-                f"config.train.warmup_steps is {train.warmup_steps} and the rate falls from step "
-                f"{train.stem_steps} of {train.steps} on; take fewer"
+                f"config.train.{key} is {getattr(train, key)}, {rising} steps, and the rate falls "
+                f"from step {train.stem_steps} of {train.steps} on; take fewer"
             )
     if len({train.steps for train in trains}) == 1 or not trains[0].cooldown_steps:
         return

@@ -64,6 +64,8 @@ def test_several_folders_are_one_study(tmp_path):
             "the same schedule of noise and prediction, got schedule linear, steps 1000",
         ),
         (lambda c: change_config(c, "train", batch=64), "the same batch, got 32 in"),
+        (lambda c: change_config(c, "train", schedule="cosine"), "the same training, got"),
+        (lambda c: change_config(c, "data", others=(0, 1)), "the same data, got made-up digits"),
     ],
 )
 def test_cells_that_cannot_be_compared(tmp_path, change, sentence):

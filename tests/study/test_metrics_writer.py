@@ -72,6 +72,14 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
         writer.write([record(3, float("inf"))])
 
 
+def test_what_came_with_a_loss_that_is_not_finite_is_written(tmp_path):
+    writer = open_writer(tmp_path)
+    with pytest.raises(ValueError, match="the loss is nan at step 5"):
+        writer.write([record(3), record(4), record(5, float("nan"))])
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 4
+
+
 class RecordingTracker(Tracker):
     def __init__(self):
         self.steps = []

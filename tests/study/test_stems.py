@@ -143,7 +143,10 @@ def test_without_a_stem_a_cell_begins_at_its_first_step(tmp_path):
     [
         ({"warmup_steps": 0}, "set config.train.warmup_steps"),
         ({"checkpoint_every": 5}, "the cooldown of 10 steps begins at step 8.* got 5"),
-        ({"warmup_steps": 9}, "config.train.warmup_steps is 9 and the rate falls from step 8"),
+        (
+            {"warmup_steps": 9},
+            "warmup_steps is 9, 9 steps, and the rate falls from step 8",
+        ),
     ],
 )
 def test_lengths_that_cannot_share_are_one_sentence(settings, sentence):
