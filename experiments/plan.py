@@ -36,6 +36,7 @@ from jaxdiff.planning.plan import (
 )
 from jaxdiff.report.tables import to_csv
 from jaxdiff.study import grid
+from jaxdiff.study.stems import drop_missing_stems
 
 _cli.define_config("The study, a file of configs/; --config.KEY=VALUE changes one setting.")
 flags.DEFINE_string(
@@ -208,7 +209,7 @@ def main() -> None:
     if is_local and FLAGS.slices > 1:
         raise ValueError(f"--slices is {FLAGS.slices}; leave it out with the local devices")
     out = _cli.output_file("out", ".csv") if FLAGS.out else None
-    cells = grid.select(grid.expand(FLAGS.config), FLAGS.cells)
+    cells = drop_missing_stems(grid.select(grid.expand(FLAGS.config), FLAGS.cells))
     if not is_local:
         jax.config.update("jax_platforms", "cpu")  # the accelerators here are not needed
     topology = open_topology(FLAGS.topology, FLAGS.slices)

@@ -250,8 +250,8 @@ def compile_train_step(cell: Cell, devices: Devices) -> Program:
     if program.kernels:
         flops = cell_steps.train_step_flops(settings) / devices.sharing
         return dataclasses.replace(program, flops=flops)
-    # XLA counts a loop once, and the parts of a batch are one loop; the optimizer, counted with
-    # them, is little beside them.
+    # XLA counts a loop once, and the parts of a batch are one loop. The optimizer's arithmetic,
+    # counted with them, is little beside theirs.
     parts = 1 if devices.platform == "cpu" else cell.train.accumulate
     flops = program.flops * parts
     if devices.platform == "tpu" and program.flops:
@@ -261,8 +261,17 @@ def compile_train_step(cell: Cell, devices: Devices) -> Program:
     return dataclasses.replace(
         program,
         flops=flops,
-        bytes_accessed=program.bytes_accessed * parts,
+        bytes_accessed=_add_parts(program.bytes_accessed, parts, images),
     )
+
+
+def _add_parts(bytes_counted: float, parts: int, state: StateBytes) -> float:
+    """Bytes of a step whose loop over the parts of a batch was counted once.
+
+    The optimizer reads and writes its state, the weights and their average once a step.
+    """
+    once = min(2.0 * (state.weights + state.optimizer), bytes_counted)
+    return parts * (bytes_counted - once) + once
 
 
 def compile_sampling_step(cell: Cell, devices: Devices) -> Program:

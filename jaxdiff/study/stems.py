@@ -47,6 +47,12 @@ def link_stems(cells: Sequence[Cell]) -> list[Cell]:
     return sorted(linked, key=lambda cell: cell.stem != "")
 
 
+def drop_missing_stems(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, of which those whose stem is not among them are trained from their first step."""
+    names = {cell.name for cell in cells}
+    return [cell if cell.stem in names else dataclasses.replace(cell, stem="") for cell in cells]
+
+
 def _family(cell: Cell) -> tuple[Any, ...]:
     """All that two cells of one stem have in common."""
     train = dataclasses.replace(cell.train, steps=0)

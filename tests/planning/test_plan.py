@@ -196,6 +196,13 @@ def test_the_parts_of_a_batch_are_what_devices_divide(cell):
     assert f"{sentence}{made.train.batch} can" in warnings
 
 
+def test_the_parts_of_a_batch_read_the_optimizers_state_once():
+    state = compiled.StateBytes(weights=100, optimizer=200, images=5000)
+    assert compiled._add_parts(900.0, 1, state) == 900
+    assert compiled._add_parts(900.0, 4, state) == 4 * 300 + 600
+    assert compiled._add_parts(500.0, 4, state) == 500, "no more than was counted"
+
+
 def test_a_chip_of_two_devices_is_one_chip():
     devices = Devices(jax.devices(), CHIP._replace(devices=2))
     time = devices.time(

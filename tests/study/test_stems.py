@@ -84,6 +84,14 @@ def test_other_schedules_share_nothing():
     assert not grid.expand(one_length)[0].stem
 
 
+def test_cells_without_their_stem_are_planned_from_the_first_step():
+    cells = make_families(2)
+    assert [cell.stem for cell in stems.drop_missing_stems(cells)] == [cell.stem for cell in cells]
+    branches = [cell for cell in cells if cell.stem]
+    assert branches
+    assert [cell.first_step for cell in stems.drop_missing_stems(branches)] == [0] * len(branches)
+
+
 def test_the_rate_is_constant_until_the_cooldown():
     optimizer = optimizers.SCHEDULES["wsd"](0.5, 100, 25)
     rates = [float(optimizer(step)) for step in (0, 75, 76, 100, 120)]
