@@ -10,7 +10,7 @@ from etils import epath
 
 from jaxdiff.analysis.queries import format_proportions
 from jaxdiff.estimates import Estimate
-from jaxdiff.results import CellResult, read_study
+from jaxdiff.results import CellInfo, CellResult, read_study
 from jaxdiff.scaling.amplification import Course, find_courses
 from jaxdiff.scaling.memorization_time import EventTime
 from jaxdiff.scaling.points import LossPoint, count_distinct
@@ -114,7 +114,8 @@ def read_scaling_cells(workdirs: Sequence[epath.PathLike]) -> ScalingCells:
             "again, which keeps the training"
         )
     check_comparable(measured)
-    chosen, rates = choose_rates(measured)
+    diverged = [info for study in studies for info in study.diverged]
+    chosen, rates = choose_rates(measured, diverged)
     # By identity: cells hold arrays, by which they cannot be compared.
     kept = set(map(id, chosen))
     return ScalingCells(
@@ -130,7 +131,7 @@ def read_scaling_cells(workdirs: Sequence[epath.PathLike]) -> ScalingCells:
         rates=tuple(rates),
         other_rates=tuple(cell.name for cell in measured if id(cell) not in kept),
         without_loss=tuple(cell.name for cell in cells if _find_loss(cell) is None),
-        diverged=tuple(info.name for study in studies for info in study.diverged),
+        diverged=tuple(info.name for info in diverged),
     )
 
 
@@ -169,7 +170,7 @@ def check_comparable(cells: Sequence[CellResult]) -> None:
 def _check_different(cells: Sequence[CellResult]) -> None:
     names: dict[tuple, str] = {}
     for cell in cells:
-        key = (*_size_and_length(cell), cell.info.learning_rate, cell.info.seed)
+        key = (*_size_and_length(cell.info), cell.info.learning_rate, cell.info.seed)
         if key in names:
             raise ValueError(
                 "the cells of a scaling fit must differ in depth, size, length, images, learning "
@@ -179,8 +180,7 @@ def _check_different(cells: Sequence[CellResult]) -> None:
         names[key] = cell.name
 
 
-def _size_and_length(cell: CellResult) -> tuple[int, float, int, int]:
-    info = cell.info
+def _size_and_length(info: CellInfo) -> tuple[int, float, int, int]:
     return info.depth, info.flops, info.n, info.images_seen
 
 
@@ -244,26 +244,38 @@ def to_point(cell: CellResult) -> LossPoint:
     )
 
 
-def choose_rates(cells: Sequence[CellResult]) -> tuple[list[CellResult], list[RateChoice]]:
+def choose_rates(
+    cells: Sequence[CellResult], diverged: Sequence[CellInfo] = ()
+) -> tuple[list[CellResult], list[RateChoice]]:
     """The cells of the best learning rate of each size and length, and what was chosen.
 
-    The best rate has the least mean log loss, over the seeds that all rates have.
+    The best rate has the least mean log loss, over the seeds that all rates have. A rate at which
+    the training of some seed diverged was tried, and is the best only where there is no other.
     """
     groups: dict[tuple, list[CellResult]] = {}
     for cell in cells:
-        groups.setdefault(_size_and_length(cell), []).append(cell)
+        groups.setdefault(_size_and_length(cell.info), []).append(cell)
+    failed: dict[tuple, set[float]] = {}
+    for info in diverged:
+        failed.setdefault(_size_and_length(info), set()).add(info.learning_rate)
     chosen = []
     choices = []
-    for members in groups.values():
-        rates = sorted({cell.info.learning_rate for cell in members})
-        best = min(rates, key=lambda rate: _mean_log_loss(members, rate, rates))
+    for key, members in groups.items():
+        finished = sorted({cell.info.learning_rate for cell in members})
+        sound = [rate for rate in finished if rate not in failed.get(key, ())] or finished
+        best = _find_best_rate(members, sound)
         of_best = [cell for cell in members if cell.info.learning_rate == best]
         chosen += of_best
-        if len(rates) > 1:
+        tried = sorted({*finished, *failed.get(key, ())})
+        if len(tried) > 1:
             info = of_best[0].info
-            choice = RateChoice(info.model, info.flops, float(info.images_seen), best, tuple(rates))
+            choice = RateChoice(info.model, info.flops, float(info.images_seen), best, tuple(tried))
             choices.append(choice)
     return chosen, choices
+
+
+def _find_best_rate(cells: Sequence[CellResult], rates: Sequence[float]) -> float:
+    return min(rates, key=lambda rate: _mean_log_loss(cells, rate, rates))
 
 
 def _mean_log_loss(cells: Sequence[CellResult], rate: float, rates: Iterable[float]) -> float:

@@ -132,6 +132,20 @@ def test_the_best_rate_is_taken_over_the_seeds_that_all_rates_have():
     assert not choice.is_inside, "it is the smallest that was tried"
 
 
+def test_a_rate_that_diverged_at_some_seed_is_tried_and_not_the_best():
+    cells = [
+        make_scaling_cell(dataclasses.replace(POINT, loss=loss, seed=seed), rate=rate)
+        for loss, seed, rate in ((0.6, 0, 1e-4), (0.5, 0, 1e-3), (0.5, 1, 1e-3), (0.4, 0, 1e-2))
+    ]
+    diverged = dataclasses.replace(cells[-1].info, seed=1)
+    _, (choice,) = choose_rates(cells, [diverged])
+    assert (choice.best, choice.is_inside) == (1e-3, True)
+    _, (choice,) = choose_rates(cells[:3], [diverged])
+    assert (choice.tried, choice.is_inside) == ((1e-4, 1e-3, 1e-2), True)
+    _, (choice,) = choose_rates(cells[-1:], [dataclasses.replace(diverged, learning_rate=1e-1)])
+    assert (choice.best, choice.tried) == (1e-2, (1e-2, 1e-1))
+
+
 def test_rates_are_chosen_for_each_size_and_length(tmp_path):
     cells = []
     for i, point in enumerate(grid_of_points()):
