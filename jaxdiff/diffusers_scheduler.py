@@ -99,7 +99,7 @@ SAMPLING_FIELDS = {
     *FIXED_FIELDS,
 }
 MAX_STEPS = 1_000_000
-# Key of a cell's own sampler, as far as no field of diffusers has it; diffusers drops keys with _.
+# Key of what a cell's own sampler has and no field of diffusers; diffusers keeps it unread.
 OWN_SAMPLER = "_jaxdiff_sampler"
 OWN_RULES: Mapping[str, Rule] = {
     "steps": whole(1, MAX_STEPS),
